@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The settings of the daemon: one frozen value, every field with its default and its meaning.
+
+The same name serves as config key (`vram_budget_mb`), environment variable
+(`MODELD_VRAM_BUDGET_MB`) and flag (`--vram-budget-mb`). Durations are seconds here; people write
+them `30s`, `1m30s`, `500ms`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from modeld.core.models import EngineKind
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `models:`. None takes the daemon-wide setting of the same name."""
+
+    aliases: tuple[str, ...] = ()
+    pinned: bool = False
+    ttl: float | None = None
+    preload: bool = False
+    llama_ctx: int | None = None
+    llama_slots: int | None = None
+    llama_threads: int | None = None
+    llama_ngl: int | None = None
+    llama_flash_attn: bool | None = None
+    llama_kv_type: str | None = None
+    llama_ubatch: int | None = None
+    llama_mmap: bool | None = None
+    max_queue_depth: int | None = None
+    fake: str | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings, resolved and checked."""
+
+    addr: str = "127.0.0.1:8080"
+    config: Path | None = None
+    models_dir: Path = Path("~/models/llm")
+    vram_budget_mb: int | None = 0
+    """MiB; 0 is unlimited; None is `auto`: what the machine has."""
+    vram_margin_mb: int = 0
+    default_model: str | None = None
+    shutdown_timeout: float = 5.0
+    drain_timeout: float = 2.0
+    max_body_bytes: int = 1024 * 1024
+    max_queue_depth: int = 32
+    max_wait: float = 30.0
+    infer_timeout: float | None = None
+    write_timeout: float = 60.0
+    stall_timeout: float = 30.0
+    max_stream_backlog: int = 1024 * 1024
+    log_level: str = "info"
+    log_format: str = "text"
+    cors_enabled: bool = False
+    cors_allowed_origins: tuple[str, ...] = ()
+    cors_allowed_methods: tuple[str, ...] = ()
+    cors_allowed_headers: tuple[str, ...] = ()
+    events_enable: bool = False
+    events_file: Path | None = None
+    state_dir: Path | None = None
+    isolation: str = "thread"
+    llama_ctx: int = 8192
+    llama_slots: int = 4
+    llama_threads: int = os.cpu_count() or 1
+    llama_ngl: int | None = None
+    llama_flash_attn: bool | None = None
+    llama_kv_type: str = "f16"
+    llama_ubatch: int = 512
+    llama_mmap: bool = True
+    engine: EngineKind = EngineKind.LLAMA
+    """`fake` serves scripted text without llama.cpp: for tests and load tests."""
+    fake: str = ""
+    """Script of the fake engine, see `modeld.engine.fake`."""
+    models: Mapping[str, ModelSettings] = {}
+    """Options of single models, by id, stem or alias."""

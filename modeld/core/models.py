@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What a model is: facts read from its file, how it is to be loaded, and what it will take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+import msgspec
+
+MIB = 1024 * 1024
+"""Bytes in a MiB. `*_mb` is MiB everywhere."""
+
+
+class EngineKind(StrEnum):
+    """Which implementation of an engine loads a file."""
+
+    LLAMA = "llama"
+    FAKE = "fake"
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts from a GGUF file's metadata and tensor table. Zero: the file does not say.
+
+    Sizes in bytes; `weights_bytes` is the sum of all tensors, over all parts of a split file.
+    """
+
+    architecture: str
+    name: str = ""
+    quant: str = ""
+    """Type of the weights as the field writes it: `Q4_0`, `Q4_K_M`, `F16`."""
+    parameters: int = 0
+    context_length: int = 0
+    """Tokens of context the model was trained with."""
+    layers: int = 0
+    embedding_length: int = 0
+    heads: int = 0
+    kv_heads: tuple[int, ...] = ()
+    """KV heads of each layer (a layer without attention has 0)."""
+    key_length: int = 0
+    value_length: int = 0
+    feed_forward_length: int = 0
+    vocabulary: int = 0
+    sliding_window: int = 0
+    weights_bytes: int = 0
+    output_bytes: int = 0
+    """Of those, the output matrix (or the tied embedding that serves as one)."""
+    has_chat_template: bool = False
+
+
+class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model is loaded. Resolved: nothing here means "default" any more, except None."""
+
+    ctx: int = 8192
+    """KV cells shared by all slots; the engine lowers it to slots x trained context."""
+    slots: int = 4
+    """Requests decoded together."""
+    threads: int = 1
+    """CPU threads to begin with; the scheduler shares cores out while several instances decode."""
+    gpu_layers: int | None = None
+    """Layers to put on the GPU; None: all of them where there is a GPU."""
+    flash_attn: bool | None = None
+    """None: the engine's measured default for the device."""
+    kv_type: str = "f16"
+    """f16, bf16, f32, q8_0, q4_0, ...: as llama.cpp's --cache-type-k and -v."""
+    ubatch: int = 512
+    """Most tokens of one physical batch."""
+    mmap: bool = True
+
+
+class Footprint(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded model takes, in bytes, by cause."""
+
+    weights: int = 0
+    kv: int = 0
+    compute: int = 0
+    overhead: int = 0
+
+    @property
+    def total(self) -> int:
+        """Sum of all causes, bytes."""
+        return self.weights + self.kv + self.compute + self.overhead
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One model of the catalogue: a file, what is known of it, and how it is to be served."""
+
+    id: str
+    """File name with its ending; of a split model, the name of its first part."""
+    path: str
+    name: str = ""
+    size_bytes: int = 0
+    """Of all parts together."""
+    modified_ns: int = 0
+    """Newest modification time of the parts, ns since the epoch."""
+    facts: ModelFacts | None = None
+    """None when the file is damaged; then `error` says how."""
+    error: str | None = None
+    aliases: tuple[str, ...] = ()
+    """Further names: those from the config; the stem of `id` always works and is the first."""
+    options: LoadOptions = LoadOptions()
+    footprint: Footprint = Footprint()
+    """Estimate for `options`."""
+    pinned: bool = False
+    ttl_s: float | None = None
+    """Unload after this many idle seconds; None: never by time."""
+    preload: bool = False
+
+
+class Catalog(msgspec.Struct, frozen=True, kw_only=True):
+    """All models known at one moment, in the order of their ids, and how names resolve."""
+
+    models: Mapping[str, ModelSpec] = {}
+    default: str | None = None
+    """Id of the default model; None when there are no models or the configured one is missing."""
+    names: Mapping[str, str] = {}
+    """Every id and alias to its id. Ids win over stems, stems over configured aliases."""
+
+    def find(self, name: str | None) -> ModelSpec | None:
+        """Return the model of an id or alias, the default one for None, or None."""
+        key = self.default if name is None else self.names.get(name)
+        return None if key is None else self.models.get(key)
+
+
+def make_catalog(specs: Iterable[ModelSpec], default: str | None = None) -> Catalog:
+    """Build a catalogue. `default` is an id or alias; None takes the first healthy model.
+
+    A name that two models claim goes to the stronger claim (id, then stem, then alias), and
+    among equals to the first by id.
+    """
+    models = {spec.id: spec for spec in sorted(specs, key=lambda spec: spec.id)}
+    names = {model_id: model_id for model_id in models}
+    for place in (0, 1):
+        for spec in models.values():
+            for alias in spec.aliases[:1] if place == 0 else spec.aliases[1:]:
+                names.setdefault(alias, spec.id)
+    if default is None:
+        chosen = next((spec.id for spec in models.values() if spec.error is None), None)
+    else:
+        chosen = names.get(default)
+    return Catalog(models=models, default=chosen, names=names)

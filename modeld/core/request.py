@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What a client asks for, in the one normal form that every API dialect is parsed into.
+
+Values only: a dialect has checked types and ranges before it builds one of these.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is chosen. Defaults are llama.cpp's (common/common.h)."""
+
+    temperature: float = 0.8
+    """0 is greedy: the most probable token, always."""
+    top_k: int = 40
+    """0 leaves all tokens in."""
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    """None draws a fresh seed; the same number gives the same text."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, added to its logit); minus infinity bans the token."""
+
+
+class ConstraintKind(StrEnum):
+    """Which language a constraint is written in."""
+
+    GRAMMAR = "grammar"
+    JSON_SCHEMA = "json_schema"
+
+
+class Constraint(msgspec.Struct, frozen=True, kw_only=True):
+    """The text must match this GBNF grammar, or be JSON of this schema (its JSON text)."""
+
+    kind: ConstraintKind
+    text: str
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn of a conversation. Both parts are plain text, never control tokens."""
+
+    role: str
+    content: str
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation: a raw `prompt`, or `messages` for the model's own chat template."""
+
+    prompt: str | None = None
+    """Raw text: control tokens in it are parsed. None when `messages` are given."""
+    messages: tuple[Message, ...] = ()
+    max_tokens: int = 512
+    """Upper bound of generated tokens; clipped to the room that the context leaves."""
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    """The text ends before the first of these; none of them is ever shown."""
+    ignore_eos: bool = False
+    """Ban end-of-generation tokens."""
+    logprobs: int | None = None
+    """None: no log-probabilities. N: those of the chosen token and of the N most probable."""
+    constraint: Constraint | None = None
+
+
+class Priority(StrEnum):
+    """Class of a request in the queue."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """A generation and the terms on which it is served: what the scheduler needs to know."""
+
+    request: GenerateRequest
+    model: str | None = None
+    """Id or alias; None is the default model."""
+    timeout_s: float | None = None
+    """From arrival to last token, seconds; None has no limit of the client's."""
+    priority: Priority = Priority.NORMAL
+    keep_alive_s: float | None = None
+    """How long the model stays loaded after this request; None: the model's own ttl; negative: for ever."""

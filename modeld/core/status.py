@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What `/status` tells, as values. Field names are the JSON keys of the native API.
+
+`*_mb` is MiB, `*_unix` seconds since the epoch, `*_ms` milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from modeld.core.lifecycle import State
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing the scheduler decided, and why."""
+
+    at_unix: float
+    action: str
+    """load, ready, evict, unload, refuse, load_failed, died, ..."""
+    model_id: str
+    reason: str
+    numbers: Mapping[str, float] = {}
+
+
+class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One model that is, or was, or waits to be loaded."""
+
+    model_id: str
+    state: State
+    last_used_unix: float
+    est_vram_mb: float
+    queue_len: int
+    """Requests that wait for a slot."""
+    inflight: int
+    """Requests in a slot."""
+    max_queue_depth: int
+    pid: int | None = None
+    slots: int = 0
+    busy_slots: int = 0
+    measured_mb: float | None = None
+    pinned: bool = False
+    ttl_s: float | None = None
+    load_progress: float | None = None
+    load_ms: float | None = None
+    tokens_per_second: float = 0.0
+    """Of the last ten seconds, over all slots."""
+    restarts: int = 0
+    last_error: str | None = None
+    context_length: int = 0
+    threads: int = 0
+
+
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory of one device."""
+
+    name: str
+    total_mb: float
+    free_mb: float
+
+
+class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole daemon at one moment."""
+
+    state: str
+    """loading (no instance became ready yet), ready, draining."""
+    version: str
+    node_id: str
+    server_time_unix: float
+    uptime_seconds: float
+    instances: tuple[InstanceStatus, ...]
+    budget_mb: float
+    """0 is unlimited."""
+    used_est_mb: float
+    reserved_mb: float
+    """Of `used_est_mb`, what belongs to loads under way."""
+    unaccounted_mb: float
+    margin_mb: float
+    error: str | None = None
+    last_error: str | None = None
+    evictions_total: int = 0
+    loads_total: int = 0
+    warmups_in_progress: int = 0
+    draining_count: int = 0
+    queued_total: int = 0
+    inflight_total: int = 0
+    devices: tuple[DeviceStatus, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    """The last 50, newest last."""

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The contract of an engine: one model in memory, several slots, one `step` at a time.
+
+An engine is synchronous and belongs to one thread: only `interrupt` may be called from another.
+It knows neither HTTP nor Trio. `tests/engine/test_contract.py` holds for every implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from modeld.core.events import FinishReason, Logprobs, Usage
+from modeld.core.models import EngineKind, LoadOptions, ModelFacts
+from modeld.core.request import GenerateRequest
+from modeld.errors import Problem
+
+
+class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What to load, and how. Everything an engine needs, so that it can cross to a child process."""
+
+    model_id: str
+    path: str
+    options: LoadOptions = LoadOptions()
+    facts: ModelFacts | None = None
+    kind: EngineKind = EngineKind.LLAMA
+    fake: str = ""
+    """Script of the fake engine, see `modeld.engine.fake`; unused by others."""
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What was loaded, as it really is (llama.cpp may lower what was asked for)."""
+
+    slots: int
+    cells: int
+    """KV cells shared by all slots."""
+    context: int
+    """Most tokens, prompt and answer together, that one request may use."""
+    trained_context: int
+    vocabulary: int
+    description: str = ""
+    has_chat_template: bool = False
+
+
+class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
+    """The request has a slot and its KV cells; prefill begins."""
+
+    id: int
+    prompt_tokens: int
+    cached_tokens: int = 0
+
+
+class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+    """Tokens of one step for one request. `text` is empty while it is held back (an unfinished
+    UTF-8 character, a possible stop sequence). The first one tells that prefill is over."""
+
+    id: int
+    text: str
+    count: int = 1
+    logprobs: tuple[Logprobs, ...] = ()
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The request left its slot. Held-back text that may be shown came in a `Tokens` before."""
+
+    id: int
+    reason: FinishReason
+    usage: Usage
+
+
+class Broken(msgspec.Struct, frozen=True, tag="broken"):
+    """The request is refused (bad grammar, prompt too long, ...) or failed; it holds no slot."""
+
+    id: int
+    problem: Problem
+    usage: Usage = Usage()
+
+
+Output = Admitted | Tokens | Done | Broken
+
+
+class LoadAborted(Exception):
+    """`on_progress` returned False, and the load was given up."""
+
+
+OnProgress = Callable[[float], bool]
+"""Called during a load with a fraction in [0, 1]; False gives the load up."""
+
+
+class Engine(Protocol):
+    """One loaded model.
+
+    For each submitted id the outputs are `Admitted Tokens* (Done | Broken)`, or `Broken` alone,
+    or `Done` alone when it was cancelled before it had a slot. Requests get slots in the order
+    of submission; a request gets one when cells for its prompt and `max_tokens` are free.
+    """
+
+    @property
+    def info(self) -> EngineInfo:
+        """What was loaded."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has anything to do."""
+        ...
+
+    def submit(self, request_id: int, request: GenerateRequest) -> None:
+        """Take a request. Never raises for what is in it: that comes as `Broken` from `step`."""
+        ...
+
+    def cancel(self, request_id: int) -> None:
+        """End a request; `step` answers `Done` with reason CANCELLED. Unknown ids are ignored."""
+        ...
+
+    def step(self) -> list[Output]:
+        """Do one unit of work: one decode over all slots, or less. Returns what came of it.
+
+        Returns early and without loss after `interrupt`. Raises only when the engine as a whole
+        is broken; the owner then closes it and fails what it held.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """From any thread: make a running `step` return soon. Loses no work but the current one."""
+        ...
+
+    def set_threads(self, threads: int) -> None:
+        """Use so many CPU threads from the next step on."""
+        ...
+
+    def close(self) -> None:
+        """Free the model. Idempotent."""
+        ...

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Every error a caller can meet: one class each, and the one table that gives each its HTTP status.
+
+A message is a sentence a person can act on: what happened, to what, with which numbers, what to do.
+Errors cross thread and process boundaries as `Problem` values and become exceptions again at the edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import msgspec
+
+JsonScalar = str | int | float | bool | None
+"""A scalar that JSON can carry; `details` hold only these, by name."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as a value. `kind` is the `type` on the wire and the key of `ERRORS`."""
+
+    kind: str
+    message: str
+    details: Mapping[str, JsonScalar] = {}
+    retry_after_s: float | None = None
+
+    def as_error(self) -> ModeldError:
+        """Return the exception this value stands for (`InternalError` for an unknown kind)."""
+        error_class = ERRORS.get(self.kind, InternalError)
+        return error_class(self.message, details=self.details, retry_after_s=self.retry_after_s)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of this problem."""
+        return ERRORS.get(self.kind, InternalError).status
+
+
+class ModeldError(Exception):
+    """Base of all errors a caller can meet. Subclasses differ only in `status` and `kind`."""
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "internal_error"
+    default_retry_after_s: ClassVar[float | None] = None
+    """Seconds for `Retry-After` when the raiser knows no better; None sends no header."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        details: Mapping[str, JsonScalar] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: Mapping[str, JsonScalar] = dict(details or {})
+        self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
+
+    def as_problem(self) -> Problem:
+        """Return this error as a value that can cross a boundary."""
+        return Problem(
+            kind=self.kind,
+            message=self.message,
+            details=self.details,
+            retry_after_s=self.retry_after_s,
+        )
+
+
+class InvalidRequest(ModeldError):
+    """The request is malformed or asks for something impossible."""
+
+    status = 400
+    kind = "invalid_request"
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt has more tokens than the model's context."""
+
+    kind = "prompt_too_long"
+
+
+class NotFound(ModeldError):
+    """No such path."""
+
+    status = 404
+    kind = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No model of that id or alias."""
+
+    kind = "model_not_found"
+
+
+class MethodNotAllowed(ModeldError):
+    """The path exists, the method does not; the edge adds `Allow`."""
+
+    status = 405
+    kind = "method_not_allowed"
+
+
+class BodyTooLarge(ModeldError):
+    """The body has more bytes than `max_body_bytes`."""
+
+    status = 413
+    kind = "body_too_large"
+
+
+class UnsupportedMediaType(ModeldError):
+    """The body is not declared as application/json."""
+
+    status = 415
+    kind = "unsupported_media_type"
+
+
+class InvalidGrammar(ModeldError):
+    """A grammar or JSON schema that cannot be compiled."""
+
+    status = 422
+    kind = "invalid_grammar"
+
+
+class QueueFull(ModeldError):
+    """The model's queue has no place left."""
+
+    status = 429
+    kind = "queue_full"
+    default_retry_after_s = 1.0
+
+
+class WaitedTooLong(ModeldError):
+    """The request waited longer than `max_wait` for others."""
+
+    status = 429
+    kind = "waited_too_long"
+    default_retry_after_s = 1.0
+
+
+class InternalError(ModeldError):
+    """A defect of modeld or of the engine."""
+
+
+class EngineFailed(InternalError):
+    """The engine died or broke while it served this request."""
+
+    kind = "engine_failed"
+
+
+class Draining(ModeldError):
+    """The daemon is shutting down."""
+
+    status = 503
+    kind = "draining"
+    default_retry_after_s = 5.0
+
+
+class ModelFailed(ModeldError):
+    """The model cannot be loaded; it is tried again after a backoff."""
+
+    status = 503
+    kind = "model_failed"
+    default_retry_after_s = 5.0
+
+
+class DeadlineExceeded(ModeldError):
+    """The request's time was over before its first token."""
+
+    status = 504
+    kind = "deadline_exceeded"
+
+
+class DoesNotFit(ModeldError):
+    """The model can never fit in the memory budget."""
+
+    status = 507
+    kind = "does_not_fit"
+
+
+ERRORS: Mapping[str, type[ModeldError]] = {
+    error.kind: error
+    for error in (
+        InvalidRequest,
+        PromptTooLong,
+        NotFound,
+        ModelNotFound,
+        MethodNotAllowed,
+        BodyTooLarge,
+        UnsupportedMediaType,
+        InvalidGrammar,
+        QueueFull,
+        WaitedTooLong,
+        InternalError,
+        EngineFailed,
+        Draining,
+        ModelFailed,
+        DeadlineExceeded,
+        DoesNotFit,
+    )
+}
+"""The one table: `kind` to class, and so to HTTP status and default `Retry-After`."""

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""A ticket: one request on its way, and the mailbox its events arrive in.
+
+The scheduler and the instance put events in; one reader takes them out. Putting never blocks:
+a backlog over its limit ends this stream and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from modeld.core.events import Delta, Event, Failed, Finished, FinishReason, Started, Stats, Usage
+from modeld.errors import InternalError
+
+if TYPE_CHECKING:
+    from modeld.core.models import ModelSpec
+    from modeld.core.request import Order
+
+_EVENT_OVERHEAD_BYTES = 64
+"""What an event weighs in a backlog besides its text: about one line of JSON."""
+
+
+class Ticket:
+    """One request between its submission and its last event.
+
+    Attributes:
+      id: number, unique in this daemon's life.
+      request_id: the id that logs and answers carry.
+      order: what was asked for, and on which terms.
+      model: the model that serves it, resolved.
+    """
+
+    def __init__(
+        self,
+        *,
+        ticket_id: int,
+        request_id: str,
+        order: Order,
+        model: ModelSpec,
+        max_backlog_bytes: int,
+        on_close: Callable[[Ticket], None],
+    ) -> None:
+        self.id = ticket_id
+        self.request_id = request_id
+        self.order = order
+        self.model = model
+        self.created = trio.current_time()
+        self.admitted: float | None = None
+        self.first_token: float | None = None
+        self.load_s = 0.0
+        self.usage = Usage()
+        self._last_token: float | None = None
+        self._mailbox: list[Event] = []
+        self._backlog = 0
+        self._max_backlog = max_backlog_bytes
+        self._arrived = trio.Event()
+        self._ended = False
+        self._closed = False
+        self._on_close = on_close
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last event was put in (it may not have been read yet)."""
+        return self._ended
+
+    @property
+    def closed(self) -> bool:
+        """Whether the reader has left."""
+        return self._closed
+
+    async def next(self) -> tuple[Event, ...]:
+        """Wait until there is at least one event and take all there are, in order.
+
+        The last tuple ends with `Finished` or `Failed`; do not call again after it.
+        Cancellation loses no event.
+        """
+        await self._arrived.wait()
+        events = tuple(self._mailbox)
+        self._mailbox.clear()
+        self._backlog = 0
+        if not self._ended:
+            self._arrived = trio.Event()
+        return events
+
+    def close(self) -> None:
+        """Say that nobody reads any more. Frees what the request holds. Idempotent, never waits."""
+        if not self._closed:
+            self._closed = True
+            self._on_close(self)
+
+    def put(self, event: Event) -> None:
+        """Add an event. Anything after the last event, or after `close`, is dropped."""
+        if self._ended or self._closed:
+            return
+        now = trio.current_time()
+        match event:
+            case Started(usage=usage):
+                self.first_token = now
+                self.usage = usage
+            case Delta(text=text):
+                self._last_token = now
+                self._backlog += len(text.encode()) + _EVENT_OVERHEAD_BYTES
+                if self._backlog > self._max_backlog:
+                    self._overflow()
+                    return
+            case Finished() | Failed():
+                self._ended = True
+            case _:
+                pass
+        self._mailbox.append(event)
+        self._arrived.set()
+
+    def finish(self, reason: FinishReason, usage: Usage) -> None:
+        """Put the `Finished` event, with the durations known here."""
+        self.usage = usage
+        self.put(Finished(reason=reason, usage=usage, stats=self.stats()))
+
+    def stats(self) -> Stats:
+        """Return the durations up to now."""
+        now = trio.current_time()
+        waited = (self.admitted if self.admitted is not None else now) - self.created
+        tokens = self.usage.completion_tokens
+        rate = 0.0
+        if tokens > 1 and self.first_token is not None and self._last_token is not None:
+            span = self._last_token - self.first_token
+            rate = (tokens - 1) / span if span > 0 else 0.0
+        return Stats(
+            duration_s=now - self.created,
+            queue_s=max(0.0, waited - self.load_s),
+            load_s=self.load_s,
+            ttft_s=None if self.first_token is None else self.first_token - self.created,
+            tokens_per_second=rate,
+        )
+
+    def _overflow(self) -> None:
+        problem = InternalError(
+            f"the reader fell more than {self._max_backlog} bytes behind; "
+            "read faster, or raise max_stream_backlog"
+        ).as_problem()
+        self._mailbox.append(Failed(problem=problem, usage=self.usage, stats=self.stats()))
+        self._ended = True
+        self._arrived.set()
+        self._on_close(self)

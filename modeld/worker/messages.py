@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What the daemon and a worker say to each other, both directions.
+
+    to the worker     Submit  Cancel  SetThreads  Close
+    from the worker   Progress  (Ready Step*)  Stopped | LoadFailed | Died
+
+A worker holds one engine. `Progress* Ready Step* Stopped` is a good life; `LoadFailed` ends one
+that never became ready, `Died` one whose engine broke. Exactly one of the three comes last.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from modeld.core.request import GenerateRequest
+from modeld.engine.protocol import EngineInfo, Output
+from modeld.errors import Problem
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """Serve this request; answered in `Step`s."""
+
+    id: int
+    request: GenerateRequest
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """End this request. `urgent` also interrupts a running decode (it may be a long prefill)."""
+
+    id: int
+    urgent: bool = False
+
+
+class SetThreads(msgspec.Struct, frozen=True, tag="set_threads"):
+    """Use so many CPU threads from the next step on."""
+
+    threads: int
+
+
+class Close(msgspec.Struct, frozen=True, tag="close"):
+    """Stop: give up a load, drop what is in the slots, free the model, answer `Stopped`."""
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """The load has come this far, in [0, 1]."""
+
+    fraction: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The model is loaded."""
+
+    info: EngineInfo
+
+
+class Step(msgspec.Struct, frozen=True, tag="step"):
+    """What one step of the engine brought, for all slots; one message a step.
+
+    `seconds` is how long it took. A step without outputs is sent too, as a sign of life."""
+
+    outputs: tuple[Output, ...]
+    seconds: float
+
+
+class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
+    """The engine is closed and its memory given back."""
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """The model could not be loaded."""
+
+    problem: Problem
+
+
+class Died(msgspec.Struct, frozen=True, tag="died"):
+    """The engine broke after it was ready; what it held is lost."""
+
+    problem: Problem
+
+
+ToWorker = Submit | Cancel | SetThreads | Close
+FromWorker = Progress | Ready | Step | Stopped | LoadFailed | Died
