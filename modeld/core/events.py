@@ -86,8 +86,10 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
-    """Text of one step. Never part of a UTF-8 character, nor of a stop sequence; may be empty
-    only when it carries `logprobs`."""
+    """Text of one step: never part of a UTF-8 character, nor of a stop sequence.
+
+    It may be empty only when it carries `logprobs`.
+    """
 
     text: str
     logprobs: tuple[Logprobs, ...] = ()

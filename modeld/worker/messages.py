@@ -56,7 +56,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 class Step(msgspec.Struct, frozen=True, tag="step"):
     """What one step of the engine brought, for all slots; one message a step.
 
-    `seconds` is how long it took. A step without outputs is sent too, as a sign of life."""
+    `seconds` is how long it took. A step without outputs is sent too, as a sign of life.
+    """
 
     outputs: tuple[Output, ...]
     seconds: float

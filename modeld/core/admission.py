@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Admit a request, or refuse it and say why."""
+
+from __future__ import annotations
+
+import math
+
+from modeld.core.fleet import Fleet, Instant
+from modeld.core.models import ModelSpec
+from modeld.core.placement import never_fits
+from modeld.core.restart import is_open
+from modeld.errors import Draining, ModelFailed, Problem, QueueFull
+
+RETRY_DAMAGED_S = 30.0
+"""A damaged file is looked at again within seconds of its repair; clients need not ask sooner."""
+
+
+def admit(fleet: Fleet, spec: ModelSpec, now: Instant) -> Problem | None:
+    """Return why a request for this model is refused, or None: it may wait.
+
+    (1) The daemon goes down. (2) The file is damaged. (3) The model can never fit.
+    (4) It failed, and its backoff is not over. (5) Its queue is full.
+    """
+    # (1)
+    if fleet.draining:
+        return Draining("the daemon is shutting down and takes no new requests; try again soon").as_problem()
+    # (2)
+    if spec.error is not None:
+        return ModelFailed(
+            f"model {spec.id} cannot be loaded: {spec.error}", retry_after_s=RETRY_DAMAGED_S
+        ).as_problem()
+    # (3)
+    too_large = never_fits(fleet, spec)
+    if too_large is not None:
+        return too_large
+    # (4)
+    failures = fleet.instance(spec.id).failures
+    if is_open(failures, now):
+        return model_failed(spec.id, failures.problem, failures.retry_at - now)
+    # (5)
+    depth = fleet.limits.queue_depth(spec.id)
+    view = fleet.instance(spec.id)
+    slots = view.slots if view.state.holds_memory else spec.options.slots
+    inside = sum(waiter.model_id == spec.id for waiter in fleet.waiting) + view.live_leases
+    if inside - slots < depth:
+        return None
+    waiting = fleet.queue_len(spec.id)
+    retry = retry_after(fleet, spec.id)
+    return QueueFull(
+        f"the queue of model {spec.id} is full: {waiting} requests wait and max_queue_depth is {depth}; "
+        f"try again in {retry} s",
+        details={"queue_len": waiting, "max_queue_depth": depth},
+        retry_after_s=retry,
+    ).as_problem()
+
+
+def model_failed(model_id: str, cause: Problem | None, wait_s: float) -> Problem:
+    """Return the refusal for a model whose last load or engine failed."""
+    why = "it failed" if cause is None else cause.message
+    retry = max(1, math.ceil(wait_s))
+    return ModelFailed(
+        f"model {model_id} is not available: {why}; it is tried again in {retry} s",
+        details={} if cause is None else cause.details,
+        retry_after_s=retry,
+    ).as_problem()
+
+
+def eta(fleet: Fleet, model_id: str, position: int) -> float | None:
+    """Estimate the seconds until the request at `position` (from 1) of a queue gets a slot.
+
+    Each slot frees up once per average service time: ceil(position / slots) x service time.
+    None while no request of this model has been served.
+    """
+    view = fleet.instance(model_id)
+    if view.service_s is None:
+        return None
+    return math.ceil(position / max(1, view.slots)) * view.service_s
+
+
+def retry_after(fleet: Fleet, model_id: str) -> int:
+    """Return whole seconds after which a place in the queue is likely: one service time a slot."""
+    view = fleet.instance(model_id)
+    if view.service_s is None:
+        return 1
+    return max(1, math.ceil(view.service_s / max(1, view.slots)))

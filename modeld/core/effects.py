@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What the scheduler orders: the effects that `core.schedule.step` returns and the runtime performs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from modeld.core.models import ModelSpec
+from modeld.errors import Problem
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """Put the request into the FIFO of its model's instance."""
+
+    ticket: int
+    model_id: str
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """End a request that has no lease, with this problem."""
+
+    ticket: int
+    problem: Problem
+
+
+class CutReason(StrEnum):
+    """Why a granted request is ended by the daemon."""
+
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"
+    WAITED = "waited"
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """End a granted request: with a legal last event, and out of its slot.
+
+    `problem` is what it is told if it has no token yet.
+    """
+
+    ticket: int
+    reason: CutReason
+    problem: Problem
+
+
+class Load(msgspec.Struct, frozen=True):
+    """Start the instance of a model; its memory is reserved."""
+
+    spec: ModelSpec
+    threads: int
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Stop an instance that no request holds."""
+
+    model_id: str
+
+
+class SetThreads(msgspec.Struct, frozen=True):
+    """Give an instance so many CPU threads."""
+
+    model_id: str
+    threads: int
+
+
+class Tell(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision to show to the operator, with its reason and numbers."""
+
+    action: str
+    model_id: str
+    reason: str
+    numbers: Mapping[str, float] = {}
+
+
+Effect = Grant | Refuse | Cut | Load | Stop | SetThreads | Tell

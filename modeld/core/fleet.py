@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The fleet at one moment: frozen snapshots, and the ledger's arithmetic.
+
+Instants are seconds on the scheduler's monotonic clock. Bytes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from modeld.core.lifecycle import State
+from modeld.core.models import Catalog
+from modeld.core.request import Priority
+from modeld.errors import Problem
+
+Instant = float
+"""Seconds on the scheduler's monotonic clock."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator set. Times in seconds, memory in bytes."""
+
+    budget: int | None = None
+    """None is unlimited."""
+    margin: int = 0
+    max_queue_depth: int = 32
+    queue_depths: Mapping[str, int] = {}
+    """Per model id, where it differs from `max_queue_depth`."""
+    max_wait_s: float = 30.0
+    infer_timeout_s: float | None = None
+    cores: int = 1
+
+    def queue_depth(self, model_id: str) -> int:
+        """How many requests may wait for a model beyond those in its slots."""
+        return self.queue_depths.get(model_id, self.max_queue_depth)
+
+
+class Waiter(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that has no lease yet."""
+
+    ticket: int
+    model_id: str
+    arrived: Instant
+    waiting_since: Instant
+    """Where `max_wait` counts from: arrival, or the end of its model's load."""
+    deadline: Instant | None = None
+    priority: Priority = Priority.NORMAL
+    keep_alive_s: float | None = None
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that was granted a place at an instance: it keeps the model in memory."""
+
+    ticket: int
+    arrived: Instant
+    waiting_since: Instant
+    deadline: Instant | None = None
+    keep_alive_s: float | None = None
+    slot_since: Instant | None = None
+    """When it got a slot; None while it waits in the instance's FIFO."""
+    closed: bool = False
+    """It was ended (client gone, time over); the instance has not let go of it yet."""
+
+
+class Failures(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong with a model lately."""
+
+    recent: tuple[Instant, ...] = ()
+    """Failures within the breaker's window."""
+    in_a_row: int = 0
+    retry_at: Instant = 0.0
+    while_loading: bool = False
+    problem: Problem | None = None
+
+
+class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scheduler knows of one model's instance."""
+
+    model_id: str
+    state: State = State.STOPPED
+    reserved: int = 0
+    """Bytes the ledger holds for it; 0 when no memory is held."""
+    slots: int = 1
+    leases: tuple[Lease, ...] = ()
+    last_used: Instant = 0.0
+    keep_until: Instant | None = None
+    """When it is unloaded if still idle; None: never by time."""
+    load_started: Instant = 0.0
+    load_s: float = 0.0
+    service_s: float | None = None
+    """Decaying average of the seconds a request holds a slot."""
+    threads: int = 0
+    stopping: bool = False
+    """The order to stop was given; memory is still held."""
+    wanted: bool = False
+    """To be loaded although nobody waits (preload)."""
+    failures: Failures = Failures()
+    restarts: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request holds it."""
+        return not self.leases
+
+    @property
+    def live_leases(self) -> int:
+        """Leases whose request still wants something."""
+        return sum(not lease.closed for lease in self.leases)
+
+    @property
+    def inflight(self) -> int:
+        """Requests in a slot."""
+        return sum(lease.slot_since is not None for lease in self.leases)
+
+    @property
+    def queued(self) -> int:
+        """Live requests in the instance's FIFO, in front of its slots."""
+        return sum(lease.slot_since is None and not lease.closed for lease in self.leases)
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the scheduler decides on."""
+
+    limits: Limits = Limits()
+    catalog: Catalog = Catalog()
+    instances: Mapping[str, InstanceView] = {}
+    waiting: tuple[Waiter, ...] = ()
+    draining: bool = False
+    loads: int = 0
+    evictions: int = 0
+
+    def instance(self, model_id: str) -> InstanceView:
+        """Return the instance of a model; one that is stopped if it never had any."""
+        return self.instances.get(model_id) or InstanceView(model_id=model_id)
+
+    def having(self, *views: InstanceView) -> Fleet:
+        """Return this fleet with these instances in place of those of the same models."""
+        return msgspec.structs.replace(
+            self, instances={**self.instances, **{view.model_id: view for view in views}}
+        )
+
+    def waiters(self, model_id: str) -> tuple[Waiter, ...]:
+        """Return those who wait for a model, in order of arrival."""
+        return tuple(waiter for waiter in self.waiting if waiter.model_id == model_id)
+
+    def queue_len(self, model_id: str) -> int:
+        """Requests for a model that have no slot, wherever they wait."""
+        waiting = sum(waiter.model_id == model_id for waiter in self.waiting)
+        return waiting + self.instance(model_id).queued
+
+    @property
+    def held(self) -> int:
+        """Bytes the ledger counts as taken: resident and reserved."""
+        return sum(view.reserved for view in self.instances.values())
+
+    @property
+    def free(self) -> int | None:
+        """Bytes left in the budget; None when it is unlimited."""
+        if self.limits.budget is None:
+            return None
+        return self.limits.budget - self.limits.margin - self.held

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What the scheduler is told: the inputs of `core.schedule.step`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from modeld.core.fleet import Instant
+from modeld.core.models import Catalog
+from modeld.core.request import Priority
+from modeld.errors import Problem
+
+
+class Arrived(msgspec.Struct, frozen=True, kw_only=True):
+    """A request for a model. Answered at once by `Refuse`, or later by `Grant` or `Refuse`."""
+
+    ticket: int
+    model_id: str
+    priority: Priority = Priority.NORMAL
+    deadline: Instant | None = None
+    keep_alive_s: float | None = None
+
+
+class Left(msgspec.Struct, frozen=True):
+    """The request was ended from outside: its client is gone."""
+
+    ticket: int
+
+
+class GotSlot(msgspec.Struct, frozen=True):
+    """A granted request has its slot and its cells; prefill begins."""
+
+    ticket: int
+
+
+class Released(msgspec.Struct, frozen=True):
+    """The instance has let go of a granted request, whatever became of it."""
+
+    ticket: int
+    served: bool
+    """It ran to its end, so the engine works."""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """The model is ready, with so many slots."""
+
+    model_id: str
+    slots: int
+
+
+class LoadFailed(msgspec.Struct, frozen=True):
+    """The load failed; its memory is given back."""
+
+    model_id: str
+    problem: Problem
+
+
+class Died(msgspec.Struct, frozen=True):
+    """The engine broke. Its requests were failed, its leases and its memory are gone."""
+
+    model_id: str
+    problem: Problem
+
+
+class Stopped(msgspec.Struct, frozen=True):
+    """The instance stopped as it was told to; its memory is given back."""
+
+    model_id: str
+
+
+class CatalogChanged(msgspec.Struct, frozen=True):
+    """Files came, went or changed."""
+
+    catalog: Catalog
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Load this model although nobody waits for it (preload)."""
+
+    model_id: str
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Take no new requests; those inside go on."""
+
+
+class CutAll(msgspec.Struct, frozen=True):
+    """End every request now: the time to drain is over."""
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time has passed."""
+
+
+Input = (
+    Arrived
+    | Left
+    | GotSlot
+    | Released
+    | Loaded
+    | LoadFailed
+    | Died
+    | Stopped
+    | CatalogChanged
+    | Wanted
+    | Drain
+    | CutAll
+    | Tick
+)

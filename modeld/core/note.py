@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Writes an input down in the fleet: the first half of a scheduling step.
+
+Nothing is decided here but what the input itself says: a request is admitted or refused, a load
+succeeded or failed. `core.schedule` draws the conclusions.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from modeld.core import inputs
+from modeld.core.admission import admit, model_failed
+from modeld.core.effects import Cut, CutReason, Effect, Refuse, Tell
+from modeld.core.fleet import Failures, Fleet, InstanceView, Instant, Lease, Waiter
+from modeld.core.inputs import Input
+from modeld.core.lifecycle import State, move
+from modeld.core.models import ModelSpec
+from modeld.core.restart import after_failure
+from modeld.errors import Draining, ModelNotFound, Problem
+
+SERVICE_WEIGHT = 0.3
+"""Weight of the newest sample in the decaying average of service times."""
+
+Outcome = tuple[Fleet, list[Effect]]
+
+
+def note(fleet: Fleet, event: Input, now: Instant) -> Outcome:
+    """Return the fleet after this input, and the effects that the input itself demands."""
+    match event:
+        case inputs.Arrived():
+            return _arrived(fleet, event, now)
+        case inputs.Left(ticket=ticket):
+            return close(fleet, ticket), []
+        case inputs.GotSlot(ticket=ticket):
+            return _got_slot(fleet, ticket, now), []
+        case inputs.Released(ticket=ticket, served=served):
+            return _released(fleet, ticket, now, served=served), []
+        case inputs.Loaded(model_id=model_id, slots=slots):
+            return _loaded(fleet, model_id, slots, now)
+        case inputs.LoadFailed(model_id=model_id, problem=problem):
+            return _load_failed(fleet, model_id, problem, now)
+        case inputs.Died(model_id=model_id, problem=problem):
+            return _died(fleet, model_id, problem, now)
+        case inputs.Stopped(model_id=model_id):
+            return _stopped(fleet, model_id), []
+        case inputs.CatalogChanged(catalog=catalog):
+            return _catalog_changed(replace(fleet, catalog=catalog), fleet)
+        case inputs.Wanted(model_id=model_id):
+            return fleet.having(replace(fleet.instance(model_id), wanted=True)), []
+        case inputs.Drain():
+            return replace(fleet, draining=True), []
+        case inputs.CutAll():
+            return _cut_all(replace(fleet, draining=True))
+        case inputs.Tick():
+            return fleet, []
+
+
+def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:
+    spec = fleet.catalog.models.get(event.model_id)
+    if spec is None:
+        return fleet, [Refuse(event.ticket, _vanished(event.model_id))]
+    problem = admit(fleet, spec, now)
+    if problem is not None:
+        return fleet, [
+            Refuse(event.ticket, problem),
+            Tell(action="refuse", model_id=spec.id, reason=problem.message),
+        ]
+    deadline = event.deadline
+    if fleet.limits.infer_timeout_s is not None:
+        own_limit = now + fleet.limits.infer_timeout_s
+        deadline = own_limit if deadline is None else min(deadline, own_limit)
+    waiter = Waiter(
+        ticket=event.ticket,
+        model_id=spec.id,
+        arrived=now,
+        waiting_since=now,
+        deadline=deadline,
+        priority=event.priority,
+        keep_alive_s=event.keep_alive_s,
+    )
+    return replace(fleet, waiting=(*fleet.waiting, waiter)), []
+
+
+def close(fleet: Fleet, ticket: int) -> Fleet:
+    """Take a request that ended out of the queue; a lease stays until its instance lets go."""
+    found = _find_lease(fleet, ticket)
+    if found is not None:
+        view, lease = found
+        return fleet.having(_with_lease(view, replace(lease, closed=True)))
+    return replace(fleet, waiting=tuple(waiter for waiter in fleet.waiting if waiter.ticket != ticket))
+
+
+def _got_slot(fleet: Fleet, ticket: int, now: Instant) -> Fleet:
+    found = _find_lease(fleet, ticket)
+    if found is None:
+        return fleet
+    view, lease = found
+    return fleet.having(replace(_with_lease(view, replace(lease, slot_since=now)), last_used=now))
+
+
+def _released(fleet: Fleet, ticket: int, now: Instant, *, served: bool) -> Fleet:
+    found = _find_lease(fleet, ticket)
+    if found is None:
+        return fleet
+    view, lease = found
+    service = view.service_s
+    if served and lease.slot_since is not None:
+        sample = now - lease.slot_since
+        service = sample if service is None else service + SERVICE_WEIGHT * (sample - service)
+    spec = fleet.catalog.models.get(view.model_id)
+    ttl = None if spec is None else spec.ttl_s
+    keep = ttl if lease.keep_alive_s is None else lease.keep_alive_s
+    view = replace(
+        view,
+        leases=tuple(other for other in view.leases if other.ticket != ticket),
+        last_used=now,
+        service_s=service,
+        keep_until=None if keep is None or keep < 0 else now + keep,
+        failures=Failures() if served else view.failures,
+    )
+    return fleet.having(view)
+
+
+def _loaded(fleet: Fleet, model_id: str, slots: int, now: Instant) -> Outcome:
+    view = fleet.instance(model_id)
+    if view.state is State.DRAINING:  # It was given up while it loaded.
+        return fleet, []
+    spec = fleet.catalog.models.get(model_id)
+    ttl = None if spec is None else spec.ttl_s
+    load_s = now - view.load_started
+    view = replace(
+        view,
+        state=move(view.state, State.READY),
+        slots=slots,
+        wanted=False,
+        last_used=now,
+        load_s=load_s,
+        keep_until=None if ttl is None else now + ttl,
+    )
+    waiting = tuple(
+        replace(waiter, waiting_since=now) if waiter.model_id == model_id else waiter
+        for waiter in fleet.waiting
+    )
+    numbers = {"load_s": round(load_s, 3), "slots": slots}
+    tell = Tell(action="ready", model_id=model_id, reason="it was loaded", numbers=numbers)
+    return replace(fleet.having(view), waiting=waiting, loads=fleet.loads + 1), [tell]
+
+
+def _load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
+    view = fleet.instance(model_id)
+    failures = after_failure(view.failures, problem, now, while_loading=True)
+    fleet = fleet.having(_without_memory(view, State.ERROR, failures))
+    refusal = model_failed(model_id, problem, failures.retry_at - now)
+    effects: list[Effect] = [
+        Tell(
+            action="load_failed",
+            model_id=model_id,
+            reason=problem.message,
+            numbers={"failures": failures.in_a_row, "retry_in_s": failures.retry_at - now},
+        )
+    ]
+    effects += [Refuse(waiter.ticket, refusal) for waiter in fleet.waiters(model_id)]
+    waiting = tuple(waiter for waiter in fleet.waiting if waiter.model_id != model_id)
+    return replace(fleet, waiting=waiting), effects
+
+
+def _died(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
+    view = fleet.instance(model_id)
+    failures = after_failure(view.failures, problem, now, while_loading=False)
+    view = replace(_without_memory(view, State.ERROR, failures), restarts=view.restarts + 1)
+    numbers = {"failures": failures.in_a_row, "retry_in_s": failures.retry_at - now}
+    tell = Tell(action="died", model_id=model_id, reason=problem.message, numbers=numbers)
+    return fleet.having(view), [tell]
+
+
+def _stopped(fleet: Fleet, model_id: str) -> Fleet:
+    view = fleet.instance(model_id)
+    return fleet.having(_without_memory(view, State.STOPPED, view.failures))
+
+
+def _without_memory(view: InstanceView, state: State, failures: Failures) -> InstanceView:
+    return replace(
+        view,
+        state=move(view.state, state),
+        reserved=0,
+        leases=(),
+        stopping=False,
+        keep_until=None,
+        threads=0,
+        failures=failures,
+    )
+
+
+def _catalog_changed(fleet: Fleet, before: Fleet) -> Outcome:
+    effects: list[Effect] = []
+    views: list[InstanceView] = []
+    for view in fleet.instances.values():
+        old = before.catalog.models.get(view.model_id)
+        new = fleet.catalog.models.get(view.model_id)
+        if view.state not in {State.READY, State.LOADING} or (
+            new is not None and old is not None and _same_load(old, new)
+        ):
+            continue
+        reason = "its file is gone" if new is None else "its file or its options changed"
+        views.append(replace(view, state=move(view.state, State.DRAINING)))
+        effects.append(Tell(action="drain", model_id=view.model_id, reason=reason))
+    gone = [waiter for waiter in fleet.waiting if waiter.model_id not in fleet.catalog.models]
+    effects += [Refuse(waiter.ticket, _vanished(waiter.model_id)) for waiter in gone]
+    waiting = tuple(waiter for waiter in fleet.waiting if waiter not in gone)
+    return replace(fleet.having(*views), waiting=waiting), effects
+
+
+def _same_load(old: ModelSpec, new: ModelSpec) -> bool:
+    return (old.path, old.size_bytes, old.modified_ns, old.options) == (
+        new.path,
+        new.size_bytes,
+        new.modified_ns,
+        new.options,
+    )
+
+
+def _cut_all(fleet: Fleet) -> Outcome:
+    problem = Draining("the daemon shut down before this request was served; send it again").as_problem()
+    effects: list[Effect] = [Refuse(waiter.ticket, problem) for waiter in fleet.waiting]
+    fleet = replace(fleet, waiting=())
+    for view in fleet.instances.values():
+        for lease in view.leases:
+            if not lease.closed:
+                effects.append(Cut(lease.ticket, CutReason.SHUTDOWN, problem))
+                fleet = close(fleet, lease.ticket)
+    return fleet, effects
+
+
+def _find_lease(fleet: Fleet, ticket: int) -> tuple[InstanceView, Lease] | None:
+    for view in fleet.instances.values():
+        for lease in view.leases:
+            if lease.ticket == ticket:
+                return view, lease
+    return None
+
+
+def _with_lease(view: InstanceView, lease: Lease) -> InstanceView:
+    return replace(
+        view, leases=tuple(lease if other.ticket == lease.ticket else other for other in view.leases)
+    )
+
+
+def _vanished(model_id: str) -> Problem:
+    return ModelNotFound(f"model {model_id} is gone: its file was removed").as_problem()

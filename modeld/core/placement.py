@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Does it fit, and how are the cores shared."""
+
+from __future__ import annotations
+
+from modeld.core.fleet import Fleet
+from modeld.core.models import MIB, ModelSpec
+from modeld.errors import DoesNotFit, Problem
+
+
+def never_fits(fleet: Fleet, spec: ModelSpec) -> Problem | None:
+    """Say why a model cannot fit even when everything that may go is gone; None if it can.
+
+    It has to fit beside the pinned models that are loaded, within budget less margin.
+    """
+    limits = fleet.limits
+    if limits.budget is None or fleet.instance(spec.id).state.holds_memory:
+        return None
+    pinned = {
+        view.model_id: view.reserved
+        for view in fleet.instances.values()
+        if view.reserved and view.model_id != spec.id and is_pinned(fleet, view.model_id)
+    }
+    room = limits.budget - limits.margin - sum(pinned.values())
+    need = spec.footprint.total
+    if need <= room:
+        return None
+    holders = f", of which pinned models hold {_mb(sum(pinned.values()))} MiB ({', '.join(pinned)})"
+    return DoesNotFit(
+        f"model {spec.id} needs about {_mb(need)} MiB, and the budget is "
+        f"{_mb(limits.budget)} MiB less a margin of {_mb(limits.margin)} MiB"
+        f"{holders if pinned else ''}; raise vram_budget_mb, lower llama_ctx, or take a smaller model",
+        details={
+            "need_mb": _mb(need),
+            "budget_mb": _mb(limits.budget),
+            "margin_mb": _mb(limits.margin),
+            "pinned_mb": _mb(sum(pinned.values())),
+            "available_mb": _mb(room),
+        },
+    ).as_problem()
+
+
+def is_pinned(fleet: Fleet, model_id: str) -> bool:
+    """Whether the operator wants this model to stay."""
+    spec = fleet.catalog.models.get(model_id)
+    return spec is not None and spec.pinned
+
+
+def share_cores(cores: int, wanted: int, busy: int) -> int:
+    """Return the threads an instance gets while `busy` instances decode.
+
+    Two teams of threads on the same cores wait for each other at llama.cpp's barriers and run
+    several times slower (measured, docs/performance.md), so the cores are divided; `wanted` is
+    the operator's upper bound.
+    """
+    return max(1, min(wanted, cores // max(1, busy)))
+
+
+def _mb(size: int) -> int:
+    return -(-size // MIB)
