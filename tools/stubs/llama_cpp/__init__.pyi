@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The bindings' own annotations are partial; modeld uses only the module `llama_cpp.llama_cpp`."""
+# Of the bindings, modeld uses only the submodules that have a stub here.
