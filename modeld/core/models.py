@@ -45,6 +45,10 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     weights_bytes: int = 0
     output_bytes: int = 0
     """Of those, the output matrix (or the tied embedding that serves as one)."""
+    matrix_bytes: tuple[tuple[str, int], ...] = ()
+    """Bytes by tensor type of the matrices that llama.cpp may keep a rearranged copy of."""
+    recurrent_bytes: int = 0
+    """Recurrent state of one sequence, bytes (Mamba and its kind)."""
     has_chat_template: bool = False
 
 
