@@ -57,6 +57,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     arrived: Instant
     waiting_since: Instant
     deadline: Instant | None = None
+    priority: Priority = Priority.NORMAL
     keep_alive_s: float | None = None
     slot_since: Instant | None = None
     """When it got a slot; None while it waits in the instance's FIFO."""
@@ -149,6 +150,11 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         """Requests for a model that have no slot, wherever they wait."""
         waiting = sum(waiter.model_id == model_id for waiter in self.waiting)
         return waiting + self.instance(model_id).queued
+
+    def queued_models(self) -> frozenset[str]:
+        """Return the models that somebody waits for."""
+        waited_for = {waiter.model_id for waiter in self.waiting}
+        return frozenset(waited_for | {view.model_id for view in self.instances.values() if view.queued})
 
     @property
     def held(self) -> int:

@@ -56,7 +56,7 @@ class LoadFailed(msgspec.Struct, frozen=True):
 
 
 class Died(msgspec.Struct, frozen=True):
-    """The engine broke. Its requests were failed, its leases and its memory are gone."""
+    """The engine broke and its memory is gone. What was in its slots was failed; the rest waits again."""
 
     model_id: str
     problem: Problem

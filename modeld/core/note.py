@@ -168,10 +168,24 @@ def _load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) ->
 def _died(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
     view = fleet.instance(model_id)
     failures = after_failure(view.failures, problem, now, while_loading=False)
+    before = view.leases
     view = replace(_without_memory(view, State.ERROR, failures), restarts=view.restarts + 1)
     numbers = {"failures": failures.in_a_row, "retry_in_s": failures.retry_at - now}
     tell = Tell(action="died", model_id=model_id, reason=problem.message, numbers=numbers)
-    return fleet.having(view), [tell]
+    waiting = tuple(
+        Waiter(
+            ticket=lease.ticket,
+            model_id=model_id,
+            arrived=lease.arrived,
+            waiting_since=now,
+            deadline=lease.deadline,
+            priority=lease.priority,
+            keep_alive_s=lease.keep_alive_s,
+        )
+        for lease in before
+        if lease.slot_since is None and not lease.closed
+    )
+    return replace(fleet.having(view), waiting=(*waiting, *fleet.waiting)), [tell]
 
 
 def _stopped(fleet: Fleet, model_id: str) -> Fleet:

@@ -122,6 +122,7 @@ def _grant(fleet: Fleet, now: Instant) -> Outcome:
                 arrived=waiter.arrived,
                 waiting_since=waiter.waiting_since,
                 deadline=waiter.deadline,
+                priority=waiter.priority,
                 keep_alive_s=waiter.keep_alive_s,
             )
             for waiter in chosen
@@ -246,6 +247,18 @@ def _share(fleet: Fleet, _now: Instant) -> Outcome:
             fleet = fleet.having(replace(view, threads=threads))
             effects.append(SetThreads(view.model_id, threads))
     return fleet, effects
+
+
+def queue_order(fleet: Fleet, model_id: str, now: Instant) -> list[int]:
+    """Return the tickets that wait for a slot of a model, next first.
+
+    Those in the instance's FIFO come first; of them, as many as there are free slots do not wait.
+    """
+    view = fleet.instance(model_id)
+    free_slots = max(0, view.slots - view.inflight) if view.state is State.READY else 0
+    fifo = [lease.ticket for lease in view.leases if lease.slot_since is None and not lease.closed]
+    behind = sorted(fleet.waiters(model_id), key=lambda waiter: _urgency(waiter, now))
+    return [*fifo, *(waiter.ticket for waiter in behind)][free_slots:]
 
 
 def _decoding(fleet: Fleet) -> int:

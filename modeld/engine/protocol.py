@@ -53,8 +53,10 @@ class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
 
 
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
-    """Tokens of one step for one request. `text` is empty while it is held back (an unfinished
-    UTF-8 character, a possible stop sequence). The first one tells that prefill is over."""
+    """Tokens of one step for one request. The first one tells that prefill is over.
+
+    `text` is empty while it is held back: an unfinished UTF-8 character, a possible stop sequence.
+    """
 
     id: int
     text: str

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from modeld.core.events import Delta, Event, Failed, Finished, FinishReason, Started, Stats, Usage
-from modeld.errors import InternalError
+from modeld.core.events import Delta, Event, Failed, Finished, FinishReason, Last, Started, Stats, Usage
+from modeld.errors import InternalError, Problem
 
 if TYPE_CHECKING:
     from modeld.core.models import ModelSpec
@@ -31,6 +31,7 @@ class Ticket:
       request_id: the id that logs and answers carry.
       order: what was asked for, and on which terms.
       model: the model that serves it, resolved.
+      position: its place in the queue when that was last told, from 1.
     """
 
     def __init__(
@@ -51,20 +52,43 @@ class Ticket:
         self.admitted: float | None = None
         self.first_token: float | None = None
         self.load_s = 0.0
-        self.usage = Usage()
+        self.position: int | None = None
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.completion_tokens = 0
         self._last_token: float | None = None
         self._mailbox: list[Event] = []
         self._backlog = 0
         self._max_backlog = max_backlog_bytes
         self._arrived = trio.Event()
-        self._ended = False
+        self._last: Last | None = None
         self._closed = False
         self._on_close = on_close
 
     @property
+    def usage(self) -> Usage:
+        """The tokens counted so far."""
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+        )
+
+    @property
     def ended(self) -> bool:
         """Whether the last event was put in (it may not have been read yet)."""
-        return self._ended
+        return self._last is not None
+
+    @property
+    def ended_by(self) -> FinishReason:
+        """Why it ended; `CANCELLED` while it has not."""
+        match self._last:
+            case Finished(reason=reason):
+                return reason
+            case Failed():
+                return FinishReason.ERROR
+            case None:
+                return FinishReason.CANCELLED
 
     @property
     def closed(self) -> bool:
@@ -81,7 +105,7 @@ class Ticket:
         events = tuple(self._mailbox)
         self._mailbox.clear()
         self._backlog = 0
-        if not self._ended:
+        if self._last is None:
             self._arrived = trio.Event()
         return events
 
@@ -93,13 +117,12 @@ class Ticket:
 
     def put(self, event: Event) -> None:
         """Add an event. Anything after the last event, or after `close`, is dropped."""
-        if self._ended or self._closed:
+        if self._last is not None or self._closed:
             return
         now = trio.current_time()
         match event:
-            case Started(usage=usage):
+            case Started():
                 self.first_token = now
-                self.usage = usage
             case Delta(text=text):
                 self._last_token = now
                 self._backlog += len(text.encode()) + _EVENT_OVERHEAD_BYTES
@@ -107,22 +130,31 @@ class Ticket:
                     self._overflow()
                     return
             case Finished() | Failed():
-                self._ended = True
+                self._last = event
             case _:
                 pass
         self._mailbox.append(event)
         self._arrived.set()
 
-    def finish(self, reason: FinishReason, usage: Usage) -> None:
-        """Put the `Finished` event, with the durations known here."""
-        self.usage = usage
-        self.put(Finished(reason=reason, usage=usage, stats=self.stats()))
+    def admit(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Note that it has a slot, and how long its prompt is."""
+        self.admitted = trio.current_time()
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens = cached_tokens
+
+    def finish(self, reason: FinishReason) -> None:
+        """Put the `Finished` event, with what was counted and measured here."""
+        self.put(Finished(reason=reason, usage=self.usage, stats=self.stats()))
+
+    def fail(self, problem: Problem) -> None:
+        """Put the `Failed` event, with what was counted and measured here."""
+        self.put(Failed(problem=problem, usage=self.usage, stats=self.stats()))
 
     def stats(self) -> Stats:
         """Return the durations up to now."""
         now = trio.current_time()
         waited = (self.admitted if self.admitted is not None else now) - self.created
-        tokens = self.usage.completion_tokens
+        tokens = self.completion_tokens
         rate = 0.0
         if tokens > 1 and self.first_token is not None and self._last_token is not None:
             span = self._last_token - self.first_token
@@ -136,11 +168,10 @@ class Ticket:
         )
 
     def _overflow(self) -> None:
-        problem = InternalError(
-            f"the reader fell more than {self._max_backlog} bytes behind; "
-            "read faster, or raise max_stream_backlog"
-        ).as_problem()
-        self._mailbox.append(Failed(problem=problem, usage=self.usage, stats=self.stats()))
-        self._ended = True
-        self._arrived.set()
+        self.fail(
+            InternalError(
+                f"the reader fell more than {self._max_backlog} bytes behind; "
+                "read faster, or raise max_stream_backlog"
+            ).as_problem()
+        )
         self._on_close(self)

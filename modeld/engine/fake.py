@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""A deterministic engine that follows a script: for tests of time and faults, and for load tests.
+
+It keeps the contract of `protocol.Engine` without llama.cpp. A prompt of n words has n tokens; the
+answer repeats the prompt's words, one token a word. Text never depends on neighbours.
+
+A script is a list of `key=value`, separated by blanks:
+
+    load_s=0       seconds a load takes              step_s=0      seconds of one step
+    prefill_s=0    seconds per prompt token          chunk=512     prompt tokens of one step
+    context=8192   tokens it was "trained" with      eos_after=0   answers end after so many tokens
+    fail_load=     the load fails with these words (_ is a blank)
+    die_at=0       the engine breaks in this step    stall_at=0    this step ends only by `interrupt`
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from modeld.core.events import FinishReason, Logprobs, TokenLogprob, Usage
+from modeld.core.request import ConstraintKind, GenerateRequest
+from modeld.core.text import TextFilter
+from modeld.engine.protocol import (
+    Admitted,
+    Broken,
+    Done,
+    EngineInfo,
+    LoadAborted,
+    LoadSpec,
+    OnProgress,
+    Output,
+    Tokens,
+)
+from modeld.errors import (
+    EngineFailed,
+    InvalidGrammar,
+    InvalidRequest,
+    ModeldError,
+    ModelFailed,
+    PromptTooLong,
+)
+
+VOCABULARY = 32_000
+Pause = Callable[[float], None]
+"""Lets so many seconds pass; may return early when the engine is interrupted."""
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True):
+    """How the fake engine behaves; see the module's docstring."""
+
+    load_s: float = 0.0
+    step_s: float = 0.0
+    prefill_s: float = 0.0
+    chunk: int = 512
+    context: int = 8192
+    eos_after: int = 0
+    fail_load: str = ""
+    die_at: int = 0
+    stall_at: int = 0
+
+
+def parse_script(text: str) -> Script:
+    """Read a script. Raises: ValueError that names the bad part."""
+    parts = dict(part.partition("=")[::2] for part in text.split())
+    unknown = parts.keys() - set(Script.__struct_fields__)
+    if unknown:
+        raise ValueError(f"the fake engine knows no {min(unknown)!r} in its script")
+    return msgspec.convert(parts, Script, strict=False)
+
+
+def load(spec: LoadSpec, on_progress: OnProgress, pause: Pause | None = None) -> FakeEngine:
+    """Pretend to load a model: ten steps of progress over `load_s`.
+
+    Raises: LoadAborted; ModelFailed when the script says so.
+    """
+    script = parse_script(spec.fake)
+    engine = FakeEngine(spec, script, pause)
+    for tenth in range(10):
+        if not on_progress(tenth / 10):
+            raise LoadAborted
+        engine.pause(script.load_s / 10)
+    if script.fail_load:
+        raise ModelFailed(script.fail_load.replace("_", " "))
+    if not on_progress(1.0):
+        raise LoadAborted
+    return engine
+
+
+class _Job:
+    """One request in the fake engine."""
+
+    def __init__(self, request_id: int, request: GenerateRequest, words: list[str], room: int) -> None:
+        self.id = request_id
+        self.request = request
+        self.words = words
+        self.budget = min(request.max_tokens, room)
+        self.prefilled = 0
+        self.produced = 0
+        self.filter = TextFilter(request.stop)
+
+    @property
+    def cells(self) -> int:
+        """KV cells it needs at most."""
+        return len(self.words) + self.budget
+
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        return Usage(prompt_tokens=len(self.words), completion_tokens=self.produced)
+
+
+class FakeEngine:
+    """See the module's docstring and `protocol.Engine`."""
+
+    def __init__(self, spec: LoadSpec, script: Script, pause: Pause | None = None) -> None:
+        cells = min(spec.options.ctx, spec.options.slots * script.context)
+        self.info = EngineInfo(
+            slots=spec.options.slots,
+            cells=cells,
+            context=min(script.context, cells),
+            trained_context=script.context,
+            vocabulary=VOCABULARY,
+            description="fake",
+            has_chat_template=True,
+        )
+        self.threads = spec.options.threads
+        self.pause: Pause = pause or self._wait
+        self._script = script
+        self._interrupted = threading.Event()
+        self._queue: deque[_Job] = deque()
+        self._slots: dict[int, _Job] = {}
+        self._outputs: list[Output] = []
+        self._steps = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._queue or self._slots or self._outputs)
+
+    def submit(self, request_id: int, request: GenerateRequest) -> None:
+        """Take a request."""
+        try:
+            job = self._job(request_id, request)
+        except ModeldError as error:
+            self._outputs.append(Broken(request_id, error.as_problem()))
+        else:
+            self._queue.append(job)
+
+    def cancel(self, request_id: int) -> None:
+        """End a request wherever it is."""
+        job = self._slots.pop(request_id, None)
+        if job is None:
+            job = next((waiting for waiting in self._queue if waiting.id == request_id), None)
+            if job is None:
+                return
+            self._queue.remove(job)
+        self._outputs.append(Done(request_id, FinishReason.CANCELLED, job.usage()))
+
+    def step(self) -> list[Output]:
+        """Admit what fits, prefill one chunk, and give each running request one token."""
+        self._steps += 1
+        if self._steps == self._script.die_at:
+            raise EngineFailed(f"the script lets this engine die in its step {self._steps}")
+        self._admit()
+        prefilling = [job for job in self._slots.values() if job.prefilled < len(job.words)]
+        chunks = self._chunks(prefilling)
+        seconds = self._script.step_s if len(prefilling) < len(self._slots) else 0.0
+        seconds += self._script.prefill_s * sum(chunks.values())
+        if self._steps == self._script.stall_at:
+            self._interrupted.wait()
+        elif self._slots and seconds > 0:
+            self.pause(seconds)
+        if self._interrupted.is_set():
+            self._interrupted.clear()
+        else:
+            self._advance(chunks)
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def interrupt(self) -> None:
+        """Make a running step return now, without what it would have brought."""
+        self._interrupted.set()
+
+    def set_threads(self, threads: int) -> None:
+        """Remember the number; nothing gets faster."""
+        self.threads = threads
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._queue.clear()
+        self._slots.clear()
+        self._outputs.clear()
+
+    def _wait(self, seconds: float) -> None:
+        self._interrupted.wait(seconds)
+
+    def _job(self, request_id: int, request: GenerateRequest) -> _Job:
+        text = (
+            " ".join(message.content for message in request.messages) if request.messages else request.prompt
+        )
+        words = (text or "").split()
+        if not words:
+            raise InvalidRequest("the prompt is empty: it has no tokens")
+        room = self.info.context - len(words)
+        if room < 1:
+            raise PromptTooLong(
+                f"the prompt has {len(words)} tokens, and the context has room for {self.info.context}",
+                details={"prompt_tokens": len(words), "context": self.info.context},
+            )
+        for token, _ in request.sampling.logit_bias:
+            if not 0 <= token < VOCABULARY:
+                raise InvalidRequest(
+                    f"logit_bias names token {token}, the vocabulary ends at {VOCABULARY - 1}"
+                )
+        constraint = request.constraint
+        if (
+            constraint is not None
+            and constraint.kind is ConstraintKind.GRAMMAR
+            and "root" not in constraint.text
+        ):
+            raise InvalidGrammar("the grammar has no rule named root")
+        return _Job(request_id, request, words, room)
+
+    def _admit(self) -> None:
+        while self._queue and len(self._slots) < self.info.slots:
+            held = sum(job.cells for job in self._slots.values())
+            if held + self._queue[0].cells > self.info.cells:
+                return
+            job = self._queue.popleft()
+            self._slots[job.id] = job
+            self._outputs.append(Admitted(job.id, len(job.words)))
+
+    def _chunks(self, prefilling: list[_Job]) -> dict[int, int]:
+        left = self._script.chunk
+        chunks: dict[int, int] = {}
+        for job in prefilling:
+            chunks[job.id] = min(left, len(job.words) - job.prefilled)
+            left -= chunks[job.id]
+        return chunks
+
+    def _advance(self, chunks: dict[int, int]) -> None:
+        for job in list(self._slots.values()):
+            job.prefilled += chunks.get(job.id, 0)
+            if job.prefilled == len(job.words):
+                self._token(job)
+
+    def _token(self, job: _Job) -> None:
+        word = job.words[job.produced % len(job.words)]
+        text = word if job.produced == 0 else f" {word}"
+        job.produced += 1
+        shown = job.filter.push(text.encode())
+        reason: FinishReason | None = None
+        if job.filter.stopped or (job.produced == self._script.eos_after and not job.request.ignore_eos):
+            reason = FinishReason.STOP
+        elif job.produced >= job.budget:
+            reason = FinishReason.LENGTH
+        if reason is not None:
+            shown += job.filter.flush()
+        self._outputs.append(Tokens(job.id, shown, logprobs=_logprobs(job.request, text)))
+        if reason is not None:
+            del self._slots[job.id]
+            self._outputs.append(Done(job.id, reason, job.usage()))
+
+
+def _logprobs(request: GenerateRequest, text: str) -> tuple[Logprobs, ...]:
+    if request.logprobs is None:
+        return ()
+    chosen = TokenLogprob(len(text), text.encode(), -0.125)
+    return (Logprobs(chosen=chosen, top=(chosen,) * min(1, request.logprobs)),)

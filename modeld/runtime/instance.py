@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""One instance: the task group of one loaded model, its bounded FIFO, and the worker behind it.
+
+Tickets go down (FIFO -> free slot -> worker), outputs come up (worker -> ticket's mailbox).
+What the scheduler must know goes to it as inputs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+from trio_util import AsyncValue
+
+from modeld.core.effects import Cut, CutReason
+from modeld.core.events import Delta, FinishReason, Started
+from modeld.core.inputs import GotSlot, Input, Loaded, Released
+from modeld.core.lifecycle import State, move
+from modeld.engine.protocol import Admitted, Broken, Done, EngineInfo, LoadSpec, Output, Tokens
+from modeld.errors import EngineFailed
+from modeld.runtime.ticket import Ticket
+from modeld.worker.host import Host
+from modeld.worker.messages import (
+    Cancel,
+    Died,
+    FromWorker,
+    LoadFailed,
+    Progress,
+    Ready,
+    SetThreads,
+    Step,
+    Stopped,
+    Submit,
+)
+
+RATE_WINDOW_S = 10.0
+"""Tokens per second are those of the last ten seconds."""
+
+Ending = Stopped | LoadFailed | Died
+
+
+class Instance:
+    """A model in memory, or on its way there.
+
+    Attributes:
+      state: LOADING, READY, DRAINING, then STOPPED or ERROR; tasks may wait for a value of it.
+      info: what was loaded, once READY.
+      progress: how far the load has come, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        load: LoadSpec,
+        *,
+        host: Host,
+        feed: Callable[[Input], None],
+        on_progress: Callable[[str, float], None],
+    ) -> None:
+        self.model_id = load.model_id
+        self.state: AsyncValue[State] = AsyncValue(State.LOADING)
+        self.info: EngineInfo | None = None
+        self.progress = 0.0
+        self.last_step = trio.current_time()
+        self._feed = feed
+        self._on_progress = on_progress
+        self._worker = host(load, self._on_message)
+        # One round of slots waits here; another one passes through it when the model becomes ready.
+        self._fifo, self._incoming = trio.open_memory_channel[Ticket](2 * load.options.slots)
+        self._running: dict[int, Ticket] = {}
+        self._free_slots = trio.Semaphore(0)
+        self._ending: Ending | None = None
+        self._tokens: deque[tuple[float, int]] = deque()
+
+    async def run(self) -> Ending:
+        """Load the model and serve until it is stopped or breaks.
+
+        Returns: how it ended; its memory is given back by then.
+        Cancellation: stops the worker, waits for it, and ends what was in its slots.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._fill_slots)
+                await self._worker.run()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._fifo.close()
+            self._incoming.close()
+            self._fail_running()
+        if self._ending is None:
+            problem = EngineFailed("the worker ended without a word").as_problem()
+            self._ending = Died(problem)
+        self.state.value = State.STOPPED if isinstance(self._ending, Stopped) else State.ERROR
+        return self._ending
+
+    def grant(self, ticket: Ticket) -> None:
+        """Put a ticket into the FIFO. The scheduler grants no more than there is room for."""
+        self._fifo.send_nowait(ticket)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Take a ticket whose reader left out of its slot. One in the FIFO is dropped when it comes up."""
+        if ticket.id in self._running:
+            self._worker.send(Cancel(ticket.id, urgent=ticket.first_token is None))
+
+    def cut(self, ticket: Ticket, cut: Cut) -> None:
+        """End a ticket with a legal last event, and take it out of its slot."""
+        if ticket.first_token is None or cut.reason is CutReason.WAITED:
+            ticket.fail(cut.problem)
+        else:
+            ticket.finish(FinishReason(cut.reason.value))
+        self.cancel(ticket)
+
+    def set_threads(self, threads: int) -> None:
+        """Use so many CPU threads from the next step on."""
+        self._worker.send(SetThreads(threads))
+
+    def stop(self) -> None:
+        """Ask the worker to stop; `run` returns when it has."""
+        self.state.value = move(self.state.value, State.DRAINING)
+        self._worker.stop()
+
+    def tokens_per_second(self) -> float:
+        """Return the rate of the last ten seconds, over all slots."""
+        self._forget_old_tokens()
+        return sum(count for _, count in self._tokens) / RATE_WINDOW_S
+
+    async def _fill_slots(self) -> None:
+        async for ticket in self._incoming:
+            await self._free_slots.acquire()
+            if ticket.closed or ticket.ended:
+                self._free_slots.release()
+                self._feed(Released(ticket.id, served=False))
+                continue
+            self._running[ticket.id] = ticket
+            self._worker.send(Submit(ticket.id, ticket.order.request))
+
+    def _on_message(self, message: FromWorker) -> None:
+        match message:
+            case Step(outputs=outputs):
+                self.last_step = trio.current_time()
+                for output in outputs:
+                    self._deliver(output)
+            case Progress(fraction=fraction):
+                self.progress = fraction
+                self._on_progress(self.model_id, fraction)
+            case Ready(info=info):
+                self._become_ready(info)
+            case Stopped() | LoadFailed() | Died():
+                self._ending = message
+
+    def _become_ready(self, info: EngineInfo) -> None:
+        self.info = info
+        self.progress = 1.0
+        if self.state.value is not State.LOADING:  # It was told to stop meanwhile.
+            return
+        self.state.value = State.READY
+        for _ in range(info.slots):
+            self._free_slots.release()
+        self._feed(Loaded(self.model_id, info.slots))
+
+    def _deliver(self, output: Output) -> None:
+        ticket = self._running.get(output.id)
+        if ticket is None:
+            return
+        match output:
+            case Tokens(text=text, count=count, logprobs=logprobs):
+                self._count(count)
+                if ticket.first_token is None:
+                    ticket.put(Started(ticket.usage))
+                ticket.completion_tokens += count
+                if text or logprobs:
+                    ticket.put(Delta(text, logprobs))
+            case Admitted(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens):
+                ticket.admit(prompt_tokens, cached_tokens)
+                self._feed(GotSlot(ticket.id))
+            case Done(reason=reason):
+                ticket.finish(reason)
+                self._release(ticket, served=reason is not FinishReason.CANCELLED)
+            case Broken(problem=problem):
+                ticket.fail(problem)
+                self._release(ticket, served=False)
+
+    def _release(self, ticket: Ticket, *, served: bool) -> None:
+        del self._running[ticket.id]
+        self._free_slots.release()
+        self._feed(Released(ticket.id, served=served))
+
+    def _fail_running(self) -> None:
+        """Fail what was in the slots. After a death, what had no slot yet waits for the restart."""
+        died = self._ending if isinstance(self._ending, Died) else None
+        text = f"model {self.model_id} was stopped while it served this request"
+        problem = EngineFailed(text).as_problem() if died is None else died.problem
+        for ticket in self._running.values():
+            if died is None or ticket.admitted is not None:
+                ticket.fail(problem)
+        self._running.clear()
+
+    def _count(self, tokens: int) -> None:
+        second = float(int(trio.current_time()))
+        if self._tokens and self._tokens[-1][0] == second:
+            self._tokens[-1] = (second, self._tokens[-1][1] + tokens)
+        else:
+            self._tokens.append((second, tokens))
+            self._forget_old_tokens()
+
+    def _forget_old_tokens(self) -> None:
+        oldest = trio.current_time() - RATE_WINDOW_S
+        while self._tokens and self._tokens[0][0] < oldest:
+            self._tokens.popleft()

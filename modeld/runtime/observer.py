@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Shows what the scheduler does: the log, the metrics, and the last decisions for `/status`."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import structlog
+import trio
+
+from modeld.core.effects import Tell
+from modeld.core.events import FinishReason
+from modeld.core.status import Decision
+from modeld.runtime.ticket import Ticket
+from modeld.telemetry.metrics import Metrics
+
+KEPT_DECISIONS = 50
+_LOUD = {"load_failed", "died"}
+
+
+class Observer:
+    """Records what happened. Owns the last decisions and the last error; decides nothing."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.decisions: deque[Decision] = deque(maxlen=KEPT_DECISIONS)
+        self.last_error: str | None = None
+        self._metrics = metrics
+        self._log = structlog.stdlib.get_logger("modeld.scheduler")
+
+    def decided(self, tell: Tell) -> None:
+        """Record a decision with its reason and numbers."""
+        numbers = {key: round(value, 3) for key, value in tell.numbers.items()}
+        self.decisions.append(
+            Decision(
+                at_unix=time.time(),
+                action=tell.action,
+                model_id=tell.model_id,
+                reason=tell.reason,
+                numbers=numbers,
+            )
+        )
+        if tell.action in _LOUD:
+            self.last_error = f"{tell.model_id}: {tell.reason}"
+        level = "error" if tell.action in _LOUD else "info"
+        getattr(self._log, level)(tell.action, model=tell.model_id, reason=tell.reason, **numbers)
+        if tell.action == "evict":
+            self._metrics.count_eviction(tell.model_id, "room")
+        elif tell.action == "unload":
+            self._metrics.count_eviction(tell.model_id, "ttl")
+        elif tell.action == "load_failed":
+            self._metrics.observe_load(tell.model_id, None, ok=False)
+
+    def loaded(self, model_id: str, seconds: float) -> None:
+        """Record a load that succeeded."""
+        self._metrics.observe_load(model_id, seconds, ok=True)
+
+    def ended(self, ticket: Ticket) -> None:
+        """Record a request that ended, or whose client left."""
+        stats = ticket.stats()
+        left = ticket.closed and not ticket.ended
+        if left:
+            self._metrics.count_cancel(ticket.model.id, _phase(ticket))
+        self._metrics.observe_request(
+            ticket.model.id,
+            ttft_s=stats.ttft_s,
+            queue_s=stats.queue_s,
+            duration_s=trio.current_time() - ticket.created,
+            usage=ticket.usage,
+            reason=FinishReason.CANCELLED if left else ticket.ended_by,
+        )
+
+
+def _phase(ticket: Ticket) -> str:
+    if ticket.first_token is not None:
+        return "decode"
+    return "queued" if ticket.admitted is None else "prefill"

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The one owner of the fleet's state: feeds inputs to the pure `step` and performs its effects.
+
+Everything here runs in the event loop and never waits, except `run`: so nobody needs a lock, and
+a request knows at once whether it was refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import trio
+from msgspec.structs import replace
+from trio_util import AsyncValue
+
+from modeld.core import inputs
+from modeld.core.admission import eta
+from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, SetThreads, Stop, Tell
+from modeld.core.events import Loading, Queued
+from modeld.core.fleet import Fleet, Limits
+from modeld.core.inputs import Input
+from modeld.core.lifecycle import State
+from modeld.core.models import Catalog, EngineKind, ModelSpec
+from modeld.core.request import Order
+from modeld.core.schedule import next_deadline, queue_order, step
+from modeld.engine.protocol import LoadSpec
+from modeld.errors import ModelNotFound, Problem
+from modeld.runtime.instance import Instance
+from modeld.runtime.observer import Observer
+from modeld.runtime.supervise import supervise
+from modeld.runtime.ticket import Ticket
+from modeld.worker.host import Host
+
+HEARTBEAT_S = 1.0
+"""The scheduler's task shows a sign of life at least so often."""
+STUCK_S = 10.0
+"""Without a sign of life for so long, the daemon is not healthy."""
+
+
+class Scheduler:
+    """Takes requests in, owns the instances, and decides by `core.schedule` alone.
+
+    Attributes:
+      inside: number of tickets that have not ended yet; tasks may wait for it to be 0.
+      fleet: the snapshot all decisions are made on.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        host: Host,
+        observer: Observer,
+        engine: EngineKind = EngineKind.LLAMA,
+        fake_script: Callable[[ModelSpec], str] = lambda _spec: "",
+        max_stream_backlog: int = 1024 * 1024,
+    ) -> None:
+        self.fleet = Fleet(limits=limits)
+        self.inside: AsyncValue[int] = AsyncValue(0)
+        self.instances: dict[str, Instance] = {}
+        self.was_ready = False
+        self._host = host
+        self._observer = observer
+        self._engine = engine
+        self._fake_script = fake_script
+        self._max_backlog = max_stream_backlog
+        self._tickets: dict[int, Ticket] = {}
+        self._next_ticket = 1
+        self._submitting: Ticket | None = None
+        self._refusal: Problem | None = None
+        self._inputs: deque[Input] = deque()
+        self._feeding = False
+        self._nursery: trio.Nursery | None = None
+        self._wake = trio.Event()
+        self._sleeping_until = math.inf
+        self._alive_at = trio.current_time()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Let time pass for the decisions, and be the parent of all instances.
+
+        Cancellation: ends all instances, and returns when their workers are gone.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                task_status.started()
+                while True:
+                    self._wake = trio.Event()
+                    now = self._alive_at = trio.current_time()
+                    due = next_deadline(self.fleet, now)
+                    self._sleeping_until = min(now + HEARTBEAT_S, math.inf if due is None else due)
+                    with trio.move_on_at(self._sleeping_until):
+                        await self._wake.wait()
+                    if due is not None and trio.current_time() >= due:
+                        self._feed(inputs.Tick())
+            finally:
+                self._nursery = None
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def submit(self, order: Order, *, request_id: str) -> Ticket:
+        """Take a request in. Its events arrive in the ticket; the caller closes it in the end.
+
+        Raises: ModelNotFound, ModelFailed, DoesNotFit, QueueFull, Draining.
+        """
+        spec = self.fleet.catalog.find(order.model)
+        if spec is None:
+            raise ModelNotFound(_no_such_model(self.fleet.catalog, order.model))
+        now = trio.current_time()
+        ticket = Ticket(
+            ticket_id=self._next_ticket,
+            request_id=request_id,
+            order=order,
+            model=spec,
+            max_backlog_bytes=self._max_backlog,
+            on_close=self._left,
+        )
+        self._next_ticket += 1
+        self._tickets[ticket.id] = ticket
+        self.inside.value = len(self._tickets)
+        self._submitting, self._refusal = ticket, None
+        self._feed(
+            inputs.Arrived(
+                ticket=ticket.id,
+                model_id=spec.id,
+                priority=order.priority,
+                deadline=None if order.timeout_s is None else now + order.timeout_s,
+                keep_alive_s=order.keep_alive_s,
+            )
+        )
+        self._submitting = None
+        if self._refusal is not None:
+            raise self._refusal.as_error()
+        instance = self.instances.get(spec.id)
+        if instance is not None and instance.state.value is State.LOADING:
+            ticket.put(Loading(instance.progress))
+        return ticket
+
+    def drain(self) -> None:
+        """Take no new requests; those inside go on."""
+        self._feed(inputs.Drain())
+
+    def cut_all(self) -> None:
+        """End every request with its legal last event."""
+        self._feed(inputs.CutAll())
+
+    def preload(self, model_id: str) -> None:
+        """Load a model although nobody waits for it."""
+        self._feed(inputs.Wanted(model_id))
+
+    def set_catalog(self, catalog: Catalog) -> None:
+        """Take over a new catalogue."""
+        self._feed(inputs.CatalogChanged(catalog))
+
+    # --- what others may know ---------------------------------------------------------------------
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models known now."""
+        return self.fleet.catalog
+
+    def model_states(self) -> Mapping[str, State]:
+        """Return the state of every model of the catalogue."""
+        return {model_id: self.fleet.instance(model_id).state for model_id in self.fleet.catalog.models}
+
+    def health(self) -> str | None:
+        """Return None while the scheduler makes progress, else what is wrong."""
+        silent = trio.current_time() - self._alive_at
+        if self._nursery is None:
+            return "the scheduler does not run"
+        return None if silent < STUCK_S else f"the scheduler made no progress for {silent:.1f} s"
+
+    def readiness(self) -> str:
+        """Return `draining`, `ready` (an instance became ready at least once) or `loading`."""
+        if self.fleet.draining:
+            return "draining"
+        return "ready" if self.was_ready else "loading"
+
+    # --- the one loop of inputs and effects -------------------------------------------------------
+
+    def _feed(self, event: Input) -> None:
+        """Take in an input; inputs that its effects cause are taken in after it."""
+        self._inputs.append(event)
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._inputs:
+                self._take(self._inputs.popleft())
+        finally:
+            self._feeding = False
+        due = next_deadline(self.fleet, trio.current_time())
+        if due is not None and due < self._sleeping_until:
+            self._wake.set()
+
+    def _take(self, event: Input) -> None:
+        now = trio.current_time()
+        self._before(event, now)
+        self.fleet, effects = step(self.fleet, event, now)
+        for effect in effects:
+            self._perform(effect)
+        self._after(event)
+        self._tell_positions()
+
+    def _before(self, event: Input, now: float) -> None:
+        """Note in the tickets what the input means to them."""
+        match event:
+            case inputs.Loaded(model_id=model_id):
+                self.was_ready = True
+                started = self.fleet.instance(model_id).load_started
+                for waiter in self.fleet.waiters(model_id):
+                    ticket = self._tickets[waiter.ticket]
+                    ticket.load_s = now - max(started, ticket.created)
+                self._observer.loaded(model_id, now - started)
+            case inputs.LoadFailed(model_id=model_id) | inputs.Died(model_id=model_id):
+                del self.instances[model_id]
+            case inputs.Stopped(model_id=model_id):
+                del self.instances[model_id]
+            case _:
+                pass
+
+    def _after(self, event: Input) -> None:
+        match event:
+            case inputs.Left(ticket=ticket_id) | inputs.Released(ticket=ticket_id):
+                self._forget(ticket_id)
+            case inputs.Died():
+                for ticket in [ticket for ticket in self._tickets.values() if ticket.ended]:
+                    self._forget(ticket.id)
+            case _:
+                pass
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Grant(ticket=ticket_id, model_id=model_id):
+                self.instances[model_id].grant(self._tickets[ticket_id])
+            case Refuse(ticket=ticket_id, problem=problem):
+                self._refuse(self._tickets[ticket_id], problem)
+            case Cut(ticket=ticket_id):
+                ticket = self._tickets[ticket_id]
+                self.instances[ticket.model.id].cut(ticket, effect)
+                self._forget(ticket_id)
+            case Load(spec=spec, threads=threads):
+                self._load(spec, threads)
+            case Stop(model_id=model_id):
+                self.instances[model_id].stop()
+            case SetThreads(model_id=model_id, threads=threads):
+                self.instances[model_id].set_threads(threads)
+            case Tell():
+                self._observer.decided(effect)
+
+    def _load(self, spec: ModelSpec, threads: int) -> None:
+        if self._nursery is None:
+            raise RuntimeError("the scheduler does not run")
+        instance = Instance(
+            LoadSpec(
+                model_id=spec.id,
+                path=spec.path,
+                options=replace(spec.options, threads=threads),
+                facts=spec.facts,
+                kind=self._engine,
+                fake=self._fake_script(spec),
+            ),
+            host=self._host,
+            feed=self._feed,
+            on_progress=self._progressed,
+        )
+        self.instances[spec.id] = instance
+        self._nursery.start_soon(supervise, instance, self._feed)
+
+    def _refuse(self, ticket: Ticket, problem: Problem) -> None:
+        if ticket is self._submitting:
+            self._refusal = problem
+        ticket.fail(problem)
+        self._forget(ticket.id)
+
+    def _left(self, ticket: Ticket) -> None:
+        """A ticket was closed: take it out of its slot or out of the queue."""
+        if ticket.id not in self._tickets:
+            return
+        instance = self.instances.get(ticket.model.id)
+        if instance is not None:
+            instance.cancel(ticket)
+        self._feed(inputs.Left(ticket.id))
+
+    def _forget(self, ticket_id: int) -> None:
+        ticket = self._tickets.pop(ticket_id, None)
+        if ticket is not None:
+            self.inside.value = len(self._tickets)
+            self._observer.ended(ticket)
+
+    # --- telling those who wait -------------------------------------------------------------------
+
+    def _progressed(self, model_id: str, fraction: float) -> None:
+        for waiter in self.fleet.waiters(model_id):
+            self._tickets[waiter.ticket].put(Loading(fraction))
+
+    def _tell_positions(self) -> None:
+        now = trio.current_time()
+        for model_id in self.fleet.queued_models():
+            for position, ticket_id in enumerate(queue_order(self.fleet, model_id, now), start=1):
+                ticket = self._tickets.get(ticket_id)
+                if ticket is not None and ticket.position != position:
+                    ticket.position = position
+                    ticket.put(Queued(position, eta(self.fleet, model_id, position)))
+
+
+def _no_such_model(catalog: Catalog, name: str | None) -> str:
+    if name is None:
+        return "there is no default model: put a .gguf file into models_dir, or set default_model"
+    return f"there is no model {name!r}; GET /models lists the {len(catalog.models)} there are"

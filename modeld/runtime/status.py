@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Puts together what `/status` tells, from the fleet's snapshot and the instances behind it."""
+
+from __future__ import annotations
+
+import time
+
+import trio
+
+import modeld
+from modeld.core.fleet import Fleet, InstanceView
+from modeld.core.lifecycle import State
+from modeld.core.models import MIB
+from modeld.core.status import DaemonStatus, DeviceStatus, InstanceStatus
+from modeld.runtime.instance import Instance
+from modeld.runtime.observer import Observer
+from modeld.runtime.scheduler import Scheduler
+
+
+class StatusReporter:
+    """Knows when the daemon started and who it is; everything else it looks up."""
+
+    def __init__(self, scheduler: Scheduler, observer: Observer, *, node_id: str) -> None:
+        self._scheduler = scheduler
+        self._observer = observer
+        self._node_id = node_id
+        self._started = trio.current_time()
+
+    def report(self, devices: tuple[DeviceStatus, ...] = (), error: str | None = None) -> DaemonStatus:
+        """Return the whole daemon at this moment. `error` is what is wrong right now, if anything."""
+        fleet = self._scheduler.fleet
+        now = trio.current_time()
+        wall = time.time() - now
+        instances = tuple(
+            _instance(fleet, view, self._scheduler.instances.get(view.model_id), wall)
+            for view in sorted(fleet.instances.values(), key=lambda view: view.model_id)
+        )
+        loading = [view for view in fleet.instances.values() if view.state is State.LOADING]
+        return DaemonStatus(
+            state=self._scheduler.readiness(),
+            version=modeld.__version__,
+            node_id=self._node_id,
+            server_time_unix=wall + now,
+            uptime_seconds=now - self._started,
+            instances=instances,
+            budget_mb=(fleet.limits.budget or 0) / MIB,
+            used_est_mb=fleet.held / MIB,
+            reserved_mb=sum(view.reserved for view in loading) / MIB,
+            unaccounted_mb=0.0,
+            margin_mb=fleet.limits.margin / MIB,
+            error=error or self._scheduler.health(),
+            last_error=self._observer.last_error,
+            evictions_total=fleet.evictions,
+            loads_total=fleet.loads,
+            warmups_in_progress=len(loading),
+            draining_count=sum(view.state is State.DRAINING for view in fleet.instances.values()),
+            queued_total=sum(instance.queue_len for instance in instances),
+            inflight_total=sum(instance.inflight for instance in instances),
+            devices=devices,
+            decisions=tuple(self._observer.decisions),
+        )
+
+
+def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall: float) -> InstanceStatus:
+    spec = fleet.catalog.models.get(view.model_id)
+    info = None if instance is None else instance.info
+    problem = view.failures.problem
+    return InstanceStatus(
+        model_id=view.model_id,
+        state=view.state,
+        last_used_unix=view.last_used + wall if view.last_used else 0.0,
+        est_vram_mb=(view.reserved or (spec.footprint.total if spec else 0)) / MIB,
+        queue_len=fleet.queue_len(view.model_id),
+        inflight=view.inflight,
+        max_queue_depth=fleet.limits.queue_depth(view.model_id),
+        slots=view.slots,
+        busy_slots=view.inflight,
+        pinned=spec is not None and spec.pinned,
+        ttl_s=None if spec is None else spec.ttl_s,
+        load_progress=instance.progress if instance is not None and view.state is State.LOADING else None,
+        load_ms=view.load_s * 1000 if view.load_s else None,
+        tokens_per_second=0.0 if instance is None else instance.tokens_per_second(),
+        restarts=view.restarts,
+        last_error=None if problem is None else problem.message,
+        context_length=0 if info is None else info.context,
+        threads=view.threads,
+    )

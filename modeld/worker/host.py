@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The contract of a worker host: where an engine lives, as the event loop sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from modeld.engine.protocol import LoadSpec
+from modeld.worker.messages import FromWorker, ToWorker
+
+OnMessage = Callable[[FromWorker], None]
+"""Called in the event loop with each message of the worker, in order. Must not raise or wait."""
+
+
+class Worker(Protocol):
+    """One engine somewhere else, and the way to it. All methods belong to the event loop."""
+
+    async def run(self) -> None:
+        """Load the model and serve until the worker's last message was delivered.
+
+        Cancellation: the worker is told to stop and is waited for; nothing is left behind.
+        """
+        ...
+
+    def send(self, message: ToWorker) -> None:
+        """Post a message. Never waits; after the worker's end it is dropped."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to stop soon, whatever it does: a load is given up, a decode interrupted."""
+        ...
+
+
+Host = Callable[[LoadSpec, OnMessage], Worker]
+"""Makes a worker for a model; nothing runs before `Worker.run`."""
