@@ -38,7 +38,7 @@ def admit(fleet: Fleet, spec: ModelSpec, now: Instant) -> Problem | None:
     if is_open(failures, now):
         return model_failed(spec.id, failures.problem, failures.retry_at - now)
     # (5)
-    depth = fleet.limits.queue_depth(spec.id)
+    depth = fleet.queue_depth(spec.id)
     view = fleet.instance(spec.id)
     slots = view.slots if view.state.holds_memory else spec.options.slots
     inside = sum(waiter.model_id == spec.id for waiter in fleet.waiting) + view.live_leases

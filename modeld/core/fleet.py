@@ -26,15 +26,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """None is unlimited."""
     margin: int = 0
     max_queue_depth: int = 32
-    queue_depths: Mapping[str, int] = {}
-    """Per model id, where it differs from `max_queue_depth`."""
     max_wait_s: float = 30.0
     infer_timeout_s: float | None = None
     cores: int = 1
-
-    def queue_depth(self, model_id: str) -> int:
-        """How many requests may wait for a model beyond those in its slots."""
-        return self.queue_depths.get(model_id, self.max_queue_depth)
 
 
 class Waiter(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +144,12 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         """Requests for a model that have no slot, wherever they wait."""
         waiting = sum(waiter.model_id == model_id for waiter in self.waiting)
         return waiting + self.instance(model_id).queued
+
+    def queue_depth(self, model_id: str) -> int:
+        """How many requests may wait for a model beyond those in its slots."""
+        spec = self.catalog.models.get(model_id)
+        own = None if spec is None else spec.max_queue_depth
+        return self.limits.max_queue_depth if own is None else own
 
     def queued_models(self) -> frozenset[str]:
         """Return the models that somebody waits for."""

@@ -109,6 +109,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: float | None = None
     """Unload after this many idle seconds; None: never by time."""
     preload: bool = False
+    max_queue_depth: int | None = None
+    """How many requests may wait for it; None: the daemon's setting."""
 
 
 class Catalog(msgspec.Struct, frozen=True, kw_only=True):

@@ -72,7 +72,7 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
         est_vram_mb=(view.reserved or (spec.footprint.total if spec else 0)) / MIB,
         queue_len=fleet.queue_len(view.model_id),
         inflight=view.inflight,
-        max_queue_depth=fleet.limits.queue_depth(view.model_id),
+        max_queue_depth=fleet.queue_depth(view.model_id),
         slots=view.slots,
         busy_slots=view.inflight,
         pinned=spec is not None and spec.pinned,

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The daemon as its front sees it: submit requests, and ask how things are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from modeld.core.lifecycle import State
+from modeld.core.models import MIB, Catalog
+from modeld.core.request import Order
+from modeld.core.status import DaemonStatus, DeviceStatus
+from modeld.runtime.machine import memory_of_machine
+from modeld.runtime.registry import Registry
+from modeld.runtime.scheduler import Scheduler
+from modeld.runtime.status import StatusReporter
+from modeld.runtime.ticket import Ticket
+
+
+class Daemon:
+    """A facade without state of its own: the scheduler, the registry and the status in one place."""
+
+    def __init__(self, scheduler: Scheduler, registry: Registry, reporter: StatusReporter) -> None:
+        self._scheduler = scheduler
+        self._registry = registry
+        self._reporter = reporter
+
+    def submit(self, order: Order, *, request_id: str) -> Ticket:
+        """Take a request in. Raises: see `Scheduler.submit`."""
+        return self._scheduler.submit(order, request_id=request_id)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models known now."""
+        return self._scheduler.catalog
+
+    async def refresh_catalog(self, max_age_s: float) -> None:
+        """Look at the folder again if the last look is older than `max_age_s` seconds."""
+        await self._registry.refresh(max_age_s)
+
+    def model_states(self) -> Mapping[str, State]:
+        """Return the state of every model."""
+        return self._scheduler.model_states()
+
+    def status(self) -> DaemonStatus:
+        """Return the whole daemon at this moment."""
+        memory = memory_of_machine()
+        device = DeviceStatus(name="CPU", total_mb=memory.total / MIB, free_mb=memory.available / MIB)
+        return self._reporter.report((device,), error=self._registry.error)
+
+    def health(self) -> str | None:
+        """Return None while the scheduler makes progress, else what is wrong."""
+        return self._scheduler.health()
+
+    def readiness(self) -> str:
+        """Return `ready`, `loading` or `draining`."""
+        return self._scheduler.readiness()

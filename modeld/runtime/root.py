@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The root of the supervisor tree: starts in the order of dependency, stops in reverse.
+
+    root -+- signals - watchdog - registry
+          +- scheduler - supervise[model] - instance[model] - worker
+          +- front (ends first)
+
+The stop: refuse new work, let requests finish until `drain_timeout`, end the rest with a legal last
+event, let the front write it until `shutdown_timeout`, then stop the fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import structlog
+import trio
+from trio_util import wait_any
+
+from modeld.config.settings import Settings
+from modeld.core.fleet import Limits
+from modeld.core.models import MIB, Catalog, ModelSpec
+from modeld.runtime import systemd
+from modeld.runtime.daemon import Daemon
+from modeld.runtime.machine import budget_bytes
+from modeld.runtime.observer import Observer
+from modeld.runtime.registry import Registry
+from modeld.runtime.scheduler import Scheduler
+from modeld.runtime.signals import StopSignals
+from modeld.runtime.status import StatusReporter
+from modeld.telemetry.metrics import Metrics
+from modeld.worker.host import Host
+
+_log = structlog.stdlib.get_logger("modeld.root")
+FLEET_STOP_S = 0.5
+"""Of `shutdown_timeout`, what the front leaves to the fleet (at most a fifth of it)."""
+
+
+class Front(Protocol):
+    """The part that talks to clients. It is given the daemon, and told when to stop."""
+
+    async def __call__(
+        self,
+        daemon: Daemon,
+        *,
+        shutdown: trio.Event,
+        task_status: trio.TaskStatus[list[str]],
+    ) -> None:
+        """Serve until `shutdown` is set and the last answers are written.
+
+        `task_status.started` gets the URLs it listens on.
+        """
+        ...
+
+
+class Root:
+    """Builds the tree from the settings, and runs it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        host: Host,
+        metrics: Metrics,
+        supervision: systemd.Supervision,
+        node_id: str,
+    ) -> None:
+        self._settings = settings
+        self._supervision = supervision
+        self._observer = Observer(metrics)
+        self._scheduler = Scheduler(
+            limits=limits_of(settings),
+            host=host,
+            observer=self._observer,
+            engine=settings.engine,
+            fake_script=partial(_fake_script, settings),
+            max_stream_backlog=settings.max_stream_backlog,
+        )
+        self._registry = Registry(settings, on_change=self._catalog_changed)
+        self._preloaded: set[str] = set()
+        reporter = StatusReporter(self._scheduler, self._observer, node_id=node_id)
+        self.daemon = Daemon(self._scheduler, self._registry, reporter)
+
+    async def run(self, front: Front, announce: Callable[[list[str]], None]) -> None:
+        """Run until a signal asks to stop; `announce` gets the URLs once everything is up.
+
+        Raises: what the front's start raises, such as OSError for an address in use.
+        Cancellation: stops everything at once, but in the same order.
+        """
+        signals = StopSignals()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(signals.run)
+            await nursery.start(self._scheduler.run)
+            await nursery.start(self._registry.run)
+            shutdown = trio.Event()
+            async with trio.open_nursery() as front_nursery:
+                start = partial(front, self.daemon, shutdown=shutdown)
+                announce(await front_nursery.start(start))
+                self._tell_systemd(nursery)
+                await signals.first.wait()
+                deadline = trio.current_time() + self._settings.shutdown_timeout
+                await self._drain(signals)
+                shutdown.set()
+                leave = min(FLEET_STOP_S, self._settings.shutdown_timeout / 5)
+                front_nursery.cancel_scope.deadline = deadline - leave
+            _log.info("the front is closed, the fleet stops")
+            nursery.cancel_scope.cancel()
+
+    async def _drain(self, signals: StopSignals) -> None:
+        inside = self._scheduler.inside
+        _log.info("draining", inside=inside.value, drain_timeout_s=self._settings.drain_timeout)
+        self._supervision.notifier.stopping(f"draining {inside.value} requests")
+        self._scheduler.drain()
+        patience = min(self._settings.drain_timeout, self._settings.shutdown_timeout)
+        with trio.move_on_after(patience):
+            await wait_any(partial(inside.wait_value, 0), signals.second.wait)
+        self._scheduler.cut_all()
+
+    def _tell_systemd(self, nursery: trio.Nursery) -> None:
+        notifier, watchdog_s = self._supervision.notifier, self._supervision.watchdog_s
+        notifier.ready()
+        if watchdog_s is not None:
+            nursery.start_soon(systemd.feed, notifier, watchdog_s, self._scheduler.health)
+
+    def _catalog_changed(self, catalog: Catalog) -> None:
+        self._scheduler.set_catalog(catalog)
+        for spec in catalog.models.values():
+            if spec.preload and spec.error is None and spec.id not in self._preloaded:
+                self._preloaded.add(spec.id)
+                self._scheduler.preload(spec.id)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Return the limits the scheduler decides by."""
+    return Limits(
+        budget=budget_bytes(settings.vram_budget_mb),
+        margin=settings.vram_margin_mb * MIB,
+        max_queue_depth=settings.max_queue_depth,
+        max_wait_s=settings.max_wait,
+        infer_timeout_s=settings.infer_timeout,
+        cores=settings.llama_threads,
+    )
+
+
+def _fake_script(settings: Settings, spec: ModelSpec) -> str:
+    for name in (spec.id, *spec.aliases):
+        entry = settings.models.get(name)
+        if entry is not None and entry.fake is not None:
+            return entry.fake
+    return settings.fake

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""A worker host that runs the fake engine inside the event loop, so that a mock clock rules its time.
+
+(With a thread, trio's autojump clock would jump while the thread works: trio issue 456.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import trio
+
+from modeld.engine import fake
+from modeld.engine.protocol import LoadSpec
+from modeld.errors import ModeldError
+from modeld.worker.host import OnMessage
+from modeld.worker.messages import (
+    Cancel,
+    Close,
+    Died,
+    LoadFailed,
+    Progress,
+    Ready,
+    SetThreads,
+    Step,
+    Stopped,
+    Submit,
+    ToWorker,
+)
+
+
+class InlineWorker:
+    """Keeps the contract of `modeld.worker.host.Worker`; time passes by `trio.sleep`."""
+
+    def __init__(self, load: LoadSpec, on_message: OnMessage) -> None:
+        self.load = load
+        self.deliver = on_message
+        self._inbox: deque[ToWorker] = deque()
+        self._arrived = trio.Event()
+        self._interrupted = trio.Event()
+        self._load_scope = trio.CancelScope()
+        self._owed = 0.0
+
+    async def run(self) -> None:
+        timeline: list[tuple[float, float]] = []
+
+        def on_progress(fraction: float) -> bool:
+            timeline.append((self._owed, fraction))
+            return True
+
+        began = trio.current_time()
+        failure: ModeldError | None = None
+        engine: fake.FakeEngine | None = None
+        try:
+            engine = fake.load(self.load, on_progress, self._owe)
+        except ModeldError as error:
+            failure = error
+        with self._load_scope:
+            for offset, fraction in timeline:
+                await trio.sleep_until(began + offset)
+                self.deliver(Progress(fraction))
+            await trio.sleep_until(began + self._owed)
+        if self._load_scope.cancelled_caught:
+            self.deliver(Stopped())
+        elif failure is not None or engine is None:
+            assert failure is not None
+            self.deliver(LoadFailed(failure.as_problem()))
+        else:
+            self.deliver(Ready(engine.info))
+            await self._serve(engine)
+
+    async def _serve(self, engine: fake.FakeEngine) -> None:
+        while True:
+            if not engine.busy and not self._inbox:
+                self._arrived = trio.Event()
+                await self._arrived.wait()
+            while self._inbox:
+                match self._inbox.popleft():
+                    case Submit(id=request_id, request=request):
+                        engine.submit(request_id, request)
+                    case Cancel(id=request_id):
+                        engine.cancel(request_id)
+                    case SetThreads(threads=threads):
+                        engine.set_threads(threads)
+                    case Close():
+                        self.deliver(Stopped())
+                        return
+            self._owed = 0.0
+            self._interrupted = trio.Event()
+            try:
+                outputs = tuple(engine.step())
+            except ModeldError as error:
+                self.deliver(Died(error.as_problem()))
+                return
+            with trio.move_on_after(self._owed):
+                await self._interrupted.wait()
+            await trio.lowlevel.checkpoint()
+            self.deliver(Step(outputs, self._owed))
+
+    def send(self, message: ToWorker) -> None:
+        self._inbox.append(message)
+        self._arrived.set()
+        if isinstance(message, Close) or (isinstance(message, Cancel) and message.urgent):
+            self._interrupted.set()
+
+    def stop(self) -> None:
+        self._load_scope.cancel()
+        self.send(Close())
+
+    def _owe(self, seconds: float) -> None:
+        self._owed += seconds
