@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Kinds of values: how people write them, what they become, how they are shown again.
+
+The same spelling works in a flag, in the environment and in a file; files may also use their own
+numbers, booleans and lists. Pure, but for the expansion of `~`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from modeld.config.nearest import did_you_mean
+
+_LONGEST_S = 100 * 365 * 86400.0
+"""A century. Nobody means more, and timers overflow long after it."""
+
+_UNITS_S: Mapping[str, float] = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "\N{MICRO SIGN}s": 1e-6,
+    "\N{GREEK SMALL LETTER MU}s": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
+_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h)", re.ASCII)
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)", re.ASCII)
+_SIZE = re.compile(r"(\d+\.?\d*|\.\d+)\s*([kmgt]?i?b|[kmgt])?", re.ASCII | re.IGNORECASE)
+_SIZES: Mapping[str, int] = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    **{letter + ending: 1024**n for n, letter in enumerate("kmgt", 1) for ending in ("", "ib")},
+}
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_FALSE = frozenset({"false", "0", "no", "off"})
+
+
+class BadValue(ValueError):
+    """A value that a setting cannot take.
+
+    Attributes:
+      problems: one or more (path below the key, sentence); the path is empty for the key itself.
+    """
+
+    def __init__(self, message: str, problems: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (("", message),)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of value. `parse` raises `BadValue`; `parse(show(value))` gives `value` back."""
+
+    metavar: str
+    parse: Callable[[object], object]
+    show: Callable[[object], str] = str
+
+
+def told(value: object) -> str:
+    """Return a short picture of a value for an error message, whatever it is."""
+    if isinstance(value, str):
+        return f'"{value}"' if len(value) <= 60 else f'"{value[:60]}..."'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "nothing"
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a number of more than 60 digits"
+    if isinstance(value, int | float):
+        return str(value)
+    return (
+        "a list" if isinstance(value, list | tuple) else "a mapping" if isinstance(value, dict) else "a date"
+    )
+
+
+def parse_duration(value: object) -> float:
+    """Return seconds.
+
+    Takes `1m30s`, `1.5s`, `500ms`, as Go's time.ParseDuration does; a plain number is seconds.
+    """
+    if isinstance(value, str):
+        seconds = _duration_of_text(value.strip())
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value) if abs(value) < 1e18 else math.inf
+    else:
+        seconds = None
+    if seconds is None or math.isnan(seconds):
+        raise BadValue(f"{told(value)} is no duration; write it as 30s, 1m30s or 500ms")
+    if abs(seconds) > _LONGEST_S:
+        raise BadValue(f"{told(value)} is longer than a hundred years")
+    return seconds
+
+
+def _duration_of_text(text: str) -> float | None:
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    unsigned = text.lstrip("+-") if text[:1] in {"+", "-"} and text[1:2] not in {"+", "-"} else text
+    seconds, at = 0.0, 0
+    while part := _PART.match(unsigned, at):
+        seconds += float(part[1]) * _UNITS_S[part[2]]
+        at = part.end()
+    if at == 0 or at != len(unsigned):
+        return None
+    return -seconds if text.startswith("-") else seconds
+
+
+def show_duration(value: object) -> str:
+    """Write seconds the way people do: `1m30s`, `500ms`, `0s`."""
+    seconds = cast("float", value)
+    if seconds < 0:
+        return "-" + show_duration(-seconds)
+    if 0 < seconds < 1:
+        return f"{_decimal(seconds * 1e3)}ms"
+    hours, rest = divmod(seconds, 3600)
+    minutes, rest = divmod(rest, 60)
+    text = (f"{int(hours)}h" if hours else "") + (f"{int(minutes)}m" if minutes else "")
+    return text if text and not rest else f"{text}{_decimal(rest)}s"
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.6f}".rstrip("0").rstrip(".")
+
+
+def parse_bool(value: object) -> bool:
+    """Return a truth value of true/false, 1/0, yes/no, on/off."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower() if isinstance(value, str | int) else ""
+    if word in _TRUE | _FALSE:
+        return word in _TRUE
+    raise BadValue(f"{told(value)} is neither true nor false")
+
+
+def show_bool(value: object) -> str:
+    """Write a truth value."""
+    return "true" if value else "false"
+
+
+def parse_int(value: object, low: int, high: int) -> int:
+    """Return a whole number in [low, high]."""
+    number: int | None = None
+    whole_float = isinstance(value, float) and value.is_integer()
+    if whole_float or (isinstance(value, int) and not isinstance(value, bool)):
+        number = int(cast("int | float", value))
+    elif isinstance(value, str) and re.fullmatch(r"[-+]?\d{1,30}", value.strip(), re.ASCII):
+        number = int(value)
+    if number is None:
+        raise BadValue(f"{told(value)} is no whole number")
+    return _within(number, value, low, high)
+
+
+def parse_size(value: object, unit: int, low: int, high: int) -> int:
+    """Return a size in units of `unit` bytes, rounded down: a plain number, or `512KiB`, `22GiB`."""
+    if isinstance(value, str) and not re.fullmatch(r"[-+]?\d{1,30}", value.strip(), re.ASCII):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None or match[2] is None:
+            raise BadValue(f"{told(value)} is no size; write a whole number, or one like 512MiB or 22GiB")
+        return _within(int(float(match[1]) * _SIZES[match[2].lower()] / unit), value, low, high)
+    return parse_int(value, low, high)
+
+
+def _within(number: int, value: object, low: int, high: int) -> int:
+    if number < low:
+        raise BadValue(f"{told(value)} is too small; the least is {low}")
+    if number > high:
+        raise BadValue(f"{told(value)} is too large; the most is {high}")
+    return number
+
+
+def parse_text(value: object) -> str:
+    """Return text without surrounding blanks; control characters are refused."""
+    if not isinstance(value, str):
+        raise BadValue(f"{told(value)} is no text; put it in quotes")
+    if any(ord(char) < 32 or ord(char) == 127 for char in value):
+        raise BadValue("it holds control characters")
+    return value.strip()
+
+
+def parse_list(value: object) -> tuple[str, ...]:
+    """Return texts: a list, or one text with commas. Empty ones and repetitions are dropped."""
+    if isinstance(value, list | tuple):
+        items = [parse_text(item) for item in cast("Sequence[object]", value)]
+    else:
+        items = [part.strip() for part in parse_text(value).split(",")]
+    return tuple(dict.fromkeys(item for item in items if item))
+
+
+def show_list(value: object) -> str:
+    """Write texts with commas; none at all is the empty text."""
+    return ",".join(cast("Sequence[str]", value))
+
+
+def parse_path(value: object) -> Path | None:
+    """Return a path with `~` expanded; the empty text is None."""
+    text = parse_text(value)
+    if not text:
+        return None
+    expanded = os.path.expanduser(text)  # noqa: PTH111 -- Path.expanduser raises where there is no home
+    if expanded.startswith("~"):
+        raise BadValue(f'there is no home folder for "{text}"; write the whole path')
+    return Path(expanded)
+
+
+def one_of(words: Collection[str]) -> Kind:
+    """One of these words, in any case."""
+
+    def parse(value: object) -> str:
+        word = parse_text(value).lower()
+        if word not in words:
+            choices = ", ".join(words)
+            raise BadValue(f"{told(value)} is none of {choices}{did_you_mean(word, words)}")
+        return word
+
+    return Kind("|".join(words), parse)
+
+
+def whole(low: int, high: int, metavar: str = "N") -> Kind:
+    """A whole number in [low, high]."""
+    return Kind(metavar, lambda value: parse_int(value, low, high))
+
+
+def duration(low: float = 0.0) -> Kind:
+    """A duration of at least `low` seconds."""
+
+    def parse(value: object) -> float:
+        seconds = parse_duration(value)
+        if seconds < low or (low > 0 and seconds == 0):
+            raise BadValue(f"{told(value)} is too short; the least is {show_duration(low)}")
+        return seconds
+
+    return Kind("DURATION", parse, show_duration)
+
+
+def or_none(kind: Kind, words: Collection[str], is_none: Callable[[object], bool] | None = None) -> Kind:
+    """The kind, or one of these words for None; `is_none` says which parsed values mean None too."""
+    word = next(iter(words))
+
+    def parse(value: object) -> object:
+        if value is None or (isinstance(value, str) and value.strip().lower() in words):
+            return None
+        parsed = kind.parse(value)
+        return None if is_none is not None and is_none(parsed) else parsed
+
+    return Kind(f"{kind.metavar}|{word}", parse, lambda value: word if value is None else kind.show(value))
+
+
+BOOL = Kind("BOOL", parse_bool, show_bool)
+TEXT = Kind("TEXT", parse_text)
+LIST = Kind("A,B,...", parse_list, show_list)
+PATH = Kind("PATH", parse_path, lambda value: "" if value is None else str(value))

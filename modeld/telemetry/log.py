@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Logs: structlog over the standard library's logging, to standard error, as text or JSON.
+
+Logging never waits for the reader of standard error: records go through a bounded queue to one
+thread, and what does not fit is counted. Prompts and generated texts are logged at `debug` only.
+
+    with logging_to_stderr("info", "json"):
+        log = get_logger("modeld.scheduler")
+        log.info("model loaded", model="tiny.gguf", seconds=1.2)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Generator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import TextIO, cast
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+from modeld.telemetry.render import render_json, render_text
+from modeld.telemetry.writer import QUEUE_RECORDS, LogWriter
+
+LEVELS: Mapping[str, int] = {
+    "off": logging.CRITICAL + 10,
+    "error": logging.ERROR,
+    "warn": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+}
+_REQUEST_LEVELS: Mapping[str, str] = {"1": "debug", "warning": "warn"}
+
+_current = "info"
+_Fields = MutableMapping[str, object]
+
+
+class _Sink:
+    """What structlog calls last: hands the event to the standard library, past its level check."""
+
+    def __init__(self, name: str = "modeld", *_: object) -> None:
+        self.name = name
+
+    def _emit(self, level: int, fields: _Fields) -> None:
+        logger = logging.getLogger(self.name)
+        event = str(fields.pop("event", ""))
+        raised = fields.pop("exc_info", None)
+        error = raised if isinstance(raised, BaseException) else sys.exc_info()[1] if raised else None
+        exc_info = (type(error), error, error.__traceback__) if error is not None else None
+        record = logger.makeRecord(self.name, level, "", 0, event, (), exc_info)
+        record.fields = dict(fields)
+        logger.handle(record)
+
+    def debug(self, fields: _Fields) -> None:
+        """Take an event of level debug."""
+        self._emit(logging.DEBUG, fields)
+
+    def info(self, fields: _Fields) -> None:
+        """Take an event of level info."""
+        self._emit(logging.INFO, fields)
+
+    def warning(self, fields: _Fields) -> None:
+        """Take an event of level warning."""
+        self._emit(logging.WARNING, fields)
+
+    def error(self, fields: _Fields) -> None:
+        """Take an event of level error."""
+        self._emit(logging.ERROR, fields)
+
+    def critical(self, fields: _Fields) -> None:
+        """Take an event of level critical."""
+        self._emit(logging.CRITICAL, fields)
+
+
+def _hand_over(_: object, __: str, event: _Fields) -> tuple[tuple[_Fields], dict[str, object]]:
+    return (event,), {}
+
+
+def _silence(_: object, __: str, ___: _Fields) -> _Fields:
+    raise structlog.DropEvent
+
+
+def _wrapper(level: str) -> type[FilteringBoundLogger]:
+    return structlog.make_filtering_bound_logger(min(LEVELS[level], logging.CRITICAL))
+
+
+def _processors(level: str) -> list[Processor]:
+    first: list[Processor] = [_silence] if level == "off" else []
+    return [*first, structlog.contextvars.merge_contextvars, _hand_over]
+
+
+def configure(level: str) -> None:
+    """Set the level of everything that logs: off, error, warn, info, debug.
+
+    Raises:
+      KeyError: there is no such level.
+    """
+    global _current  # noqa: PLW0603 -- one process has one log level
+    structlog.configure(
+        processors=_processors(level),
+        wrapper_class=_wrapper(level),
+        logger_factory=_Sink,
+        cache_logger_on_first_use=False,
+    )
+    logging.getLogger().setLevel(LEVELS[level])
+    _current = level
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """Return the logger of that name; it follows every later `configure`."""
+    return cast("FilteringBoundLogger", structlog.get_logger(name))
+
+
+def request_level(word: str | None) -> str | None:
+    """Return the level that `?log=` or `X-Log-Level` names (`1` is debug), or None for an unknown one."""
+    name = (word or "").strip().lower()
+    name = _REQUEST_LEVELS.get(name, name)
+    return name if name in LEVELS else None
+
+
+def request_logger(level: str | None, name: str = "modeld.request", **fields: object) -> FilteringBoundLogger:
+    """Return a logger with `fields` in each line, whose own level overrides the global one.
+
+    None, or a word that is no level, follows the global level.
+    """
+    chosen = request_level(level) or _current
+    wrapped = structlog.wrap_logger(
+        _Sink(name), processors=_processors(chosen), wrapper_class=_wrapper(chosen)
+    )
+    return cast("FilteringBoundLogger", wrapped.bind(**fields))
+
+
+class _Handler(logging.Handler):
+    def __init__(self, writer: LogWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.args:
+            record.msg = record.getMessage()
+            record.args = ()
+        self._writer.put(record)
+
+
+@contextmanager
+def logging_to_stderr(
+    level: str, log_format: str = "text", *, stream: TextIO | None = None, capacity: int = QUEUE_RECORDS
+) -> Generator[LogWriter]:
+    """Log to standard error (or `stream`) while the block runs; then stop the thread and restore.
+
+    `log_format` is `text` (in colours on a terminal, unless NO_COLOR is set) or `json`.
+    """
+    out = sys.stderr if stream is None else stream
+    colours = out.isatty() and "NO_COLOR" not in os.environ
+
+    def as_text(record: logging.LogRecord) -> str:
+        return render_text(record, colours=colours)
+
+    root = logging.getLogger()
+    before_handlers, before_level, before = root.handlers[:], root.level, _current
+    writer = LogWriter(out, render_json if log_format == "json" else as_text, capacity)
+    configure(level)
+    root.handlers[:] = [_Handler(writer)]
+    writer.start()
+    try:
+        yield writer
+    finally:
+        root.handlers[:] = before_handlers
+        writer.stop()
+        configure(before)
+        root.setLevel(before_level)
+
+
+structlog.configure(processors=_processors(_current), wrapper_class=_wrapper(_current), logger_factory=_Sink)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The thread that writes log records, so that logging never waits for whoever reads them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import select
+import threading
+import time
+from collections.abc import Callable
+from io import UnsupportedOperation
+from typing import TextIO
+
+QUEUE_RECORDS = 10_000
+_CHUNK_BYTES = 4096
+"""A pipe that polls as writable takes this much at once (pipe(7): one page)."""
+_LAST_WORDS_S = 1.0
+"""How long stopping waits for a reader that does not read."""
+
+
+class LogWriter:
+    """The thread that writes records, and the bounded queue in front of it.
+
+    Attributes:
+      dropped: records that were not written, because the queue was full or the reader gone.
+    """
+
+    def __init__(
+        self, stream: TextIO, render: Callable[[logging.LogRecord], str], capacity: int = QUEUE_RECORDS
+    ) -> None:
+        self.dropped = 0
+        self._told = 0
+        self._stream = stream
+        self._render = render
+        self._capacity = capacity
+        self._queue: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._give_up_at: float | None = None
+        self._fd = _descriptor(stream)
+        self._thread = threading.Thread(target=self._run, name="modeld-log", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, record: logging.LogRecord) -> None:
+        """Take a record without waiting; count it when there is no room."""
+        if self._queue.qsize() >= self._capacity:
+            self.dropped += 1
+        else:
+            self._queue.put(record)
+
+    def stop(self) -> None:
+        """Write what is left, for at most a second when nobody reads, and end the thread."""
+        self._give_up_at = time.monotonic() + _LAST_WORDS_S
+        self._queue.put(None)
+        self._thread.join(_LAST_WORDS_S + 2.0)
+
+    def _run(self) -> None:
+        while (record := self._queue.get()) is not None:
+            self._write(self._line(record))
+            if self.dropped > self._told:
+                lost, self._told = self.dropped - self._told, self.dropped
+                note = logging.LogRecord("modeld.log", logging.WARNING, "", 0, "log lines lost", (), None)
+                note.fields = {"lines": lost, "why": "standard error was not read fast enough"}
+                self._write(self._line(note))
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self._render(record) + "\n"
+        except Exception as error:  # noqa: BLE001 -- a field's own __str__ may raise anything
+            return f"a log line could not be written: {type(error).__name__}\n"
+
+    def _write(self, line: str) -> None:
+        try:
+            if self._fd is None:
+                self._stream.write(line)
+                self._stream.flush()
+            else:
+                self._write_chunks(self._fd, line.encode("utf-8", "backslashreplace"))
+        except (OSError, ValueError):
+            self.dropped += 1
+            self._told = self.dropped
+
+    def _write_chunks(self, fd: int, data: bytes) -> None:
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        while data:
+            while not poll.poll(0 if self._late() else 100):
+                if self._late():
+                    raise BlockingIOError
+            data = data[os.write(fd, data[:_CHUNK_BYTES]) :]
+
+    def _late(self) -> bool:
+        return self._give_up_at is not None and time.monotonic() > self._give_up_at
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        stream.flush()
+        return stream.fileno()
+    except (OSError, ValueError, UnsupportedOperation):
+        return None

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What the machine has: read from a made-up /proc and /sys."""
+
+from pathlib import Path
+
+from modeld.config.machine import memory_bytes, usable_cores
+
+
+def put(root: Path, path: str, text: str) -> None:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="ascii")
+
+
+def test_this_machine_has_something() -> None:
+    """The real files of this machine give at least a core and some memory."""
+    assert usable_cores() >= 1
+    assert (memory_bytes() or 0) > 2**20
+
+
+def test_a_container_has_what_its_groups_leave(tmp_path: Path) -> None:
+    """The tightest limit of the own cgroup and all its parents counts."""
+    put(tmp_path, "proc/meminfo", "MemFree: 1 kB\nMemTotal:  8000000 kB\n")
+    put(tmp_path, "proc/self/cgroup", "0::/system.slice/modeld.service\n")
+    assert memory_bytes(tmp_path) == 8_000_000 * 1024
+    put(tmp_path, "sys/fs/cgroup/system.slice/memory.max", "4000000000\n")
+    put(tmp_path, "sys/fs/cgroup/system.slice/modeld.service/memory.max", "max\n")
+    put(tmp_path, "sys/fs/cgroup/system.slice/modeld.service/cpu.max", "50000 100000\n")
+    assert memory_bytes(tmp_path) == 4_000_000_000
+    assert usable_cores(tmp_path) == 1
+
+
+def test_an_old_cgroup_without_a_limit_is_none(tmp_path: Path) -> None:
+    """Version 1 writes a huge number for "no limit"; a machine without any file tells nothing."""
+    put(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+    assert memory_bytes(tmp_path) is None
+    put(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", "1073741824\n")
+    assert memory_bytes(tmp_path) == 2**30
