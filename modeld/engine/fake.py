@@ -10,7 +10,7 @@ A script is a list of `key=value`, separated by blanks:
     prefill_s=0    seconds per prompt token          chunk=512     prompt tokens of one step
     context=8192   tokens it was "trained" with      eos_after=0   answers end after so many tokens
     fail_load=     the load fails with these words (_ is a blank)
-    die_at=0       the engine breaks in this step    stall_at=0    this step ends only by `interrupt`
+    die_at=0       the engine breaks in this decode  stall_at=0    this one ends only by `interrupt`
 """
 
 from __future__ import annotations
@@ -161,10 +161,12 @@ class FakeEngine:
 
     def step(self) -> list[Output]:
         """Admit what fits, prefill one chunk, and give each running request one token."""
+        self._admit()
+        if self._outputs:  # What is known is told before a decode, which may take long.
+            return self._take_outputs()
         self._steps += 1
         if self._steps == self._script.die_at:
             raise EngineFailed(f"the script lets this engine die in its step {self._steps}")
-        self._admit()
         prefilling = [job for job in self._slots.values() if job.prefilled < len(job.words)]
         chunks = self._chunks(prefilling)
         seconds = self._script.step_s if len(prefilling) < len(self._slots) else 0.0
@@ -177,8 +179,7 @@ class FakeEngine:
             self._interrupted.clear()
         else:
             self._advance(chunks)
-        outputs, self._outputs = self._outputs, []
-        return outputs
+        return self._take_outputs()
 
     def interrupt(self) -> None:
         """Make a running step return now, without what it would have brought."""
@@ -223,6 +224,10 @@ class FakeEngine:
         ):
             raise InvalidGrammar("the grammar has no rule named root")
         return _Job(request_id, request, words, room)
+
+    def _take_outputs(self) -> list[Output]:
+        outputs, self._outputs = self._outputs, []
+        return outputs
 
     def _admit(self) -> None:
         while self._queue and len(self._slots) < self.info.slots:

@@ -120,6 +120,9 @@ class Engine(Protocol):
     def step(self) -> list[Output]:
         """Do one unit of work: one decode over all slots, or less. Returns what came of it.
 
+        What is known without a decode (`Admitted`, `Broken`, the `Done` of a cancel) is returned
+        at once, before the next decode: that one may take long.
+
         Returns early and without loss after `interrupt`. Raises only when the engine as a whole
         is broken; the owner then closes it and fails what it held.
         """

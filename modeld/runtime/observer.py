@@ -7,10 +7,8 @@ import time
 from collections import deque
 
 import structlog
-import trio
 
 from modeld.core.effects import Tell
-from modeld.core.events import FinishReason
 from modeld.core.status import Decision
 from modeld.runtime.ticket import Ticket
 from modeld.telemetry.metrics import Metrics
@@ -49,7 +47,7 @@ class Observer:
         elif tell.action == "unload":
             self._metrics.count_eviction(tell.model_id, "ttl")
         elif tell.action == "load_failed":
-            self._metrics.observe_load(tell.model_id, None, ok=False)
+            self._metrics.observe_load(tell.model_id, 0.0, ok=False)
 
     def loaded(self, model_id: str, seconds: float) -> None:
         """Record a load that succeeded."""
@@ -58,16 +56,16 @@ class Observer:
     def ended(self, ticket: Ticket) -> None:
         """Record a request that ended, or whose client left."""
         stats = ticket.stats()
-        left = ticket.closed and not ticket.ended
-        if left:
+        if ticket.closed and not ticket.ended:
             self._metrics.count_cancel(ticket.model.id, _phase(ticket))
         self._metrics.observe_request(
             ticket.model.id,
             ttft_s=stats.ttft_s,
             queue_s=stats.queue_s,
-            duration_s=trio.current_time() - ticket.created,
+            duration_s=stats.duration_s,
+            tokens_per_second=stats.tokens_per_second,
             usage=ticket.usage,
-            reason=FinishReason.CANCELLED if left else ticket.ended_by,
+            reason=ticket.outcome,
         )
 
 

@@ -80,15 +80,15 @@ class Ticket:
         return self._last is not None
 
     @property
-    def ended_by(self) -> FinishReason:
-        """Why it ended; `CANCELLED` while it has not."""
+    def outcome(self) -> str:
+        """How it ended: a finish reason or the kind of a problem; `cancelled` while it has not."""
         match self._last:
             case Finished(reason=reason):
-                return reason
-            case Failed():
-                return FinishReason.ERROR
+                return reason.value
+            case Failed(problem=problem):
+                return problem.kind
             case None:
-                return FinishReason.CANCELLED
+                return FinishReason.CANCELLED.value
 
     @property
     def closed(self) -> bool:

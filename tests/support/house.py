@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""A scheduler with real instances and the fake engine, for tests under a mock clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import trio
+from support.inline import InlineWorker
+
+from modeld.core.events import Delta, Event, Failed, Finished, Last
+from modeld.core.fleet import Limits
+from modeld.core.models import EngineKind, ModelSpec, make_catalog
+from modeld.core.request import GenerateRequest, Order
+from modeld.runtime.observer import Observer
+from modeld.runtime.scheduler import Scheduler
+from modeld.runtime.ticket import Ticket
+from modeld.telemetry.metrics import Metrics
+
+
+class House:
+    """A running scheduler, and short words to use it.
+
+    `scripts` are those of the fake engine, by model id; they may be changed between loads.
+    """
+
+    def __init__(self, scheduler: Scheduler, observer: Observer, scripts: dict[str, str]) -> None:
+        self.scheduler = scheduler
+        self.observer = observer
+        self.scripts = scripts
+
+    def ask(self, model: str, prompt: str = "one two three", **more: object) -> Ticket:
+        terms = {key: more.pop(key) for key in ("timeout_s", "priority", "keep_alive_s") if key in more}
+        request = GenerateRequest(prompt=prompt, **{"max_tokens": 5, **more})  # type: ignore[arg-type]
+        order = Order(request=request, model=model, **terms)  # type: ignore[arg-type]
+        return self.scheduler.submit(order, request_id="test")
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        return [(decision.action, decision.model_id) for decision in self.observer.decisions]
+
+
+@asynccontextmanager
+async def house(
+    specs: Iterable[ModelSpec],
+    limits: Limits,
+    scripts: dict[str, str] | None = None,
+    *,
+    host: object = InlineWorker,
+    max_stream_backlog: int = 1 << 20,
+) -> AsyncIterator[House]:
+    """Run a scheduler; at the end it is cancelled, and everything must be gone."""
+    scripts = scripts or {}
+    observer = Observer(Metrics())
+    scheduler = Scheduler(
+        limits=limits,
+        host=host,  # type: ignore[arg-type]
+        observer=observer,
+        engine=EngineKind.FAKE,
+        fake_script=lambda spec: scripts.get(spec.id, ""),
+        max_stream_backlog=max_stream_backlog,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(scheduler.run)
+        scheduler.set_catalog(make_catalog(specs))
+        yield House(scheduler, observer, scripts)
+        nursery.cancel_scope.cancel()
+
+
+async def read(ticket: Ticket) -> list[Event]:
+    """Read a ticket to its end, and close it."""
+    events: list[Event] = []
+    try:
+        while not events or not isinstance(events[-1], Finished | Failed):
+            events += await ticket.next()
+    finally:
+        ticket.close()
+    return events
+
+
+async def last(ticket: Ticket) -> Last:
+    """Read a ticket to its end; return the event that ended it."""
+    event = (await read(ticket))[-1]
+    assert isinstance(event, Finished | Failed)
+    return event
+
+
+def text_of(events: Iterable[Event]) -> str:
+    """The text of a stream."""
+    return "".join(event.text for event in events if isinstance(event, Delta))
