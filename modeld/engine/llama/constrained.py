@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Draws tokens that a grammar allows, without ever letting llama.cpp abort.
+
+Filtering a whole vocabulary through a grammar costs milliseconds. So the chain draws first, and only
+a token that the grammar refuses leads to a second draw, from those it allows. llama.cpp aborts the
+process when a grammar must accept a token that it does not allow: it is asked before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+
+from modeld.engine.llama.grammar import Grammar
+from modeld.engine.llama.library import capture, lib
+from modeld.engine.llama.vocab import Vocab
+from modeld.errors import InvalidGrammar
+
+NO_TOKEN = -1
+"""The grammar leaves nothing to say: the text is complete."""
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+class ConstrainedDraw:
+    """The state of one grammar in one text. `close` frees it.
+
+    Raises: InvalidGrammar if llama.cpp does not take the grammar.
+    """
+
+    def __init__(self, vocab: Vocab, grammar: Grammar) -> None:
+        self._end_tokens = vocab.end_tokens
+        with capture() as log:
+            pointer = lib.llama_sampler_init_grammar(vocab.pointer, grammar.gbnf.encode(), b"root")
+        if not pointer:
+            reason = log.tell(1) or "a rule refers to itself"
+            raise InvalidGrammar(f"the grammar cannot be compiled; llama.cpp says: {reason}")
+        self._grammar = pointer
+        self._candidates = _Candidates(vocab.size)
+
+    def draw(self, chain: int, context: int, row: int, banned: Collection[int]) -> int:
+        """Choose the token after this row of the last batch, and take note of it.
+
+        Returns: a token that the grammar allows, or NO_TOKEN when it allows none that is not banned.
+        """
+        candidates, grammar = self._candidates, self._grammar
+        candidates.fill(context, row)
+        token = candidates.choose(chain)
+        if not candidates.allows(grammar, token):
+            candidates.fill(context, row)
+            candidates.filter(grammar)
+            if not candidates.any_left(banned):
+                return NO_TOKEN
+            token = candidates.choose(chain)
+            if not candidates.allows(grammar, token):
+                return NO_TOKEN
+        if token not in self._end_tokens:
+            lib.llama_sampler_accept(grammar, token)
+            lib.llama_sampler_accept(chain, token)
+        return token
+
+    def close(self) -> None:
+        """Free what C holds. Idempotent."""
+        pointer, self._grammar = self._grammar, 0
+        if pointer:
+            lib.llama_sampler_free(pointer)
+
+
+def logits_of(context: int, row: int, size: int) -> npt.NDArray[np.float32]:
+    """Return a view of the logits of a row of the last batch; valid until the next decode."""
+    return np.ctypeslib.as_array(lib.llama_get_logits_ith(context, row), (size,))
+
+
+class _Candidates:
+    """All tokens with their logits, in memory that C reads and writes."""
+
+    def __init__(self, size: int) -> None:
+        self._data = np.zeros(size, dtype=_CANDIDATE)
+        self._ids = np.arange(size, dtype=np.int32)
+        self._array = lib.llama_token_data_array()
+        self._reference = ctypes.byref(self._array)
+        self._one = lib.llama_token_data_array()
+        self._one_token = lib.llama_token_data()
+        self._one_reference = ctypes.byref(self._one)
+
+    def fill(self, context: int, row: int) -> None:
+        """Take the logits of a row of the last batch."""
+        self._data["id"] = self._ids
+        self._data["logit"] = logits_of(context, row, len(self._ids))
+        array = self._array
+        array.data = ctypes.cast(self._data.ctypes.data, lib.llama_token_data_p)
+        array.size, array.selected, array.sorted = len(self._ids), -1, False
+
+    def choose(self, chain: int) -> int:
+        """Run the chain and return the token it selected."""
+        lib.llama_sampler_apply(chain, self._reference)
+        return self._array.data[self._array.selected].id if self._array.selected >= 0 else NO_TOKEN
+
+    def filter(self, grammar: int) -> None:
+        """Give the tokens that the grammar does not allow a logit of minus infinity."""
+        lib.llama_sampler_apply(grammar, self._reference)
+
+    def allows(self, grammar: int, token: int) -> bool:
+        """Ask the grammar about one token."""
+        if token < 0:
+            return False
+        self._one_token.id, self._one_token.logit = token, 0.0
+        self._one.data = ctypes.pointer(self._one_token)
+        self._one.size, self._one.selected, self._one.sorted = 1, -1, False
+        lib.llama_sampler_apply(grammar, self._one_reference)
+        return self._one_token.logit != -math.inf
+
+    def any_left(self, banned: Collection[int]) -> bool:
+        """Whether a token is allowed that is not banned."""
+        allowed = self._data["logit"] > -math.inf
+        allowed[list(banned)] = False
+        return bool(allowed.any())

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The real engine: one model in llama.cpp, several slots, one `llama_decode` a step for all of them.
+
+A step receives (cancels, new requests, free slots), schedules (the next token of each running slot,
+then a chunk of the prompts in prefill), forwards (one decode) and processes (samples, text, ends).
+
+Same seed, same text holds for a request that runs alone. Beside others it holds in most cases but
+not always: how many tokens share a batch decides how llama.cpp splits its sums of floats, so logits
+differ in their last bits, and a near tie may fall the other way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import numpy as np
+
+from modeld.core.events import FinishReason, Usage
+from modeld.core.request import GenerateRequest
+from modeld.engine.llama.batch import Batch
+from modeld.engine.llama.constrained import NO_TOKEN, logits_of
+from modeld.engine.llama.job import Job, prepare
+from modeld.engine.llama.library import last_lines, lib, logger
+from modeld.engine.llama.model import Model
+from modeld.engine.llama.prefill import ChunkRule
+from modeld.engine.llama.slots import Slots
+from modeld.engine.llama.template import ChatTemplate
+from modeld.engine.llama.vocab import Vocab
+from modeld.engine.protocol import (
+    Admitted,
+    Broken,
+    Done,
+    Engine,
+    EngineInfo,
+    LoadSpec,
+    OnProgress,
+    Output,
+    Tokens,
+)
+from modeld.errors import EngineFailed, ModeldError, ModelFailed
+
+_OK, _NO_CELLS, _ABORTED = 0, 1, 2
+"""What `llama_decode` returns; below zero it failed."""
+_MOST_FAULTS = 3
+"""Failed decodes in a row after which the engine as a whole counts as broken."""
+
+
+def load(spec: LoadSpec, on_progress: OnProgress) -> Engine:
+    """Load a model.
+
+    Raises: LoadAborted when `on_progress` returns False; ModelFailed.
+    """
+    return LlamaEngine(spec, on_progress)
+
+
+class LlamaEngine:
+    """See `modeld.engine.protocol.Engine`, whose contract this keeps."""
+
+    def __init__(self, spec: LoadSpec, on_progress: OnProgress) -> None:
+        self._id = spec.model_id
+        self._model = model = Model(spec, on_progress)
+        self._closed = False
+        self._flag = model.flag
+        self._vocab = vocab = Vocab(model.vocab)
+        self._template = ChatTemplate(
+            model.chat_template,
+            bos=vocab.text(vocab.bos),
+            eos=vocab.text(vocab.eos),
+            controls=vocab.control_texts,
+        )
+        slots = spec.options.slots
+        self._slots = Slots(slots, model.cells)
+        self._batch = Batch(model.batch_tokens, slots)
+        self._chunks = ChunkRule(model.batch_tokens)
+        self._submitted: deque[tuple[int, GenerateRequest]] = deque()
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._cancelled: set[int] = set()
+        self._faults = 0
+        self._info = EngineInfo(
+            slots=slots,
+            cells=model.cells,
+            context=min(model.trained_context or model.cells, model.cells),
+            trained_context=model.trained_context,
+            vocabulary=vocab.size,
+            description=model.description,
+            has_chat_template=self._template.usable,
+        )
+        try:
+            self._warm_up()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def info(self) -> EngineInfo:
+        """What was loaded."""
+        return self._info
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._running or self._waiting or self._submitted)
+
+    def submit(self, request_id: int, request: GenerateRequest) -> None:
+        """Take a request; `step` refuses it if it is bad."""
+        self._submitted.append((request_id, request))
+
+    def cancel(self, request_id: int) -> None:
+        """End a request in the next step."""
+        self._cancelled.add(request_id)
+
+    def interrupt(self) -> None:
+        """Make a running step return soon, from any thread."""
+        self._flag.up()
+
+    def set_threads(self, threads: int) -> None:
+        """Use so many CPU threads from the next step on."""
+        lib.llama_set_n_threads(self._model.context, threads, threads)
+
+    def close(self) -> None:
+        """Free the model and all requests. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for job in (*self._running, *self._waiting):
+            job.sampler.close()
+        self._running.clear()
+        self._waiting.clear()
+        self._submitted.clear()
+        self._model.close()
+
+    def step(self) -> list[Output]:
+        """Receive, schedule, forward, process.
+
+        The flag of `interrupt` goes down at the end: a cancel that it announces was put into the
+        owner's inbox before, and the owner looks there before the next step.
+        """
+        outputs: list[Output] = []
+        self._receive(outputs)
+        if not outputs:  # What is known already is told before a decode, which may take long.
+            batch = self._schedule()
+            if batch:
+                self._forward(batch, outputs)
+        self._flag.down()
+        return outputs
+
+    # receive
+
+    def _receive(self, outputs: list[Output]) -> None:
+        if self._submitted:
+            self._prepare_submitted(outputs)
+        if self._cancelled:
+            self._end_cancelled(outputs)
+        while self._waiting:
+            job = self._waiting[0]
+            slot = self._slots.take(job.cells)
+            if slot is None:
+                break
+            self._waiting.popleft()
+            job.slot = slot
+            self._running.append(job)
+            outputs.append(Admitted(id=job.id, prompt_tokens=job.prompt_length))
+
+    def _prepare_submitted(self, outputs: list[Output]) -> None:
+        while self._submitted:
+            request_id, request = self._submitted.popleft()
+            if request_id in self._cancelled:
+                self._cancelled.discard(request_id)
+                outputs.append(Done(id=request_id, reason=FinishReason.CANCELLED, usage=Usage()))
+                continue
+            try:
+                job = prepare(
+                    request_id,
+                    request,
+                    vocab=self._vocab,
+                    template=self._template,
+                    context=self._info.context,
+                )
+            except ModeldError as error:
+                outputs.append(Broken(id=request_id, problem=error.as_problem()))
+            else:
+                self._waiting.append(job)
+
+    def _end_cancelled(self, outputs: list[Output]) -> None:
+        for job in [job for job in self._waiting if job.id in self._cancelled]:
+            self._waiting.remove(job)
+            job.sampler.close()
+            outputs.append(Done(id=job.id, reason=FinishReason.CANCELLED, usage=Usage()))
+        for job in [job for job in self._running if job.id in self._cancelled]:
+            self._finish(job, FinishReason.CANCELLED, job.text.flush(), outputs)
+        self._cancelled.clear()
+
+    # schedule
+
+    def _schedule(self) -> list[Job]:
+        """Write the batch; return the jobs that are in it, streams first."""
+        batch, members = self._batch, list[Job]()
+        batch.clear()
+        prefilling: list[Job] = []
+        for job in self._running:
+            if job.pending >= 0:
+                job.row = batch.add_token(job.pending, job.kept, job.slot)
+                job.upto = job.kept + 1
+                members.append(job)
+            else:
+                prefilling.append(job)
+        if prefilling:
+            budget = self._chunks.budget(len(members))
+            for job in prefilling:
+                if budget <= 0:
+                    break
+                job.upto = min(job.kept + budget, job.prompt_length)
+                budget -= job.upto - job.kept
+                last = job.upto == job.prompt_length
+                row = batch.add_chunk(job.prompt[job.kept : job.upto], job.kept, job.slot, wants_logits=last)
+                job.row = row if last else -1
+                members.append(job)
+        return members
+
+    # forward
+
+    def _forward(self, members: list[Job], outputs: list[Output]) -> None:
+        began = time.perf_counter()
+        result = lib.llama_decode(self._model.context, self._batch.struct)
+        if result != _OK:
+            self._recover(members, result, outputs)
+            return
+        self._faults = 0
+        streams = sum(job.pending >= 0 for job in members)
+        prompt_tokens = self._batch.size - streams
+        for job in members:
+            job.kept = job.upto
+            if job.row >= 0:
+                self._process(job, outputs)
+        self._chunks.learn(streams, prompt_tokens, time.perf_counter() - began)
+
+    def _recover(self, members: list[Job], result: int, outputs: list[Output]) -> None:
+        """After a decode that did not finish: send again what was lost, give up what cannot be decoded.
+
+        An interrupt only costs the work of this step. Any other fault ends the newest request of the
+        batch, so that the rest can go on, and faults in a row come to an end.
+        """
+        for job in members:
+            self._read_back(job)
+        if result == _ABORTED:
+            return
+        newest = members[-1]
+        if result == _NO_CELLS:
+            reason = f"no KV cells were left for a batch of {self._batch.size} tokens"
+        else:
+            self._faults += 1
+            reason = (
+                f"llama_decode failed with {result} ({last_lines[-1] if last_lines else 'no reason given'})"
+            )
+        if self._faults >= _MOST_FAULTS:
+            raise EngineFailed(f"{self._id}: {reason}, {self._faults} times in a row; load the model anew")
+        logger.warning("%s: %s", self._id, reason)
+        self._break(newest, EngineFailed(f"{self._id}: {reason}; send the request again"), outputs)
+
+    def _read_back(self, job: Job) -> None:
+        """Take what the cache holds of a job as its state; a row whose logits are lost comes out again."""
+        memory = self._model.memory
+        kept = lib.llama_memory_seq_pos_max(memory, job.slot) + 1
+        if job.row >= 0 and kept >= job.upto:
+            kept = job.upto - 1
+            if not lib.llama_memory_seq_rm(memory, job.slot, kept, -1):
+                raise EngineFailed(
+                    f"{self._id}: the KV cache of this model cannot be wound back; load it anew"
+                )
+        job.kept = kept
+
+    # process
+
+    def _process(self, job: Job, outputs: list[Output]) -> None:
+        """Sample the next token of a job from its row, and end it if that was the last."""
+        context = self._model.context
+        if not job.generated and not np.isfinite(logits_of(context, job.row, self._vocab.size)).all():
+            fault = EngineFailed(f"{self._id} computes values that are no numbers; its file may be damaged")
+            self._break(job, fault, outputs)
+            return
+        token = job.sampler.sample(context, job.row)
+        if token == NO_TOKEN or token in self._vocab.end_tokens:
+            self._finish(job, FinishReason.STOP, job.text.flush(), outputs)
+            return
+        job.pending = token
+        job.generated += 1
+        text = job.text.push(self._vocab.piece(token))
+        reason = None
+        if job.generated >= job.limit:
+            reason = FinishReason.LENGTH
+            text += job.text.flush()
+        if job.text.stopped:
+            reason = FinishReason.STOP
+        logprobs = () if job.logprobs is None else job.logprobs_at(context, token, self._vocab)
+        outputs.append(Tokens(id=job.id, text=text, logprobs=logprobs))
+        if reason is not None:
+            self._finish(job, reason, "", outputs)
+
+    def _finish(self, job: Job, reason: FinishReason, rest: str, outputs: list[Output]) -> None:
+        if rest:
+            outputs.append(Tokens(id=job.id, text=rest, count=0))
+        self._release(job)
+        outputs.append(Done(id=job.id, reason=reason, usage=job.usage))
+
+    def _break(self, job: Job, error: ModeldError, outputs: list[Output]) -> None:
+        self._release(job)
+        outputs.append(Broken(id=job.id, problem=error.as_problem(), usage=job.usage))
+
+    def _release(self, job: Job) -> None:
+        """Give back the slot, its cells in the KV cache, and the sampler."""
+        lib.llama_memory_seq_rm(self._model.memory, job.slot, -1, -1)
+        self._slots.give_back(job.slot)
+        self._running.remove(job)
+        job.sampler.close()
+
+    def _warm_up(self) -> None:
+        """Decode one token: reads the weights into memory, and shows whether the model computes."""
+        token = max(self._vocab.bos, 0)
+        self._batch.clear()
+        row = self._batch.add_token(token, 0, 0)
+        result = lib.llama_decode(self._model.context, self._batch.struct)
+        if result != _OK:
+            raise ModelFailed(f"{self._id} was loaded, but its first decode failed with {result}")
+        if not np.isfinite(logits_of(self._model.context, row, self._vocab.size)).all():
+            raise ModelFailed(f"{self._id} computes values that are no numbers; its file is damaged")
+        lib.llama_memory_clear(self._model.memory, False)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""One request inside the engine: prepared, then running in a slot, then ended.
+
+`prepare` does all that can fail for what is in a request, so that a bad one is refused before it
+waits for a slot.
+"""
+
+from __future__ import annotations
+
+from modeld.core.events import Logprobs, Usage
+from modeld.core.request import GenerateRequest
+from modeld.core.text import TextFilter
+from modeld.engine.llama.constrained import logits_of
+from modeld.engine.llama.grammar import compile_constraint
+from modeld.engine.llama.logprobs import logprobs_of
+from modeld.engine.llama.sampler import Sampler
+from modeld.engine.llama.template import ChatTemplate
+from modeld.engine.llama.vocab import TokenArray, Vocab
+from modeld.errors import InvalidRequest, PromptTooLong
+
+
+class Job:
+    """State of one request.
+
+    Attributes:
+      prompt: its tokens.
+      limit: most tokens it may generate, clipped to the context.
+      slot: the slot it runs in; -1 while it waits.
+      kept: tokens of it that are in the KV cache, which is also its next position.
+      upto: what `kept` becomes when the batch under way is decoded.
+      pending: the token sampled last, to be decoded next; -1 during prefill.
+      row: row of its logits in the batch under way; -1 if it asked for none.
+      generated: tokens sampled, not counting one that ended the generation.
+    """
+
+    __slots__ = (
+        "generated",
+        "id",
+        "kept",
+        "limit",
+        "logprobs",
+        "pending",
+        "prompt",
+        "prompt_length",
+        "row",
+        "sampler",
+        "slot",
+        "text",
+        "upto",
+    )
+
+    def __init__(
+        self, request_id: int, request: GenerateRequest, prompt: TokenArray, limit: int, sampler: Sampler
+    ) -> None:
+        self.id = request_id
+        self.prompt = prompt
+        self.prompt_length = len(prompt)
+        self.limit = limit
+        self.logprobs = request.logprobs
+        self.sampler = sampler
+        self.text = TextFilter(request.stop)
+        self.slot = -1
+        self.kept = 0
+        self.upto = 0
+        self.pending = -1
+        self.row = -1
+        self.generated = 0
+
+    @property
+    def cells(self) -> int:
+        """KV cells it needs at the most."""
+        return self.prompt_length + self.limit
+
+    @property
+    def usage(self) -> Usage:
+        """Its counts so far."""
+        return Usage(prompt_tokens=self.prompt_length, completion_tokens=self.generated)
+
+    def logprobs_at(self, context: int, token: int, vocab: Vocab) -> tuple[Logprobs, ...]:
+        """Return the log-probabilities of the token sampled from its row; none if not asked for."""
+        if self.logprobs is None:
+            return ()
+        return (logprobs_of(logits_of(context, self.row, vocab.size), token, self.logprobs, vocab),)
+
+
+def prepare(
+    request_id: int, request: GenerateRequest, *, vocab: Vocab, template: ChatTemplate, context: int
+) -> Job:
+    """Turn a request into a job that only needs a slot.
+
+    Raises: InvalidRequest, PromptTooLong, InvalidGrammar.
+    """
+    if request.max_tokens < 1:
+        raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1")
+    if request.prompt is not None:
+        prompt = vocab.tokenize(request.prompt, add_special=True, parse_special=True)
+    else:
+        prompt = vocab.tokenize_parts(template.render(request.messages))
+    if not len(prompt):
+        raise InvalidRequest("the prompt is empty: it has no tokens")
+    room = context - len(prompt)
+    if room < 1:
+        raise PromptTooLong(
+            f"the prompt has {len(prompt)} tokens; with at least one of an answer the context of {context} "
+            f"tokens allows {context - 1}. Shorten it, or raise llama_ctx if the model allows more",
+            details={"prompt_tokens": len(prompt), "context": context},
+        )
+    grammar = None if request.constraint is None else compile_constraint(request.constraint)
+    sampler = Sampler(vocab, request.sampling, ignore_end=request.ignore_eos, grammar=grammar)
+    sampler.see_prompt(prompt)
+    return Job(request_id, request, prompt, min(request.max_tokens, room), sampler)

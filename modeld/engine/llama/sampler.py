@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Chooses tokens: one chain of llama.cpp samplers for each running request.
+
+Order of the chain, as llama.cpp's own (common/sampling.cpp): logit bias, penalties, top-k,
+typical, top-p, min-p, temperature, then a draw; greedy replaces all from top-k on. A grammar stands
+outside the chain (`constrained`). llama.cpp aborts the process on values that are not finite, so
+they are checked here.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+
+from modeld.core.request import Sampling
+from modeld.engine.llama.constrained import ConstrainedDraw
+from modeld.engine.llama.grammar import Grammar
+from modeld.engine.llama.library import lib
+from modeld.engine.llama.vocab import TokenArray, Vocab
+from modeld.errors import InvalidRequest
+
+PENALTY_LAST_N = 64
+"""Tokens that penalties look back on, prompt included, as llama.cpp's default."""
+_MOST_BIAS = 1e6
+_LEAST_TEMPERATURE = 1e-4
+_SEEDS = 2**32 - 1
+"""2**32 - 1 itself means "draw one" to llama.cpp."""
+
+
+class Sampler:
+    """The samplers of one request. `close` frees them; nothing else may be called after it.
+
+    Raises: InvalidRequest for values that cannot be used, InvalidGrammar.
+    """
+
+    def __init__(
+        self, vocab: Vocab, sampling: Sampling, *, ignore_end: bool = False, grammar: Grammar | None = None
+    ) -> None:
+        _check(sampling)
+        self._vocab = vocab
+        self._greedy = sampling.temperature <= 0
+        biases = self._biases(sampling, ignore_end, grammar)
+        self._banned = [token for token, bias in biases.items() if bias == -math.inf]
+        if len(self._banned) >= vocab.size:
+            raise InvalidRequest("logit_bias and ignore_eos together ban every token of the model")
+        self._constrained = None if grammar is None else ConstrainedDraw(vocab, grammar)
+        self._penalises = _penalises(sampling)
+        params = lib.llama_sampler_chain_default_params()
+        params.no_perf = True
+        self._chain = lib.llama_sampler_chain_init(params)
+        for sampler in self._links(sampling, biases):
+            lib.llama_sampler_chain_add(self._chain, sampler)
+
+    def see_prompt(self, tokens: TokenArray) -> None:
+        """Let penalties count the end of the prompt, as llama.cpp's server does."""
+        if self._penalises:
+            for token in tokens[-PENALTY_LAST_N:].tolist():
+                lib.llama_sampler_accept(self._chain, token)
+
+    def sample(self, context: int, row: int) -> int:
+        """Choose the token after this row of the last batch, and take note of it.
+
+        Returns: a token, or NO_TOKEN when the grammar allows none.
+        """
+        if self._constrained is None:
+            return lib.llama_sampler_sample(self._chain, context, row)
+        return self._constrained.draw(self._chain, context, row, self._banned)
+
+    def close(self) -> None:
+        """Free what C holds. Idempotent."""
+        chain, self._chain = self._chain, 0
+        if chain:
+            lib.llama_sampler_free(chain)
+        if self._constrained is not None:
+            self._constrained.close()
+
+    def _biases(self, sampling: Sampling, ignore_end: bool, grammar: Grammar | None) -> dict[int, float]:
+        """Return what to add to the logit of each token, several wishes for one token summed."""
+        biases: dict[int, float] = {}
+        for token, bias in sampling.logit_bias:
+            if not 0 <= token < self._vocab.size:
+                raise InvalidRequest(
+                    f"logit_bias names token {token}; this model has tokens 0 to {self._vocab.size - 1}"
+                )
+            if math.isnan(bias) or bias == math.inf:
+                raise InvalidRequest(
+                    f"logit_bias of token {token} is {bias}; only -inf and numbers can be used"
+                )
+            biases[token] = biases.get(token, 0.0) + max(-_MOST_BIAS, min(bias, _MOST_BIAS))
+            if bias == -math.inf:
+                biases[token] = -math.inf
+        if ignore_end:
+            biases.update(dict.fromkeys(self._vocab.end_tokens, -math.inf))
+        if grammar is not None and not grammar.names_tokens:
+            # llama.cpp lets a grammar match the spelling of a control token, which is no text
+            hidden = (token for token in self._vocab.control_tokens if token not in self._vocab.end_tokens)
+            biases.update(dict.fromkeys(hidden, -math.inf))
+        return biases
+
+    def _links(self, sampling: Sampling, biases: dict[int, float]) -> list[int]:
+        size = self._vocab.size
+        links: list[int] = []
+        if biases:
+            array = (lib.llama_logit_bias * len(biases))(
+                *(lib.llama_logit_bias(token, bias) for token, bias in biases.items())
+            )
+            links.append(lib.llama_sampler_init_logit_bias(size, len(biases), array))
+        if self._penalises:
+            repeat, frequency = sampling.repeat_penalty, sampling.frequency_penalty
+            links.append(
+                lib.llama_sampler_init_penalties(
+                    size, PENALTY_LAST_N, repeat, frequency, sampling.presence_penalty
+                )
+            )
+        if self._greedy:
+            return [*links, lib.llama_sampler_init_greedy()]
+        if 0 < sampling.top_k < size:
+            links.append(lib.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.typical_p < 1:
+            links.append(lib.llama_sampler_init_typical(sampling.typical_p, 1))
+        if sampling.top_p < 1:
+            links.append(lib.llama_sampler_init_top_p(sampling.top_p, 1))
+        if sampling.min_p > 0:
+            links.append(lib.llama_sampler_init_min_p(sampling.min_p, 1))
+        seed = secrets.randbelow(_SEEDS) if sampling.seed is None else sampling.seed % _SEEDS
+        links.append(lib.llama_sampler_init_temp(max(sampling.temperature, _LEAST_TEMPERATURE)))
+        return [*links, lib.llama_sampler_init_dist(seed)]
+
+
+def _penalises(sampling: Sampling) -> bool:
+    return (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty) != (1, 0, 0)
+
+
+def _check(sampling: Sampling) -> None:
+    """Refuse values that llama.cpp would abort on. Dialects have narrower ranges."""
+    for name in ("temperature", "top_p", "min_p", "typical_p", "repeat_penalty"):
+        value = getattr(sampling, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise InvalidRequest(f"{name} is {value}; it must be a number of at least 0")
+    if sampling.repeat_penalty == 0:
+        raise InvalidRequest("repeat_penalty is 0; it must be greater, and 1 means none")
+    for name in ("presence_penalty", "frequency_penalty"):
+        value = getattr(sampling, name)
+        if not math.isfinite(value):
+            raise InvalidRequest(f"{name} is {value}; it must be a number")

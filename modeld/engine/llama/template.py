@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Messages to a prompt by the model's own chat template, with their text kept plain.
+
+Templates are Jinja, as Hugging Face's tokenizers define them, and come with the file: they run in
+Jinja's immutable sandbox. What a message says may look like a control token. Before rendering,
+each such place gets a break in its middle: one private-use character that occurs nowhere else.
+Afterwards the prompt is cut there, and a text that is cut in two cannot become one token. Other
+text is left as it is, so that templates may trim and compare it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from modeld.core.request import Message
+from modeld.errors import InvalidRequest
+
+_PRIVATE_USE = range(0xE000, 0xF900)
+_KNOWN_ROLES = frozenset({"system", "user", "assistant", "tool", "developer", "function", "ipython", "model"})
+"""Roles that templates build control tokens of on purpose, as in `<|` role `|>`."""
+
+
+class Guard:
+    """Puts breaks into texts wherever a control token could form.
+
+    Args:
+      controls: the texts of all control tokens, each of at least two characters.
+    """
+
+    def __init__(self, controls: Iterable[str]) -> None:
+        self._controls = sorted(controls, key=len, reverse=True)
+        self._inside = None
+        if self._controls:
+            self._inside = re.compile("(?=(?:" + "|".join(map(re.escape, self._controls)) + "))")
+        self._heads = {text[:end] for text in self._controls for end in range(1, len(text))}
+        self._tails = {text[begin:] for text in self._controls for begin in range(1, len(text))}
+        self._longest = max((len(text) for text in self._controls), default=0)
+
+    def protect(self, message: Message, mark: str) -> dict[str, str]:
+        """Return a message as templates expect it, with `mark` at every break."""
+        role = message.role
+        if role not in _KNOWN_ROLES and any(role in text for text in self._controls):
+            role = mark + role
+        return {"role": self.break_up(role, mark), "content": self.break_up(message.content, mark)}
+
+    def break_up(self, text: str, mark: str) -> str:
+        """Return the text with a mark inside each control token, also one that only begins or ends here."""
+        if self._inside is None or not text:
+            return text
+        places = {match.start() + 1 for match in self._inside.finditer(text)}
+        if any(text[:length] in self._tails for length in range(1, min(self._longest, len(text)) + 1)):
+            places.add(0)
+        if any(text[-length:] in self._heads for length in range(1, min(self._longest, len(text)) + 1)):
+            places.add(len(text))
+        if not places:
+            return text
+        cuts = [0, *sorted(places), len(text)]
+        return mark.join(text[begin:end] for begin, end in itertools.pairwise(cuts))
+
+
+class ChatTemplate:
+    """The chat template of one model.
+
+    Args:
+      source: the template, None when the file has none.
+      bos, eos: the texts of those tokens, for templates that write them.
+      controls: the texts of all control tokens.
+    """
+
+    def __init__(self, source: str | None, *, bos: str, eos: str, controls: Iterable[str]) -> None:
+        self._guard = Guard(controls)
+        self._source = source or ""
+        self._tokens = {"bos_token": bos, "eos_token": eos}
+        self._template: jinja2.Template | None = None
+        self._fault = "this model's file has no chat template"
+        if source:
+            try:
+                self._template = _environment().from_string(source)
+            except (jinja2.TemplateError, RecursionError) as error:
+                self._fault = f"this model's chat template cannot be compiled ({error})"
+
+    @property
+    def usable(self) -> bool:
+        """Whether messages can be rendered."""
+        return self._template is not None
+
+    def render(self, messages: Sequence[Message]) -> list[str]:
+        """Return the prompt in parts; no control token may form across two of them.
+
+        Raises: InvalidRequest if there is no template, or with what the template objects to.
+        """
+        if self._template is None:
+            raise InvalidRequest(f"{self._fault}; send `prompt` instead of `messages`")
+        mark = self._unused_character(messages)
+        try:
+            prompt = self._template.render(
+                messages=[self._guard.protect(message, mark) for message in messages],
+                add_generation_prompt=True,
+                tools=None,
+                documents=None,
+                raise_exception=_raise,
+                strftime_now=_strftime_now,
+                **self._tokens,
+            )
+        except Exception as error:  # a template may raise anything
+            reason = str(error).replace(mark, "") or type(error).__name__
+            raise InvalidRequest(f"the model's chat template refuses these messages: {reason}") from error
+        return prompt.split(mark)
+
+    def _unused_character(self, messages: Sequence[Message]) -> str:
+        texts = [self._source, *(text for message in messages for text in (message.role, message.content))]
+        for code in _PRIVATE_USE:
+            if not any(chr(code) in text for text in texts):
+                return chr(code)
+        raise InvalidRequest(
+            "the messages use every private-use character from U+E000 to U+F8FF; leave one out"
+        )
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """`{% generation %} ... {% endgeneration %}` marks answers for training; here only its content counts."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        """Return the statements between the tags."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Return the environment that chat templates are written for (transformers, chat templating)."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _GenerationTag]
+    )
+    environment.filters["tojson"] = _tojson
+    return environment
+
+
+def _raise(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return dt.datetime.now().astimezone().strftime(form)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Text to tokens and back, and which tokens are special.
+
+Pieces (the bytes of a token) and the sets of special tokens are read once and kept: in the step
+loop a token costs one list lookup.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+
+import numpy as np
+import numpy.typing as npt
+
+from modeld.engine.llama.library import lib
+
+TokenArray = npt.NDArray[np.int32]
+"""Token ids, one dimension."""
+
+_TURN_MARKER = re.compile(r"<\|.*\|>|</?s>|<(start|end)_of_\w+>|\[/?[A-Z_]+\]", re.DOTALL)
+"""How turn markers look that a vocabulary lists as user-defined text instead of as control tokens."""
+_PIECE_BYTES = 256
+
+
+class Vocab:
+    """The vocabulary of one loaded model.
+
+    Attributes:
+      size: number of tokens.
+      end_tokens: tokens that end a generation.
+      control_tokens: tokens that never stand for text.
+      control_texts: texts that must not become tokens when they occur in a message.
+      bos: the beginning-of-sequence token, or -1.
+    """
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer = pointer
+        self.size = lib.llama_vocab_n_tokens(pointer)
+        self.bos = lib.llama_vocab_bos(pointer)
+        self.eos = lib.llama_vocab_eos(pointer)
+        self._pieces: list[bytes | None] = [None] * self.size
+        self._piece_buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        self._room = (ctypes.c_int32 * 1024)()
+        self._prefixes_space = lib.llama_vocab_type(pointer) == lib.LLAMA_VOCAB_TYPE_SPM
+        tokens = range(self.size)
+        is_eog, get_attr = lib.llama_vocab_is_eog, lib.llama_vocab_get_attr
+        self.end_tokens = frozenset(token for token in tokens if is_eog(pointer, token))
+        hidden = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        user = lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+        attrs = [get_attr(pointer, token) for token in tokens]
+        self.control_tokens = tuple(token for token in tokens if attrs[token] & hidden)
+        texts = {self.text(token) for token in (*self.control_tokens, *self.end_tokens)}
+        texts |= {
+            text
+            for token in tokens
+            if attrs[token] & user and _TURN_MARKER.fullmatch(text := self.text(token))
+        }
+        self.control_texts = frozenset(text for text in texts if len(text) > 1)
+
+    def text(self, token: int) -> str:
+        """Return how the vocabulary spells a token; empty for -1 (no such token)."""
+        spelled = lib.llama_vocab_get_text(self.pointer, token) if token >= 0 else None
+        return "" if spelled is None else spelled.decode("utf-8", errors="replace")
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that a token stands for: none for a control token, maybe half a character."""
+        piece = self._pieces[token]
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> TokenArray:
+        """Return the tokens of a text.
+
+        Args:
+          text: any text; lone surrogates become "?".
+          add_special: add BOS (and EOS) where the model's metadata says so.
+          parse_special: let the texts of control tokens become those tokens.
+        """
+        data = text.encode("utf-8", errors="replace")
+        count = self._tokenize(data, add_special, parse_special)
+        if count < 0:
+            self._room = (ctypes.c_int32 * -count)()
+            count = self._tokenize(data, add_special, parse_special)
+        if count < 0:
+            raise MemoryError(f"llama.cpp could not tokenize {len(data)} bytes")
+        return np.array(self._room[:count], dtype=np.int32)
+
+    def tokenize_parts(self, parts: list[str]) -> TokenArray:
+        """Return the tokens of a prompt that is cut where control tokens must not form.
+
+        Each part is tokenised by itself, control tokens parsed, as the continuation of the one
+        before; BOS is added as the metadata says, unless the text begins with it already.
+        """
+        tokens = [self.tokenize(parts[0], add_special=True, parse_special=True)]
+        first = tokens[0]
+        if len(first) > 1 and first[0] == first[1] == self.bos:
+            tokens[0] = first[1:]
+        tokens += [self._continuation(part) for part in parts[1:] if part]
+        return tokens[0] if len(tokens) == 1 else np.concatenate(tokens)
+
+    def _continuation(self, text: str) -> TokenArray:
+        """Tokenise text that follows other text.
+
+        SentencePiece vocabularies put a space before a text; behind a line break, which merges
+        with nothing, they do not, and the tokens of the line break itself are known.
+        """
+        if not self._prefixes_space:
+            return self.tokenize(text, add_special=False, parse_special=True)
+        anchor = self.tokenize("\n", add_special=False, parse_special=True)
+        anchored = self.tokenize("\n" + text, add_special=False, parse_special=True)
+        if np.array_equal(anchored[: len(anchor)], anchor):
+            return anchored[len(anchor) :]
+        return self.tokenize(text, add_special=False, parse_special=True)
+
+    def _tokenize(self, data: bytes, add_special: bool, parse_special: bool) -> int:
+        room = self._room
+        return lib.llama_tokenize(self.pointer, data, len(data), room, len(room), add_special, parse_special)
+
+    def _read_piece(self, token: int) -> bytes:
+        buffer = self._piece_buffer
+        length = lib.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, False)
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = lib.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, False)
+        return buffer.raw[: max(length, 0)]
