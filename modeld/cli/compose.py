@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The composition root: the one place that sees both the runtime and HTTP, and joins them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import partial
+
+import click
+import trio
+
+import modeld
+from modeld.config.address import hypercorn_binds
+from modeld.config.settings import Settings
+from modeld.http.app import create_app
+from modeld.http.listener import serve
+from modeld.runtime import systemd
+from modeld.runtime.daemon import Daemon
+from modeld.runtime.root import Root
+from modeld.telemetry.log import get_logger
+from modeld.telemetry.metrics import Metrics
+from modeld.worker.thread import ThreadWorker
+
+_log = get_logger("modeld")
+
+
+def serve_forever(settings: Settings) -> int:
+    """Run the daemon until a signal stops it; return the exit status.
+
+    Logging is configured by the caller. 1: the address cannot be bound.
+    """
+    supervision = systemd.take(os.environ)
+    binds = supervision.binds or tuple(hypercorn_binds(settings.addr))
+    failure: CannotListen | None = None
+    try:
+        trio.run(_run, settings, supervision, binds, strict_exception_groups=True)
+    except* CannotListen as group:
+        failure = CannotListen(_first_message(group))
+    finally:
+        supervision.notifier.close()
+    if failure is not None:
+        click.echo(f"modeld: {failure}", err=True)
+    return 0 if failure is None else 1
+
+
+class CannotListen(Exception):
+    """An address cannot be bound; the message says which and why."""
+
+
+def _first_message(group: BaseExceptionGroup[CannotListen]) -> str:
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]  # pyright: ignore[reportUnknownMemberType] (a group of any kind)
+    return str(first)
+
+
+async def _run(settings: Settings, supervision: systemd.Supervision, binds: tuple[str, ...]) -> None:
+    metrics = Metrics()
+    root = Root(
+        settings,
+        host=ThreadWorker,
+        metrics=metrics,
+        supervision=supervision,
+        node_id=f"{socket.gethostname()}-{os.getpid()}",
+    )
+    metrics.watch_fleet(root.daemon.status)
+    await root.run(partial(_front, settings, metrics, binds), _announce)
+
+
+async def _front(
+    settings: Settings,
+    metrics: Metrics,
+    binds: tuple[str, ...],
+    daemon: Daemon,
+    *,
+    shutdown: trio.Event,
+    task_status: trio.TaskStatus[list[str]],
+) -> None:
+    app = create_app(daemon, settings, metrics)
+    try:
+        await serve(app, binds, shutdown=shutdown, task_status=task_status)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {', '.join(binds)}: {error.strerror or error}") from error
+
+
+def _announce(urls: list[str]) -> None:
+    for url in urls:
+        _log.info("listening", url=url, version=modeld.__version__)
+        click.echo(f"modeld {modeld.__version__} listens on {url}", err=True)
