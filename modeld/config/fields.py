@@ -265,7 +265,7 @@ FIELDS: Sequence[Field] = (
         Field(
             "models",
             Kind("JSON", parse_models, _show_models),
-            "Options of single models, see below. In a flag or variable: a JSON object.",
+            "Options of single models, by name; in a flag or variable a JSON object.",
             default="none",
         ),
     ),

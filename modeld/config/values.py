@@ -251,7 +251,8 @@ def or_none(kind: Kind, words: Collection[str], is_none: Callable[[object], bool
         parsed = kind.parse(value)
         return None if is_none is not None and is_none(parsed) else parsed
 
-    return Kind(f"{kind.metavar}|{word}", parse, lambda value: word if value is None else kind.show(value))
+    metavar = f"{kind.metavar}|{word}" if word else kind.metavar
+    return Kind(metavar, parse, lambda value: word if value is None else kind.show(value))
 
 
 BOOL = Kind("BOOL", parse_bool, show_bool)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""`modeld check-config`: what would run, and where each value comes from. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from modeld.cli.options import SettingsCommand, load_or_exit
+from modeld.config.fields import FIELDS, MODEL_FIELDS
+from modeld.config.load import Loaded
+from modeld.config.settings import ModelSettings
+
+_HELP = """Check the settings without starting anything, and print what would run.
+
+Takes the flags of serve. Prints what differs from the defaults and where it comes from. Exits with
+0 when the settings can be used, and with 2 and one line for each problem when they cannot.
+"""
+
+
+def _check_config(*, show_all: bool, **flags: object) -> None:
+    loaded = load_or_exit(flags)
+    for line in summary(loaded, show_all=show_all):
+        click.echo(line)
+
+
+def summary(loaded: Loaded, *, show_all: bool) -> Iterator[str]:
+    """Yield the lines that tell the settings: all, or those that differ from the defaults."""
+    settings = loaded.settings
+    yield f"modeld would listen on {settings.addr} and serve {settings.models_dir}"
+    yield _memory(loaded)
+    rows = [
+        (field.name, field.kind.show(getattr(settings, field.name)), loaded.sources.get(field.name))
+        for field in FIELDS
+        if field.name != "models" and (show_all or field.name in loaded.sources)
+    ]
+    if rows:
+        yield ""
+        widths = [max(len(row[0]) for row in rows), min(40, max(len(row[1]) for row in rows))]
+        for name, value, source in rows:
+            yield f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {source or 'default'}".rstrip()
+    for name, model in settings.models.items():
+        yield ""
+        yield f"  model {name}  ({loaded.sources.get('models', 'default')})"
+        yield from (f"    {line}" for line in _model(model))
+    yield ""
+    yield "the settings can be used"
+
+
+def _memory(loaded: Loaded) -> str:
+    budget, margin = loaded.settings.vram_budget_mb, loaded.settings.vram_margin_mb
+    if budget is None:
+        return f"memory for models: what the machine has, less a margin of {margin} MiB"
+    if budget == 0:
+        return "memory for models: unlimited"
+    return f"memory for models: {budget - margin} MiB ({budget} MiB less a margin of {margin} MiB)"
+
+
+def _model(model: ModelSettings) -> Iterator[str]:
+    plain = ModelSettings()
+    for field in MODEL_FIELDS:
+        value = getattr(model, field.name)
+        if value != getattr(plain, field.name):
+            yield f"{field.name}: {field.kind.show(value)}"
+
+
+check_config = SettingsCommand(
+    "check-config",
+    callback=_check_config,
+    help=_HELP,
+    short_help="Check the settings without starting.",
+    params=[
+        click.Option(
+            ["--all", "show_all"], is_flag=True, help="Print every setting, also those at their defaults."
+        )
+    ],
+)

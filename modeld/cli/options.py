@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Commands whose flags are the settings: built from the one table, grouped in the help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import click
+
+from modeld.config.fields import FIELDS, LEGACY, Field, show_default
+from modeld.config.load import ConfigError, Loaded, load_settings
+from modeld.config.values import BOOL
+
+_LEGACY_SWITCHES = frozenset({"real_infer", "spawn_llama", "llama_use_openai"})
+_HELP_COLUMN = 28
+
+
+class SettingsCommand(click.Command):
+    """A command that takes every setting as a flag, besides its own `params`.
+
+    Its callback gets the settings as typed, by name, and None for those not given. Flags of the Go
+    program are accepted as Go's flag package reads them: with one dash or two, `--switch=false`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        callback: Callable[..., object],
+        help: str,  # noqa: A002 -- click's name for it
+        short_help: str,
+        params: Sequence[click.Parameter] = (),
+    ) -> None:
+        self._settings = [*(_option(field) for field in FIELDS), *map(_legacy, LEGACY)]
+        options = [*params, *self._settings]
+        super().__init__(name, params=options, callback=callback, help=help, short_help=short_help)
+        self._flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, with `-addr` read as `--addr`."""
+        return super().parse_args(ctx, [self._two_dashes(arg) for arg in args])
+
+    def _two_dashes(self, arg: str) -> str:
+        name = arg.partition("=")[0]
+        return f"-{arg}" if name.startswith("-") and f"-{name}" in self._flags else arg
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the settings under the heading of their group."""
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for field in FIELDS:
+            rows.setdefault(field.group, []).append((_spelling(field), _explained(field)))
+        for group, lines in rows.items():
+            with formatter.section(group):
+                formatter.write_dl(lines, col_max=_HELP_COLUMN)
+        others = (param for param in self.get_params(ctx) if param not in self._settings)
+        records = [record for param in others if (record := param.get_help_record(ctx)) is not None]
+        with formatter.section("Other"):
+            formatter.write_dl(records, col_max=_HELP_COLUMN)
+
+
+def _option(field: Field) -> click.Option:
+    names = [field.flag, *field.flags, field.name]
+    if field.kind is BOOL:
+        return click.Option(names, is_flag=False, flag_value="true", default=None, type=str)
+    return click.Option(names, default=None, type=str)
+
+
+def _legacy(name: str) -> click.Option:
+    names = ["--" + name.replace("_", "-"), name]
+    if name in _LEGACY_SWITCHES:
+        return click.Option(names, is_flag=False, flag_value="true", default=None, type=str, hidden=True)
+    return click.Option(names, default=None, type=str, hidden=True)
+
+
+def _spelling(field: Field) -> str:
+    flags = ", ".join((field.flag, *field.flags))
+    return f"{flags}[=BOOL]" if field.kind is BOOL else f"{flags} {field.kind.metavar}"
+
+
+def _explained(field: Field) -> str:
+    default = show_default(field)
+    text = field.help.replace("`", "")
+    return f"{text} [default: {default}]" if default else text
+
+
+def load_or_exit(flags: Mapping[str, object]) -> Loaded:
+    """Return the settings; on problems print each on its line and exit with 2."""
+    try:
+        loaded = load_settings(flags=flags, environ=os.environ)
+    except ConfigError as error:
+        for warning in error.warnings:
+            click.echo(f"modeld: warning: {warning}", err=True)
+        for problem in error.problems:
+            click.echo(f"modeld: {problem}", err=True)
+        raise SystemExit(2) from None
+    for warning in loaded.warnings:
+        click.echo(f"modeld: warning: {warning}", err=True)
+    return loaded

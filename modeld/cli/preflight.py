@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What is looked at before the daemon starts. NOT OK is only what would keep it from serving.
+
+Each check is a function of the settings (and of facts handed in) that returns `Ok` or `NotOk`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from modeld.config.address import Address, has_dual_stack, parse_address
+from modeld.config.load import Loaded
+from modeld.config.machine import memory_bytes
+from modeld.config.nearest import did_you_mean
+from modeld.config.settings import Settings
+from modeld.core.models import MIB, EngineKind
+
+_LIBRARY_TIMEOUT_S = 60.0
+_PROBE = (
+    "import llama_cpp; llama_cpp.llama_backend_init(); "
+    "print('gpu' if llama_cpp.llama_supports_gpu_offload() else 'cpu')"
+)
+
+
+class Ok(msgspec.Struct, frozen=True):
+    """The check passed; `note` tells what is worth knowing all the same."""
+
+    note: str = ""
+
+
+class NotOk(msgspec.Struct, frozen=True):
+    """The check failed: why, and what to do."""
+
+    why: str
+
+
+Verdict = Ok | NotOk
+
+
+def run_preflight(loaded: Loaded, tell: Callable[[str], None]) -> bool:
+    """Run all checks, `tell` one line for each, and return whether all of them passed."""
+    passed = True
+    for name, verdict in _checks(loaded):
+        match verdict:
+            case Ok(note=note):
+                tell(f"[preflight] {name}: OK" + (f" ({note})" if note else ""))
+            case NotOk(why=why):
+                passed = False
+                tell(f"[preflight] {name}: NOT OK - {why}")
+    return passed
+
+
+def _checks(loaded: Loaded) -> Iterator[tuple[str, Verdict]]:
+    settings = loaded.settings
+    folder = check_models_dir(settings.models_dir)
+    yield "models_dir", folder
+    if isinstance(folder, Ok):
+        models = find_models(settings.models_dir)
+        yield "models", check_models(models, settings.models_dir)
+        yield "default_model", check_default_model(settings, models)
+    gpu = False
+    if settings.engine is EngineKind.LLAMA:
+        library = check_library()
+        gpu = isinstance(library, Ok) and library.note == "gpu"
+        yield "llama_cpp", library
+        yield "memory", check_memory(settings, memory_bytes(), gpu=gpu)
+    yield "addr", check_address(parse_address(settings.addr))
+    yield "state_dir", check_state_dir(settings.state_dir, required="state_dir" in loaded.sources)
+    if settings.events_enable and settings.events_file is not None:
+        yield "events_file", check_events_file(settings.events_file)
+
+
+def check_models_dir(folder: Path) -> Verdict:
+    """The folder of the models must be there and readable."""
+    try:
+        with os.scandir(folder) as entries:
+            next(entries, None)
+    except FileNotFoundError:
+        return NotOk(f"there is no folder {folder}; create it, or name another one with --models-dir")
+    except NotADirectoryError:
+        return NotOk(f"{folder} is no folder; name the folder that holds the *.gguf files")
+    except OSError as error:
+        return NotOk(f"{folder} cannot be read: {_reason(error)}")
+    return Ok()
+
+
+def find_models(folder: Path) -> tuple[str, ...]:
+    """Return the names of the GGUF files in `folder` and its folders, hidden ones left out."""
+    found: set[str] = set()
+    for place in (folder, *_entries(folder, Path.is_dir)):
+        found |= {path.name for path in _entries(place, Path.is_file) if path.suffix.lower() == ".gguf"}
+    return tuple(sorted(found))
+
+
+def _entries(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".") and wanted(path)]
+    except OSError:
+        return []
+
+
+def check_models(models: Sequence[str], folder: Path) -> Verdict:
+    """No model at all is no reason not to start: new files are noticed while the daemon runs."""
+    if models:
+        return Ok(f"{len(models)} file{'s' if len(models) > 1 else ''}")
+    return Ok(f"none yet; put *.gguf files into {folder}, they are noticed without a restart")
+
+
+def check_default_model(settings: Settings, models: Sequence[str]) -> Verdict:
+    """A default model that is named must be there, by file name, stem or alias."""
+    wanted = settings.default_model
+    if wanted is None:
+        return Ok()
+    names = {*models, *(name[: -len(".gguf")] for name in models)}
+    for name, options in settings.models.items():
+        if name in names:
+            names.update(options.aliases)
+    if wanted in names:
+        return Ok(wanted)
+    there = f"there are: {', '.join(models[:5])}" if models else "the folder has no models"
+    return NotOk(f'no model is called "{wanted}"{did_you_mean(wanted, names)} ({there})')
+
+
+def check_library(python: str = sys.executable, probe: str = _PROBE) -> Verdict:
+    """llama.cpp must load. In a process of its own: a library for another CPU dies of a signal."""
+    try:
+        done = subprocess.run(  # noqa: S603 -- our own interpreter and text
+            [python, "-P", "-c", probe],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_LIBRARY_TIMEOUT_S,
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return NotOk(f"the library did not load within {_LIBRARY_TIMEOUT_S:.0f} s")
+    except OSError as error:
+        return NotOk(f"the probe could not be started: {_reason(error)}")
+    if done.returncode == 0:
+        return Ok(done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "")
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        hint = "; it was built for another CPU" if -done.returncode == signal.SIGILL else ""
+        return NotOk(f"the library died of {name}{hint}; build it again with ./tools/testctl install")
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return NotOk(f"the library does not load: {last[:300]}; install it with ./tools/testctl install")
+
+
+def check_memory(settings: Settings, machine: int | None, *, gpu: bool) -> Verdict:
+    """A budget larger than the machine could never be kept. `machine` is bytes, None is unknown."""
+    budget = settings.vram_budget_mb
+    if machine is None:
+        return Ok("the system does not tell how much memory there is")
+    has = machine // MIB
+    if budget is None:
+        return Ok(f"the machine has {has} MiB")
+    if budget == 0:
+        return Ok(f"no budget is set; the machine has {has} MiB")
+    if gpu:
+        return Ok(f"budget {budget} MiB; the devices' own memory is looked at when a model loads")
+    if budget > has:
+        return NotOk(
+            f"the budget of {budget} MiB is more than the {has} MiB that this machine (or its cgroup) has; "
+            f"set vram_budget_mb to at most {has}, or to auto"
+        )
+    return Ok(f"budget {budget} of {has} MiB")
+
+
+def check_address(address: Address) -> Verdict:
+    """The address must be free, and this process allowed to take it."""
+    if address.fd is not None:
+        return _check_descriptor(address.fd)
+    if address.path is not None:
+        return _check_socket_path(Path(address.path))
+    host = address.host or ("::" if has_dual_stack() else "0.0.0.0")  # noqa: S104 -- what was asked for
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, address.port))
+            probe.listen(1)
+    except socket.gaierror:
+        return NotOk(f"the host {host} cannot be resolved to an address of this machine")
+    except OSError as error:
+        hints = {
+            errno.EADDRINUSE: "another program listens there; stop it, or choose another address with --addr",
+            errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE; choose another one with --addr",
+            errno.EADDRNOTAVAIL: f"{host} is no address of this machine",
+        }
+        return NotOk(f"port {address.port}: {hints.get(error.errno or 0, _reason(error))}")
+    return Ok()
+
+
+def _check_descriptor(fd: int) -> Verdict:
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return NotOk(f"file descriptor {fd} is no socket; fd:// needs one from systemd")
+        with socket.socket(fileno=os.dup(fd)) as inherited:
+            if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return NotOk(f"file descriptor {fd} does not listen; check ListenStream= of the socket unit")
+    except OSError:
+        return NotOk(f"there is no file descriptor {fd}; fd:// needs a socket from systemd")
+    return Ok()
+
+
+def _check_socket_path(path: Path) -> Verdict:
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return NotOk(
+            f"no socket can be made in {path.parent}; create the folder, or let this user write there"
+        )
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return NotOk(f"{path} is there and is no socket; remove it, or choose another path")
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            probe.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        return Ok()
+    except OSError as error:
+        return NotOk(f"{path}: {_reason(error)}")
+    return NotOk(f"another program listens on {path}; stop it, or choose another path")
+
+
+def check_state_dir(folder: Path | None, *, required: bool) -> Verdict:
+    """The state folder is made where it is missing. Only one that was asked for must work."""
+    if folder is None:
+        return Ok()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return Ok()
+        reason = "this user may not write there"
+    except OSError as error:
+        reason = _reason(error)
+    if required:
+        return NotOk(f"{folder}: {reason}; choose another folder with --state-dir")
+    return Ok(f"nothing is kept between runs: {folder}: {reason}")
+
+
+def check_events_file(path: Path) -> Verdict:
+    """The events file must be open to appending."""
+    try:
+        with path.open("ab"):
+            return Ok()
+    except OSError as error:
+        return NotOk(f"{path} cannot be written: {_reason(error)}")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""`modeld serve`: settings, preflight, logging, and then the daemon."""
+
+from __future__ import annotations
+
+import click
+
+from modeld.cli.options import SettingsCommand, load_or_exit
+from modeld.cli.preflight import run_preflight
+from modeld.telemetry.log import logging_to_stderr
+
+_HELP = """Start the daemon, and serve until SIGTERM or SIGINT.
+
+Exits with 0 after a stop, 1 when the preflight or the daemon fails, 2 when a setting is wrong.
+"""
+
+
+def _serve(**flags: object) -> None:
+    raise SystemExit(run_serve(flags))
+
+
+def run_serve(flags: dict[str, object]) -> int:
+    """Serve with these flags; return the exit code.
+
+    Raises:
+      SystemExit: with 2, when a setting is wrong.
+    """
+    loaded = load_or_exit(flags)
+    try:
+        passed = run_preflight(loaded, lambda line: click.echo(line, err=True))
+    except KeyboardInterrupt:
+        return 130
+    if not passed:
+        click.echo("modeld: preflight failed; mend what is NOT OK and start again", err=True)
+        return 1
+    from modeld.cli.compose import serve_forever  # noqa: PLC0415 -- other commands need no server
+
+    with logging_to_stderr(loaded.settings.log_level, loaded.settings.log_format):
+        return serve_forever(loaded.settings)
+
+
+serve = SettingsCommand("serve", callback=_serve, help=_HELP, short_help="Start the daemon.")
