@@ -98,6 +98,13 @@ class MethodNotAllowed(ModeldError):
     kind = "method_not_allowed"
 
 
+class BodyTooSlow(ModeldError):
+    """The body did not arrive in time."""
+
+    status = 408
+    kind = "body_too_slow"
+
+
 class BodyTooLarge(ModeldError):
     """The body has more bytes than `max_body_bytes`."""
 
@@ -183,6 +190,7 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         NotFound,
         ModelNotFound,
         MethodNotAllowed,
+        BodyTooSlow,
         BodyTooLarge,
         UnsupportedMediaType,
         InvalidGrammar,

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What `GET /models` tells. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from modeld.core.lifecycle import State
+from modeld.core.models import Catalog, ModelFacts, ModelSpec
+
+
+class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
+    """One model. Zero and the empty text mean that the file does not say; a damaged file has an `error`."""
+
+    id: str
+    name: str
+    path: str
+    quant: str
+    family: str
+    size_bytes: int
+    context_length: int
+    parameters: int
+    modified_unix: int
+    state: State
+    aliases: tuple[str, ...]
+    default: bool
+    pinned: bool
+    error: str | UnsetType = UNSET
+
+
+class ModelsBody(msgspec.Struct, frozen=True):
+    """All models, in the order of their ids."""
+
+    models: list[ModelBody]
+
+
+def models_body(catalog: Catalog, states: Mapping[str, State]) -> ModelsBody:
+    """Return the list; a model without a state is stopped."""
+    return ModelsBody(
+        models=[
+            _model(spec, states.get(spec.id, State.STOPPED), is_default=spec.id == catalog.default)
+            for spec in catalog.models.values()
+        ]
+    )
+
+
+def _model(spec: ModelSpec, state: State, *, is_default: bool) -> ModelBody:
+    facts = spec.facts or ModelFacts(architecture="")
+    return ModelBody(
+        id=spec.id,
+        name=spec.name or facts.name or spec.id,
+        path=spec.path,
+        quant=facts.quant,
+        family=facts.architecture,
+        size_bytes=spec.size_bytes,
+        context_length=facts.context_length,
+        parameters=facts.parameters,
+        modified_unix=spec.modified_ns // 10**9,
+        state=state,
+        aliases=spec.aliases,
+        default=is_default,
+        pinned=spec.pinned,
+        error=UNSET if spec.error is None else spec.error,
+    )

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Turns the events of one native request into lines, and errors into bodies. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import UNSET, UnsetType
+
+from modeld.core.events import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Last,
+    Loading,
+    Logprobs,
+    Queued,
+    Started,
+    Stats,
+    TokenLogprob,
+    Usage,
+)
+from modeld.dialects.framing import json_bytes, json_string, line
+from modeld.dialects.native.wire import (
+    Answer,
+    CandidateBody,
+    ErrorBody,
+    LoadingLine,
+    LogprobBody,
+    QueuedLine,
+    StatsBody,
+    TokenLine,
+    UsageBody,
+)
+from modeld.errors import JsonScalar, Problem
+
+LEAST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON cannot write."""
+
+
+class Renderer:
+    """Writes one request's answer. Feed it every event once, in order.
+
+    Attributes:
+      last: the event that ended the request, once it came.
+    """
+
+    def __init__(self, *, model: str, request_id: str, events: bool = False) -> None:
+        self.last: Last | None = None
+        self._model = model
+        self._request_id = request_id
+        self._tell_waiting = events
+        self._texts: list[str] = []
+        self._logprobs: list[LogprobBody] = []
+
+    def lines(self, events: Sequence[Event]) -> bytes:
+        """Return the lines of these events, ready for one write; may be empty."""
+        out: list[bytes] = []
+        for event in events:
+            match event:
+                case Delta(text=text, logprobs=()):
+                    if text:
+                        self._texts.append(text)
+                        out.append(b'{"token":%b,"done":false}\n' % json_string(text))
+                case Delta(text=text, logprobs=logprobs):
+                    bodies = [_logprob(entry) for entry in logprobs]
+                    self._texts.append(text)
+                    self._logprobs += bodies
+                    out.append(line(TokenLine(token=text, logprobs=bodies)))
+                case Finished() | Failed():
+                    self.last = event
+                    out.append(line(self._answer(event)))
+                case Queued(position=position, eta_s=eta_s) if self._tell_waiting:
+                    eta_ms = None if eta_s is None else round(eta_s * 1000)
+                    out.append(line(QueuedLine(position=position, eta_ms=eta_ms)))
+                case Loading(progress=progress) if self._tell_waiting:
+                    out.append(line(LoadingLine(progress=round(progress, 3))))
+                case Queued() | Loading() | Started():
+                    pass
+        return b"".join(out)
+
+    def take(self, events: Iterable[Event]) -> bytes | None:
+        """Gather without lines: return the whole answer when its last event is among these, else None."""
+        for event in events:
+            match event:
+                case Delta(text=text, logprobs=logprobs):
+                    self._texts.append(text)
+                    self._logprobs += [_logprob(entry) for entry in logprobs]
+                case Finished() | Failed():
+                    self.last = event
+                    return line(self._answer(event))
+                case _:
+                    pass
+        return None
+
+    def failure(self, problem: Problem) -> bytes:
+        """Return the last line for a request that broke outside of the engine."""
+        self.last = Failed(problem=problem)
+        return line(self._answer(self.last))
+
+    def _answer(self, last: Last) -> Answer:
+        problem = last.problem if isinstance(last, Failed) else None
+        return Answer(
+            error=UNSET if problem is None else problem.message,
+            code=UNSET if problem is None else problem.status,
+            type=UNSET if problem is None else problem.kind,
+            details=UNSET if problem is None else _details(problem),
+            content="".join(self._texts),
+            logprobs=self._logprobs or UNSET,
+            finish_reason=last.reason if isinstance(last, Finished) else FinishReason.ERROR,
+            usage=_usage(last.usage),
+            stats=_stats(last.stats),
+            model=self._model,
+            id=self._request_id,
+        )
+
+
+def shows_text(event: Event) -> bool:
+    """Whether this event gives a stream its status: the first token, or the end."""
+    match event:
+        case Delta() | Finished() | Failed():
+            return True
+        case _:
+            return False
+
+
+def error_body(problem: Problem, *, code: int | None = None) -> bytes:
+    """Return the JSON of a refusal; `code` when its status is not that of its kind."""
+    return json_bytes(
+        ErrorBody(
+            error=problem.message,
+            code=problem.status if code is None else code,
+            type=problem.kind,
+            details=_details(problem),
+        )
+    )
+
+
+def _details(problem: Problem) -> dict[str, JsonScalar] | UnsetType:
+    return dict(problem.details) or UNSET
+
+
+def _usage(usage: Usage) -> UsageBody:
+    return UsageBody(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+    )
+
+
+def _stats(stats: Stats) -> StatsBody:
+    return StatsBody(
+        duration_ms=round(stats.duration_s * 1000),
+        queue_ms=round(stats.queue_s * 1000),
+        load_ms=round(stats.load_s * 1000),
+        ttft_ms=None if stats.ttft_s is None else round(stats.ttft_s * 1000),
+        tokens_per_second=round(stats.tokens_per_second, 2),
+    )
+
+
+def _logprob(entry: Logprobs) -> LogprobBody:
+    chosen = _candidate(entry.chosen)
+    return LogprobBody(
+        token=chosen.token,
+        id=chosen.id,
+        logprob=chosen.logprob,
+        bytes=chosen.bytes,
+        top=[_candidate(token) for token in entry.top],
+    )
+
+
+def _candidate(token: TokenLogprob) -> CandidateBody:
+    return CandidateBody(
+        token=token.text.decode(errors="replace"),
+        id=token.token_id,
+        logprob=round(max(token.logprob, LEAST_LOGPROB), 6),
+        bytes=list(token.text),
+    )

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The values of the native API exactly as they are written: keys, types, ranges, and their meaning.
+
+`parse` reads with these, `render` writes with them, and the OpenAPI document is made from them,
+so that none of the three can say something else than the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from modeld.core.events import FinishReason
+from modeld.core.request import Priority
+from modeld.errors import JsonScalar
+
+MAX_INT32 = 2**31 - 1
+MAX_SEED = 2**32 - 2
+"""llama.cpp's seeds are 32 bits wide, and the largest of them stands for "draw one"."""
+
+Duration = str | float
+"""`30s`, `1m30s`, `500ms`; a plain number is seconds."""
+StopText = Annotated[str, Meta(min_length=1, max_length=1000)]
+Bias = float | bool
+"""Added to the logit; false bans the token."""
+
+
+class MessageBody(msgspec.Struct, forbid_unknown_fields=True):
+    """One turn of a conversation."""
+
+    role: Annotated[str, Meta(min_length=1, max_length=64, description="system, user, assistant, ...")]
+    content: Annotated[str, Meta(description="Plain text: control tokens in it mean nothing")]
+
+
+class InferBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What `POST /infer` takes. One of `prompt` and `messages` is needed; null means the default."""
+
+    prompt: Annotated[str | None, Meta(description="Raw text; control tokens in it are parsed")] = None
+    messages: Annotated[
+        list[MessageBody] | None, Meta(description="Rendered by the model's own chat template")
+    ] = None
+    model: Annotated[str | None, Meta(description="Id or alias; default: the default model")] = None
+    stream: Annotated[bool | None, Meta(description="A line per token (default), or one object")] = None
+    events: Annotated[
+        bool | None, Meta(description="The stream begins at once and tells of waiting; default false")
+    ] = None
+    max_tokens: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_INT32)] | None,
+        Meta(description="Default 512; clipped to the room that the context leaves"),
+    ] = None
+    temperature: Annotated[
+        Annotated[float, Meta(ge=0, le=100)] | None, Meta(description="Default 0.8; 0 is greedy")
+    ] = None
+    top_k: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_INT32)] | None, Meta(description="Default 40; 0 keeps all tokens")
+    ] = None
+    top_p: Annotated[Annotated[float, Meta(gt=0, le=1)] | None, Meta(description="Default 0.95")] = None
+    min_p: Annotated[Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Default 0.05")] = None
+    typical_p: Annotated[Annotated[float, Meta(gt=0, le=1)] | None, Meta(description="Default 1: off")] = None
+    repeat_penalty: Annotated[
+        Annotated[float, Meta(gt=0, le=10)] | None, Meta(description="Default 1: off")
+    ] = None
+    presence_penalty: Annotated[
+        Annotated[float, Meta(ge=-10, le=10)] | None, Meta(description="Default 0: off")
+    ] = None
+    frequency_penalty: Annotated[
+        Annotated[float, Meta(ge=-10, le=10)] | None, Meta(description="Default 0: off")
+    ] = None
+    seed: Annotated[
+        Annotated[int, Meta(ge=-1, le=MAX_SEED)] | None,
+        Meta(description="The same seed gives the same text; default, and -1: a fresh one"),
+    ] = None
+    stop: Annotated[
+        StopText | Annotated[list[StopText], Meta(max_length=64)] | None,
+        Meta(description="The text ends before the first of these"),
+    ] = None
+    logit_bias: Annotated[
+        Annotated[dict[str, Bias], Meta(max_length=4096)]
+        | Annotated[list[tuple[int, Bias]], Meta(max_length=4096)]
+        | None,
+        Meta(description='{"token id": bias} or [[token id, bias]]; -1000 to 1000, false bans the token'),
+    ] = None
+    logprobs: Annotated[
+        Annotated[int, Meta(ge=0, le=100)] | bool | None,
+        Meta(description="true: of the chosen tokens; N: and of the N most probable at each place"),
+    ] = None
+    grammar: Annotated[str | None, Meta(description="GBNF grammar that the text must match")] = None
+    json_schema: Annotated[
+        msgspec.Raw | UnsetType,
+        Meta(
+            description="JSON schema that the text must satisfy; not together with `grammar`",
+            extra_json_schema={"type": ["object", "null"]},
+        ),
+    ] = UNSET
+    timeout: Annotated[
+        Duration | None,
+        Meta(description="From arrival to last token: `30s`, `1m30s`, or seconds; default: no limit"),
+    ] = None
+    priority: Annotated[Priority | None, Meta(description="Class in the queue; default normal")] = None
+    keep_alive: Annotated[
+        Duration | None,
+        Meta(description="How long the model stays loaded afterwards; negative: for ever; default: its ttl"),
+    ] = None
+    ignore_eos: Annotated[bool | None, Meta(description="Ban end-of-generation tokens; default false")] = None
+
+
+class UsageBody(msgspec.Struct, frozen=True):
+    """Token counts. `cached_tokens` of the prompt came from the prefix cache."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+
+
+class StatsBody(msgspec.Struct, frozen=True):
+    """Durations in milliseconds, from arrival; `ttft_ms` is null when there was no token."""
+
+    duration_ms: int
+    queue_ms: int
+    load_ms: int
+    ttft_ms: int | None
+    tokens_per_second: float
+
+
+class CandidateBody(msgspec.Struct, frozen=True):
+    """A token that could stand at a place, and the natural logarithm of its probability."""
+
+    token: str
+    id: int
+    logprob: float
+    bytes: list[int]
+
+
+class LogprobBody(msgspec.Struct, frozen=True):
+    """The chosen token of one place, and the most probable ones there."""
+
+    token: str
+    id: int
+    logprob: float
+    bytes: list[int]
+    top: list[CandidateBody]
+
+
+class TokenLine(msgspec.Struct, frozen=True):
+    """A line of a stream: text of one step."""
+
+    token: str
+    done: bool = False
+    logprobs: list[LogprobBody] | UnsetType = UNSET
+
+
+class QueuedLine(msgspec.Struct, frozen=True, tag="queued", tag_field="event"):
+    """A line of a stream with `events`: the request waits. `eta_ms` is null while unknown."""
+
+    position: int
+    eta_ms: int | None
+
+
+class LoadingLine(msgspec.Struct, frozen=True, tag="loading", tag_field="event"):
+    """A line of a stream with `events`: the model is being loaded; `progress` is in [0, 1]."""
+
+    progress: float
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The last line of a stream, or the whole body with `stream: false`.
+
+    The error keys are there only when the request failed; `content` is what had come until then.
+    """
+
+    done: bool = True
+    error: str | UnsetType = UNSET
+    code: int | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    details: Mapping[str, JsonScalar] | UnsetType = UNSET
+    content: str
+    logprobs: list[LogprobBody] | UnsetType = UNSET
+    finish_reason: FinishReason
+    usage: UsageBody
+    stats: StatsBody
+    model: str
+    id: str
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """Every refusal: a sentence, the HTTP status, the kind of error, and numbers where there are some."""
+
+    error: str
+    code: int
+    type: str
+    details: Mapping[str, JsonScalar] | UnsetType = UNSET

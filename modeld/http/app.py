@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The Quart-Trio app: routes and error handling put together."""
+
+from __future__ import annotations
+
+from quart import Response
+from quart_trio import QuartTrio
+
+from modeld.config.settings import Settings
+from modeld.errors import InvalidRequest
+from modeld.http.backend import Backend
+from modeld.http.cors import Cors
+from modeld.http.edge import Edge, EdgeRequest, current_request
+from modeld.http.errors import BACKPRESSURE, error_of, error_response
+from modeld.http.exchange import Exchange
+from modeld.http.limits import Limits, limits_of
+from modeld.http.routes.infer import InferRoute
+from modeld.http.routes.meta import MetaRoutes
+from modeld.http.routes.state import StateRoutes
+from modeld.telemetry.metrics import Metrics
+
+
+class EdgeApp(QuartTrio):
+    """The app, and what its requests need."""
+
+    asgi_http_class = Exchange
+    request_class = EdgeRequest
+
+    def __init__(self, edge: Edge) -> None:
+        super().__init__("modeld", static_folder=None)
+        self.edge = edge
+        self.cors = Cors(edge.settings)
+        self.config["RESPONSE_TIMEOUT"] = None  # Quart would cut every stream at 60 s, silently.
+        self.config["BODY_TIMEOUT"] = edge.limits.body_timeout_s
+        self.config["MAX_CONTENT_LENGTH"] = edge.limits.max_body_bytes
+        self.config["PROPAGATE_EXCEPTIONS"] = False
+        self.url_map.merge_slashes = False
+        self.before_request(self._before)
+        self.register_error_handler(Exception, self._on_error)
+        for rule, view, methods in (
+            *StateRoutes(edge).table(),
+            *MetaRoutes(edge).table(),
+            *InferRoute(edge).table(),
+        ):
+            self.add_url_rule(rule, rule, view, methods=methods)
+
+    async def _before(self) -> Response | None:
+        request = current_request()
+        if self.cors.is_preflight(request.method, request.headers):
+            return self.cors.preflight(request.headers)
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            raise InvalidRequest(
+                "WebSocket is not spoken here; POST /infer streams over plain HTTP, see /docs"
+            )
+        return None
+
+    async def _on_error(self, exception: Exception) -> Response:
+        request = current_request()
+        error = error_of(
+            exception,
+            path=request.path,
+            method=request.method,
+            request_id=request.id,
+            limits=self.edge.limits,
+        )
+        if error.status in BACKPRESSURE:
+            self.edge.metrics.count_backpressure(error.kind)
+        return error_response(error, exception)
+
+
+def create_app(
+    backend: Backend, settings: Settings, metrics: Metrics, *, limits: Limits | None = None
+) -> EdgeApp:
+    """Return the app. It holds no tasks of its own; serve it with `modeld.http.listener.serve`.
+
+    `limits` defaults to those that follow from the settings.
+    """
+    edge = Edge(backend=backend, settings=settings, limits=limits or limits_of(settings), metrics=metrics)
+    return EdgeApp(edge)

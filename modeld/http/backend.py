@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What the HTTP edge needs of the runtime. `modeld.runtime.scheduler.Scheduler` is one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from modeld.core.lifecycle import State
+from modeld.core.models import Catalog
+from modeld.core.request import Order
+from modeld.core.status import DaemonStatus
+from modeld.runtime.ticket import Ticket
+
+
+class Backend(Protocol):
+    """The runtime, as HTTP sees it."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """All models known now."""
+        ...
+
+    def submit(self, order: Order, *, request_id: str) -> Ticket:
+        """Take a request without waiting.
+
+        Raises: ModeldError for what is known at once: ModelNotFound, QueueFull, Draining, DoesNotFit, ...
+        """
+        ...
+
+    async def refresh_catalog(self, max_age_s: float) -> None:
+        """Look for new and removed files, unless that was done within the last `max_age_s` seconds."""
+        ...
+
+    def model_states(self) -> Mapping[str, State]:
+        """State by model id; models that are missing are stopped."""
+        ...
+
+    def status(self) -> DaemonStatus:
+        """The whole daemon at this moment."""
+        ...
+
+    def health(self) -> str | None:
+        """None while the scheduler makes progress, else what is wrong."""
+        ...
+
+    def readiness(self) -> str:
+        """`ready`, `loading` or `draining`."""
+        ...

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Bodies: reading a request's within its limits, and writing a stream as its events arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import trio
+from quart.wrappers.response import ResponseBody
+
+from modeld.core.events import Event
+from modeld.dialects.framing import BLANK_LINE
+from modeld.dialects.native import Renderer
+from modeld.errors import InternalError, UnsupportedMediaType
+from modeld.http.edge import EdgeRequest
+from modeld.http.infer_log import InferLog
+from modeld.runtime.ticket import Ticket
+
+
+async def read_json(request: EdgeRequest) -> bytes:
+    """Return the body of a request that must carry JSON.
+
+    A body that was declared too large is refused before a byte of it is read, one that turns out to
+    be so at the first byte over the limit; a small one of the wrong type is read, so that the
+    connection can go on.
+
+    Raises: UnsupportedMediaType; Quart's 413 and 408, which `modeld.http.errors` knows.
+    """
+    body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+    if request.mimetype != "application/json":
+        sent = request.headers.get("Content-Type")
+        shown = f'not "{sent[:80]}"' if sent else "but the request names none"
+        raise UnsupportedMediaType(f"Content-Type must be application/json, {shown}")
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMediaType(f'the body must not be encoded, but Content-Encoding is "{encoding[:80]}"')
+    return body
+
+
+class StreamBody(ResponseBody):
+    """The lines of a stream: all that have come since the last write go into one.
+
+    Whatever goes wrong in here becomes the last line: once a stream has begun, there is no other
+    way to tell the client.
+    """
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        renderer: Renderer,
+        first: Sequence[Event],
+        *,
+        log: InferLog,
+        keep_alive_s: float,
+        at_once: bool,
+    ) -> None:
+        self._ticket = ticket
+        self._renderer = renderer
+        self._first = first
+        self._log = log
+        self._keep_alive_s = 0.0 if at_once else keep_alive_s
+        self._next_keep_alive_s = keep_alive_s
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Free the slot, however the stream ended."""
+        self._ticket.close()
+
+    def __aiter__(self) -> Self:
+        """Iterate over writes."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the bytes of the next write: lines, or a blank one after a silent span."""
+        if self._renderer.last is not None:
+            raise StopAsyncIteration
+        try:
+            data = await self._next_lines()
+        except Exception as error:  # noqa: BLE001 -- told in-band; the log has the traceback
+            self._log.broke(error)
+            problem = InternalError("modeld failed in the middle of this answer; the log has the cause")
+            data = self._renderer.failure(problem.as_problem())
+        if self._log.verbose:
+            self._log.sent(data)
+        return data
+
+    async def _next_lines(self) -> bytes:
+        while True:
+            events, self._first = self._first, ()
+            with trio.move_on_after(self._keep_alive_s) as silence:
+                events = events or await self._ticket.next()
+            self._keep_alive_s = self._next_keep_alive_s
+            if silence.cancelled_caught:
+                return BLANK_LINE
+            lines = self._renderer.lines(events)
+            if lines:
+                return lines

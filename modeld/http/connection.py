@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""One TCP connection, from accept to close. Stands where Hypercorn has its Trio `TCPServer`.
+
+It keeps what that one cannot: an exception stays inside its connection; a write that makes no
+progress ends; a connection that should close does close, after its answer was read; a client that
+leaves is noticed at once, whatever it sent before; and the listener's stop reaches all of these.
+The protocol, the streams and the way apps are run are Hypercorn's.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from typing import cast
+
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper
+
+from modeld.http.limits import Limits
+from modeld.http.protocol import Http1
+from modeld.telemetry.log import get_logger
+
+log = get_logger("modeld.http")
+
+_CHUNK_BYTES = 64 * 1024
+_GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Connection:
+    """One client. `run` ends when the client left, when it was cut, or when it was served for good."""
+
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        limits: Limits,
+    ) -> None:
+        self._stream = stream
+        self._socket = stream.socket
+        self._app = app
+        self._config = config
+        self._context = context
+        self._limits = limits
+        self._protocol: Http1 | None = None
+        self._write_lock = trio.Lock()
+        self._stall_s = limits.write_timeout_s
+        self._writing: trio.CancelScope | None = None
+        self._reading: trio.CancelScope | None = None
+        self._deadline = trio.current_time() + limits.keep_alive_s
+        self._expects_header = True
+        self._woken = False
+        self._lingering = False
+        self._idle_since = trio.current_time()
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last request ended (Trio's clock), or None while one is being served."""
+        idle = self._protocol is None or self._protocol.idle
+        return self._idle_since if idle and not self._lingering else None
+
+    async def run(self) -> None:
+        """Serve the client. Never raises an `Exception`: what goes wrong here is logged and stays here."""
+        try:
+            _watch_peer(self._socket, self._limits.write_timeout_s)
+            async with TaskGroup() as group:
+                self._protocol = Http1(
+                    app=self._app,
+                    config=self._config,
+                    context=self._context,
+                    task_group=group,
+                    client=_host_and_port(self._socket.getpeername()),
+                    server=_host_and_port(self._socket.getsockname()),
+                    wire=self,
+                    limits=self._limits,
+                )
+                await self._read(self._protocol)
+        except* _GONE:
+            pass  # The client left; whoever served it was told.
+        except* Exception:
+            log.exception("a connection broke; others are not affected")
+        finally:
+            self._socket.close()
+
+    async def _read(self, protocol: Http1) -> None:
+        try:
+            while True:
+                data = await self._receive(protocol)
+                if data is None:
+                    break
+                await protocol.handle(RawData(data=data))
+                if not data or protocol.buffered > self._limits.max_pipelined_bytes:
+                    break
+        finally:
+            # Also when this very task is cancelled: the app's own tasks are, too.
+            if not protocol.idle:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                    await protocol.handle(Closed())
+
+    async def _receive(self, protocol: Http1) -> bytes | None:
+        """Return what the client sent (nothing: it left), or None when its time is over."""
+        while True:
+            if self._woken:
+                self._woken = False
+                await protocol.resume()
+                continue
+            with trio.CancelScope(deadline=self._deadline) as self._reading:
+                data = await self._stream.receive_some(_CHUNK_BYTES)
+                if not self._lingering:
+                    self._note_header(protocol)
+                    return bytes(data)
+                if not data:
+                    return None
+            if self._reading.cancelled_caught and not self._woken:
+                if protocol.idle and protocol.buffered and not self._lingering:
+                    seconds = self._limits.header_timeout_s
+                    await protocol.refuse(
+                        408, "invalid_request", f"the request's headers took longer than {seconds:g} s"
+                    )
+                return None
+
+    def _note_header(self, protocol: Http1) -> None:
+        """The first byte of a request starts the clock for its headers."""
+        if self._expects_header and protocol.idle:
+            self._expects_header = False
+            self._wait_until(trio.current_time() + self._limits.header_timeout_s)
+
+    def _wait_until(self, deadline: float) -> None:
+        self._deadline = deadline
+        if self._reading is not None:
+            self._reading.deadline = deadline
+
+    async def send(self, event: Event) -> None:
+        """Do what the protocol says; only `RawData` waits."""
+        match event:
+            case RawData(data=data):
+                await self._write(data)
+            case Updated(idle=False):
+                self._wait_until(math.inf)
+            case Closed():
+                self.finish()
+            case _:
+                pass
+
+    async def _write(self, data: bytes) -> None:
+        """Write all of it. A client that takes nothing for the write timeout is cut.
+
+        Cancellation: what was not written is lost, and with it the connection.
+        """
+        if not data:
+            return
+        try:
+            self._write_lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._write_lock.acquire()
+        sent = 0
+        try:
+            with memoryview(data) as view:
+                while sent < len(data):
+                    with trio.CancelScope(deadline=trio.current_time() + self._stall_s) as self._writing:
+                        sent += await self._socket.send(view[sent:])
+                    if self._writing.cancelled_caught:
+                        log.info("a client that took nothing was cut", seconds=self._stall_s)
+                        self.cut()
+                        return
+        except _GONE:
+            self.cut()
+        finally:
+            if sent < len(data):
+                self.cut()
+            self._writing = None
+            self._write_lock.release()
+
+    def cycle_ended(self) -> None:
+        """Await the next request, or go on with one that was sent ahead."""
+        self._idle_since = trio.current_time()
+        self._expects_header = True
+        self._wait_until(self._idle_since + self._limits.keep_alive_s)
+        if self._protocol is not None and self._protocol.buffered:
+            self._expects_header = False
+            self._wait_until(self._idle_since + self._limits.header_timeout_s)
+            self._woken = True
+            if self._reading is not None:
+                self._reading.cancel()
+
+    def finish(self) -> None:
+        """Say that nothing more comes, and close when the client has closed too, or soon.
+
+        Closing at once would reset a client that is still sending, and it would never read its answer.
+        """
+        if self._lingering:
+            return
+        self._lingering = True
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.cut()
+            return
+        patience = 0.5 if self._context.terminated.is_set() else self._limits.linger_s
+        self._wait_until(trio.current_time() + patience)
+
+    def stop(self) -> None:
+        """The listener stops: leave if idle; else end with this request, and wait less for the reader."""
+        self._stall_s = min(self._stall_s, self._limits.shutdown_timeout_s)
+        if self._writing is not None:
+            self._writing.deadline = min(self._writing.deadline, trio.current_time() + self._stall_s)
+        if self._lingering:
+            self._wait_until(min(self._deadline, trio.current_time() + 0.5))
+        elif self.idle_since is not None:
+            self.leave()
+
+    def leave(self) -> None:
+        """Close an idle connection: the client has nothing to lose."""
+        self._wait_until(-math.inf)
+
+    def cut(self) -> None:
+        """Close at once and throw away what the client did not take. Idempotent."""
+        if self._socket.fileno() != -1:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            self._socket.close()
+
+
+def _host_and_port(address: object) -> tuple[str, int] | None:
+    """Return what ASGI wants of a socket's address; a Unix socket has neither."""
+    if not isinstance(address, tuple):
+        return None
+    host, port = cast("tuple[object, ...]", address)[:2]
+    return str(host), int(str(port))
+
+
+def _watch_peer(sock: trio.socket.SocketType, seconds: float) -> None:
+    """Have the kernel find out when the machine at the other end is gone, within about `seconds`."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {
+        "TCP_KEEPIDLE": 30,
+        "TCP_KEEPINTVL": 10,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": int(seconds * 1000),
+    }
+    for name, value in options.items():
+        if (option := getattr(socket, name, None)) is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Every exception becomes JSON here: the one place where errors meet HTTP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from quart import Response
+from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
+
+from modeld.dialects.native import error_body
+from modeld.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    ModeldError,
+    NotFound,
+    Problem,
+)
+from modeld.http.limits import Limits
+from modeld.telemetry.log import get_logger
+
+log = get_logger("modeld.http")
+
+BACKPRESSURE = frozenset({429, 503, 507})
+"""Statuses that say: not now, or not here."""
+
+
+def error_of(
+    exception: BaseException, *, path: str, method: str, request_id: str, limits: Limits
+) -> ModeldError:
+    """Return the error to show for an exception. What no one foresaw is logged with its traceback."""
+    match exception:
+        case ModeldError():
+            return exception
+        case HTTPException(code=404):
+            return NotFound(f"there is no {path[:200]} here; see /docs")
+        case HTTPException(code=405):
+            return MethodNotAllowed(
+                f"{path[:200]} does not take {method[:20]}; the Allow header says what it takes"
+            )
+        case HTTPException(code=408):
+            return BodyTooSlow(f"the body did not arrive within {limits.body_timeout_s:g} s")
+        case HTTPException(code=413):
+            return body_too_large(limits.max_body_bytes)
+        case HTTPException(code=int(code)) if 400 <= code < 500:
+            return InvalidRequest(exception.description or exception.name)
+        case _:
+            log.error("a request broke", request_id=request_id, path=path[:200], exc_info=exception)
+            return InternalError(
+                f"modeld failed at this request; the log has the cause under the id {request_id}"
+            )
+
+
+def body_too_large(max_bytes: int) -> BodyTooLarge:
+    """Return the error for a body over the limit."""
+    return BodyTooLarge(
+        f"the body has more than {max_bytes} bytes; send less, or raise max_body_bytes",
+        details={"max_body_bytes": max_bytes},
+    )
+
+
+def error_response(error: ModeldError, exception: BaseException | None = None) -> Response:
+    """Return the JSON answer to an error, with the headers that belong to it."""
+    problem = error.as_problem()
+    response = Response(error_body(problem), error.status, content_type="application/json")
+    response.headers.update(error_headers(problem))
+    if isinstance(exception, WerkzeugMethodNotAllowed) and exception.valid_methods is not None:
+        response.headers["Allow"] = ", ".join(sorted(exception.valid_methods))
+    return response
+
+
+def error_headers(problem: Problem) -> Mapping[str, str]:
+    """Return `Retry-After`, in whole seconds, where the error knows when to try again."""
+    if problem.retry_after_s is None:
+        return {}
+    return {"Retry-After": str(max(1, math.ceil(problem.retry_after_s)))}

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The listener: sockets, accepting, and an end that no client can delay.
+
+It does what `hypercorn.trio.serve` does, without its gaps: the app's start-up raises here instead of
+being swallowed, running out of file descriptors is waited out quietly, and connections are
+`modeld.http.connection.Connection`s.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import socket
+from collections.abc import Sequence
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+
+from modeld.http.app import EdgeApp
+from modeld.http.connection import Connection
+from modeld.http.limits import Limits
+from modeld.telemetry.log import get_logger
+
+log = get_logger("modeld.http")
+
+BACKLOG = 1024
+_OVERLOAD = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+_RETRY_S = 0.1
+_COMPLAIN_EVERY_S = 10.0
+
+
+async def serve(
+    app: EdgeApp,
+    binds: Sequence[str],
+    *,
+    shutdown: trio.Event,
+    grace_s: float | None = None,
+    limits: Limits | None = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the app on `binds` (`host:port`, `unix:/path`, `fd://N`) until `shutdown` is set.
+
+    Then: nothing more is accepted, idle connections close at once, busy ones may end their request
+    within `grace_s` seconds (default: `shutdown_timeout`), and what is left is cut. Returns after that.
+
+    `task_status.started` gets the URLs that are really bound.
+
+    Raises: OSError when an address cannot be bound, before `started`.
+    Cancellation: everything is cut at once.
+    """
+    limits = limits or app.edge.limits
+    config = _config(binds, limits)
+    listeners = _listen(config)
+    server = _Server(app, config, limits)
+    try:
+        await app.startup()
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                for listener in listeners:
+                    accepting.start_soon(server.accept, listener, connections)
+                task_status.started([_url(listener) for listener in listeners])
+                await shutdown.wait()
+                accepting.cancel_scope.cancel()
+            _close(listeners)
+            await server.stop(limits.shutdown_timeout_s if grace_s is None else grace_s)
+            connections.cancel_scope.cancel()
+    finally:
+        _close(listeners)
+
+
+def _config(binds: Sequence[str], limits: Limits) -> Config:
+    config = Config()
+    config.bind = list(binds)
+    config.errorlog = logging.getLogger("modeld.http")
+    config.accesslog = None
+    config.include_server_header = False
+    config.h11_max_incomplete_size = limits.max_header_bytes
+    config.keep_alive_max_requests = 1_000_000
+    # The app takes every part of a body at once and drops what is too much, so this never fills;
+    # with Hypercorn's 10, an app that ended early could leave its connection waiting for ever.
+    config.max_app_queue_size = 2**31
+    return config
+
+
+def _listen(config: Config) -> list[trio.SocketListener]:
+    sockets = config.create_sockets().insecure_sockets
+    listeners: list[trio.SocketListener] = []
+    for sock in sockets:
+        sock.set_inheritable(False)
+        sock.listen(BACKLOG)
+        listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
+    return listeners
+
+
+def _close(listeners: Sequence[trio.SocketListener]) -> None:
+    for listener in listeners:
+        listener.socket.close()
+
+
+def _url(listener: trio.SocketListener) -> str:
+    sock = listener.socket
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
+    host, port, *_ = sock.getsockname()
+    return f"http://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+class _Server:
+    """All connections of one listener."""
+
+    def __init__(self, app: EdgeApp, config: Config, limits: Limits) -> None:
+        self._app = ASGIWrapper(app)
+        self._config = config
+        self._limits = limits
+        self._context = WorkerContext(None)
+        self._connections: set[Connection] = set()
+        self._one_ended = trio.Event()
+        self._complained = -math.inf
+
+    async def accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        """Accept connections until cancelled."""
+        while True:
+            await self._make_room()
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _OVERLOAD:
+                    raise
+                self._complain(error)
+                await trio.sleep(_RETRY_S)
+            else:
+                nursery.start_soon(self._serve_one, stream)
+
+    async def _serve_one(self, stream: trio.SocketStream) -> None:
+        connection = Connection(stream, self._app, self._config, self._context, self._limits)
+        self._connections.add(connection)
+        if self._context.terminated.is_set():
+            connection.stop()
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+            self._one_ended.set()
+
+    async def _make_room(self) -> None:
+        """Keep within `max_connections`: the one that is idle for longest goes; if none is, wait for one."""
+        while len(self._connections) >= self._limits.max_connections:
+            idle = [(it.idle_since, id(it), it) for it in self._connections if it.idle_since is not None]
+            if idle:
+                min(idle)[2].leave()
+            self._one_ended = trio.Event()
+            await self._one_ended.wait()
+
+    def _complain(self, error: OSError) -> None:
+        now = trio.current_time()
+        if now - self._complained >= _COMPLAIN_EVERY_S:
+            self._complained = now
+            log.error(
+                "no connection can be accepted now; raise the limit of open files (LimitNOFILE, ulimit -n)",
+                reason=os.strerror(error.errno or 0),
+                connections=len(self._connections),
+            )
+
+    async def stop(self, grace_s: float) -> None:
+        """Let busy connections end, close the others, cut what is left after `grace_s` seconds."""
+        await self._context.terminated.set()
+        for connection in tuple(self._connections):
+            connection.stop()
+        with trio.move_on_after(grace_s):
+            while self._connections:
+                self._one_ended = trio.Event()
+                await self._one_ended.wait()
+        for connection in tuple(self._connections):
+            connection.cut()

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The OpenAPI 3.1 document, made from the very values that parse and render. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from modeld import __version__
+from modeld.core.status import DaemonStatus
+from modeld.dialects.framing import NDJSON_TYPE
+from modeld.dialects.native import (
+    Answer,
+    ErrorBody,
+    InferBody,
+    LoadingLine,
+    ModelsBody,
+    QueuedLine,
+    TokenLine,
+)
+from modeld.errors import ERRORS
+
+Json = dict[str, Any]
+"""A JSON object."""
+
+_BODIES = (InferBody, Answer, TokenLine, QueuedLine, LoadingLine, ErrorBody, ModelsBody, DaemonStatus)
+_REF = "#/components/schemas/"
+
+_LAST_LINE: Json = {
+    "done": True,
+    "content": "The capital of France is Paris.",
+    "finish_reason": "stop",
+    "usage": {"prompt_tokens": 5, "completion_tokens": 8, "total_tokens": 13, "cached_tokens": 0},
+    "stats": {"duration_ms": 231, "queue_ms": 0, "load_ms": 0, "ttft_ms": 70, "tokens_per_second": 43.48},
+    "model": "tinyllama-q4.gguf",
+    "id": "5f1d2b9a0c3e4d77",
+}
+_ERROR: Json = {
+    "error": "no model is called llama; see GET /models",
+    "code": 404,
+    "type": "model_not_found",
+}
+
+
+def openapi_document() -> Json:
+    """Return the document."""
+    _, schemas = msgspec.json.schema_components(_BODIES, ref_template=_REF + "{name}")
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "modeld",
+            "version": __version__,
+            "summary": "Many llama.cpp models from one machine, inside a memory budget",
+            "description": _ABOUT,
+            "license": {"name": "GPL-3.0-only", "identifier": "GPL-3.0-only"},
+        },
+        "paths": {
+            "/infer": {"post": _infer()},
+            "/models": {"get": _get("List the models", "ModelsBody")},
+            "/status": {"get": _get("Everything the scheduler knows", "DaemonStatus")},
+            "/healthz": {"get": _text("Health: 200 `ok`, or 503 with the reason", "ok", (503,))},
+            "/readyz": {
+                "get": _text("Readiness: 200 `ready`, or 503 `loading` or `draining`", "ready", (503,))
+            },
+            "/metrics": {"get": _text("Metrics for Prometheus; wakes no model", None, ())},
+            "/openapi.json": {"get": _get("This document", None)},
+            "/docs": {"get": _page()},
+        },
+        "components": {"schemas": dict(schemas), "headers": _HEADERS},
+    }
+
+
+_ABOUT = (
+    "Every answer carries `X-Request-ID` (yours, if it is sane, else a new one) and "
+    "`X-Content-Type-Options: nosniff`. JSON is compressed when asked for; streams are not. "
+    "HEAD works where GET does. Leaving (close, reset, half-close) ends a request at once, "
+    "also while it waits. Durations are written `30s`, `1m30s`, `500ms`; `*_mb` is MiB."
+)
+
+_HEADERS: Json = {
+    "X-Request-ID": {"description": "The request's id, as in the log", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds until it is worth trying again", "schema": {"type": "integer"}},
+}
+
+_REFUSALS: dict[int, str] = {
+    400: "The body is not JSON, or a key, type or value in it is wrong; or the prompt exceeds the context",
+    404: "There is no such model",
+    408: "The body did not arrive in time",
+    413: "The body has more than `max_body_bytes` bytes",
+    415: "`Content-Type` is not application/json",
+    422: "The grammar or schema cannot be compiled",
+    429: "The queue is full, or the request waited longer than `max_wait`",
+    500: "A defect of modeld or of the engine",
+    503: "The daemon is shutting down, or the model failed and is tried again later",
+    504: "The request's time was over before its first token",
+    507: "The model does not fit in the memory budget",
+}
+
+
+def _infer() -> Json:
+    lines = [_ref(name) for name in ("TokenLine", "QueuedLine", "LoadingLine", "Answer")]
+    return {
+        "summary": "Generate text",
+        "description": (
+            "Answers with one JSON object a line. The last line, and only that one, has `done: true`; "
+            "with `stream: false` it is the whole body. The status waits for the first token or the first "
+            "failure, unless `events` is true; a failure after that is told in the last line, with `error` "
+            "and `code` in it. A stream that is silent for 15 s carries an empty line."
+        ),
+        "parameters": [
+            {
+                "name": "log",
+                "in": "query",
+                "description": "Log level for this request: `info` logs its start and end, `debug` each line",
+                "schema": {"enum": ["off", "error", "info", "debug", "1"]},
+            },
+            {
+                "name": "X-Log-Level",
+                "in": "header",
+                "description": "The same, as a header",
+                "schema": {"type": "string"},
+            },
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": _ref("InferBody"),
+                    "examples": {
+                        "prompt": {"value": {"prompt": "The capital of France is", "max_tokens": 16}},
+                        "chat": {
+                            "value": {
+                                "model": "tinyllama-q4",
+                                "messages": [{"role": "user", "content": "Write a haiku about memory."}],
+                                "temperature": 0.7,
+                                "seed": 42,
+                                "stop": ["\n\n"],
+                                "timeout": "30s",
+                            }
+                        },
+                        "json": {
+                            "value": {
+                                "prompt": "Name a colour.",
+                                "stream": False,
+                                "json_schema": {
+                                    "type": "object",
+                                    "properties": {"colour": {"type": "string"}},
+                                },
+                            }
+                        },
+                    },
+                }
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "The text",
+                "content": {
+                    NDJSON_TYPE: {
+                        "schema": {"oneOf": lines},
+                        "example": (
+                            '{"token":"The","done":false}\n{"done":true,"content":"The","finish_reason":'
+                            '"length","usage":{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6,'
+                            '"cached_tokens":0},"stats":{"duration_ms":81,"queue_ms":0,"load_ms":0,'
+                            '"ttft_ms":70,"tokens_per_second":0.0},"model":"tinyllama-q4.gguf","id":"5f1d2b"}\n'
+                        ),
+                    },
+                    "application/json": {"schema": _ref("Answer"), "example": _LAST_LINE},
+                },
+            },
+            **{str(status): _refusal(status, text) for status, text in _REFUSALS.items()},
+        },
+    }
+
+
+def _refusal(status: int, text: str) -> Json:
+    kinds = sorted(kind for kind, error in ERRORS.items() if error.status == status)
+    answer: Json = {
+        "description": f"{text}. `type`: {', '.join(kinds)}",
+        "content": {"application/json": {"schema": _ref("ErrorBody")}},
+    }
+    if status == 404:
+        answer["content"]["application/json"]["example"] = _ERROR
+    if any(ERRORS[kind].default_retry_after_s is not None for kind in kinds):
+        answer["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
+    return answer
+
+
+def _get(summary: str, schema: str | None) -> Json:
+    content: Json = {"schema": {"type": "object"} if schema is None else _ref(schema)}
+    return {
+        "summary": summary,
+        "responses": {"200": {"description": summary, "content": {"application/json": content}}},
+    }
+
+
+def _text(summary: str, example: str | None, others: tuple[int, ...]) -> Json:
+    content: Json = {"schema": {"type": "string"}}
+    if example is not None:
+        content["example"] = example
+    answer: Json = {"description": summary, "content": {"text/plain": content}}
+    return {
+        "summary": summary,
+        "responses": {str(status): answer for status in (200, *others)},
+    }
+
+
+def _page() -> Json:
+    content = {"text/html": {"schema": {"type": "string"}}}
+    return {
+        "summary": "This document as a page that works without internet",
+        "responses": {"200": {"description": "The page", "content": content}},
+    }
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": _REF + name}

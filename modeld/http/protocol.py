@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Hypercorn's HTTP/1.1 protocol, with what it lacks: it owns the parsing of one connection.
+
+What differs from `hypercorn.protocol.h11.H11Protocol`:
+
+- Bytes sent ahead (pipelining) never park the reader, so a client that leaves is always noticed.
+- `Upgrade` (WebSocket, h2c) is ignored, as RFC 9110 section 7.8 allows; the app refuses the former.
+- HTTP/2 is off: its flow control would hide a reader that takes nothing from the write deadline.
+- Malformed requests get JSON, and the connection says when it will close.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import h11
+from hypercorn.config import Config
+from hypercorn.events import Event, RawData, Updated
+from hypercorn.protocol.events import Body, EndBody, Request, Response
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState
+
+from modeld.dialects.native import error_body
+from modeld.errors import Problem
+from modeld.http.limits import Limits
+
+_OPEN = (h11.IDLE, h11.SEND_RESPONSE)
+"""States in which an answer can still be given."""
+
+
+class Wire(Protocol):
+    """What the protocol needs of its connection. Nothing here waits, but `send`."""
+
+    async def send(self, event: Event) -> None:
+        """Write `RawData`; `Updated` and `Closed` only change what is waited for."""
+        ...
+
+    def cycle_ended(self) -> None:
+        """Another request may follow."""
+        ...
+
+    def finish(self) -> None:
+        """No request follows: close once the client has read the answer."""
+        ...
+
+
+class Http1(H11Protocol):
+    """The protocol of one connection."""
+
+    def __init__(
+        self,
+        *,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        task_group: TaskGroup,
+        client: tuple[str, int] | None,
+        server: tuple[str, int] | None,
+        wire: Wire,
+        limits: Limits,
+    ) -> None:
+        super().__init__(
+            app, config, context, task_group, ConnectionState({}), False, client, server, wire.send
+        )
+        self.connection = self._h11 = h11.Connection(
+            h11.SERVER, max_incomplete_event_size=limits.max_header_bytes
+        )
+        self._wire = wire
+        self._limits = limits
+        self._head = b""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being served."""
+        return self.stream is None
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received and not parsed."""
+        return len(self._h11.trailing_data[0])
+
+    async def resume(self) -> None:
+        """Parse what was sent ahead of the request that just ended."""
+        await self._handle_events()
+
+    async def refuse(self, status: int, kind: str, message: str) -> None:
+        """Answer without the app, if an answer is still possible, and end the connection."""
+        if self._h11.our_state in _OPEN:
+            body = error_body(Problem(kind=kind, message=message), code=status)
+            head = h11.Response(
+                status_code=status,
+                headers=[
+                    (b"content-type", b"application/json"),
+                    (b"content-length", b"%d" % len(body)),
+                    (b"connection", b"close"),
+                    (b"x-content-type-options", b"nosniff"),
+                    *self.config.response_headers("h11"),
+                ],
+            )
+            data = self._h11.send(head) or b""
+            data += self._h11.send(h11.Data(data=body)) or b""
+            self._h11.send(h11.EndOfMessage())
+            await self.send(RawData(data=data))
+        self._wire.finish()
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Send what the app says. A head with a known length waits for its body: one write for both."""
+        match event:
+            case Response(headers=headers, status_code=status) if status >= 200:
+                headers = [*headers, *self.config.response_headers("h11")]
+                if self._must_close():
+                    headers.append((b"connection", b"close"))
+                self._head = self._encode(h11.Response(status_code=status, headers=headers))
+                if not any(name.lower() == b"content-length" for name, _ in headers):
+                    await self._flush()
+            case Body(data=data):
+                await self._flush(self._encode(h11.Data(data=data)))
+            case EndBody():
+                await self._flush(self._encode(h11.EndOfMessage()))
+            case _:
+                await super().stream_send(event)
+
+    async def _flush(self, data: bytes = b"") -> None:
+        data, self._head = self._head + data, b""
+        if data:
+            await self.send(RawData(data=data))
+
+    def _encode(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> bytes:
+        """Return the bytes of an event; none when the client broke the protocol meanwhile."""
+        try:
+            return self._h11.send(event) or b""
+        except h11.LocalProtocolError:
+            if self._h11.their_state is not h11.ERROR:
+                raise
+            return b""
+
+    def _must_close(self) -> bool:
+        return self.context.terminated.is_set() or self._h11.their_state in (h11.SEND_BODY, h11.ERROR)
+
+    async def _handle_events(self) -> None:
+        while True:
+            try:
+                event = self._h11.next_event()
+            except h11.RemoteProtocolError as error:
+                await self._refuse_malformed(error)
+                return
+            match event:
+                case h11.Request():
+                    await self.send(Updated(idle=False))
+                    if not await self._begin(event):
+                        return
+                case h11.Data(data=data) if self.stream is not None:
+                    await self.stream.handle(Body(stream_id=STREAM_ID, data=bytes(data)))
+                case h11.EndOfMessage() if self.stream is not None:
+                    await self.stream.handle(EndBody(stream_id=STREAM_ID))
+                case _:  # NEED_DATA, PAUSED, ConnectionClosed, or a body nobody waits for
+                    return
+
+    async def _begin(self, request: h11.Request) -> bool:
+        """Start the app on a request; False when it was refused."""
+        if request.http_version not in (b"1.0", b"1.1"):
+            await self.refuse(
+                505,
+                "invalid_request",
+                f"HTTP/{request.http_version.decode()} is not spoken here; use HTTP/1.1",
+            )
+            return False
+        target = origin_form(request.target)
+        if target is None:
+            await self.refuse(400, "invalid_request", "the request target is neither a path nor a URL")
+            return False
+        if self._h11.they_are_waiting_for_100_continue and not self._is_too_large(request):
+            go_on = h11.InformationalResponse(status_code=100, headers=[])
+            await self.send(RawData(data=self._h11.send(go_on) or b""))
+        self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            False,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=target,
+                state=self.connection_state,
+            )
+        )
+        return True
+
+    def _is_too_large(self, request: h11.Request) -> bool:
+        declared = next((value for name, value in request.headers if name == b"content-length"), b"0")
+        return int(declared) > self._limits.max_body_bytes
+
+    async def _refuse_malformed(self, error: h11.RemoteProtocolError) -> None:
+        status = error.error_status_hint
+        if status == 431:
+            limit = self._limits.max_header_bytes
+            await self.refuse(
+                status, "invalid_request", f"the request's headers have more than {limit} bytes"
+            )
+        else:
+            await self.refuse(status, "invalid_request", f"the request is not HTTP: {error}")
+
+    async def _maybe_recycle(self) -> None:
+        # `_close_stream` makes the app cancel the very task that runs this: nothing after it may wait.
+        await self._close_stream()
+        ours, theirs = self._h11.our_state, self._h11.their_state
+        if ours is h11.DONE and theirs is h11.DONE and not self.context.terminated.is_set():
+            self._h11.start_next_cycle()
+            self._wire.cycle_ended()
+        else:
+            self._wire.finish()
+
+
+def origin_form(target: bytes) -> bytes | None:
+    """Return the path and query of a request target, or None when it has none (RFC 9112, 3.2)."""
+    if target.startswith(b"/") or target == b"*":
+        return target
+    scheme, found, rest = target.partition(b"://")
+    if not found or scheme.lower() not in (b"http", b"https"):
+        return None
+    slash = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+    path = rest[slash:]
+    return path if path.startswith(b"/") else b"/" + path

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Answers that are there at once: JSON, text, and their compression."""
+
+from __future__ import annotations
+
+import gzip
+
+from quart import Response
+from werkzeug.datastructures import Headers
+from werkzeug.http import parse_accept_header
+
+from modeld.dialects.framing import json_bytes
+
+LEAST_GZIP_BYTES = 512
+"""Below this, compression gains nothing over a network packet."""
+
+
+def json_reply(value: object, status: int = 200) -> Response:
+    """Return `value` as JSON; bytes are JSON already."""
+    data = value if isinstance(value, bytes) else json_bytes(value)
+    return Response(data, status, content_type="application/json")
+
+
+def text_reply(text: str, status: int = 200) -> Response:
+    """Return plain text."""
+    return Response(text, status, content_type="text/plain; charset=utf-8")
+
+
+def compress(data: bytes, headers: Headers, accept_encoding: str) -> bytes:
+    """Return `data` as it goes on the wire, and say so in the answer's headers."""
+    if len(data) < LEAST_GZIP_BYTES:
+        return data
+    headers.add("Vary", "Accept-Encoding")
+    if "gzip" not in accept_encoding or parse_accept_header(accept_encoding).quality("gzip") <= 0:
+        return data
+    data = gzip.compress(data, compresslevel=5, mtime=0)
+    headers["Content-Encoding"] = "gzip"
+    headers["Content-Length"] = str(len(data))
+    return data

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What the daemon says of itself: health, readiness, models, status. None of these wakes a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from quart import Response
+
+from modeld.dialects.native import models_body
+from modeld.errors import Draining
+from modeld.http.edge import Edge
+from modeld.http.reply import json_reply, text_reply
+from modeld.http.routes.table import Route
+
+CATALOG_MAX_AGE_S = 1.0
+"""How old a list of models may be: new files are seen soon, and a flood of requests is not felt."""
+
+
+class StateRoutes:
+    """`/healthz`, `/readyz`, `/models`, `/status`."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._backend = edge.backend
+
+    def table(self) -> Iterable[Route]:
+        """Return the routes."""
+        return (
+            ("/healthz", self.healthz, ["GET"]),
+            ("/readyz", self.readyz, ["GET"]),
+            ("/models", self.models, ["GET"]),
+            ("/status", self.status, ["GET"]),
+        )
+
+    async def healthz(self) -> Response:
+        """200 while the scheduler makes progress, else 503 with the reason."""
+        reason = self._backend.health()
+        return text_reply("ok") if reason is None else text_reply(reason, 503)
+
+    async def readyz(self) -> Response:
+        """200 `ready`, or 503 `loading` or `draining`."""
+        state = self._backend.readiness()
+        if state == "ready":
+            return text_reply(state)
+        response = text_reply(state, 503)
+        response.headers["Retry-After"] = str(round(Draining.default_retry_after_s or 1))
+        return response
+
+    async def models(self) -> Response:
+        """List the models, with files that just came and without those that just went."""
+        await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
+        return json_reply(models_body(self._backend.catalog, self._backend.model_states()))
+
+    async def status(self) -> Response:
+        """Tell everything that the scheduler knows."""
+        return json_reply(self._backend.status())

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The fleet's gauges, computed from its status. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from modeld.core.lifecycle import State
+from modeld.core.models import MIB
+from modeld.core.status import DaemonStatus, InstanceStatus
+
+__all__ = ["Metric", "fleet_metrics"]
+
+_MODEL = ("model",)
+
+
+def fleet_metrics(status: DaemonStatus) -> Iterable[Metric]:
+    """Return the gauges for one moment. Memory is in bytes, as Prometheus wants base units."""
+    yield InfoMetricFamily(
+        "modeld_build", "This daemon", value={"version": status.version, "node_id": status.node_id}
+    )
+    yield GaugeMetricFamily("modeld_uptime_seconds", "Time since the start", value=status.uptime_seconds)
+    yield GaugeMetricFamily(
+        "modeld_budget_bytes", "Memory budget; 0 is unlimited", value=status.budget_mb * MIB
+    )
+    yield GaugeMetricFamily(
+        "modeld_margin_bytes", "Of the budget, what is never given out", value=status.margin_mb * MIB
+    )
+    yield GaugeMetricFamily(
+        "modeld_budget_used_bytes", "Estimate of what the models hold", value=status.used_est_mb * MIB
+    )
+    yield GaugeMetricFamily(
+        "modeld_budget_reserved_bytes",
+        "Of what is used, what belongs to loads under way",
+        value=status.reserved_mb * MIB,
+    )
+    yield GaugeMetricFamily(
+        "modeld_unaccounted_bytes",
+        "Memory that was not seen to come back after a model was unloaded",
+        value=status.unaccounted_mb * MIB,
+    )
+    yield from _instances(status.instances)
+
+
+def _instances(instances: Iterable[InstanceStatus]) -> Iterable[Metric]:
+    state = GaugeMetricFamily(
+        "modeld_instance_state",
+        "1 for the state the model is in, else 0",
+        labels=("model", "state"),
+    )
+    slots = GaugeMetricFamily("modeld_slots", "Slots for requests", labels=_MODEL)
+    busy = GaugeMetricFamily("modeld_slots_busy", "Slots with a request in them", labels=_MODEL)
+    queue = GaugeMetricFamily("modeld_queue_length", "Requests that wait for a slot", labels=_MODEL)
+    estimated = GaugeMetricFamily(
+        "modeld_estimated_bytes", "Memory the model is estimated to take", labels=_MODEL
+    )
+    measured = GaugeMetricFamily(
+        "modeld_measured_bytes", "Memory the loaded model was seen to take", labels=_MODEL
+    )
+    rate = GaugeMetricFamily(
+        "modeld_instance_tokens_per_second",
+        "Tokens a second of the last ten seconds, over all slots",
+        labels=_MODEL,
+    )
+    restarts = CounterMetricFamily("modeld_restarts", "Times the model's engine died", labels=_MODEL)
+    for it in instances:
+        label = (it.model_id,)
+        for each in State:
+            state.add_metric((it.model_id, each.value), float(it.state is each))
+        slots.add_metric(label, it.slots)
+        busy.add_metric(label, it.busy_slots)
+        queue.add_metric(label, it.queue_len)
+        estimated.add_metric(label, it.est_vram_mb * MIB)
+        if it.measured_mb is not None:
+            measured.add_metric(label, it.measured_mb * MIB)
+        rate.add_metric(label, it.tokens_per_second)
+        restarts.add_metric(label, it.restarts)
+    return (state, slots, busy, queue, estimated, measured, rate, restarts)

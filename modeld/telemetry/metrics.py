@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The daemon's Prometheus metrics: one registry a daemon, no globals. docs/metrics.md lists them.
+
+Counts and durations are observed as they happen; gauges of the fleet are read off its status when
+someone scrapes, so a scrape touches no model. Labels are bounded: models are ids of the catalogue,
+paths are route templates, methods and reasons come from closed lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from modeld.core.events import Usage
+from modeld.core.status import DaemonStatus
+from modeld.telemetry.fleet_metrics import Metric, fleet_metrics
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Methods that become labels; any other is `other`."""
+OTHER = "other"
+
+_SHORT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_LONG_S = (*_SHORT_S, 600, 1800, 3600)
+_RATES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
+
+
+class Metrics:
+    """All metrics of one daemon.
+
+    Attributes:
+      registry: what `/metrics` shows.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        # HTTP
+        self._http_requests = Counter(
+            "modeld_http_requests_total",
+            "Requests answered; status 499 is a client that left before its answer was complete",
+            ("path", "method", "status"),
+            registry=registry,
+        )
+        self._http_duration = Histogram(
+            "modeld_http_request_duration_seconds",
+            "From the request's headers to the end of its answer",
+            ("path", "method"),
+            buckets=_LONG_S,
+            registry=registry,
+        )
+        self._http_inflight = Gauge(
+            "modeld_http_inflight_requests", "Requests being answered", registry=registry
+        )
+        self._backpressure = Counter(
+            "modeld_http_backpressure_total",
+            "Requests refused for want of room or time (429, 503, 507), by the error's type",
+            ("reason",),
+            registry=registry,
+        )
+        # Requests for text
+        self._ttft = Histogram(
+            "modeld_time_to_first_token_seconds",
+            "From arrival to first token",
+            ("model",),
+            buckets=_SHORT_S,
+            registry=registry,
+        )
+        self._queue_wait = Histogram(
+            "modeld_queue_wait_seconds",
+            "Time without a slot, less the time the model took to load",
+            ("model",),
+            buckets=_SHORT_S,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "modeld_request_duration_seconds",
+            "From arrival to last token",
+            ("model",),
+            buckets=_LONG_S,
+            registry=registry,
+        )
+        self._rate = Histogram(
+            "modeld_tokens_per_second",
+            "Speed of single requests that gave at least two tokens, from first token to last",
+            ("model",),
+            buckets=_RATES,
+            registry=registry,
+        )
+        self._finished = Counter(
+            "modeld_requests_finished_total",
+            "Requests by how they ended: a finish reason, or the type of an error",
+            ("model", "reason"),
+            registry=registry,
+        )
+        self._tokens_in = Counter("modeld_tokens_in_total", "Prompt tokens", ("model",), registry=registry)
+        self._tokens_out = Counter(
+            "modeld_tokens_out_total", "Generated tokens", ("model",), registry=registry
+        )
+        self._tokens_cached = Counter(
+            "modeld_tokens_cached_total",
+            "Prompt tokens that the prefix cache served",
+            ("model",),
+            registry=registry,
+        )
+        # Instances
+        self._loads = Counter(
+            "modeld_loads_total", "Loads by outcome (ok, failed)", ("model", "outcome"), registry=registry
+        )
+        self._load_seconds = Histogram(
+            "modeld_load_seconds",
+            "Duration of loads that succeeded",
+            ("model",),
+            buckets=_SHORT_S,
+            registry=registry,
+        )
+        self._evictions = Counter(
+            "modeld_evictions_total", "Models unloaded, by reason", ("model", "reason"), registry=registry
+        )
+        self._cancels = Counter(
+            "modeld_cancels_total",
+            "Clients that left, by where their request was (queued, loading, prefill, decode)",
+            ("model", "phase"),
+            registry=registry,
+        )
+
+    def watch_fleet(self, status: Callable[[], DaemonStatus]) -> None:
+        """Show the fleet's gauges too, read off `status()` at each scrape. Call it once."""
+        self.registry.register(_FleetCollector(status))
+
+    def expose(self, accept: str) -> tuple[bytes, str]:
+        """Return the exposition and its content type for this `Accept` header."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def http_began(self) -> None:
+        """A request's headers are complete."""
+        self._http_inflight.inc()
+
+    def http_ended(self, *, path: str | None, method: str, status: int, duration_s: float) -> None:
+        """The answer is complete, or the client left (499). `path` is the route; None: there is none."""
+        self._http_inflight.dec()
+        path = path or OTHER
+        method = method if method in METHODS else OTHER
+        self._http_requests.labels(path, method, str(status)).inc()
+        self._http_duration.labels(path, method).observe(duration_s)
+
+    def http_refused(self, status: int) -> None:
+        """A request was refused before it had a path: malformed, too slow, too long."""
+        self._http_requests.labels(OTHER, OTHER, str(status)).inc()
+
+    def count_backpressure(self, reason: str) -> None:
+        """A request was refused for want of room or time; `reason` is the type of its error."""
+        self._backpressure.labels(reason).inc()
+
+    def observe_request(
+        self,
+        model: str,
+        *,
+        ttft_s: float | None,
+        queue_s: float,
+        duration_s: float,
+        tokens_per_second: float,
+        usage: Usage,
+        reason: str,
+    ) -> None:
+        """A request for text ended. `model` is an id; `reason` a finish reason or an error's type."""
+        if ttft_s is not None:
+            self._ttft.labels(model).observe(ttft_s)
+        self._queue_wait.labels(model).observe(queue_s)
+        self._duration.labels(model).observe(duration_s)
+        if tokens_per_second > 0:
+            self._rate.labels(model).observe(tokens_per_second)
+        self._finished.labels(model, reason).inc()
+        self._tokens_in.labels(model).inc(usage.prompt_tokens)
+        self._tokens_out.labels(model).inc(usage.completion_tokens)
+        self._tokens_cached.labels(model).inc(usage.cached_tokens)
+
+    def observe_load(self, model: str, seconds: float, *, ok: bool) -> None:
+        """A load ended after `seconds`."""
+        self._loads.labels(model, "ok" if ok else "failed").inc()
+        if ok:
+            self._load_seconds.labels(model).observe(seconds)
+
+    def count_eviction(self, model: str, reason: str) -> None:
+        """A model was unloaded; `reason` from a closed list (room, ttl, operator, ...)."""
+        self._evictions.labels(model, reason).inc()
+
+    def count_cancel(self, model: str, phase: str) -> None:
+        """A client left while its request was queued, loading, in prefill or in decode."""
+        self._cancels.labels(model, phase).inc()
+
+
+class _FleetCollector(Collector):
+    """Reads the fleet's status at each scrape."""
+
+    def __init__(self, status: Callable[[], DaemonStatus]) -> None:
+        self._status = status
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing is known before the first scrape; the registry must not ask for it."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the gauges of this moment."""
+        return fleet_metrics(self._status())

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""A runtime in memory: takes orders, and answers as the test's script says."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import trio
+
+from modeld.core.events import Delta, Finished, FinishReason, Started, Stats, Usage
+from modeld.core.lifecycle import State
+from modeld.core.models import Catalog, ModelFacts, ModelSpec, make_catalog
+from modeld.core.request import Order
+from modeld.core.status import DaemonStatus, InstanceStatus
+from modeld.errors import ModelNotFound
+from modeld.runtime.ticket import Ticket
+
+Script = Callable[[Ticket], Awaitable[None]]
+
+TINY = ModelSpec(
+    id="tiny-q4.gguf",
+    path="/models/tiny-q4.gguf",
+    name="Tiny",
+    size_bytes=1234,
+    modified_ns=1_700_000_000 * 10**9,
+    facts=ModelFacts(architecture="llama", quant="Q4_0", parameters=1000, context_length=2048),
+    aliases=("tiny-q4",),
+)
+DAMAGED = ModelSpec(id="zz-damaged.gguf", path="/models/zz-damaged.gguf", error="it is no GGUF file")
+
+
+def finish(ticket: Ticket, reason: FinishReason = FinishReason.STOP, tokens: int = 0) -> None:
+    """Put a last event with fixed durations."""
+    ticket.put(
+        Finished(
+            reason=reason,
+            usage=Usage(prompt_tokens=5, completion_tokens=tokens, cached_tokens=2),
+            stats=Stats(duration_s=1.234, queue_s=0.001, load_s=0.5, ttft_s=0.07, tokens_per_second=51.2345),
+        )
+    )
+
+
+def say(*texts: str) -> Script:
+    """A script that says these texts and stops."""
+
+    async def script(ticket: Ticket) -> None:
+        ticket.put(Started(usage=Usage(prompt_tokens=5)))
+        for text in texts:
+            ticket.put(Delta(text=text))
+        finish(ticket, tokens=len(texts))
+
+    return script
+
+
+async def silent(_: Ticket) -> None:
+    """A script that says nothing: the test puts the events itself."""
+
+
+class ScriptedBackend:
+    """Satisfies `modeld.http.backend.Backend`.
+
+    Attributes:
+      script: run for each ticket, in `nursery`.
+      refusal: raised by `submit` instead.
+      tickets: all of them, oldest first. closed: those whose reader left, in that order.
+    """
+
+    def __init__(self, nursery: trio.Nursery, script: Script = silent) -> None:
+        self.script = script
+        self.refusal: Exception | None = None
+        self.tickets: list[Ticket] = []
+        self.closed: list[Ticket] = []
+        self.catalog: Catalog = make_catalog([TINY, DAMAGED])
+        self.arriving: list[ModelSpec] = []
+        self.refreshes: list[float] = []
+        self.state = "ready"
+        self.illness: str | None = None
+        self.max_backlog_bytes = 1 << 20
+        self._nursery = nursery
+        self._changed = trio.Event()
+
+    def submit(self, order: Order, *, request_id: str) -> Ticket:
+        if self.refusal is not None:
+            raise self.refusal
+        model = self.catalog.find(order.model)
+        if model is None:
+            raise ModelNotFound(f"no model is called {order.model}; see GET /models")
+        ticket = Ticket(
+            ticket_id=len(self.tickets),
+            request_id=request_id,
+            order=order,
+            model=model,
+            max_backlog_bytes=self.max_backlog_bytes,
+            on_close=self._on_close,
+        )
+        self.tickets.append(ticket)
+        self._note()
+        self._nursery.start_soon(self.script, ticket)
+        return ticket
+
+    async def refresh_catalog(self, max_age_s: float) -> None:
+        await trio.lowlevel.checkpoint()
+        self.refreshes.append(max_age_s)
+        if self.arriving:
+            self.catalog = make_catalog([*self.catalog.models.values(), *self.arriving])
+
+    def model_states(self) -> Mapping[str, State]:
+        return {TINY.id: State.READY}
+
+    def status(self) -> DaemonStatus:
+        instance = InstanceStatus(
+            model_id=TINY.id,
+            state=State.READY,
+            last_used_unix=1.0,
+            est_vram_mb=100.0,
+            measured_mb=110.0,
+            queue_len=1,
+            inflight=2,
+            max_queue_depth=32,
+            slots=4,
+            busy_slots=2,
+            restarts=3,
+        )
+        return DaemonStatus(
+            state=self.state,
+            version="1.2.3",
+            node_id="node",
+            server_time_unix=2.0,
+            uptime_seconds=1.0,
+            instances=(instance,),
+            budget_mb=1000.0,
+            used_est_mb=100.0,
+            reserved_mb=0.0,
+            unaccounted_mb=0.0,
+            margin_mb=0.0,
+        )
+
+    def health(self) -> str | None:
+        return self.illness
+
+    def readiness(self) -> str:
+        return self.state
+
+    async def ticket(self, number: int = 0) -> Ticket:
+        """Wait for the ticket of that number and return it."""
+        while len(self.tickets) <= number:
+            await self._changed.wait()
+        return self.tickets[number]
+
+    async def wait_closed(self, number: int = 0) -> None:
+        """Wait until that ticket's reader has left."""
+        ticket = await self.ticket(number)
+        while ticket not in self.closed:
+            await self._changed.wait()
+
+    def _on_close(self, ticket: Ticket) -> None:
+        if ticket not in self.closed:
+            self.closed.append(ticket)
+        self._note()
+
+    def _note(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
