@@ -15,6 +15,7 @@ A script is a list of `key=value`, separated by blanks:
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -172,8 +173,8 @@ class FakeEngine:
         seconds = self._script.step_s if len(prefilling) < len(self._slots) else 0.0
         seconds += self._script.prefill_s * sum(chunks.values())
         if self._steps == self._script.stall_at:
-            self._interrupted.wait()
-        elif self._slots and seconds > 0:
+            seconds = math.inf
+        if self._slots and seconds > 0:
             self.pause(seconds)
         if self._interrupted.is_set():
             self._interrupted.clear()
@@ -196,7 +197,7 @@ class FakeEngine:
         self._outputs.clear()
 
     def _wait(self, seconds: float) -> None:
-        self._interrupted.wait(seconds)
+        self._interrupted.wait(None if math.isinf(seconds) else seconds)
 
     def _job(self, request_id: int, request: GenerateRequest) -> _Job:
         text = (
