@@ -48,6 +48,7 @@ _CHUNK = 1024 * 1024
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
+_CURE = "let its download end, or download it again"
 _ELEMENTS_LIMIT = 2**63
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -226,7 +227,7 @@ class _Reader:
             if start + end > self._size:
                 self._fail(
                     f"is cut short: tensor {_show(tensor.name)} ends at byte {start + end}, the file at byte "
-                    f"{self._size} of at least {start + ends[-1][0]}; download it again"
+                    f"{self._size} of at least {start + ends[-1][0]}; {_CURE}"
                 )
         return tuple(tensors)
 
@@ -328,7 +329,7 @@ class _Reader:
             self._fail(f"became shorter than {self._size} bytes while it was read")
 
     def _cut(self, what: str) -> NoReturn:
-        self._fail(f"is cut short: {what} goes beyond its end at byte {self._size}; download it again")
+        self._fail(f"is cut short: {what} goes beyond its end at byte {self._size}; {_CURE}")
 
     def _fail(self, what: str) -> NoReturn:
         raise GgufError(f"{self._name} {what}")

@@ -96,13 +96,13 @@ def prepare(
         prompt = vocab.tokenize(request.prompt, add_special=True, parse_special=True)
     else:
         prompt = vocab.tokenize_parts(template.render(request.messages))
-    if not len(prompt):
+    if not len(prompt) or request.prompt == "":
         raise InvalidRequest("the prompt is empty: it has no tokens")
     room = context - len(prompt)
     if room < 1:
         raise PromptTooLong(
-            f"the prompt has {len(prompt)} tokens; with at least one of an answer the context of {context} "
-            f"tokens allows {context - 1}. Shorten it, or raise llama_ctx if the model allows more",
+            f"the prompt has {len(prompt)} tokens, and with one token of an answer at the least the context "
+            f"of {context} tokens has room for {context - 1}; shorten the prompt",
             details={"prompt_tokens": len(prompt), "context": context},
         )
     grammar = None if request.constraint is None else compile_constraint(request.constraint)

@@ -160,14 +160,14 @@ class Model:
             self._pointer = None
 
     def _load(self, spec: LoadSpec, on_progress: OnProgress) -> int:
-        fault: list[BaseException] = []
+        fault: list[Exception] = []
         given_up = False
 
         def progress(fraction: float, _user_data: object) -> bool:
             nonlocal given_up
             try:
                 given_up = not on_progress(fraction)
-            except BaseException as error:  # noqa: BLE001 - an exception cannot pass through C; raised below
+            except Exception as error:  # noqa: BLE001 - it cannot pass through C; raised below
                 fault.append(error)
                 given_up = True
             return not given_up
