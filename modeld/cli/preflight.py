@@ -23,7 +23,9 @@ from modeld.config.load import Loaded
 from modeld.config.machine import memory_bytes
 from modeld.config.nearest import did_you_mean
 from modeld.config.settings import Settings
-from modeld.core.models import MIB, EngineKind
+from modeld.core.models import MIB, Catalog, EngineKind
+from modeld.runtime.scan import Scan, Scanner
+from modeld.runtime.systemd import listen_binds
 
 _LIBRARY_TIMEOUT_S = 60.0
 _PROBE = (
@@ -65,16 +67,16 @@ def _checks(loaded: Loaded) -> Iterator[tuple[str, Verdict]]:
     folder = check_models_dir(settings.models_dir)
     yield "models_dir", folder
     if isinstance(folder, Ok):
-        models = find_models(settings.models_dir)
-        yield "models", check_models(models, settings.models_dir)
-        yield "default_model", check_default_model(settings, models)
+        scan = Scanner(settings).scan()
+        yield "models", check_models(scan, settings.models_dir)
+        yield "default_model", check_default_model(settings.default_model, scan.catalog)
     gpu = False
     if settings.engine is EngineKind.LLAMA:
         library = check_library()
         gpu = isinstance(library, Ok) and library.note == "gpu"
         yield "llama_cpp", library
         yield "memory", check_memory(settings, memory_bytes(), gpu=gpu)
-    yield "addr", check_address(parse_address(settings.addr))
+    yield "addr", check_addresses(listen_binds(os.environ) or (settings.addr,))
     yield "state_dir", check_state_dir(settings.state_dir, required="state_dir" in loaded.sources)
     if settings.events_enable and settings.events_file is not None:
         yield "events_file", check_events_file(settings.events_file)
@@ -94,41 +96,37 @@ def check_models_dir(folder: Path) -> Verdict:
     return Ok()
 
 
-def find_models(folder: Path) -> tuple[str, ...]:
-    """Return the names of the GGUF files in `folder` and its folders, hidden ones left out."""
-    found: set[str] = set()
-    for place in (folder, *_entries(folder, Path.is_dir)):
-        found |= {path.name for path in _entries(place, Path.is_file) if path.suffix.lower() == ".gguf"}
-    return tuple(sorted(found))
-
-
-def _entries(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if not path.name.startswith(".") and wanted(path)]
-    except OSError:
-        return []
-
-
-def check_models(models: Sequence[str], folder: Path) -> Verdict:
+def check_models(scan: Scan, folder: Path) -> Verdict:
     """No model at all is no reason not to start: new files are noticed while the daemon runs."""
-    if models:
-        return Ok(f"{len(models)} file{'s' if len(models) > 1 else ''}")
-    return Ok(f"none yet; put *.gguf files into {folder}, they are noticed without a restart")
+    if scan.error is not None:
+        return NotOk(scan.error)
+    count = len(scan.catalog.models)
+    damaged = [spec.id for spec in scan.catalog.models.values() if spec.error is not None]
+    notes = [f"{count} model{'' if count == 1 else 's'}"] if count else []
+    if not count:
+        notes.append(f"none yet; put *.gguf files into {folder}, they are noticed without a restart")
+    if damaged:
+        notes.append(f"damaged: {_some(damaged)}")
+    if scan.unmatched:
+        notes.append(f"no file for these of models: {_some(scan.unmatched)}")
+    return Ok("; ".join([*notes, *scan.problems[:3]]))
 
 
-def check_default_model(settings: Settings, models: Sequence[str]) -> Verdict:
-    """A default model that is named must be there, by file name, stem or alias."""
-    wanted = settings.default_model
+def check_default_model(wanted: str | None, catalog: Catalog) -> Verdict:
+    """A default model that is named must be there, by file name, stem or alias, and whole."""
+    spec = catalog.find(wanted)
     if wanted is None:
-        return Ok()
-    names = {*models, *(name[: -len(".gguf")] for name in models)}
-    for name, options in settings.models.items():
-        if name in names:
-            names.update(options.aliases)
-    if wanted in names:
-        return Ok(wanted)
-    there = f"there are: {', '.join(models[:5])}" if models else "the folder has no models"
-    return NotOk(f'no model is called "{wanted}"{did_you_mean(wanted, names)} ({there})')
+        return Ok("none" if spec is None else spec.id)
+    if spec is None:
+        there = f"there are: {_some(tuple(catalog.models))}" if catalog.models else "the folder has no models"
+        return NotOk(f'no model is called "{wanted}"{did_you_mean(wanted, catalog.names)} ({there})')
+    if spec.error is not None:
+        return NotOk(f"{spec.id} cannot be used: {spec.error}")
+    return Ok(spec.id)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def check_library(python: str = sys.executable, probe: str = _PROBE) -> Verdict:
@@ -176,6 +174,12 @@ def check_memory(settings: Settings, machine: int | None, *, gpu: bool) -> Verdi
             f"set vram_budget_mb to at most {has}, or to auto"
         )
     return Ok(f"budget {budget} of {has} MiB")
+
+
+def check_addresses(addresses: Sequence[str]) -> Verdict:
+    """Each address must be usable: what systemd passed, else the one of the settings."""
+    verdicts = [check_address(parse_address(address)) for address in addresses]
+    return next((verdict for verdict in verdicts if isinstance(verdict, NotOk)), verdicts[0])
 
 
 def check_address(address: Address) -> Verdict:

@@ -93,7 +93,8 @@ class _Screen:
 
 def _progress(line: Line) -> str:
     if line.event == "loading":
-        return f"loading the model {100 * (line.progress or 0):.0f} %"
+        progress = line.progress or 0
+        return f"loading the model {100 * progress:.0f} %" if progress < 1 else "reading the prompt"
     eta = f", about {line.eta_ms / 1000:.0f} s" if line.eta_ms is not None else ""
     return f"waiting, position {line.position or '?'}{eta}"
 
