@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The tables of `docs/configuration.md`, made from the table of settings.
+
+python -m modeld.config.reference docs/configuration.md     writes them anew
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from modeld.config.fields import FIELDS, LEGACY, MODEL_FIELDS, Field, show_default
+
+_BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
+
+
+def with_tables(document: str) -> str:
+    """Return `document` with the text between its marks replaced by the tables of today."""
+    tables = {"settings": _settings, "models": _models, "legacy": _legacy}
+    return _BLOCK.sub(lambda found: found[1] + "\n".join(tables[found[2]]()) + "\n" + found[3], document)
+
+
+def _settings() -> Iterator[str]:
+    group = ""
+    for field in FIELDS:
+        if field.group != group:
+            group = field.group
+            yield from (
+                "",
+                f"### {group}",
+                "",
+                "| Setting | Value | Default | Meaning |",
+                "|---|---|---|---|",
+            )
+        yield f"| `{field.name}` | {_value(field)} | {_default(field)} | {_meaning(field)} |"
+    yield ""
+
+
+def _models() -> Iterator[str]:
+    yield from ("| Option | Value | Meaning |", "|---|---|---|")
+    yield from (f"| `{field.name}` | {_value(field)} | {_meaning(field)} |" for field in MODEL_FIELDS)
+
+
+def _legacy() -> Iterator[str]:
+    yield from ("| Key | Instead |", "|---|---|")
+    yield from (f"| `{name}` | {hint} |" for name, hint in LEGACY.items())
+
+
+def _value(field: Field) -> str:
+    return field.kind.metavar.replace("|", " \\| ")
+
+
+def _default(field: Field) -> str:
+    default = show_default(field)
+    return default if field.default is not None or not default else f"`{default}`"
+
+
+def _meaning(field: Field) -> str:
+    more = "".join(f" The flag may also be written `{flag}`." for flag in field.flags)
+    return field.help + more
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        path = Path(name)
+        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
