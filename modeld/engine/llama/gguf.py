@@ -116,7 +116,7 @@ def facts_of(parts: Sequence[Header]) -> ModelFacts:
             if f"{arch}.attention.key_length_mla" in first.metadata
             else _head_length(first, arch, "value", head_length)
         ),
-        feed_forward_length=max(_numbers(first, f"{arch}.feed_forward_length", 1), default=0),
+        feed_forward_length=_feed_forward(first, arch, layers),
         vocabulary=first.lengths.get("tokenizer.ggml.tokens", 0)
         or _number(first, f"{arch}.vocab_size")
         or (output.rows if output else 0),
@@ -153,6 +153,13 @@ def _head_length(header: Header, arch: str, which: str, default: int) -> int:
     """Elements of one head's key or value: the longer one where windowed layers have their own."""
     full = _number(header, f"{arch}.attention.{which}_length") or default
     return max(full, _number(header, f"{arch}.attention.{which}_length_swa"))
+
+
+def _feed_forward(header: Header, arch: str, layers: int) -> int:
+    """Elements of the widest feed-forward layer that one token passes: dense, or all experts it uses."""
+    dense = max(_numbers(header, f"{arch}.feed_forward_length", layers), default=0)
+    expert = _number(header, f"{arch}.expert_feed_forward_length")
+    return max(dense, expert * _number(header, f"{arch}.expert_used_count"))
 
 
 def _output(tensors: Iterable[Tensor]) -> Tensor | None:

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""One look at the models folder: files in, catalogue out. Synchronous; blocks on the disk.
+
+What is looked at: `*.gguf` (in any case) in the folder and in the folders directly below it,
+through symbolic links, without hidden names. A folder that is reached twice is read once, so a
+link that leads back does no harm. Headers are read again only when path, size, time of
+modification or inode of a part changed; else a look costs one `stat` a file. An error of the
+operating system is never remembered: a file whose mode is mended is found at the next look.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from modeld.config.settings import ModelSettings, Settings
+from modeld.core.catalog import Candidate, File, candidates_of, is_model_name
+from modeld.core.models import Catalog, EngineKind, Footprint, ModelFacts, ModelSpec, make_catalog
+from modeld.engine.llama.footprint import estimate
+from modeld.engine.llama.gguf import GgufError, Kind, facts_of, kind_of, read_header, split_of
+from modeld.runtime.model_settings import assign, options_of
+
+
+class Scan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one look found.
+
+    `ignored`: id to kind of the files that are no models by themselves (projectors, adapters).
+    `entries`: the settings of each model. `unmatched`: keys of `models:` that name no file.
+    `problems`: folders below that cannot be read, a sentence each. `error`: why the folder itself
+    cannot be read; the catalogue is empty then.
+    """
+
+    catalog: Catalog = Catalog()
+    ignored: Mapping[str, str] = {}
+    entries: Mapping[str, ModelSettings] = {}
+    unmatched: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class _Outcome(msgspec.Struct, frozen=True):
+    """What reading a candidate gave: facts of a model, the kind of another file, or an error.
+
+    `lasting` is False for what may be otherwise next time though no file changed.
+    """
+
+    facts: ModelFacts | None = None
+    kind: Kind = Kind.MODEL
+    error: str | None = None
+    lasting: bool = True
+
+
+class Scanner:
+    """Looks at one folder again and again. Use it from one thread at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._known: dict[tuple[File, ...], _Outcome] = {}
+
+    def scan(self) -> Scan:
+        """Look at the folder. Never raises for what is in it, or for its absence."""
+        folder = self._settings.models_dir
+        try:
+            files, problems = list_files(folder.expanduser())
+        except (OSError, RuntimeError) as error:
+            return Scan(error=_folder_error(folder, error), unmatched=tuple(sorted(self._settings.models)))
+        candidates = candidates_of(files)
+        outcomes = {candidate.id: self._outcome(candidate) for candidate in candidates}
+        self._known = {
+            candidate.files: outcome
+            for candidate in candidates
+            if (outcome := outcomes[candidate.id]).lasting
+        }
+        models = [candidate for candidate in candidates if outcomes[candidate.id].kind is Kind.MODEL]
+        assignment = assign(self._settings.models, ((model.id, *model.aliases) for model in models))
+        specs = [
+            self._spec(model, outcomes[model.id], assignment.entries.get(model.id, ModelSettings()))
+            for model in models
+        ]
+        return Scan(
+            catalog=make_catalog(specs, self._settings.default_model),
+            ignored={
+                key: str(outcome.kind) for key, outcome in outcomes.items() if outcome.kind is not Kind.MODEL
+            },
+            entries=assignment.entries,
+            unmatched=assignment.unmatched,
+            problems=problems,
+        )
+
+    def _outcome(self, candidate: Candidate) -> _Outcome:
+        if candidate.error is not None:
+            return _Outcome(error=candidate.error, lasting=False)
+        known = self._known.get(candidate.files)
+        return _read(candidate) if known is None else known
+
+    def _spec(self, candidate: Candidate, outcome: _Outcome, entry: ModelSettings) -> ModelSpec:
+        """The model as it is served. The fake engine takes any file that can be read, GGUF or not."""
+        facts, error = outcome.facts, outcome.error
+        if self._settings.engine is EngineKind.FAKE and outcome.lasting:
+            error = None
+        options = options_of(self._settings, entry)
+        size = sum(file.size for file in candidate.files)
+        if facts is not None:
+            footprint = estimate(facts, options)
+        else:
+            footprint = Footprint(weights=size if error is None else 0)
+        return ModelSpec(
+            id=candidate.id,
+            path=candidate.path,
+            name=(facts.name if facts is not None else "") or candidate.stem,
+            size_bytes=size,
+            modified_ns=max(file.modified_ns for file in candidate.files),
+            facts=facts,
+            error=error,
+            aliases=tuple(dict.fromkeys((*candidate.aliases, *entry.aliases))),
+            options=options,
+            footprint=footprint,
+            pinned=entry.pinned,
+            ttl_s=entry.ttl,
+            preload=entry.preload,
+        )
+
+
+def list_files(folder: Path) -> tuple[list[File], tuple[str, ...]]:
+    """List the files that may be models, in `folder` and one level below.
+
+    Returns: the files, and a sentence for each folder below that cannot be read.
+    Raises: OSError when `folder` itself cannot be read.
+    """
+    files: list[File] = []
+    problems: list[str] = []
+    seen = {_identity(folder.stat())}
+    below: list[Path] = []
+    for entry in _entries(folder):
+        if _is_folder(entry):
+            below.append(entry)
+        elif is_model_name(entry.name):
+            files.append(_file("", entry))
+    for subfolder in below:
+        try:
+            identity = _identity(subfolder.stat())
+            if identity not in seen:
+                seen.add(identity)
+                files += [
+                    _file(subfolder.name, entry)
+                    for entry in _entries(subfolder)
+                    if is_model_name(entry.name) and not _is_folder(entry)
+                ]
+        except OSError as error:
+            problems.append(f"the folder {subfolder} cannot be read: {_reason(error)}")
+    return files, tuple(problems)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Everything in a folder that is not hidden, by name."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _is_folder(entry: Path) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _identity(info: os.stat_result) -> tuple[int, int]:
+    return info.st_dev, info.st_ino
+
+
+def _file(folder: str, path: Path) -> File:
+    try:
+        info = path.stat()
+    except OSError as error:
+        target = f" (a link to {path.readlink()})" if path.is_symlink() else ""
+        return File(
+            folder=folder,
+            name=path.name,
+            path=str(path),
+            error=f"{path.name}{target} cannot be read: {_reason(error)}",
+        )
+    return File(
+        folder=folder,
+        name=path.name,
+        path=str(path),
+        size=info.st_size,
+        modified_ns=info.st_mtime_ns,
+        device=info.st_dev,
+        inode=info.st_ino,
+        error=None if stat.S_ISREG(info.st_mode) else f"{path.name} is not a regular file",
+    )
+
+
+def _read(candidate: Candidate) -> _Outcome:
+    """Read the headers of all parts."""
+    name = Path(candidate.path).name
+    try:
+        headers = [read_header(Path(file.path)) for file in candidate.files]
+        kind = kind_of(headers[0])
+        if kind is not Kind.MODEL:
+            return _Outcome(kind=kind)
+        for place, header in enumerate(headers):
+            index, parts = split_of(header)
+            if (index, parts) != (place, candidate.parts):
+                return _Outcome(error=_misnamed(candidate.files[place].name, index + 1, parts))
+        return _Outcome(facts=facts_of(headers))
+    except GgufError as error:
+        return _Outcome(error=str(error))
+    except OSError as error:
+        return _Outcome(error=f"{name} cannot be read: {_reason(error)}", lasting=False)
+    except Exception as error:  # noqa: BLE001 -- the wall: no file, however odd, may end the daemon
+        return _Outcome(error=f"{name} cannot be read: {error!r} (a defect of modeld)")
+
+
+def _misnamed(name: str, part: int, parts: int) -> str:
+    if parts == 1:
+        return f"{name} is named like a part of a split model, but it is a whole one; rename it"
+    return (
+        f"{name} is part {part} of {parts} by its metadata; llama.cpp finds the parts only under the name "
+        f"<model>-{part:05d}-of-{parts:05d}.gguf"
+    )
+
+
+def _folder_error(folder: Path, error: OSError | RuntimeError) -> str:
+    hint = (
+        "create it, or set models_dir"
+        if isinstance(error, FileNotFoundError)
+        else "mend it, or set models_dir"
+    )
+    return f"the models folder {folder} cannot be read: {_reason(error)}; {hint}"
+
+
+def _reason(error: OSError | RuntimeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
