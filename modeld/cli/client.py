@@ -79,7 +79,7 @@ def infer(
             yield _lines(response)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise CannotConnect(str(error) or type(error).__name__) from None
-    except httpx.TransportError as error:
+    except (httpx.RequestError, httpx.InvalidURL) as error:
         raise Refused(f"the connection broke before the answer was complete: {error}") from None
 
 

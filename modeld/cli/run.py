@@ -12,9 +12,9 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import click
-import httpx
 from rich.console import Console
 from rich.status import Status
 
@@ -121,11 +121,7 @@ def _number(_: click.Context, __: click.Parameter, value: float | None) -> float
 def _where(url: str | None, addr: str | None) -> tuple[str, str | None]:
     """Return the base URL and, for a Unix socket, its path."""
     if url is not None:
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise click.BadParameter(str(error), param_hint="--url") from None
-        if parsed.scheme not in {"http", "https"} or not parsed.host:
+        if not _is_base_url(url):
             raise click.BadParameter("write it as http://host:port", param_hint="--url")
         return url, None
     text = addr or os.environ.get("MODELD_ADDR") or Settings().addr
@@ -136,6 +132,14 @@ def _where(url: str | None, addr: str | None) -> tuple[str, str | None]:
     if address.fd is not None:
         raise click.BadParameter("a descriptor cannot be called; name the host and port", param_hint="--addr")
     return client_url(address), address.path
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 @contextmanager

@@ -144,6 +144,8 @@ def test_nothing_there_says_how_to_start() -> None:
         ["tiny", "x", "--addr", "fd://3"],
         ["tiny", "x", "--url", "ftp://x"],
         ["tiny", "x", "--url", "http://"],
+        ["tiny", "x", "--url", "http://[::1"],
+        ["tiny", "x", "--url", "http://box:99999"],
         ["tiny", "x", "--raw", "--system", "y"],
         ["tiny", "x", "--unknown"],
     ],
