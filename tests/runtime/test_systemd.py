@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,3 +175,32 @@ async def test_the_watchdog_is_fed_only_while_healthy(
         b"WATCHDOG=1",
         b"STATUS=recovered",
     ]
+
+
+ACTIVATED = """
+import os, socket, subprocess, sys
+from modeld.runtime.systemd import take
+supervision = take(os.environ)
+assert supervision.binds == ("fd://3",), supervision.binds
+child = subprocess.run([sys.executable, "-c", "import os; os.fstat(3)"], close_fds=False, capture_output=True)
+assert child.returncode != 0, "a child has inherited the socket"
+connection, _ = socket.socket(fileno=3).accept()
+connection.sendall(b"served")
+"""
+
+
+def test_a_socket_of_systemd_is_served_and_not_inherited() -> None:
+    """A process started with a socket as systemd does it serves on it; its children do not have it."""
+    shell = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null'
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as client:
+            done = subprocess.run(
+                ["/bin/sh", "-c", shell, "sh", sys.executable, "-c", ACTIVATED],
+                stdin=listener.fileno(),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert done.returncode == 0, done.stderr
+            assert client.recv(100) == b"served"
