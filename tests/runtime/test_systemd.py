@@ -192,15 +192,17 @@ connection.sendall(b"served")
 def test_a_socket_of_systemd_is_served_and_not_inherited() -> None:
     """A process started with a socket as systemd does it serves on it; its children do not have it."""
     shell = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null'
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with socket.create_connection(listener.getsockname()) as client:
-            done = subprocess.run(
-                ["/bin/sh", "-c", shell, "sh", sys.executable, "-c", ACTIVATED],
-                stdin=listener.fileno(),
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=60,
-            )
-            assert done.returncode == 0, done.stderr
-            assert client.recv(100) == b"served"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+    ):
+        done = subprocess.run(
+            ["/bin/sh", "-c", shell, "sh", sys.executable, "-c", ACTIVATED],
+            stdin=listener.fileno(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert client.recv(100) == b"served"
