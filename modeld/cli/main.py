@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 
 import click
 
@@ -47,4 +49,15 @@ modeld.add_command(check_config)
 
 def main() -> None:
     """Run the command line, and exit the process with its code."""
+    _fill_standard_streams()
     modeld(prog_name="modeld")
+
+
+def _fill_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed, or else a socket would take its number."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(fd, mode, encoding="utf-8"))

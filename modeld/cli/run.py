@@ -106,10 +106,12 @@ def _harmless(text: str) -> str:
 
 def _prompt(words: tuple[str, ...]) -> str:
     if words == ("-",) or (not words and not sys.stdin.isatty()):
-        return sys.stdin.buffer.read().decode("utf-8", "replace")
-    if not words:
+        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    else:
+        text = " ".join(words)
+    if not text.strip():
         raise click.UsageError('a prompt is missing: modeld run MODEL "prompt", or - to read it from stdin')
-    return " ".join(words)
+    return text
 
 
 def _number(_: click.Context, __: click.Parameter, value: float | None) -> float | None:

@@ -100,9 +100,15 @@ def load_settings(
             top, _, below = name.partition(".")
             label = found.labels.get(top, top)
             found.problems.append(f"{label}{'.' + below if below else ''}: {sentence}")
+    warnings = tuple(map(_one_line, found.warnings))
     if found.problems:
-        raise ConfigError(tuple(found.problems), tuple(found.warnings))
-    return Loaded(settings=settings, warnings=tuple(found.warnings), sources=found.sources)
+        raise ConfigError(tuple(map(_one_line, found.problems)), warnings)
+    return Loaded(settings=settings, warnings=warnings, sources=found.sources)
+
+
+def _one_line(text: str) -> str:
+    """Return `text` with line ends and other control characters written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _config_path(flags: Mapping[str, object], environ: Mapping[str, str], found: _Gathered) -> Path | None:

@@ -117,3 +117,9 @@ def test_help_into_a_closed_pipe_is_quiet() -> None:
         assert child.stderr is not None
         child.stdout.close()
         assert child.stderr.read() == b""
+
+
+def test_closed_standard_streams_are_filled() -> None:
+    """Started without any of the three streams, a command works and ends as it should."""
+    command = f"exec {sys.executable} -m modeld check-config --llama-slots 0 <&- >&- 2>&-"
+    assert subprocess.run(["/bin/sh", "-c", command], check=False, timeout=60).returncode == 2

@@ -148,6 +148,9 @@ def test_nothing_there_says_how_to_start() -> None:
         ["tiny", "x", "--url", "http://box:99999"],
         ["tiny", "x", "--raw", "--system", "y"],
         ["tiny", "x", "--unknown"],
+        ["tiny", " "],
+        ["tiny", "-"],
+        ["tiny"],
     ],
 )
 def test_a_wrong_command_line_exits_with_2(args: list[str]) -> None:

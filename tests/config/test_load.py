@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modeld.config.fields import BY_NAME, FIELDS, LEGACY, MODEL_FIELDS, show_default
 from modeld.config.load import ConfigError, Loaded, load_settings
@@ -323,3 +325,31 @@ def test_zero_is_the_default_where_it_was_in_the_go_program(tmp_path: Path) -> N
     settings = load(None, None, file, tmp_path).settings
     assert (settings.llama_threads, settings.llama_ctx, settings.max_queue_depth) == (3, 8192, 32)
     assert (settings.max_wait, settings.drain_timeout, settings.llama_ngl) == (30.0, 2.0, 0)
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
+    | st.sampled_from(["auto", "off", "5s", "1GiB", "0", "-1", ":80", "q4_0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+NAMES = st.sampled_from([field.name for field in FIELDS if field.name != "config"])
+OPTIONS = st.dictionaries(st.sampled_from([field.name for field in MODEL_FIELDS]), ANY, max_size=3)
+
+
+@given(
+    flags=st.dictionaries(NAMES, ANY, max_size=4),
+    models=st.dictionaries(st.text(max_size=4), OPTIONS | ANY, max_size=3),
+    environ=st.dictionaries(NAMES, ANY.map(str), max_size=3),
+)
+def test_whatever_is_given_either_loads_or_is_told_in_short_lines(
+    flags: Mapping[str, object], models: Mapping[str, object], environ: Mapping[str, str]
+) -> None:
+    """No value of any type or size brings anything but settings, or problems of one line each."""
+    variables = {BY_NAME[name].env: raw for name, raw in environ.items()}
+    try:
+        load({"models": models, **flags}, variables)
+        lines: tuple[str, ...] = ()
+    except ConfigError as error:
+        lines = error.problems
+    assert all(line.isprintable() and len(line) < 400 for line in lines)
