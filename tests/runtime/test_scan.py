@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""One look at the models folder: which files are models, what they are called, what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gguf
+import pytest
+from support import tiny_gguf
+
+from modeld.config.settings import ModelSettings, Settings
+from modeld.core.models import EngineKind, LoadOptions
+from modeld.engine.llama.footprint import estimate
+from modeld.runtime import scan as scan_module
+from modeld.runtime.scan import Scan, Scanner
+
+NOBODY = 65534
+
+
+def look(folder: Path, **more: object) -> Scan:
+    return Scanner(Settings(models_dir=folder, **more)).scan()
+
+
+def ids(scan: Scan) -> list[str]:
+    return list(scan.catalog.models)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gguf.write_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be somebody whom file modes concern."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that anybody may enter (pytest's own are the user's alone)."""
+    folder = Path(tempfile.mkdtemp(prefix="modeld-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+# What is found.
+
+
+def test_a_file_becomes_a_model_with_its_facts(tmp_path: Path, tiny: Path) -> None:
+    """Id, name, size, facts, options and footprint of a sound file."""
+    shutil.copy(tiny, tmp_path / "tiny.gguf")
+    spec = look(tmp_path).catalog.models["tiny.gguf"]
+    assert (spec.id, spec.name, spec.path, spec.error) == (
+        "tiny.gguf",
+        "Tiny",
+        str(tmp_path / "tiny.gguf"),
+        None,
+    )
+    assert spec.size_bytes == tiny.stat().st_size
+    assert spec.modified_ns == (tmp_path / "tiny.gguf").stat().st_mtime_ns
+    assert spec.facts is not None
+    assert spec.facts.architecture == "llama"
+    assert spec.footprint == estimate(spec.facts, spec.options)
+    assert spec.aliases == ("tiny",)
+
+
+def test_the_ending_may_be_in_any_case_and_hidden_names_are_left_out(tmp_path: Path, tiny: Path) -> None:
+    """`.GGUF` counts; `.hidden.gguf`, files in `.folders` and other endings do not."""
+    (tmp_path / ".cache").mkdir()
+    for name in ("B.GGUF", "a.gGuf", ".hidden.gguf", ".cache/c.gguf", "notes.txt", "half.gguf.part"):
+        shutil.copy(tiny, tmp_path / name)
+    assert ids(look(tmp_path)) == ["B.GGUF", "a.gGuf"]
+
+
+def test_one_level_of_folders_is_looked_into(tmp_path: Path, tiny: Path) -> None:
+    """A file two levels down is not found."""
+    (tmp_path / "sub" / "deep").mkdir(parents=True)
+    shutil.copy(tiny, tmp_path / "sub" / "x.gguf")
+    shutil.copy(tiny, tmp_path / "sub" / "deep" / "y.gguf")
+    scan = look(tmp_path)
+    assert ids(scan) == ["x.gguf"]
+    assert scan.catalog.names["sub/x.gguf"] == "x.gguf"
+
+
+def test_links_to_files_and_folders_are_followed(tmp_path: Path, tiny: Path) -> None:
+    """A link is a model under its own name; a hard link is one too."""
+    models = tmp_path / "models"
+    elsewhere = tmp_path / "elsewhere"
+    models.mkdir()
+    elsewhere.mkdir()
+    shutil.copy(tiny, elsewhere / "far.gguf")
+    (models / "soft.gguf").symlink_to(tiny)
+    (models / "sub").symlink_to(elsewhere)
+    shutil.copy(tiny, models / "one.gguf")
+    (models / "two.gguf").hardlink_to(models / "one.gguf")
+    scan = look(models)
+    assert ids(scan) == ["far.gguf", "one.gguf", "soft.gguf", "two.gguf"]
+    assert all(spec.error is None for spec in scan.catalog.models.values())
+
+
+def test_links_that_lead_in_circles_do_no_harm(tmp_path: Path, tiny: Path) -> None:
+    """A link to the folder itself adds nothing, a link to itself is a model with an error."""
+    shutil.copy(tiny, tmp_path / "a.gguf")
+    (tmp_path / "again").symlink_to(tmp_path)
+    (tmp_path / "self.gguf").symlink_to("self.gguf")
+    scan = look(tmp_path)
+    assert ids(scan) == ["a.gguf", "self.gguf"]
+    error = scan.catalog.models["self.gguf"].error
+    assert error is not None
+    assert "self.gguf (a link to self.gguf) cannot be read: Too many levels" in error
+
+
+def test_a_link_to_nothing_says_where_it_leads(tmp_path: Path) -> None:
+    """The error names the target."""
+    (tmp_path / "gone.gguf").symlink_to("/nowhere/x.gguf")
+    error = look(tmp_path).catalog.models["gone.gguf"].error
+    assert error == "gone.gguf (a link to /nowhere/x.gguf) cannot be read: No such file or directory"
+
+
+def test_a_name_in_two_folders_gets_the_folder_in_front(tmp_path: Path, tiny: Path) -> None:
+    """The top folder's file has the plain id; each of the others can be asked for by its long name."""
+    for folder in ("", "b", "a"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        shutil.copy(tiny, tmp_path / folder / "x.gguf")
+    catalog = look(tmp_path).catalog
+    assert list(catalog.models) == ["a/x.gguf", "b/x.gguf", "x.gguf"]
+    for name in ("x.gguf", "x"):
+        found = catalog.find(name)
+        assert found is not None
+        assert found.path == str(tmp_path / "x.gguf")
+    for name in ("b/x.gguf", "b/x"):
+        found = catalog.find(name)
+        assert found is not None
+        assert found.path == str(tmp_path / "b" / "x.gguf")
+
+
+def test_projectors_and_adapters_are_known_but_no_models(tmp_path: Path, tiny: Path) -> None:
+    """They are left out of the catalogue, and cannot become the default."""
+    tiny_gguf.write_projector(tmp_path / "a-mmproj.gguf")
+    tiny_gguf.write_adapter(tmp_path / "b-lora.gguf")
+    shutil.copy(tiny, tmp_path / "model.gguf")
+    scan = look(tmp_path)
+    assert ids(scan) == ["model.gguf"]
+    assert scan.ignored == {"a-mmproj.gguf": "projector", "b-lora.gguf": "adapter"}
+    assert scan.catalog.default == "model.gguf"
+
+
+# Split models.
+
+
+def test_the_parts_of_a_split_model_are_one_model(tmp_path: Path) -> None:
+    """It has the first part's name, the sizes of all, and its name without the part as an alias."""
+    parts = tiny_gguf.write_split(tmp_path, "big", 3)
+    catalog = look(tmp_path).catalog
+    assert list(catalog.models) == ["big-00001-of-00003.gguf"]
+    spec = catalog.models["big-00001-of-00003.gguf"]
+    assert spec.error is None
+    assert spec.path == str(parts[0])
+    assert spec.size_bytes == sum(part.stat().st_size for part in parts)
+    assert spec.aliases == ("big-00001-of-00003", "big")
+    assert catalog.names["big"] == spec.id
+
+
+@pytest.mark.parametrize(
+    ("without", "says"),
+    [
+        ((2,), "1 of its 3 parts are missing: big-00002-of-00003.gguf"),
+        ((1, 3), "2 of its 3 parts are missing: big-00001-of-00003.gguf, big-00003-of-00003.gguf"),
+    ],
+)
+def test_missing_parts_are_named(tmp_path: Path, without: tuple[int, ...], says: str) -> None:
+    """Even without its first part the model is listed, under the first part's name."""
+    tiny_gguf.write_split(tmp_path, "big", 3, without=without)
+    scan = look(tmp_path)
+    assert ids(scan) == ["big-00001-of-00003.gguf"]
+    assert scan.catalog.models["big-00001-of-00003.gguf"].error == says
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    """The error of a split model says which of its files is at fault."""
+    parts = tiny_gguf.write_split(tmp_path, "big", 3)
+    parts[1].write_bytes(parts[1].read_bytes()[:-100])
+    error = look(tmp_path).catalog.models["big-00001-of-00003.gguf"].error
+    assert error is not None
+    assert error.startswith("big-00002-of-00003.gguf is cut short")
+
+
+def test_a_renamed_part_is_no_whole_model(tmp_path: Path) -> None:
+    """Metadata that speak of parts and a name that does not make an error that says what to do."""
+    tiny_gguf.write_model(tmp_path / "odd.gguf", split=(0, 2))
+    error = look(tmp_path).catalog.models["odd.gguf"].error
+    assert error is not None
+    assert "odd.gguf is part 1 of 2 by its metadata" in error
+    assert "<model>-00001-of-00002.gguf" in error
+
+
+# What is wrong.
+
+
+def test_bad_files_are_listed_with_their_errors_and_harm_nothing(tmp_path: Path, tiny: Path) -> None:
+    """Empty, damaged, cut, special: a sentence each, and the sound one is served."""
+    shutil.copy(tiny, tmp_path / "good.gguf")
+    (tmp_path / "empty.gguf").touch()
+    (tmp_path / "noise.gguf").write_bytes(b"<html>404</html>")
+    (tmp_path / "cut.gguf").write_bytes(tiny.read_bytes()[:-1])
+    os.mkfifo(tmp_path / "pipe.gguf")
+    catalog = look(tmp_path).catalog
+    errors = {key: spec.error for key, spec in catalog.models.items() if spec.error is not None}
+    assert set(errors) == {"empty.gguf", "noise.gguf", "cut.gguf", "pipe.gguf"}
+    assert errors["empty.gguf"] == "empty.gguf is empty"
+    assert errors["pipe.gguf"] == "pipe.gguf is not a regular file"
+    assert "not a GGUF file" in errors["noise.gguf"]
+    assert "cut short" in errors["cut.gguf"]
+    assert catalog.default == "good.gguf"
+
+
+def test_an_unreadable_file_is_found_as_soon_as_its_mode_is_mended(open_folder: Path, tiny: Path) -> None:
+    """Nothing about the file changed but its mode; the refusal is not remembered."""
+    path = open_folder / "secret.gguf"
+    shutil.copy(tiny, path)
+    path.chmod(0)
+    scanner = Scanner(Settings(models_dir=open_folder))
+    with unprivileged():
+        error = scanner.scan().catalog.models["secret.gguf"].error
+    assert error == "secret.gguf cannot be read: Permission denied"
+    path.chmod(0o644)
+    with unprivileged():
+        assert scanner.scan().catalog.models["secret.gguf"].error is None
+
+
+def test_an_unreadable_folder_below_costs_only_itself(open_folder: Path, tiny: Path) -> None:
+    """The files beside it are found, and a sentence tells of it."""
+    shutil.copy(tiny, open_folder / "a.gguf")
+    locked = open_folder / "locked"
+    locked.mkdir(mode=0)
+    with unprivileged():
+        scan = look(open_folder)
+    locked.chmod(0o755)
+    assert ids(scan) == ["a.gguf"]
+    assert scan.problems == (f"the folder {locked} cannot be read: Permission denied",)
+
+
+def test_a_missing_folder_is_an_error_and_an_empty_catalogue(tmp_path: Path) -> None:
+    """The sentence names the folder and what to do; a file in its place has one too."""
+    missing = look(tmp_path / "none")
+    assert not missing.catalog.models
+    assert missing.error is not None
+    assert f"{tmp_path / 'none'} cannot be read: No such file or directory; create it" in missing.error
+    (tmp_path / "file").touch()
+    assert "Not a directory" in str(look(tmp_path / "file").error)
+
+
+def test_a_defect_of_the_reader_stays_with_the_file(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reader raises becomes the error of that model."""
+
+    def broken(_: Path) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(scan_module, "read_header", broken)
+    shutil.copy(tiny, tmp_path / "a.gguf")
+    error = look(tmp_path).catalog.models["a.gguf"].error
+    assert error == "a.gguf cannot be read: ZeroDivisionError('oops') (a defect of modeld)"
+
+
+# What is remembered.
+
+
+def test_an_unchanged_file_is_read_once(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look opens nothing; a grown, replaced or touched file is read again."""
+    reads: list[str] = []
+    real = scan_module.read_header
+    monkeypatch.setattr(scan_module, "read_header", lambda path: (reads.append(path.name), real(path))[1])
+    for name in ("a.gguf", "b.gguf", "bad.gguf"):
+        shutil.copy(tiny, tmp_path / name)
+    (tmp_path / "bad.gguf").write_bytes(b"noise")
+    scanner = Scanner(Settings(models_dir=tmp_path))
+    first = scanner.scan()
+    assert sorted(reads) == ["a.gguf", "b.gguf", "bad.gguf"]
+    reads.clear()
+    assert scanner.scan() == first
+    assert reads == []
+    with (tmp_path / "bad.gguf").open("ab") as file:
+        file.write(b"more")
+    replacement = tmp_path / "new"
+    shutil.copy2(tmp_path / "a.gguf", replacement)
+    replacement.rename(tmp_path / "a.gguf")
+    os.utime(tmp_path / "b.gguf", ns=(1, 1))
+    scanner.scan()
+    assert sorted(reads) == ["a.gguf", "b.gguf", "bad.gguf"]
+
+
+def test_what_is_gone_is_forgotten(tmp_path: Path, tiny: Path) -> None:
+    """Memory is kept for the files that are there, not for all that ever were."""
+    scanner = Scanner(Settings(models_dir=tmp_path))
+    for number in range(5):
+        path = tmp_path / f"{number}.gguf"
+        shutil.copy(tiny, path)
+        assert ids(scanner.scan()) == [path.name]
+        path.unlink()
+    assert ids(scanner.scan()) == []
+    assert scanner._known == {}
+
+
+# Settings.
+
+
+def test_options_come_from_the_models_entry_then_from_the_daemon(tmp_path: Path, tiny: Path) -> None:
+    """An entry may be keyed by id or stem; what it does not say is the daemon's."""
+    for name in ("a.gguf", "b.gguf", "c.gguf"):
+        shutil.copy(tiny, tmp_path / name)
+    scan = look(
+        tmp_path,
+        llama_ctx=2048,
+        llama_slots=2,
+        llama_threads=3,
+        llama_mmap=False,
+        models={
+            "a.gguf": ModelSettings(llama_ctx=512, llama_flash_attn=True, pinned=True, ttl=60.0),
+            "b": ModelSettings(llama_kv_type="q8_0", llama_mmap=True, preload=True, llama_ngl=0),
+            "typo": ModelSettings(pinned=True),
+        },
+    )
+    a, b, c = scan.catalog.models.values()
+    common = LoadOptions(ctx=2048, slots=2, threads=3, mmap=False)
+    assert c.options == common
+    assert a.options == LoadOptions(ctx=512, slots=2, threads=3, mmap=False, flash_attn=True)
+    assert b.options == LoadOptions(ctx=2048, slots=2, threads=3, mmap=True, kv_type="q8_0", gpu_layers=0)
+    assert (a.pinned, a.ttl_s, a.preload) == (True, 60.0, False)
+    assert (b.pinned, b.ttl_s, b.preload) == (False, None, True)
+    assert scan.unmatched == ("typo",)
+
+
+def test_aliases_resolve_and_several_entries_of_one_model_unite(tmp_path: Path, tiny: Path) -> None:
+    """Id before stem before alias: what the stronger entry says stays, the rest is added."""
+    shutil.copy(tiny, tmp_path / "a.gguf")
+    scan = look(
+        tmp_path,
+        default_model="chat",
+        models={
+            "friend": ModelSettings(preload=True, llama_ctx=1),
+            "a": ModelSettings(aliases=("chat", "talk"), llama_ctx=1024, llama_slots=2),
+            "a.gguf": ModelSettings(aliases=("friend",), llama_ctx=512),
+        },
+    )
+    spec = scan.catalog.models["a.gguf"]
+    assert spec.aliases == ("a", "friend", "chat", "talk")
+    assert (spec.options.ctx, spec.options.slots, spec.preload) == (512, 2, True)
+    assert scan.catalog.default == "a.gguf"
+    assert scan.unmatched == ()
+    assert scan.entries["a.gguf"].llama_slots == 2
+
+
+def test_without_a_name_in_its_metadata_a_model_is_called_by_its_stem(tmp_path: Path) -> None:
+    """`general.name` is optional."""
+    tiny_gguf.write_model(tmp_path / "plain.gguf", name=None)
+    assert look(tmp_path).catalog.models["plain.gguf"].name == "plain"
+
+
+def test_the_fake_engine_takes_any_file(tmp_path: Path, tiny: Path) -> None:
+    """Facts where there are some, no error where the contents are no GGUF."""
+    shutil.copy(tiny, tmp_path / "real.gguf")
+    (tmp_path / "empty.gguf").touch()
+    (tmp_path / "text.gguf").write_text("hello")
+    (tmp_path / "gone.gguf").symlink_to("/nowhere")
+    catalog = look(tmp_path, engine=EngineKind.FAKE).catalog
+    assert catalog.models["real.gguf"].facts is not None
+    text = catalog.models["text.gguf"]
+    assert (text.facts, text.error, text.footprint.total) == (None, None, 5)
+    assert catalog.models["empty.gguf"].error is None
+    assert catalog.models["gone.gguf"].error is not None
+
+
+def test_quantization_shows_in_the_footprint(tmp_path: Path) -> None:
+    """Fewer bits, less memory; the estimate is that of the model's own options."""
+    for name, quant in (("f32", gguf.GGMLQuantizationType.F32), ("q8", gguf.GGMLQuantizationType.Q8_0)):
+        tiny_gguf.write_model(tmp_path / f"{name}.gguf", quant=quant)
+    models = look(tmp_path).catalog.models
+    assert models["q8.gguf"].footprint.weights < models["f32.gguf"].footprint.weights
