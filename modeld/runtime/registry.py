@@ -163,6 +163,8 @@ class Registry:
 
     def _publish(self, scanned: Scan) -> None:
         before, self.scanned = self.scanned, scanned
+        if scanned is before:
+            return
         _report(before, scanned)
         if scanned.catalog != before.catalog and self._on_change is not None:
             self._on_change(scanned.catalog)

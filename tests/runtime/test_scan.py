@@ -367,6 +367,14 @@ def test_aliases_resolve_and_several_entries_of_one_model_unite(tmp_path: Path, 
     assert scan.entries["a.gguf"].llama_slots == 2
 
 
+def test_a_default_model_that_is_not_there_is_a_problem(tmp_path: Path, tiny: Path) -> None:
+    """No other model takes its place, and a sentence tells of it."""
+    shutil.copy(tiny, tmp_path / "a.gguf")
+    scan = look(tmp_path, default_model="b")
+    assert scan.catalog.default is None
+    assert scan.problems == ("default_model 'b' names no model",)
+
+
 def test_without_a_name_in_its_metadata_a_model_is_called_by_its_stem(tmp_path: Path) -> None:
     """`general.name` is optional."""
     tiny_gguf.write_model(tmp_path / "plain.gguf", name=None)
