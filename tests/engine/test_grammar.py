@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Constraints before llama.cpp sees them: what is wrong is said with its place, what is absurd is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeld.core.request import Constraint, ConstraintKind
+from modeld.engine.llama.gbnf import MAX_NESTING, check_gbnf
+from modeld.engine.llama.grammar import compile_constraint
+from modeld.errors import InvalidGrammar
+
+
+def schema(value):
+    text = value if isinstance(value, str) else json.dumps(value)
+    return compile_constraint(Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text)).gbnf
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'root ::= "a"',
+        'root ::= "a" | "b" |\n "c" # the end\n',
+        "root ::= [a-z] [^\\n\\]] [-a] .",
+        'root ::= ("a" | b)* b+ b? b{2} b{2,} b{2,5} b{0}\nb ::= "\\x41\\u00e9\\U0001F600\\"\\\\"',
+        'root ::= (\n  "a"\n  | "b"\n)\n\nother ::= "é"',
+        "\n# only comments first\nroot ::= \r\n root-2\nroot-2 ::= [0-9]+",
+        "root ::= ",
+    ],
+)
+def test_sound_grammars_pass(text):
+    """What llama.cpp's syntax allows passes, and names no tokens."""
+    assert check_gbnf(text) is False
+
+
+def test_a_grammar_may_name_tokens():
+    """`<token>` and `<[id]>`, also negated, are noticed."""
+    assert check_gbnf("root ::= <think> !</think>* <[7]>")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no rule named root"),
+        ('x ::= "a"', "no rule named root"),
+        ("root ::= x", "line 1, column 10: no rule is named x"),
+        ('root ::= "a\n', "line 1, column 10: this is never closed"),
+        ("root ::= [a", "never closed"),
+        ("root ::= []", "cannot be empty"),
+        ('root ::= ("a"', "line 1, column 10: this parenthesis is never closed"),
+        ('root ::= "a")', "expected the end of the rule"),
+        ('root = "a"', "column 6: expected ::="),
+        ('root ::= "\\q"', "unknown escape"),
+        ("root ::= *", "nothing stands before"),
+        ('root ::= "a"{x}', "expected {m}"),
+        ('root ::= "a"{3,2}', "at most 2 is less than at least 3"),
+        ('root ::= "a"{1001}', "more than 1000 repetitions"),
+        ('root ::= "a"{99999999999999999999}', "more than 1000 repetitions"),
+        ('root ::= (("a"{900}){900}){900}', "more than 100000 elements"),
+        ("root ::= " + "(" * 5000, "nested deeper"),
+        ('root ::= "a"\n| "b"', "line 2, column 1: expected the name of a rule"),
+        ('root ::= "a\0"', "NUL"),
+        ("root ::= <", "expected a token"),
+        ("root ::= " + '"a" ' * 100_000, "bytes; the most is"),
+    ],
+)
+def test_bad_grammars_are_refused_with_their_place(text, reason):
+    """Each fault has its sentence."""
+    with pytest.raises(InvalidGrammar) as caught:
+        check_gbnf(text)
+    assert reason in caught.value.message
+
+
+@given(st.text(alphabet='rot:=" \n()[]{}|*+?.,\\-^a<>!#0123é', max_size=60))
+def test_any_text_is_judged_without_a_crash(text):
+    """Whatever a client sends, the answer is a verdict."""
+    for grammar in (text, "root ::= " + text):
+        with contextlib.suppress(InvalidGrammar):
+            check_gbnf(grammar)
+
+
+def test_the_deepest_nesting_passes():
+    """The bound itself is allowed."""
+    check_gbnf("root ::= " + "(" * MAX_NESTING + '"a"' + ")" * MAX_NESTING)
+
+
+def test_a_schema_becomes_a_sound_grammar():
+    """Objects, arrays, lengths, enums, references: the grammar passes the check."""
+    assert schema(
+        {
+            "$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}},
+            "type": "object",
+            "properties": {
+                "name": {"type": "string", "minLength": 2, "maxLength": 500},
+                "tags": {"type": "array", "items": {"enum": ['x"y', "a\\b", 1, None]}, "maxItems": 300},
+                "tree": {"$ref": "#/$defs/node"},
+                "any": True,
+            },
+            "required": ["name"],
+        }
+    )
+
+
+def test_a_reference_at_the_top_is_followed():
+    """`$ref` beside `$defs`, as pydantic writes recursive models."""
+    assert "root ::=" in schema(
+        {"$defs": {"n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}}}, "$ref": "#/$defs/n"}
+    )
+
+
+def test_long_strings_do_not_nest():
+    """A maximum length is counted, not written as so many parentheses."""
+    grammar = schema({"type": "string", "maxLength": 1000})
+    assert "{0,1000}" in grammar
+    assert len(grammar) < 500
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "not an object"),
+        ({"type": "fruit"}, "cannot be turned into a grammar"),
+        ({"type": "string", "pattern": "a"}, "cannot be turned into a grammar"),
+        ({"$ref": "#/nowhere"}, "cannot be turned into a grammar"),
+        ({"$ref": "https://example.com/schema"}, "leads outside"),
+        ({"type": "string", "maxLength": 10**9}, "maxLength"),
+        ({"type": "array", "items": {}, "minItems": -1}, "minItems"),
+        ({"properties": {str(number): {} for number in range(200)}}, "200 properties"),
+        ({"properties": {"a": False}}, "cannot be turned into a grammar"),
+        ("x" * 300_000, "bytes; the most is"),
+    ],
+)
+def test_bad_schemas_are_refused(value, reason):
+    """Each fault has its sentence, and absurd sizes are not even tried."""
+    with pytest.raises(InvalidGrammar) as caught:
+        schema(value)
+    assert reason in caught.value.message
+    assert len(caught.value.message) < 400
+
+
+def test_a_deep_schema_is_refused():
+    """Nesting is bounded."""
+    value = {}
+    for _ in range(100):
+        value = {"type": "array", "items": value}
+    with pytest.raises(InvalidGrammar, match="nested deeper"):
+        schema(value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+keywords = st.sampled_from(
+    [
+        "type",
+        "items",
+        "properties",
+        "enum",
+        "const",
+        "anyOf",
+        "allOf",
+        "$ref",
+        "maxItems",
+        "minLength",
+        "pattern",
+        "required",
+        "additionalProperties",
+        "format",
+        "prefixItems",
+    ]
+)
+
+
+@given(
+    st.dictionaries(keywords, json_values | st.dictionaries(keywords, json_values, max_size=3), max_size=4)
+)
+def test_any_schema_is_judged_without_a_crash(value):
+    """Whatever a client sends, the answer is a grammar or an InvalidGrammar."""
+    with contextlib.suppress(InvalidGrammar):
+        assert schema(value)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Bookkeeping of slots and cells, and the rule for prefill chunks: pure, without llama.cpp."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeld.engine.llama.prefill import FLOOR_S, SMALLEST, STRETCH, ChunkRule
+from modeld.engine.llama.slots import Slots
+
+
+@given(
+    st.integers(1, 5),
+    st.integers(1, 200),
+    st.lists(st.tuples(st.booleans(), st.integers(1, 150)), max_size=40),
+)
+def test_reserved_cells_never_exceed_what_there_is(count, cells, moves):
+    """Whatever is taken and given back, slots are distinct and cells are not sold twice."""
+    slots = Slots(count, cells)
+    held = {}
+    for take, number in moves:
+        if take:
+            slot = slots.take(number)
+            assert (slot is None) == (number > slots.free_cells or slots.busy == count) or slot is not None
+            if slot is not None:
+                assert slot not in held
+                held[slot] = number
+        elif held:
+            slot = list(held)[number % len(held)]
+            slots.give_back(slot)
+            del held[slot]
+        assert slots.busy == len(held) <= count
+        assert slots.free_cells == cells - sum(held.values()) >= 0
+
+
+def test_without_a_free_slot_or_cells_nothing_is_taken():
+    """A refusal changes nothing."""
+    slots = Slots(1, 100)
+    assert slots.take(101) is None
+    assert slots.take(60) == 0
+    assert slots.take(10) is None
+    assert slots.free_cells == 40
+
+
+def test_giving_back_what_was_not_taken_is_a_defect():
+    """The second return of a slot is an error."""
+    slots = Slots(2, 100)
+    with pytest.raises(KeyError):
+        slots.give_back(0)
+
+
+def test_alone_a_prompt_goes_in_whole_batches():
+    """Nothing else decodes: the chunk is the batch, whatever was measured."""
+    rule = ChunkRule(512)
+    rule.learn(4, 100, 10.0)
+    assert rule.budget(0) == 512
+
+
+def test_beside_streams_a_chunk_takes_the_time_that_is_left():
+    """A chunk stretches the step to the bound and not beyond."""
+    rule = ChunkRule(512)
+    for _ in range(50):
+        rule.learn(4, 0, 0.02)
+        rule.learn(4, 10, 0.02 + 10 * 0.001)
+    chunk = rule.budget(4)
+    assert chunk * 0.001 + 0.02 <= max(FLOOR_S, STRETCH * 0.02) * 1.05
+    assert chunk > 60
+
+
+def test_a_prefill_always_moves():
+    """However slow a prompt token is, some go with every step."""
+    rule = ChunkRule(512)
+    for _ in range(50):
+        rule.learn(1, 0, 0.2)
+        rule.learn(1, 16, 5.0)
+    assert rule.budget(1) == SMALLEST
+
+
+@given(st.lists(st.tuples(st.integers(0, 16), st.integers(0, 512), st.floats(0, 100))), st.integers(0, 16))
+def test_a_chunk_always_fits_the_batch(steps, decoding):
+    """Whatever was measured, the chunk is at least one token and leaves room for the streams."""
+    rule = ChunkRule(512)
+    for streams, prompt_tokens, seconds in steps:
+        rule.learn(streams, prompt_tokens, seconds)
+    assert 1 <= rule.budget(decoding) <= 512 - decoding
