@@ -152,8 +152,13 @@ def list_files(folder: Path) -> tuple[list[File], tuple[str, ...]]:
                 seen.add(identity)
                 files += _entries(subfolder, subfolder.name)[0]
         except OSError as error:
-            problems.append(f"the folder {subfolder} cannot be read: {_reason(error)}")
-    return sorted(files), tuple(problems)
+            problems.append(f"the folder {_shown(subfolder)} cannot be read: {_reason(error)}")
+    problems += [
+        f"the name of {file.path!a} is not UTF-8, so nobody can ask for it; rename it"
+        for file in files
+        if not _is_text(file.path)
+    ]
+    return sorted(file for file in files if _is_text(file.path)), tuple(problems)
 
 
 def _entries(folder: Path, name: str) -> tuple[list[File], list[Path]]:
@@ -176,6 +181,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_text(name: str) -> bool:
+    """Say whether a name can be told to a client (bytes that are no UTF-8 come as surrogates)."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _shown(path: Path) -> str:
+    """The path as text that any encoder takes."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def _identity(info: os.stat_result) -> tuple[int, int]:
     return info.st_dev, info.st_ino
 
@@ -184,7 +199,7 @@ def _file(folder: str, entry: os.DirEntry[str]) -> File:
     try:
         info = entry.stat()
     except OSError as error:
-        target = f" (a link to {Path(entry.path).readlink()})" if entry.is_symlink() else ""
+        target = f" (a link to {_shown(Path(entry.path).readlink())})" if entry.is_symlink() else ""
         return File(
             folder=folder,
             name=entry.name,
@@ -239,7 +254,7 @@ def _folder_error(folder: Path, error: OSError | RuntimeError) -> str:
         if isinstance(error, FileNotFoundError)
         else "mend it, or set models_dir"
     )
-    return f"the models folder {folder} cannot be read: {_reason(error)}; {hint}"
+    return f"the models folder {_shown(folder)} cannot be read: {_reason(error)}; {hint}"
 
 
 def _reason(error: OSError | RuntimeError) -> str:

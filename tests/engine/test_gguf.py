@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support import tiny_gguf
 
 from modeld.core.models import ModelFacts
-from modeld.engine.llama import gguf_header
+from modeld.engine.llama import gguf_cursor
 from modeld.engine.llama.gguf import GgufError, Kind, facts_of, kind_of, read_facts, read_header, split_of
 from modeld.engine.llama.gguf_tables import FILE_TYPES, TENSOR_TYPES
 
@@ -375,8 +375,8 @@ def test_noise_behind_a_good_beginning_is_refused_clearly(tmp_path: Path, noise:
 
 def test_a_walk_over_strings_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strings that claim to be long lead no further than the largest header."""
-    monkeypatch.setattr(gguf_header, "MAX_HEADER_BYTES", 4096)
-    monkeypatch.setattr(gguf_header, "_CHUNK", 1024)
+    monkeypatch.setattr(gguf_cursor, "MAX_HEADER_BYTES", 4096)
+    monkeypatch.setattr(gguf_cursor, "_CHUNK", 1024)
     strings = struct.pack("<IQ", 8, 64) + string(b"x" * 4000) * 64
     message = refusal(tmp_path, container(pairs=(pair(b"k", 9, strings),)))
     assert "header of more than 4096 bytes" in message

@@ -265,6 +265,17 @@ def test_a_missing_folder_is_an_error_and_an_empty_catalogue(tmp_path: Path) -> 
     assert "Not a directory" in str(look(tmp_path / "file").error)
 
 
+def test_a_name_that_is_no_text_is_left_out(tmp_path: Path, tiny: Path) -> None:
+    """No client could ask for it, and it must not break the answers that list all models."""
+    shutil.copy(tiny, tmp_path / "gr\u00fcn.gguf")
+    shutil.copy(tiny, os.fsencode(tmp_path) + b"/gr\xfcn.gguf")
+    scan = look(tmp_path)
+    assert ids(scan) == ["gr\u00fcn.gguf"]
+    assert len(scan.problems) == 1
+    assert "gr\\udcfcn.gguf' is not UTF-8" in scan.problems[0]
+    assert scan.problems[0].isascii()
+
+
 def test_a_defect_of_the_reader_stays_with_the_file(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
