@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 
-import httpx
+import httpx2
 import msgspec
 
 _CONNECT_S = 5.0
@@ -67,23 +67,23 @@ def infer(
       CannotConnect: no connection came about.
       Refused: the status is not 200, the answer is no NDJSON, or the connection broke.
     """
-    transport = httpx.HTTPTransport(uds=socket_path) if socket_path else httpx.HTTPTransport()
-    timeout = httpx.Timeout(None, connect=_CONNECT_S)
+    transport = httpx2.HTTPTransport(uds=socket_path) if socket_path else httpx2.HTTPTransport()
+    timeout = httpx2.Timeout(None, connect=_CONNECT_S)
     try:
         with (
-            httpx.Client(transport=transport, timeout=timeout, trust_env=False) as client,
+            httpx2.Client(transport=transport, timeout=timeout, trust_env=False) as client,
             client.stream("POST", f"{url.rstrip('/')}/infer", json=body) as response,
         ):
             if not response.is_success:
                 raise Refused(_refusal(response))
             yield _lines(response)
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
         raise CannotConnect(str(error) or type(error).__name__) from None
-    except (httpx.RequestError, httpx.InvalidURL) as error:
+    except (httpx2.RequestError, httpx2.InvalidURL) as error:
         raise Refused(f"the connection broke before the answer was complete: {error}") from None
 
 
-def _lines(response: httpx.Response) -> Iterator[bytes]:
+def _lines(response: httpx2.Response) -> Iterator[bytes]:
     rest = b""
     for data in response.iter_bytes():
         *whole, rest = (rest + data).split(b"\n")
@@ -106,7 +106,7 @@ def parse_line(line: bytes) -> Line:
         raise Refused("what answers there does not speak modeld's protocol") from None
 
 
-def _refusal(response: httpx.Response) -> str:
+def _refusal(response: httpx2.Response) -> str:
     response.read()
     try:
         sentence = msgspec.json.decode(response.content, type=Line).error

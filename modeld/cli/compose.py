@@ -68,7 +68,7 @@ async def _run(settings: Settings, supervision: systemd.Supervision, binds: tupl
     await root.run(partial(_front, settings, metrics, binds), _announce)
 
 
-async def _front(
+async def _front(  # noqa: ASYNC128 -- `serve` calls started()
     settings: Settings,
     metrics: Metrics,
     binds: tuple[str, ...],

@@ -66,7 +66,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_script(text: str) -> Script:
     """Read a script. Raises: ValueError that names the bad part."""
-    parts = dict(part.partition("=")[::2] for part in text.split())
+    parts = {key: value for key, _, value in (part.partition("=") for part in text.split())}
     unknown = parts.keys() - set(Script.__struct_fields__)
     if unknown:
         raise ValueError(f"the fake engine knows no {min(unknown)!r} in its script")

@@ -13,9 +13,9 @@ def load_engine(spec: LoadSpec, on_progress: OnProgress) -> Engine:
     Raises: LoadAborted when `on_progress` said so; ModelFailed when it cannot be loaded.
     """
     if spec.kind is EngineKind.FAKE:
-        from modeld.engine import fake  # noqa: PLC0415 (each engine is loaded only where it is used)
+        from modeld.engine.fake import load as load_fake  # noqa: PLC0415 -- only where it is used
 
-        return fake.load(spec, on_progress)
-    from modeld.engine.llama import engine  # noqa: PLC0415 (llama.cpp costs 40 MiB and may not be there)
+        return load_fake(spec, on_progress)
+    from modeld.engine.llama.engine import load  # noqa: PLC0415 -- llama.cpp costs 40 MiB
 
-    return engine.load(spec, on_progress)
+    return load(spec, on_progress)

@@ -15,7 +15,9 @@ from modeld.worker.messages import Died, LoadFailed, Stopped
 _log = logging.getLogger("modeld.supervise")
 
 
-async def supervise(instance: Instance, feed: Callable[[Input], None]) -> None:
+async def supervise(  # noqa: ASYNC910 -- on the way out after a defect there is nothing to wait for
+    instance: Instance, feed: Callable[[Input], None]
+) -> None:
     """Run an instance to its end and report the end as an input.
 
     Whether and when the model is started again is decided by `core.schedule`.

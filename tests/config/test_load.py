@@ -89,7 +89,7 @@ SAMPLES: Mapping[str, tuple[str, object]] = {
     "llama_kv_type": ("BF16", "bf16"),
     "llama_ubatch": ("128", 128),
     "llama_mmap": ("no", False),
-    "isolation": ("process", "process"),
+    "isolation": ("Thread", "thread"),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
     "events_enable": ("yes", True),
@@ -353,3 +353,14 @@ def test_whatever_is_given_either_loads_or_is_told_in_short_lines(
     except ConfigError as error:
         lines = error.problems
     assert all(line.isprintable() and len(line) < 400 for line in lines)
+
+
+def test_what_has_no_effect_yet_is_said() -> None:
+    """A setting that is accepted but not served is a warning; a process for each model is refused."""
+    loaded = load({"events_enable": "on", "stall_timeout": "5s"})
+    assert sorted(warning.partition(":")[0] for warning in loaded.warnings) == [
+        "--events-enable",
+        "--stall-timeout",
+    ]
+    with pytest.raises(ConfigError, match="threads only"):
+        load({"isolation": "process"})

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trio
 from support.real import Q4_0, Q8_0, Daemon, client, daemon, infer, models_folder, status, until
@@ -239,7 +239,7 @@ async def test_a_second_daemon_on_the_same_port_says_so(running: Daemon) -> None
 
 async def test_httpx_sees_the_documented_headers(running: Daemon) -> None:
     """The nosniff header and a request id on every answer; the client's own id comes back."""
-    async with httpx.AsyncClient(base_url=running.url) as http:
+    async with httpx2.AsyncClient(base_url=running.url) as http:
         for path in ("/healthz", "/models", "/nowhere"):
             answer = await http.get(path, headers={"X-Request-ID": "mine-1"})
             assert answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 
-import httpx
+import httpx2
 import pytest
 import trio
 from support.real import Q4_0, Q8_0, Daemon, body, client, daemon, infer, until
@@ -24,7 +24,7 @@ class Outcome:
 
     def __init__(self) -> None:
         self.status = 0
-        self.headers: httpx.Headers = httpx.Headers()
+        self.headers: httpx2.Headers = httpx2.Headers()
         self.lines: list[dict[str, object]] = []
 
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trio
 
@@ -122,9 +122,9 @@ def daemon(
 
 
 @asynccontextmanager
-async def client(running: Daemon) -> AsyncIterator[httpx.AsyncClient]:
+async def client(running: Daemon) -> AsyncIterator[httpx2.AsyncClient]:
     """An HTTP client with patience."""
-    async with httpx.AsyncClient(base_url=running.url, timeout=httpx.Timeout(120.0)) as http:
+    async with httpx2.AsyncClient(base_url=running.url, timeout=httpx2.Timeout(120.0)) as http:
         yield http
 
 
@@ -133,14 +133,14 @@ def body(model: str = Q4_0, prompt: str = "Once upon a time", **more: object) ->
     return {"model": model, "prompt": prompt, "temperature": 0, "max_tokens": 16, **more}
 
 
-async def infer(http: httpx.AsyncClient, **more: object) -> list[dict[str, object]]:
+async def infer(http: httpx2.AsyncClient, **more: object) -> list[dict[str, object]]:
     """Stream one answer; return its lines."""
     async with http.stream("POST", "/infer", json=body(**more)) as response:  # type: ignore[arg-type]
         assert response.status_code == 200, await response.aread()
         return [json.loads(line) async for line in response.aiter_lines() if line]
 
 
-async def status(http: httpx.AsyncClient, model: str = Q4_0) -> dict[str, object]:
+async def status(http: httpx2.AsyncClient, model: str = Q4_0) -> dict[str, object]:
     """The instance of a model in /status."""
     everything = (await http.get("/status")).json()
     found = [it for it in everything["instances"] if it["model_id"].startswith(model)]
@@ -148,7 +148,7 @@ async def status(http: httpx.AsyncClient, model: str = Q4_0) -> dict[str, object
 
 
 async def until(
-    http: httpx.AsyncClient, model: str = Q4_0, *, patience: float = 30.0, **wanted: object
+    http: httpx2.AsyncClient, model: str = Q4_0, *, patience: float = 30.0, **wanted: object
 ) -> None:
     """Poll /status until the instance shows all these values."""
     seen: dict[str, object] = {}
