@@ -205,6 +205,14 @@ def test_parts_of_a_split_model_add_up_to_the_whole(tmp_path: Path) -> None:
     assert facts_of(headers) == whole
 
 
+def test_version_2_is_read_like_version_3(tmp_path: Path, sound: bytes) -> None:
+    """The layout is the same."""
+    (tmp_path / "v3.gguf").write_bytes(sound)
+    (tmp_path / "v2.gguf").write_bytes(sound[:4] + struct.pack("<I", 2) + sound[8:])
+    assert read_header(tmp_path / "v2.gguf").version == 2
+    assert read_facts(tmp_path / "v2.gguf") == read_facts(tmp_path / "v3.gguf")
+
+
 def test_a_name_carries_nothing_a_terminal_would_obey(tmp_path: Path) -> None:
     """Control characters are dropped, and a very long name is cut."""
     path = tiny_gguf.write_model(tmp_path / "m.gguf", name="\x1b[31mred\n\u202e" + "x" * 5000)
