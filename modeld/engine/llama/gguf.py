@@ -13,7 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from modeld.core.models import ModelFacts
-from modeld.engine.llama.gguf_header import GgufError, Header, Tensor, read_header
+from modeld.engine.llama.gguf_cursor import GgufError
+from modeld.engine.llama.gguf_header import Header, Tensor, read_header
 from modeld.engine.llama.gguf_tables import FILE_TYPE_GUESSED, FILE_TYPES
 
 __all__ = ["GgufError", "Header", "Kind", "facts_of", "kind_of", "read_facts", "read_header", "split_of"]
