@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import random
 import threading
 
 import pytest
@@ -15,7 +16,7 @@ from modeld.core.request import Constraint, ConstraintKind, GenerateRequest, Mes
 from modeld.engine.llama.library import lib
 from modeld.engine.llama.slots import Slots
 from modeld.engine.protocol import Broken, Done, Tokens
-from modeld.errors import EngineFailed, InvalidGrammar, InvalidRequest
+from modeld.errors import EngineFailed, InvalidGrammar, InvalidRequest, PromptTooLong
 
 
 @pytest.fixture
@@ -112,6 +113,27 @@ def test_what_the_template_objects_to_is_told(bench):
     _, last = bench.generate(bad)
     assert last.problem.kind == InvalidRequest.kind
     assert "no bad roles, please" in last.problem.message
+
+
+def test_a_long_prompt_is_tokenised_in_pieces_without_a_difference(bench):
+    """Cutting a long text behind control tokens, which saves time, changes no token."""
+    vocab = bench.engine._vocab
+    pieces = ["<s>", "</s>", "hello", " ", "\n", "<", "s>", "é", "w1"]
+    chooser = random.Random(1)  # noqa: S311 - nothing secret
+    for _ in range(10):
+        text = "".join(chooser.choice(pieces) for _ in range(4000))
+        whole = vocab._tokenize(text, True, True)
+        assert vocab.tokenize(text, add_special=True, parse_special=True).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6, "</s>" * 10**5, "word " * 10**5])
+def test_a_hopeless_prompt_is_refused_by_its_beginning(bench, text):
+    """A megabyte is not tokenised to say that it is too long, as prompt or as message."""
+    for request in (ask(text), chat(text)):
+        _, last = bench.generate(request)
+        assert last.problem.kind == PromptTooLong.kind
+        assert last.problem.details["prompt_tokens"] > 10 * last.problem.details["context"]
+        assert len(bench.engine._vocab._room) < 20_000
 
 
 def test_no_request_without_a_single_token_to_generate(bench):

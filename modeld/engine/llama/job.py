@@ -92,20 +92,30 @@ def prepare(
     """
     if request.max_tokens < 1:
         raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1")
-    if request.prompt is not None:
-        prompt = vocab.tokenize(request.prompt, add_special=True, parse_special=True)
+    if request.prompt is None:
+        parts = template.render(request.messages)
+    elif request.prompt:
+        parts = [request.prompt]
     else:
-        prompt = vocab.tokenize_parts(template.render(request.messages))
-    if not len(prompt) or request.prompt == "":
+        raise InvalidRequest("the prompt is empty: it has no tokens")
+    many = max(vocab.excess("".join(parts), context), len(parts) if len(parts) > context else 0)
+    if many:
+        raise _too_long(f"about {many}", many, context)
+    prompt = vocab.tokenize_parts(parts)
+    if not len(prompt):
         raise InvalidRequest("the prompt is empty: it has no tokens")
     room = context - len(prompt)
     if room < 1:
-        raise PromptTooLong(
-            f"the prompt has {len(prompt)} tokens, and with one token of an answer at the least the context "
-            f"of {context} tokens has room for {context - 1}; shorten the prompt",
-            details={"prompt_tokens": len(prompt), "context": context},
-        )
+        raise _too_long(str(len(prompt)), len(prompt), context)
     grammar = None if request.constraint is None else compile_constraint(request.constraint)
     sampler = Sampler(vocab, request.sampling, ignore_end=request.ignore_eos, grammar=grammar)
     sampler.see_prompt(prompt)
     return Job(request_id, request, prompt, min(request.max_tokens, room), sampler)
+
+
+def _too_long(said: str, tokens: int, context: int) -> PromptTooLong:
+    return PromptTooLong(
+        f"the prompt has {said} tokens, and with one token of an answer at the least the context of "
+        f"{context} tokens has room for {context - 1}; shorten the prompt",
+        details={"prompt_tokens": tokens, "context": context},
+    )

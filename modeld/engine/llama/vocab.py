@@ -21,6 +21,11 @@ TokenArray = npt.NDArray[np.int32]
 _TURN_MARKER = re.compile(r"<\|.*\|>|</?s>|<(start|end)_of_\w+>|\[/?[A-Z_]+\]", re.DOTALL)
 """How turn markers look that a vocabulary lists as user-defined text instead of as control tokens."""
 _PIECE_BYTES = 256
+_SEGMENT = 2048
+"""Characters after which a long text is cut at the next control token."""
+_CHARACTERS_A_TOKEN = 16
+"""More than text of any kind has on the average."""
+_MARGIN = 64
 
 
 class Vocab:
@@ -57,6 +62,8 @@ class Vocab:
             if attrs[token] & user and _TURN_MARKER.fullmatch(text := self.text(token))
         }
         self.control_texts = frozenset(text for text in texts if len(text) > 1)
+        longest_first = sorted(map(re.escape, self.control_texts), key=len, reverse=True)
+        self._controls = re.compile("|".join(longest_first)) if longest_first else None
 
     def text(self, token: int) -> str:
         """Return how the vocabulary spells a token; empty for -1 (no such token)."""
@@ -78,14 +85,23 @@ class Vocab:
           add_special: add BOS (and EOS) where the model's metadata says so.
           parse_special: let the texts of control tokens become those tokens.
         """
-        data = text.encode("utf-8", errors="replace")
-        count = self._tokenize(data, add_special, parse_special)
-        if count < 0:
-            self._room = (ctypes.c_int32 * -count)()
-            count = self._tokenize(data, add_special, parse_special)
-        if count < 0:
-            raise MemoryError(f"llama.cpp could not tokenize {len(data)} bytes")
-        return np.array(self._room[:count], dtype=np.int32)
+        if not parse_special or len(text) < _SEGMENT:
+            return self._tokenize(text, add_special, parse_special)
+        first, *rest = self._segments(text)
+        tokens = [self._tokenize(first, add_special, parse_special)]
+        tokens += [self._tokenize(segment, False, parse_special) for segment in rest]
+        return np.concatenate(tokens)
+
+    def excess(self, text: str, most: int) -> int:
+        """Return about how many tokens a text has if that is surely more than `most`, else 0.
+
+        Reads only the beginning of a long text: tokenising a megabyte takes seconds, and streams wait.
+        """
+        enough = _CHARACTERS_A_TOKEN * most
+        if len(text) <= enough:
+            return 0
+        count = len(self.tokenize(text[:enough], add_special=False, parse_special=True))
+        return count * len(text) // enough if count > most + _MARGIN else 0
 
     def tokenize_parts(self, parts: list[str]) -> TokenArray:
         """Return the tokens of a prompt that is cut where control tokens must not form.
@@ -114,9 +130,31 @@ class Vocab:
             return anchored[len(anchor) :]
         return self.tokenize(text, add_special=False, parse_special=True)
 
-    def _tokenize(self, data: bytes, add_special: bool, parse_special: bool) -> int:
-        room = self._room
-        return lib.llama_tokenize(self.pointer, data, len(data), room, len(room), add_special, parse_special)
+    def _segments(self, text: str) -> list[str]:
+        """Cut a long text behind control tokens, where cutting changes no token.
+
+        For each piece of text between control tokens llama.cpp looks for the next one through all
+        of the rest, so that its time grows with the square of their number.
+        """
+        segments: list[str] = []
+        begin = 0
+        for match in self._controls.finditer(text) if self._controls else ():
+            end = match.end()
+            if end - begin >= _SEGMENT and not text[end : end + 1].isspace():
+                segments.append(text[begin:end])
+                begin = end
+        return [*segments, text[begin:]]
+
+    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> TokenArray:
+        data = text.encode("utf-8", errors="replace")
+        pointer, call = self.pointer, lib.llama_tokenize
+        count = call(pointer, data, len(data), self._room, len(self._room), add_special, parse_special)
+        if count < 0:
+            self._room = (ctypes.c_int32 * -count)()
+            count = call(pointer, data, len(data), self._room, len(self._room), add_special, parse_special)
+        if count < 0:
+            raise MemoryError(f"llama.cpp could not tokenize {len(data)} bytes")
+        return np.array(self._room[:count], dtype=np.int32)
 
     def _read_piece(self, token: int) -> bytes:
         buffer = self._piece_buffer
