@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import socket
+from collections.abc import Callable
 from typing import cast
 
 import trio
@@ -36,10 +37,12 @@ class Connection:
     def __init__(
         self,
         stream: trio.SocketStream,
+        *,
         app: AppWrapper,
         config: Config,
         context: WorkerContext,
         limits: Limits,
+        on_refusal: Callable[[int], None],
     ) -> None:
         self._stream = stream
         self._socket = stream.socket
@@ -47,6 +50,7 @@ class Connection:
         self._config = config
         self._context = context
         self._limits = limits
+        self._on_refusal = on_refusal
         self._protocol: Http1 | None = None
         self._write_lock = trio.Lock()
         self._stall_s = limits.write_timeout_s
@@ -78,6 +82,7 @@ class Connection:
                     server=_host_and_port(self._socket.getsockname()),
                     wire=self,
                     limits=self._limits,
+                    on_refusal=self._on_refusal,
                 )
                 await self._read(self._protocol)
         except* _GONE:
@@ -122,6 +127,7 @@ class Connection:
                     await protocol.refuse(
                         408, "invalid_request", f"the request's headers took longer than {seconds:g} s"
                     )
+                    continue
                 return None
 
     def _note_header(self, protocol: Http1) -> None:

@@ -12,7 +12,7 @@ import errno
 import logging
 import math
 import os
-import socket
+import resource
 from collections.abc import Sequence
 
 import trio
@@ -23,13 +23,14 @@ from hypercorn.trio.worker_context import WorkerContext
 from modeld.http.app import EdgeApp
 from modeld.http.connection import Connection
 from modeld.http.limits import Limits
+from modeld.http.sockets import close_all, open_listeners, url_of
 from modeld.telemetry.log import get_logger
 
 log = get_logger("modeld.http")
 
-BACKLOG = 1024
 _OVERLOAD = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 _RETRY_S = 0.1
+_FILES_LEFT = 128
 _COMPLAIN_EVERY_S = 10.0
 
 
@@ -53,8 +54,8 @@ async def serve(
     Cancellation: everything is cut at once.
     """
     limits = limits or app.edge.limits
-    config = _config(binds, limits)
-    listeners = _listen(config)
+    config = _config(limits)
+    listeners = open_listeners(binds)
     server = _Server(app, config, limits)
     try:
         await app.startup()
@@ -62,19 +63,18 @@ async def serve(
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
                     accepting.start_soon(server.accept, listener, connections)
-                task_status.started([_url(listener) for listener in listeners])
+                task_status.started([url_of(listener) for listener in listeners])
                 await shutdown.wait()
                 accepting.cancel_scope.cancel()
-            _close(listeners)
+            close_all(listeners)
             await server.stop(limits.shutdown_timeout_s if grace_s is None else grace_s)
             connections.cancel_scope.cancel()
     finally:
-        _close(listeners)
+        close_all(listeners)
 
 
-def _config(binds: Sequence[str], limits: Limits) -> Config:
+def _config(limits: Limits) -> Config:
     config = Config()
-    config.bind = list(binds)
     config.errorlog = logging.getLogger("modeld.http")
     config.accesslog = None
     config.include_server_header = False
@@ -86,27 +86,10 @@ def _config(binds: Sequence[str], limits: Limits) -> Config:
     return config
 
 
-def _listen(config: Config) -> list[trio.SocketListener]:
-    sockets = config.create_sockets().insecure_sockets
-    listeners: list[trio.SocketListener] = []
-    for sock in sockets:
-        sock.set_inheritable(False)
-        sock.listen(BACKLOG)
-        listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
-    return listeners
-
-
-def _close(listeners: Sequence[trio.SocketListener]) -> None:
-    for listener in listeners:
-        listener.socket.close()
-
-
-def _url(listener: trio.SocketListener) -> str:
-    sock = listener.socket
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{sock.getsockname()}"
-    host, port, *_ = sock.getsockname()
-    return f"http://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"http://{host}:{port}"
+def connection_bound(wanted: int) -> int:
+    """Return how many connections there may be: `wanted`, but some files must be left to open models."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if files == resource.RLIM_INFINITY else min(wanted, max(files - _FILES_LEFT, files // 2))
 
 
 class _Server:
@@ -116,6 +99,8 @@ class _Server:
         self._app = ASGIWrapper(app)
         self._config = config
         self._limits = limits
+        self._bound = connection_bound(limits.max_connections)
+        self._on_refusal = app.edge.metrics.http_refused
         self._context = WorkerContext(None)
         self._connections: set[Connection] = set()
         self._one_ended = trio.Event()
@@ -133,26 +118,31 @@ class _Server:
                 self._complain(error)
                 await trio.sleep(_RETRY_S)
             else:
-                nursery.start_soon(self._serve_one, stream)
+                connection = Connection(
+                    stream,
+                    app=self._app,
+                    config=self._config,
+                    context=self._context,
+                    limits=self._limits,
+                    on_refusal=self._on_refusal,
+                )
+                self._connections.add(connection)
+                nursery.start_soon(self._serve_one, connection)
 
-    async def _serve_one(self, stream: trio.SocketStream) -> None:
-        connection = Connection(stream, self._app, self._config, self._context, self._limits)
-        self._connections.add(connection)
-        if self._context.terminated.is_set():
-            connection.stop()
+    async def _serve_one(self, connection: Connection) -> None:
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
             self._one_ended.set()
+            self._one_ended = trio.Event()
 
     async def _make_room(self) -> None:
-        """Keep within `max_connections`: the one that is idle for longest goes; if none is, wait for one."""
-        while len(self._connections) >= self._limits.max_connections:
+        """Keep within the bound: the connection that is idle for longest goes; if none is, wait for one."""
+        while len(self._connections) >= self._bound:
             idle = [(it.idle_since, id(it), it) for it in self._connections if it.idle_since is not None]
             if idle:
                 min(idle)[2].leave()
-            self._one_ended = trio.Event()
             await self._one_ended.wait()
 
     def _complain(self, error: OSError) -> None:
@@ -172,7 +162,6 @@ class _Server:
             connection.stop()
         with trio.move_on_after(grace_s):
             while self._connections:
-                self._one_ended = trio.Event()
                 await self._one_ended.wait()
         for connection in tuple(self._connections):
             connection.cut()

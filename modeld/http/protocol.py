@@ -11,6 +11,7 @@ What differs from `hypercorn.protocol.h11.H11Protocol`:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import h11
@@ -26,6 +27,7 @@ from hypercorn.typing import AppWrapper, ConnectionState
 
 from modeld.dialects.native import error_body
 from modeld.errors import Problem
+from modeld.http.ident import new_id
 from modeld.http.limits import Limits
 
 _OPEN = (h11.IDLE, h11.SEND_RESPONSE)
@@ -62,6 +64,7 @@ class Http1(H11Protocol):
         server: tuple[str, int] | None,
         wire: Wire,
         limits: Limits,
+        on_refusal: Callable[[int], None],
     ) -> None:
         super().__init__(
             app, config, context, task_group, ConnectionState({}), False, client, server, wire.send
@@ -71,6 +74,7 @@ class Http1(H11Protocol):
         )
         self._wire = wire
         self._limits = limits
+        self._on_refusal = on_refusal
         self._head = b""
 
     @property
@@ -91,6 +95,7 @@ class Http1(H11Protocol):
         """Answer without the app, if an answer is still possible, and end the connection."""
         if self._h11.our_state in _OPEN:
             body = error_body(Problem(kind=kind, message=message), code=status)
+            self._on_refusal(status)
             head = h11.Response(
                 status_code=status,
                 headers=[
@@ -98,6 +103,7 @@ class Http1(H11Protocol):
                     (b"content-length", b"%d" % len(body)),
                     (b"connection", b"close"),
                     (b"x-content-type-options", b"nosniff"),
+                    (b"x-request-id", new_id().encode()),
                     *self.config.response_headers("h11"),
                 ],
             )
@@ -169,6 +175,9 @@ class Http1(H11Protocol):
                 f"HTTP/{request.http_version.decode()} is not spoken here; use HTTP/1.1",
             )
             return False
+        if sum(len(name) + len(value) for name, value in request.headers) > self._limits.max_header_bytes:
+            await self._refuse_large_headers()
+            return False
         target = origin_form(request.target)
         if target is None:
             await self.refuse(400, "invalid_request", "the request target is neither a path nor a URL")
@@ -206,12 +215,13 @@ class Http1(H11Protocol):
     async def _refuse_malformed(self, error: h11.RemoteProtocolError) -> None:
         status = error.error_status_hint
         if status == 431:
-            limit = self._limits.max_header_bytes
-            await self.refuse(
-                status, "invalid_request", f"the request's headers have more than {limit} bytes"
-            )
+            await self._refuse_large_headers()
         else:
             await self.refuse(status, "invalid_request", f"the request is not HTTP: {error}")
+
+    async def _refuse_large_headers(self) -> None:
+        limit = self._limits.max_header_bytes
+        await self.refuse(431, "invalid_request", f"the request's headers have more than {limit} bytes")
 
     async def _maybe_recycle(self) -> None:
         # `_close_stream` makes the app cancel the very task that runs this: nothing after it may wait.

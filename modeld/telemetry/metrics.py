@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from modeld.core.events import Usage
 from modeld.core.status import DaemonStatus
 from modeld.telemetry.fleet_metrics import Metric, fleet_metrics
+
+disable_created_metrics()  # The time a series began doubles their number and tells nobody anything.
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Methods that become labels; any other is `other`."""

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import h11
-import httpx
+import httpx2
 import msgspec
 import trio
 from support.backend import Script, ScriptedBackend, silent
@@ -31,6 +31,7 @@ class Served:
         self.url = ""
         self.shutdown = trio.Event()
         self.ended = trio.Event()
+        self.clients: list[Raw] = []
 
     @property
     def port(self) -> int:
@@ -47,11 +48,13 @@ class Served:
             self.app, ["127.0.0.1:0"], shutdown=self.shutdown, grace_s=grace_s, task_status=task_status
         )
 
-    def client(self, **options: Any) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False, **options)
+    def client(self, **options: Any) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(base_url=self.url, timeout=10, trust_env=False, **options)
 
     async def connect(self) -> Raw:
-        return Raw(await trio.open_tcp_stream("127.0.0.1", self.port))
+        raw = Raw(await trio.open_tcp_stream("127.0.0.1", self.port))
+        self.clients.append(raw)
+        return raw
 
     def sample(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -62,6 +65,7 @@ class Raw:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
+        self.patience_s = 10.0
         self._h11 = h11.Connection(h11.CLIENT)
 
     async def send(self, data: bytes) -> None:
@@ -73,7 +77,7 @@ class Raw:
 
     async def read_some(self) -> bytes:
         """Read what is there; nothing is the end of the stream."""
-        with trio.fail_after(10):
+        with trio.fail_after(self.patience_s):
             return bytes(await self.stream.receive_some(65536))
 
     async def read_to_end(self) -> bytes:
@@ -147,6 +151,8 @@ async def serving(
                 served.shutdown.set()
                 with trio.CancelScope(shield=True), trio.fail_after(15):
                     await served.ended.wait()
+                for raw in served.clients:
+                    raw.stream.socket.close()
         scripts.cancel_scope.cancel()
 
 

@@ -62,8 +62,8 @@ class Renderer:
             match event:
                 case Delta(text=text, logprobs=()):
                     if text:
-                        self._texts.append(text)
                         out.append(b'{"token":%b,"done":false}\n' % json_string(text))
+                        self._texts.append(text)
                 case Delta(text=text, logprobs=logprobs):
                     bodies = [_logprob(entry) for entry in logprobs]
                     self._texts.append(text)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Listening sockets: opened from addresses, inherited, closed again when one of them fails."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+from modeld.config.address import Address, parse_address
+
+BACKLOG = 1024
+
+
+def open_listeners(binds: Sequence[str]) -> list[trio.SocketListener]:
+    """Return a listener for each of `binds` (`host:port`, `[v6]:port`, `unix:/path`, `fd://N`).
+
+    Raises: OSError when one cannot be had; then none is left open. BadValue for what is no address.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for bind in binds:
+            sock = _open(parse_address(bind))
+            sockets.append(sock)
+            sock.setblocking(False)
+            sock.listen(BACKLOG)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+
+
+def _open(address: Address) -> socket.socket:
+    if address.fd is not None:
+        return socket.socket(fileno=address.fd)
+    if address.path is not None:
+        path = Path(address.path)
+        with suppress(FileNotFoundError):
+            if stat.S_ISSOCK(path.stat().st_mode):
+                path.unlink()
+        return _bound(socket.AF_UNIX, address.path)
+    family, _, _, _, name = socket.getaddrinfo(
+        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return _bound(family, name)
+
+
+def _bound(family: int, name: tuple[object, ...] | str) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def url_of(listener: trio.SocketListener) -> str:
+    """Return where a listener can be reached, with the port it really has."""
+    sock = listener.socket
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
+    host, port, *_ = sock.getsockname()
+    return f"http://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+def close_all(listeners: Sequence[trio.SocketListener]) -> None:
+    """Close them; who waits for a connection is told. Idempotent."""
+    for listener in listeners:
+        listener.socket.close()

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What the native dialect takes, and what it says about everything else."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeld.core.request import Constraint, ConstraintKind, GenerateRequest, Message, Order, Priority
+from modeld.dialects.native import parse
+from modeld.errors import InvalidRequest
+
+
+def body(**keys) -> bytes:
+    return json.dumps({"prompt": "Hello", **keys}).encode()
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(data)
+    return caught.value.message
+
+
+def test_a_prompt_alone_takes_every_default() -> None:
+    """Only the prompt is needed; the rest is the documented default, and the answer is a stream."""
+    command = parse(b'{"prompt":"Hello"}')
+    assert command.order == Order(request=GenerateRequest(prompt="Hello"))
+    assert command.stream
+    assert not command.events
+
+
+def test_null_means_the_default() -> None:
+    """A client that writes null for what it does not set gets the default."""
+    keys = "model stream events max_tokens temperature top_k top_p min_p typical_p repeat_penalty seed stop"
+    keys += " presence_penalty frequency_penalty logit_bias logprobs grammar json_schema timeout priority"
+    keys += " keep_alive ignore_eos messages"
+    assert parse(body(**dict.fromkeys(keys.split()))) == parse(body())
+
+
+def test_every_key_reaches_the_order() -> None:
+    """No field is silently dropped."""
+    command = parse(
+        body(
+            model="tiny",
+            stream=True,
+            events=True,
+            max_tokens=7,
+            temperature=0,
+            top_k=0,
+            top_p=1,
+            min_p=0,
+            typical_p=0.5,
+            repeat_penalty=1.1,
+            presence_penalty=-1,
+            frequency_penalty=2,
+            seed=42,
+            stop=["a", "b"],
+            logit_bias={"5": -1.5, "7": False},
+            logprobs=3,
+            grammar='root ::= "x"',
+            timeout="1m30s",
+            priority="high",
+            keep_alive="-1",
+            ignore_eos=True,
+        )
+    )
+    order, request, sampling = command.order, command.order.request, command.order.request.sampling
+    assert (order.model, order.timeout_s, order.priority, order.keep_alive_s) == (
+        "tiny",
+        90,
+        Priority.HIGH,
+        -1,
+    )
+    assert (request.max_tokens, request.stop, request.logprobs, request.ignore_eos) == (
+        7,
+        ("a", "b"),
+        3,
+        True,
+    )
+    assert request.constraint == Constraint(kind=ConstraintKind.GRAMMAR, text='root ::= "x"')
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0, 0, 1, 0)
+    assert (sampling.typical_p, sampling.repeat_penalty, sampling.seed) == (0.5, 1.1, 42)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (-1, 2)
+    assert sampling.logit_bias == ((5, -1.5), (7, -math.inf))
+    assert command.events
+
+
+def test_messages_take_the_place_of_a_prompt() -> None:
+    """A conversation arrives turn by turn, as plain text."""
+    request = parse(b'{"messages":[{"role":"user","content":"<|im_start|>"}]}').order.request
+    assert request.prompt is None
+    assert request.messages == (Message(role="user", content="<|im_start|>"),)
+
+
+@pytest.mark.parametrize(
+    ("keys", "read", "expected"),
+    [
+        ({"stop": "x"}, lambda r: r.stop, ("x",)),
+        ({"stop": []}, lambda r: r.stop, ()),
+        ({"logprobs": True}, lambda r: r.logprobs, 0),
+        ({"logprobs": False}, lambda r: r.logprobs, None),
+        ({"logprobs": 0}, lambda r: r.logprobs, 0),
+        ({"seed": -1}, lambda r: r.sampling.seed, None),
+        ({"seed": 0}, lambda r: r.sampling.seed, 0),
+        ({"logit_bias": [[3, 1], [4, False]]}, lambda r: r.sampling.logit_bias, ((3, 1.0), (4, -math.inf))),
+        ({"logit_bias": {}}, lambda r: r.sampling.logit_bias, ()),
+        ({"max_tokens": 2**31 - 1}, lambda r: r.max_tokens, 2**31 - 1),
+    ],
+)
+def test_other_spellings(keys, read, expected) -> None:
+    """Where a key has more than one spelling, each means what the API says."""
+    assert read(parse(body(**keys)).order.request) == expected
+
+
+def test_a_schema_travels_as_its_own_text() -> None:
+    """A JSON schema is not rewritten on its way, so the order of its keys stays."""
+    data = b'{"prompt":"x","json_schema":{"type": "object", "a": 1}}'
+    assert parse(data).order.request.constraint == Constraint(
+        kind=ConstraintKind.JSON_SCHEMA, text='{"type": "object", "a": 1}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"temprature": 1}, 'unknown key "temprature"; did you mean temperature?'),
+        ({"qqq": 1}, 'unknown key "qqq"'),
+        ({"temperature": "hot"}, "`temperature` must be a number, not a string"),
+        ({"temperature": -0.1}, "`temperature` must be a number >= 0.0"),
+        ({"temperature": 1e6}, "`temperature` must be a number <= 100.0"),
+        ({"temperature": True}, "`temperature` must be a number, not true or false"),
+        ({"top_p": 0}, "`top_p` must be a number > 0.0"),
+        ({"top_p": 1.01}, "`top_p` must be a number <= 1.0"),
+        ({"min_p": 2}, "`min_p` must be a number <= 1.0"),
+        ({"typical_p": 0}, "`typical_p` must be a number > 0.0"),
+        ({"repeat_penalty": 0}, "`repeat_penalty` must be a number > 0.0"),
+        ({"presence_penalty": 11}, "`presence_penalty` must be a number <= 10.0"),
+        ({"frequency_penalty": -11}, "`frequency_penalty` must be a number >= -10.0"),
+        ({"top_k": -1}, "`top_k` must be a whole number >= 0"),
+        ({"top_k": 1.5}, "`top_k` must be a whole number, not a number"),
+        ({"max_tokens": 0}, "`max_tokens` must be a whole number >= 1"),
+        ({"max_tokens": 10**300}, "`max_tokens` must be a whole number <= 2147483647"),
+        ({"max_tokens": True}, "`max_tokens` must be a whole number, not true or false"),
+        ({"seed": -2}, "`seed` must be a whole number >= -1"),
+        ({"seed": 2**32 - 1}, "`seed` must be a whole number <= 4294967294"),
+        ({"stop": ["a", ""]}, "`stop[1]` must be a string of length >= 1"),
+        ({"stop": [1]}, "`stop[0]` must be a string, not a whole number"),
+        ({"stop": ["a"] * 65}, "`stop` must be"),
+        ({"logit_bias": {"x": 1}}, '`logit_bias`: "x" is no token id'),
+        ({"logit_bias": {"-1": 1}}, '`logit_bias`: "-1" is no token id'),
+        ({"logit_bias": {"5": True}}, "`logit_bias`: a bias is a number from -1000 to 1000, or false"),
+        ({"logit_bias": {"5": 1e9}}, "`logit_bias`: a bias is a number from -1000 to 1000, or false"),
+        ({"logit_bias": [[2**40, 1]]}, "`logit_bias`: a token id is a whole number"),
+        ({"logit_bias": [[3]]}, "`logit_bias[0]` must be a list of length 2"),
+        ({"logprobs": -1}, "`logprobs` must be a whole number >= 0"),
+        ({"logprobs": 101}, "`logprobs` must be a whole number <= 100"),
+        ({"priority": "urgent"}, '`priority` must be one of high, normal, low, not "urgent"'),
+        ({"timeout": "soon"}, '`timeout`: "soon" is no duration; write it as 30s, 1m30s or 500ms'),
+        ({"timeout": "0s"}, "`timeout` must be longer than nothing"),
+        ({"timeout": -5}, "`timeout` must be longer than nothing"),
+        ({"timeout": 1e300}, "`timeout`: 1e+300 is longer than a hundred years"),
+        ({"timeout": True}, "`timeout` must be a number or a string, not true or false"),
+        ({"keep_alive": "later"}, '`keep_alive`: "later" is no duration'),
+        ({"stream": "yes"}, "`stream` must be true or false, not a string"),
+        ({"stream": False, "events": True}, "events are lines of a stream"),
+        ({"model": ""}, "`model` is empty"),
+        ({"model": 5}, "`model` must be a string, not a whole number"),
+        ({"prompt": ""}, "`prompt` is empty"),
+        ({"prompt": ["a"]}, "`prompt` must be a string, not a list"),
+        ({"prompt": None}, "there is nothing to answer"),
+        ({"messages": []}, "give either `prompt` or `messages`, not both"),
+        ({"prompt": None, "messages": []}, "`messages` is empty"),
+        ({"messages": [{"role": "user"}]}, '`messages[0]` lacks the key "content"'),
+        ({"messages": [{"role": "u", "content": "a", "contents": 1}]}, "did you mean content?"),
+        ({"messages": [{"role": "", "content": "a"}]}, "`messages[0].role` must be a string of length >= 1"),
+        ({"grammar": "x", "json_schema": {}}, "give either `grammar` or `json_schema`, not both"),
+        ({"grammar": "  "}, "`grammar` is empty"),
+        ({"json_schema": [1]}, "`json_schema` must be an object"),
+        ({"json_schema": "{}"}, "`json_schema` must be an object"),
+    ],
+)
+def test_what_is_wrong_is_named(keys, told) -> None:
+    """Each bad key is refused with a sentence that names it and says what would do."""
+    assert told in refusal(body(**keys))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "the body is empty"),
+        (b"  \n", "the body is empty"),
+        (b"hello", "the body is not JSON"),
+        (b'{"prompt":"x"', "the body is not JSON"),
+        (b'{"prompt":"x"} x', "the body is not JSON"),
+        (b"[]", "the body must be an object, not a list"),
+        (b"null", "the body must be an object, not null"),
+        (b'{"prompt":"x","temperature":NaN}', "the body is not JSON"),
+        (b'{"prompt":"x","temperature":Infinity}', "the body is not JSON"),
+        (b'{"prompt":"x","temperature":1e999}', "`temperature`: number out of range"),
+        (b'{"prompt":"x","max_tokens":' + b"9" * 5000 + b"}", "`max_tokens`: integer value out of range"),
+        (b'{"prompt":"\xff"}', "the body is not UTF-8: byte 11 cannot be decoded"),
+        (b'{"prompt":"\\ud83d"}', "only half of a character"),
+        (b'{"prompt":"\\ud83d x"}', "only half of a character"),
+        (b'{"prompt":"\\ude00"}', "only half of a character"),
+        (b'{"prompt":"x","json_schema":{"a":"\\ud83d"}}', "only half of a character"),
+        (b"[" * 100_000, "the body must be an object, not a list"),
+        (b'{"prompt":' + b"[" * 100_000, "`prompt` must be a string, not a list"),
+        (b'{"prompt":"x","json_schema":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"prompt":"x","json_schema":' + b'{"a":' * 101 + b"1" + b"}" * 101 + b"}", "more than 100 levels"),
+    ],
+)
+def test_what_is_no_request_is_refused(data: bytes, told: str) -> None:
+    """Broken JSON, numbers that JSON has not, broken text and deep nesting get a sentence, not a crash."""
+    assert told in refusal(data)
+
+
+def test_a_whole_character_may_be_escaped() -> None:
+    """A pair of surrogate escapes is one character, and a backslash before `ud83d` is text."""
+    assert parse(b'{"prompt":"\\ud83d\\ude00 \\\\ud83d"}').order.request.prompt == "\U0001f600 \\ud83d"
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+_keys = st.sampled_from(
+    ["prompt", "messages", "stop", "logit_bias", "logprobs", "timeout", "seed", "json_schema"]
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.dictionaries(_keys | st.text(), _values))
+def test_no_body_crashes_the_parser(value: dict) -> None:
+    """Whatever JSON-like thing arrives, it is an order or an `InvalidRequest`."""
+    data = json.dumps(value).encode("utf-8", "surrogatepass")
+    with suppress(InvalidRequest):
+        parse(data)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.binary())
+def test_no_bytes_crash_the_parser(data: bytes) -> None:
+    """Arbitrary bytes are refused with a sentence."""
+    assert refusal(data)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What strangers send: each gets its clear error, and the next request is served. No 500."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import trio
+from support.backend import say
+from support.served import Raw, Served, infer_bytes, serving
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+JSON_TYPE = "Content-Type: application/json\r\n"
+
+
+def post(body: bytes, headers: str = JSON_TYPE) -> bytes:
+    head = f"POST /infer HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def answer_to(served: Served, data: bytes) -> tuple[Raw, int, dict[str, str], dict[str, object]]:
+    raw = await served.connect()
+    await raw.send(data)
+    status, headers, body = await raw.answer()
+    told = json.loads(body)
+    assert told["code"] == status
+    assert told["error"]
+    assert headers["content-type"] == "application/json"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-request-id"]
+    return raw, status, headers, told
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "told"),
+    [
+        (post(b""), 400, "the body is empty"),
+        (post(b"hello"), 400, "the body is not JSON"),
+        (post(b'{"prompt":""}'), 400, "`prompt` is empty"),
+        (post(b'{"prompt":5}'), 400, "`prompt` must be a string"),
+        (post(b'{"prompt":"x","temperature":NaN}'), 400, "the body is not JSON"),
+        (post(b'{"prompt":"x","temperature":1e999}'), 400, "out of range"),
+        (post(b'{"prompt":"\xff\xfe"}'), 400, "not UTF-8"),
+        (
+            post(b'{"prompt":"x","json_schema":' + b"[" * 99_999 + b"]" * 99_999 + b"}"),
+            400,
+            "nested too deeply",
+        ),
+        (post(b'{"prompt":"x","modle":"y"}'), 400, "did you mean model?"),
+        (post(b'{"prompt":"x","model":"nope"}'), 404, "no model is called nope"),
+        (post(b'{"prompt":"x"}', ""), 415, "the request names none"),
+        (post(b'{"prompt":"x"}', "Content-Type: text/plain\r\n"), 415, 'not "text/plain"'),
+        (post(b"{}", "Content-Type: application/json+x\r\n"), 415, "must be application/json"),
+        (post(b"{}", JSON_TYPE + "Content-Encoding: gzip\r\n"), 415, "must not be encoded"),
+        (b"GET /%ff%00 HTTP/1.1\r\nHost: x\r\n\r\n", 404, "there is no"),
+        (b"GET ?x=1 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "neither a path nor a URL"),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404, "there is no /*"),
+        (b"BREW /infer HTTP/1.1\r\nHost: x\r\n\r\n", 405, "does not take BREW"),
+        (b"GET http://[bad/ HTTP/1.1\r\nHost: x\r\n\r\n", 404, "there is no /"),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "neither a path nor a URL"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "Missing mandatory Host"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", 400, "is not HTTP"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n", 400, "is not HTTP"),
+        (b"POST /infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "is not HTTP"),
+        (b"hello\r\n\r\n", 400, "is not HTTP"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "is not HTTP"),
+        (b"GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505, "use HTTP/1.1"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "use HTTP/1.1"),
+    ],
+)
+async def test_nonsense_gets_its_error(data: bytes, status: int, told: str) -> None:
+    """The status, a sentence in JSON, and a daemon that goes on."""
+    async with serving(say("a")) as served:
+        raw, got, headers, body = await answer_to(served, data)
+        assert got == status
+        assert told in str(body["error"])
+        if headers.get("connection") == "close":
+            assert await raw.read_to_end() == b""
+            raw = await served.connect()
+        await raw.send(infer_bytes())
+        assert (await raw.answer())[0] == 200
+
+
+async def test_a_content_type_may_have_parameters() -> None:
+    """`application/json; charset=utf-8` is application/json, in any case."""
+    async with serving(say("a")) as served:
+        raw = await served.connect()
+        await raw.send(post(b'{"prompt":"x"}', "Content-Type: Application/JSON; charset=utf-8\r\n"))
+        assert (await raw.answer())[0] == 200
+
+
+async def test_a_large_body_is_refused_before_it_is_read() -> None:
+    """413 comes after the headers alone, and says that the connection closes."""
+    async with serving() as served:
+        raw = await served.connect()
+        await raw.send(
+            f"POST /infer HTTP/1.1\r\nHost: x\r\n{JSON_TYPE}Content-Length: 10000000\r\n\r\n".encode()
+        )
+        status, headers, body = await raw.answer()
+        assert (status, headers["connection"]) == (413, "close")
+        assert json.loads(body)["details"] == {"max_body_bytes": 1 << 20}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_client_that_sends_all_of_a_large_body_can_read_its_answer(chunked: bool) -> None:
+    """The daemon takes in what still comes, without keeping it, so that the 413 is not lost in a reset."""
+    async with serving() as served:
+        raw = await served.connect()
+        body = b"x" * 10_000_000
+        if chunked:
+            head = (
+                f"POST /infer HTTP/1.1\r\nHost: x\r\n{JSON_TYPE}Transfer-Encoding: chunked\r\n\r\n".encode()
+            )
+            await raw.send(head + b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
+        else:
+            await raw.send(post(body))
+        status, headers, _ = await raw.answer()
+        assert (status, headers["connection"]) == (413, "close")
+        assert await raw.read_to_end() == b""
+
+
+async def test_who_asks_before_sending_is_told_in_time() -> None:
+    """`Expect: 100-continue` gets 100 for a body that fits, and 413 instead of it for one that does not."""
+    async with serving(say("a")) as served:
+        raw = await served.connect()
+        data = infer_bytes(headers="Expect: 100-continue\r\n")
+        head, mark, body = data.partition(b"\r\n\r\n")
+        await raw.send(head + mark)
+        assert await raw.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 \r\n\r\n"
+        await raw.send(body)
+        assert (await raw.answer())[0] == 200
+        raw = await served.connect()
+        expecting = JSON_TYPE + "Expect: 100-continue\r\n"
+        await raw.send(
+            f"POST /infer HTTP/1.1\r\nHost: x\r\n{expecting}Content-Length: 10000000\r\n\r\n".encode()
+        )
+        assert (await raw.read_some()).startswith(b"HTTP/1.1 413")
+
+
+async def test_a_small_body_of_the_wrong_type_costs_no_connection() -> None:
+    """415 is told after the body was read, so the next request can use the same connection."""
+    async with serving(say("a")) as served:
+        raw = await served.connect()
+        data = post(b'{"prompt":"x"}', "Content-Type: text/plain\r\n")
+        await raw.send(data[:-5])
+        await trio.sleep(0.05)
+        await raw.send(data[-5:])
+        status, headers, _ = await raw.answer()
+        assert status == 415
+        assert "connection" not in headers
+        await raw.send(infer_bytes())
+        assert (await raw.answer())[0] == 200
+
+
+async def test_a_slow_header_is_cut_short() -> None:
+    """Who trickles its headers has `header_timeout_s` for all of them, not for each byte."""
+    async with serving(header_timeout_s=0.4) as served:
+        raw = await served.connect()
+        began = trio.current_time()
+        with trio.move_on_after(5):
+            for byte in b"GET /healthz HTTP/1.1\r\nX-Slow: " + b"x" * 1000:
+                await raw.send(bytes([byte]))
+                await trio.sleep(0.05)
+                if trio.current_time() - began > 0.6:
+                    break
+        status, _, body = await raw.answer()
+        assert status == 408
+        assert b"took longer than 0.4 s" in body
+        assert trio.current_time() - began < 2
+
+
+async def test_a_slow_body_is_cut_short() -> None:
+    """A body that does not come is 408 after `body_timeout_s`."""
+    async with serving(body_timeout_s=0.3) as served:
+        raw = await served.connect()
+        await raw.send(infer_bytes()[:-3])
+        status, headers, body = await raw.answer()
+        assert (status, headers["connection"]) == (408, "close")
+        assert json.loads(body)["type"] == "body_too_slow"
+
+
+async def test_an_idle_connection_ends() -> None:
+    """A client that says nothing is let go after `keep_alive_s`, and so is one that has finished."""
+    async with serving(keep_alive_s=0.3) as served:
+        raw = await served.connect()
+        assert await raw.read_to_end() == b""
+        raw = await served.connect()
+        await raw.send(HEALTH)
+        assert (await raw.answer())[0] == 200
+        assert await raw.read_to_end() == b""
+
+
+async def test_large_headers_are_refused() -> None:
+    """Headers have a bound, and it is told."""
+    async with serving(max_header_bytes=2000) as served:
+        raw = await served.connect()
+        await raw.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Large: " + b"x" * 5000)
+        status, _, body = await raw.answer()
+        assert status == 431
+        assert b"more than 2000 bytes" in body
+        raw = await served.connect()
+        await raw.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Large: " + b"x" * 5000 + b"\r\n\r\n")
+        assert (await raw.answer())[0] == 431
+
+
+async def test_a_request_that_ends_in_the_middle_is_told_so() -> None:
+    """Half a request and then the end of the stream: 400 for who still reads."""
+    async with serving() as served:
+        for data in (HEALTH[:-4], infer_bytes()[:-3]):
+            raw = await served.connect()
+            await raw.send(data)
+            await raw.stream.send_eof()
+            assert (await raw.answer())[0] == 400
+
+
+async def test_an_upgrade_to_http2_is_ignored() -> None:
+    """`Upgrade: h2c` is answered in HTTP/1.1, as RFC 9110 allows."""
+    async with serving() as served:
+        raw = await served.connect()
+        upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+        await raw.send(HEALTH[:-2] + upgrade)
+        assert (await raw.answer())[2] == b"ok"
+        await raw.send(HEALTH)
+        assert (await raw.answer())[2] == b"ok"

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The listener's life: many clients, scarce descriptors, and a stop that nobody can delay."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+import trio
+from support.backend import finish, say
+from support.served import Raw, Served, infer_bytes, serving
+
+from modeld.core.events import Delta
+from modeld.http.app import create_app
+from modeld.http.limits import limits_of
+from modeld.http.listener import serve
+from modeld.telemetry.metrics import Metrics
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def healthy(served: Served) -> Raw:
+    raw = await served.connect()
+    await raw.send(HEALTH)
+    assert (await raw.answer())[0] == 200
+    return raw
+
+
+async def test_the_stop_closes_idle_connections_at_once() -> None:
+    """Connections between two requests, and those that never asked, end with the listener."""
+    async with serving(grace_s=30) as served:
+        idle = [await healthy(served), await served.connect()]
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        with trio.fail_after(1):
+            served.shutdown.set()
+            await served.ended.wait()
+        for raw in idle:
+            assert await raw.read_to_end() == b""
+
+
+async def test_the_stop_lets_a_request_end() -> None:
+    """A stream under way is finished; its connection is closed after it, and nobody new gets in."""
+    async with serving(grace_s=30) as served:
+        raw = await served.connect()
+        await raw.infer()
+        ticket = await served.backend.ticket()
+        ticket.put(Delta(text="one"))
+        await raw.read_until(b"one")
+        served.shutdown.set()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await served.connect()
+        ticket.put(Delta(text="two"))
+        finish(ticket)
+        tail = await raw.read_to_end()
+        assert b"two" in tail
+        assert b'"done":true' in tail
+        with trio.fail_after(2):
+            await served.ended.wait()
+
+
+async def test_the_stop_says_close_in_answers_that_begin_after_it() -> None:
+    """Who gets its status line after the stop is told not to send another request."""
+    async with serving(grace_s=30) as served:
+        raw = await served.connect()
+        await raw.infer()
+        ticket = await served.backend.ticket()
+        served.shutdown.set()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        finish(ticket)
+        assert (await raw.answer())[1]["connection"] == "close"
+
+
+async def test_the_stop_cuts_what_does_not_end() -> None:
+    """After the grace nothing is left: the slot is free, and `serve` returns."""
+    async with serving(grace_s=0.3) as served:
+        raw = await served.connect()
+        await raw.infer()
+        await served.backend.ticket()
+        began = trio.current_time()
+        served.shutdown.set()
+        with trio.fail_after(3):
+            await served.ended.wait()
+            await served.backend.wait_closed()
+        assert 0.2 < trio.current_time() - began < 2
+
+
+async def test_cancellation_cuts_everything_at_once() -> None:
+    """A cancelled `serve` leaves nothing behind, also with a client in the middle of a stream."""
+    async with serving() as served:
+        app = create_app(served.backend, served.app.edge.settings, Metrics())
+        async with trio.open_nursery() as nursery:
+
+            async def run(*, task_status: trio.TaskStatus[list[str]]) -> None:
+                await serve(app, ["127.0.0.1:0"], shutdown=trio.Event(), task_status=task_status)
+
+            [url] = await nursery.start(run)
+            raw = Raw(await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2])))
+            await raw.infer()
+            await served.backend.ticket()
+            nursery.cancel_scope.cancel()
+        await served.backend.wait_closed()
+        await raw.stream.aclose()
+
+
+async def test_an_address_in_use_is_an_error_before_the_start() -> None:
+    """`serve` raises OSError, by which the caller can say which address it was."""
+    async with serving() as served:
+        with pytest.raises(OSError, match="in use"):
+            await serve(served.app, [f"127.0.0.1:{served.port}"], shutdown=trio.Event())
+
+
+async def test_five_hundred_idle_clients_stop_nobody() -> None:
+    """Many clients that say nothing, or half of something, leave room for one that asks."""
+    async with serving() as served:
+        for number in range(500):
+            raw = await served.connect()
+            if number % 2:
+                await raw.send(b"GET /healthz HT")
+        began = trio.current_time()
+        await healthy(served)
+        assert trio.current_time() - began < 1
+
+
+async def test_beyond_the_bound_the_longest_idle_connection_goes() -> None:
+    """`max_connections` is kept by letting idle ones go, never busy ones."""
+    async with serving(max_connections=3) as served:
+        busy = await served.connect()
+        await busy.infer()
+        ticket = await served.backend.ticket()
+        first = await healthy(served)
+        second = await healthy(served)
+        third = await healthy(served)
+        assert await first.read_to_end() == b""
+        await third.send(HEALTH)
+        assert (await third.answer())[0] == 200
+        del second
+        finish(ticket)
+        assert (await busy.answer())[0] == 200
+
+
+async def test_scarce_descriptors_are_waited_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Without descriptors the listener waits, complains once, and serves when there are some again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with serving() as served:
+        waiting = [trio.socket.socket() for _ in range(3)]
+        used = waiting[-1].fileno() + 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+        try:
+            for sock in waiting:
+                await sock.connect(("127.0.0.1", served.port))
+            await trio.sleep(0.4)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for sock in waiting:
+            raw = Raw(trio.SocketStream(sock))
+            await raw.send(HEALTH)
+            assert (await raw.answer())[0] == 200
+            await raw.stream.aclose()
+    complaints = [
+        record for record in caplog.records if "no connection can be accepted" in record.getMessage()
+    ]
+    assert len(complaints) == 1
+
+
+async def test_limits_follow_the_settings() -> None:
+    """The operator's timeouts and sizes reach the edge."""
+    async with serving() as served:
+        settings = served.app.edge.settings
+        limits = limits_of(settings)
+        assert limits.write_timeout_s == settings.write_timeout
+        assert limits.shutdown_timeout_s == settings.shutdown_timeout
+        assert limits.max_body_bytes == settings.max_body_bytes
+
+
+async def test_requests_share_connections() -> None:
+    """Keep-alive: a hundred requests on one connection, streams among them."""
+    async with serving(say("a")) as served:
+        raw = await served.connect()
+        for _ in range(50):
+            await raw.send(HEALTH)
+            assert (await raw.answer())[0] == 200
+            await raw.send(infer_bytes())
+            assert (await raw.answer())[0] == 200

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What a scrape shows."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from modeld.core.events import Usage
+from modeld.core.lifecycle import State
+from modeld.core.models import MIB
+from modeld.core.status import DaemonStatus, InstanceStatus
+from modeld.telemetry.metrics import Metrics
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def status() -> DaemonStatus:
+    instance = InstanceStatus(
+        model_id="a.gguf",
+        state=State.READY,
+        last_used_unix=0,
+        est_vram_mb=100,
+        measured_mb=110,
+        queue_len=3,
+        inflight=2,
+        max_queue_depth=32,
+        slots=4,
+        busy_slots=2,
+        restarts=5,
+    )
+    return DaemonStatus(
+        state="ready",
+        version="1.2.3",
+        node_id="node",
+        server_time_unix=0,
+        uptime_seconds=9,
+        instances=(instance,),
+        budget_mb=1000,
+        used_est_mb=100,
+        reserved_mb=10,
+        unaccounted_mb=1,
+        margin_mb=2,
+    )
+
+
+def test_requests_are_counted_by_route_method_and_status() -> None:
+    """A request is in flight until it ended; then it has a path, a method, a status and a duration."""
+    metrics = Metrics()
+    metrics.http_began()
+    assert sample(metrics, "modeld_http_inflight_requests") == 1
+    metrics.http_ended(path="/infer", method="POST", status=200, duration_s=0.1)
+    assert sample(metrics, "modeld_http_inflight_requests") == 0
+    assert sample(metrics, "modeld_http_requests_total", path="/infer", method="POST", status="200") == 1
+    count = sample(metrics, "modeld_http_request_duration_seconds_count", path="/infer", method="POST")
+    assert count == 1
+
+
+def test_labels_do_not_grow_with_what_strangers_send() -> None:
+    """Unknown paths and methods share one label."""
+    metrics = Metrics()
+    for method in ("BREW", "WHEN"):
+        metrics.http_began()
+        metrics.http_ended(path=None, method=method, status=404, duration_s=0)
+    assert sample(metrics, "modeld_http_requests_total", path="other", method="other", status="404") == 2
+
+
+def test_a_request_for_text_is_measured() -> None:
+    """Tokens, waits, speed and outcome are kept by model; a speed or a first token that was not is not."""
+    metrics = Metrics()
+    usage = Usage(prompt_tokens=5, completion_tokens=7, cached_tokens=2)
+    for ttft, speed in ((0.05, 40.0), (None, 0.0)):
+        metrics.observe_request(
+            "a", ttft_s=ttft, queue_s=0.1, duration_s=1, tokens_per_second=speed, usage=usage, reason="stop"
+        )
+    assert sample(metrics, "modeld_tokens_in_total", model="a") == 10
+    assert sample(metrics, "modeld_tokens_out_total", model="a") == 14
+    assert sample(metrics, "modeld_tokens_cached_total", model="a") == 4
+    assert sample(metrics, "modeld_time_to_first_token_seconds_count", model="a") == 1
+    assert sample(metrics, "modeld_tokens_per_second_count", model="a") == 1
+    assert sample(metrics, "modeld_queue_wait_seconds_count", model="a") == 2
+    assert sample(metrics, "modeld_requests_finished_total", model="a", reason="stop") == 2
+
+
+def test_loads_evictions_and_cancels_are_counted() -> None:
+    """Each has its outcome, reason or phase as a label; only good loads have a duration."""
+    metrics = Metrics()
+    metrics.observe_load("a", 2.0, ok=True)
+    metrics.observe_load("a", 9.0, ok=False)
+    metrics.count_eviction("a", "room")
+    metrics.count_cancel("a", "prefill")
+    metrics.count_backpressure("queue_full")
+    assert sample(metrics, "modeld_loads_total", model="a", outcome="ok") == 1
+    assert sample(metrics, "modeld_loads_total", model="a", outcome="failed") == 1
+    assert sample(metrics, "modeld_load_seconds_sum", model="a") == 2.0
+    assert sample(metrics, "modeld_evictions_total", model="a", reason="room") == 1
+    assert sample(metrics, "modeld_cancels_total", model="a", phase="prefill") == 1
+    assert sample(metrics, "modeld_http_backpressure_total", reason="queue_full") == 1
+
+
+def test_the_fleet_is_read_at_the_scrape() -> None:
+    """Gauges are those of the moment, in base units; each instance shows its state as 1."""
+    metrics = Metrics()
+    metrics.watch_fleet(status)
+    assert sample(metrics, "modeld_budget_bytes") == 1000 * MIB
+    assert sample(metrics, "modeld_budget_used_bytes") == 100 * MIB
+    assert sample(metrics, "modeld_budget_reserved_bytes") == 10 * MIB
+    assert sample(metrics, "modeld_unaccounted_bytes") == MIB
+    assert sample(metrics, "modeld_estimated_bytes", model="a.gguf") == 100 * MIB
+    assert sample(metrics, "modeld_measured_bytes", model="a.gguf") == 110 * MIB
+    assert sample(metrics, "modeld_slots_busy", model="a.gguf") == 2
+    assert sample(metrics, "modeld_queue_length", model="a.gguf") == 3
+    assert sample(metrics, "modeld_restarts_total", model="a.gguf") == 5
+    assert sample(metrics, "modeld_instance_state", model="a.gguf", state="ready") == 1
+    assert sample(metrics, "modeld_instance_state", model="a.gguf", state="loading") == 0
+
+
+def test_two_daemons_share_nothing() -> None:
+    """Each has a registry of its own, so tests and embedders can have several in one process."""
+    first, second = Metrics(), Metrics()
+    first.count_backpressure("draining")
+    assert sample(second, "modeld_http_backpressure_total", reason="draining") is None
+
+
+def test_the_exposition_can_be_parsed() -> None:
+    """Prometheus' own parser reads the text, and no creation times double the series."""
+    metrics = Metrics()
+    metrics.watch_fleet(status)
+    metrics.count_backpressure("draining")
+    data, content_type = metrics.expose("")
+    assert content_type.startswith("text/plain")
+    names = {family.name for family in text_string_to_metric_families(data.decode())}
+    assert "modeld_http_backpressure" in names
+    assert not any(name.endswith("_created") for name in names)
+    assert b"# EOF" in metrics.expose("application/openmetrics-text; version=1.0.0")[0]
