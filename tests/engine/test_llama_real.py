@@ -53,6 +53,16 @@ def test_greedy_text_side_by_side(bench, reference):
         assert bench.text(request_id)[:8] == reference[prompt][:8]
 
 
+def test_with_flash_attention_neighbours_change_nothing(real_lab):
+    """With it a text is the same to the last character, alone or beside others, greedy or by seed."""
+    bench = real_lab.bench(slots=4, ctx=1024, flash_attn=True)
+    for sampling in (Sampling(temperature=0.0), Sampling(seed=7)):
+        requests = [ask(prompt, max_tokens=32, sampling=sampling, ignore_eos=True) for prompt in PROMPTS]
+        alone = [bench.generate(request)[0] for request in requests]
+        together = bench.run(*requests)
+        assert [bench.text(request_id) for request_id in together] == alone
+
+
 def test_a_chat_cannot_be_taken_over_by_its_content(bench):
     """A message with control texts adds no control tokens to the prompt."""
     vocab = bench.engine._vocab

@@ -12,12 +12,13 @@ import gguf
 import numpy as np
 import pytest
 from support.engines import Bench, ask, spec
+from support.tiny_gguf import write_split
 from support.tiny_llama import real_model, write_tiny
 
 from modeld.core.request import GenerateRequest, Message
 from modeld.engine.llama import library
 from modeld.engine.llama.engine import load
-from modeld.engine.protocol import LoadAborted
+from modeld.engine.protocol import Admitted, LoadAborted
 from modeld.errors import InvalidRequest, ModelFailed
 
 LOAD = """
@@ -80,6 +81,28 @@ def test_a_damaged_file_is_refused_with_llamas_own_words(tmp_path, tiny_path, da
     assert message.startswith("m.gguf could not be loaded; llama.cpp says: ")
     assert "says: nothing" not in message
     assert str(path) in message
+
+
+def test_a_split_model_is_loaded_by_its_first_part(tmp_path):
+    """llama.cpp finds the other parts beside the first; without one of them the load fails with a reason."""
+    parts = write_split(tmp_path, "tiny", 3)
+    bench = Bench(load(spec(parts[0], ctx=256, slots=1), lambda _fraction: True))
+    assert bench.generate(ask("hello", ignore_eos=True))[0]
+    bench.engine.close()
+    parts[1].unlink()
+    assert "could not be loaded; llama.cpp says: " in load_elsewhere(parts[0])
+
+
+def test_an_abort_of_our_own_is_no_error_in_the_log(tiny_lab, caplog):
+    """llama.cpp reports an aborted decode as an error; the log of the daemon does not."""
+    bench = tiny_lab.bench(slots=1, ctx=256)
+    request_id = bench.submit(ask("hello"))
+    bench.until(Admitted, request_id)
+    with caplog.at_level("INFO"):
+        bench.engine.interrupt()
+        assert bench.step() == []
+    bench.finish()
+    assert not caplog.records
 
 
 def test_a_file_that_is_gone_is_refused(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Generator
@@ -30,7 +31,11 @@ logger = logging.getLogger("modeld.llama")
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNING}
 """Level of ggml (debug, info, warning, error) to ours: llama.cpp is talkative."""
 _CONTINUED = 5
-_ERROR = 4
+_INFO, _ERROR = 2, 4
+_ABORT = re.compile(
+    r"(compute status: 1|failed with error 1|failed to decode, ret = 2)$|removing memory module entries"
+)
+"""How llama.cpp reports a decode that we ourselves aborted: as an error."""
 _RING_LINES = 64
 
 last_lines: deque[str] = deque(maxlen=_RING_LINES)
@@ -73,6 +78,8 @@ def _receive(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", errors="replace").strip()
     if level == _CONTINUED or not line.strip("."):
         return
+    if level > _INFO and _ABORT.search(line):
+        level = 1
     if level > 1:
         last_lines.append(line)
     for lines in _captures.get(threading.get_ident(), ()):

@@ -38,7 +38,7 @@ class ChunkRule:
         if not self._token_s:
             return min(room, 4 * SMALLEST)
         spare = max(FLOOR_S, STRETCH * self._decode_s) - self._decode_s
-        return min(room, max(SMALLEST, int(spare / self._token_s)))
+        return min(room, max(SMALLEST, int(min(room, spare / self._token_s))))
 
     def learn(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """Take in how long a finished step took."""

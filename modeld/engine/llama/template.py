@@ -42,7 +42,8 @@ class Guard:
         self._controls = sorted(controls, key=len, reverse=True)
         self._inside = None
         if self._controls:
-            self._inside = re.compile("(?=(?:" + "|".join(map(re.escape, self._controls)) + "))")
+            firsts = "".join(map(re.escape, sorted({text[0] for text in self._controls})))
+            self._inside = re.compile(f"(?=[{firsts}])(?=" + "|".join(map(re.escape, self._controls)) + ")")
         self._heads = {text[:end] for text in self._controls for end in range(1, len(text))}
         self._tails = {text[begin:] for text in self._controls for begin in range(1, len(text))}
         self._longest = max((len(text) for text in self._controls), default=0)
