@@ -224,6 +224,29 @@ def test_a_json_schema_binds_the_text(bench):
     assert last.reason is FinishReason.STOP
 
 
+@pytest.mark.parametrize("kind", list(ConstraintKind))
+def test_lone_surrogates_in_a_constraint_break_nothing(bench, kind):
+    """Text that is no Unicode is replaced in a grammar and in a schema."""
+    text = 'root ::= "\ud800"' if kind is ConstraintKind.GRAMMAR else '{"const": "\\ud800"}'
+    text, last = bench.generate(ask("x", constraint=grammar(text, kind), max_tokens=20))
+    assert isinstance(last, Done)
+
+
+def test_a_defect_in_preparing_one_request_ends_only_that_one(bench, monkeypatch):
+    """Whatever goes wrong with a request before it runs, its neighbours are served."""
+    running = bench.submit(ask("hello", max_tokens=20, ignore_eos=True))
+    bench.until(Tokens, running)
+
+    def fail(*_args, **_kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bench.engine._vocab, "tokenize_parts", fail)
+    broken = bench.submit(ask("bye"))
+    bench.finish()
+    assert bench.last(broken).problem.kind == EngineFailed.kind
+    assert bench.last(running).reason is FinishReason.LENGTH
+
+
 # samplers
 
 

@@ -34,8 +34,9 @@ class ConstrainedDraw:
 
     def __init__(self, vocab: Vocab, grammar: Grammar) -> None:
         self._end_tokens = vocab.end_tokens
+        text = grammar.gbnf.encode("utf-8", errors="replace")
         with capture() as log:
-            pointer = lib.llama_sampler_init_grammar(vocab.pointer, grammar.gbnf.encode(), b"root")
+            pointer = lib.llama_sampler_init_grammar(vocab.pointer, text, b"root")
         if not pointer:
             reason = log.tell(1) or "a rule refers to itself"
             raise InvalidGrammar(f"the grammar cannot be compiled; llama.cpp says: {reason}")

@@ -182,6 +182,10 @@ class LlamaEngine:
                 )
             except ModeldError as error:
                 outputs.append(Broken(id=request_id, problem=error.as_problem()))
+            except Exception as error:  # noqa: BLE001 - a defect here must not end the neighbours
+                logger.exception("%s: a request could not be prepared", self._id)
+                fault = EngineFailed(f"{self._id}: this request could not be prepared: {error!r}")
+                outputs.append(Broken(id=request_id, problem=fault.as_problem()))
             else:
                 self._waiting.append(job)
 

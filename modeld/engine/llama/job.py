@@ -92,12 +92,12 @@ def prepare(
     """
     if request.max_tokens < 1:
         raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1")
-    if request.prompt is None:
+    if request.prompt is None and request.messages:
         parts = template.render(request.messages)
     elif request.prompt:
         parts = [request.prompt]
     else:
-        raise InvalidRequest("the prompt is empty: it has no tokens")
+        raise InvalidRequest("the prompt is empty: there is no text, and there are no messages")
     many = max(vocab.excess("".join(parts), context), len(parts) if len(parts) > context else 0)
     if many:
         raise _too_long(f"about {many}", many, context)

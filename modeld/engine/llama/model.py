@@ -7,6 +7,7 @@ Owns the two pointers and everything C holds an address of. Knows nothing of req
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ class Model:
         params = model_params(spec.options)
         params.progress_callback = lib.llama_progress_callback(progress)
         with capture() as log:
-            pointer = lib.llama_model_load_from_file(spec.path.encode(), params)
+            pointer = lib.llama_model_load_from_file(os.fsencode(spec.path), params)
         if fault or given_up:
             if pointer is not None:
                 lib.llama_model_free(pointer)
@@ -205,8 +206,10 @@ class Model:
 
     def _new_context(self, spec: LoadSpec) -> int:
         params = context_params(spec.options, self.trained_context)
-        params.abort_callback = self.flag.callback
-        params.abort_callback_data = self.flag.address
+        if not (lib.llama_model_is_recurrent(self.pointer) or lib.llama_model_is_hybrid(self.pointer)):
+            # A recurrent state that was half updated cannot be wound back: there only chunks bound a wait.
+            params.abort_callback = self.flag.callback
+            params.abort_callback_data = self.flag.address
         with capture() as log:
             context = lib.llama_init_from_model(self.pointer, params)
         if context is None:
