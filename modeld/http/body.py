@@ -63,6 +63,11 @@ class StreamBody(ResponseBody):
         self._keep_alive_s = 0.0 if at_once else keep_alive_s
         self._next_keep_alive_s = keep_alive_s
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last line was given out."""
+        return self._renderer.last is not None
+
     async def __aenter__(self) -> Self:
         """Begin."""
         return self
@@ -79,7 +84,7 @@ class StreamBody(ResponseBody):
 
     async def __anext__(self) -> bytes:
         """Return the bytes of the next write: lines, or a blank one after a silent span."""
-        if self._renderer.last is not None:
+        if self.ended:
             raise StopAsyncIteration
         try:
             data = await self._next_lines()
@@ -94,7 +99,7 @@ class StreamBody(ResponseBody):
     async def _next_lines(self) -> bytes:
         while True:
             events, self._first = self._first, ()
-            with trio.move_on_after(self._keep_alive_s) as silence:
+            with trio.CancelScope(deadline=trio.current_time() + self._keep_alive_s) as silence:
                 events = events or await self._ticket.next()
             self._keep_alive_s = self._next_keep_alive_s
             if silence.cancelled_caught:

@@ -20,6 +20,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from modeld.http.body import StreamBody
 from modeld.http.edge import EdgeRequest
 from modeld.http.errors import error_of, error_response
 from modeld.http.ident import request_id
@@ -77,10 +78,12 @@ class Exchange(TrioASGIHTTPConnection):
         headers["X-Content-Type-Options"] = "nosniff"
         headers["X-Request-ID"] = request.id
         self._cors.mark(request.headers, headers)
-        if not isinstance(response, Response) or not isinstance(response.response, DataBody):
+        if not isinstance(response, Response):
             await super()._send_response(send, response)
             return
-        data = compress(response.response.data, headers, request.headers.get("Accept-Encoding", ""))
+        body, data = response.response, b""
+        if isinstance(body, DataBody):
+            data = compress(body.data, headers, request.headers.get("Accept-Encoding", ""))
         await send(
             {
                 "type": "http.response.start",
@@ -88,7 +91,12 @@ class Exchange(TrioASGIHTTPConnection):
                 "headers": encode_headers(headers),
             }
         )
-        await send({"type": "http.response.body", "body": data, "more_body": False})
+        if isinstance(body, StreamBody):
+            async with body:
+                async for part in body:
+                    await send({"type": "http.response.body", "body": part, "more_body": not body.ended})
+        else:
+            await send({"type": "http.response.body", "body": data, "more_body": False})
 
     async def _report(self, sender: _Sender, exceptions: Sequence[BaseException]) -> None:
         """Say that something broke where Quart could not: with a 500, if nothing was said yet."""

@@ -23,7 +23,7 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.typing import AppWrapper, ASGISendEvent, ConnectionState
 
 from modeld.dialects.native import error_body
 from modeld.errors import Problem
@@ -51,7 +51,11 @@ class Wire(Protocol):
 
 
 class Http1(H11Protocol):
-    """The protocol of one connection."""
+    """The protocol of one connection.
+
+    Attributes:
+      ending: the part of the body that comes is the last one.
+    """
 
     def __init__(
         self,
@@ -72,10 +76,11 @@ class Http1(H11Protocol):
         self.connection = self._h11 = h11.Connection(
             h11.SERVER, max_incomplete_event_size=limits.max_header_bytes
         )
+        self.ending = False
         self._wire = wire
         self._limits = limits
         self._on_refusal = on_refusal
-        self._head = b""
+        self._held = b""
 
     @property
     def idle(self) -> bool:
@@ -114,24 +119,25 @@ class Http1(H11Protocol):
         self._wire.finish()
 
     async def stream_send(self, event: StreamEvent) -> None:
-        """Send what the app says. A head with a known length waits for its body: one write for both."""
+        """Send what the app says: the head with the body's first part, its last part with the end."""
         match event:
             case Response(headers=headers, status_code=status) if status >= 200:
                 headers = [*headers, *self.config.response_headers("h11")]
                 if self._must_close():
                     headers.append((b"connection", b"close"))
-                self._head = self._encode(h11.Response(status_code=status, headers=headers))
-                if not any(name.lower() == b"content-length" for name, _ in headers):
-                    await self._flush()
+                self._held += self._encode(h11.Response(status_code=status, headers=headers))
             case Body(data=data):
-                await self._flush(self._encode(h11.Data(data=data)))
+                self._held += self._encode(h11.Data(data=data))
+                if not self.ending:
+                    await self._flush()
             case EndBody():
-                await self._flush(self._encode(h11.EndOfMessage()))
+                self._held += self._encode(h11.EndOfMessage())
+                await self._flush()
             case _:
                 await super().stream_send(event)
 
-    async def _flush(self, data: bytes = b"") -> None:
-        data, self._head = self._head + data, b""
+    async def _flush(self) -> None:
+        data, self._held = self._held, b""
         if data:
             await self.send(RawData(data=data))
 
@@ -185,17 +191,7 @@ class Http1(H11Protocol):
         if self._h11.they_are_waiting_for_100_continue and not self._is_too_large(request):
             go_on = h11.InformationalResponse(status_code=100, headers=[])
             await self.send(RawData(data=self._h11.send(go_on) or b""))
-        self.stream = HTTPStream(
-            self.app,
-            self.config,
-            self.context,
-            self.task_group,
-            False,
-            self.client,
-            self.server,
-            self.stream_send,
-            STREAM_ID,
-        )
+        self.stream = _Stream(self)
         await self.stream.handle(
             Request(
                 stream_id=STREAM_ID,
@@ -232,6 +228,31 @@ class Http1(H11Protocol):
             self._wire.cycle_ended()
         else:
             self._wire.finish()
+
+
+class _Stream(HTTPStream):
+    """One request and its answer; tells its protocol which part of the body is the last."""
+
+    def __init__(self, protocol: Http1) -> None:
+        super().__init__(
+            protocol.app,
+            protocol.config,
+            protocol.context,
+            protocol.task_group,
+            False,
+            protocol.client,
+            protocol.server,
+            protocol.stream_send,
+            STREAM_ID,
+        )
+        self._protocol = protocol
+
+    async def app_send(self, message: ASGISendEvent | None) -> None:
+        """Take what the app sends."""
+        self._protocol.ending = (
+            message is not None and message["type"] == "http.response.body" and not message["more_body"]
+        )
+        await super().app_send(message)
 
 
 def origin_form(target: bytes) -> bytes | None:
