@@ -75,7 +75,7 @@ class Root:
             host=host,
             observer=self._observer,
             engine=settings.engine,
-            fake_script=partial(_fake_script, settings),
+            fake_script=self._fake_script,
             max_stream_backlog=settings.max_stream_backlog,
         )
         self._registry = Registry(settings, on_change=self._catalog_changed)
@@ -124,6 +124,10 @@ class Root:
         if watchdog_s is not None:
             nursery.start_soon(systemd.feed, notifier, watchdog_s, self._scheduler.health)
 
+    def _fake_script(self, spec: ModelSpec) -> str:
+        own = self._registry.settings_of(spec.id).fake
+        return self._settings.fake if own is None else own
+
     def _catalog_changed(self, catalog: Catalog) -> None:
         self._scheduler.set_catalog(catalog)
         for spec in catalog.models.values():
@@ -142,11 +146,3 @@ def limits_of(settings: Settings) -> Limits:
         infer_timeout_s=settings.infer_timeout,
         cores=settings.llama_threads,
     )
-
-
-def _fake_script(settings: Settings, spec: ModelSpec) -> str:
-    for name in (spec.id, *spec.aliases):
-        entry = settings.models.get(name)
-        if entry is not None and entry.fake is not None:
-            return entry.fake
-    return settings.fake

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The root of the tree: what starts before what, and what a stop does in which order."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+from support.house import read, text_of
+from support.inline import InlineWorker
+
+from modeld.config.settings import ModelSettings, Settings
+from modeld.core.events import Failed, Finished, FinishReason
+from modeld.core.lifecycle import State
+from modeld.core.models import MIB, EngineKind
+from modeld.core.request import GenerateRequest, Order
+from modeld.errors import Draining
+from modeld.runtime.daemon import Daemon
+from modeld.runtime.machine import budget_bytes, memory_of_machine
+from modeld.runtime.root import Root, limits_of
+from modeld.runtime.systemd import Notifier, Supervision
+from modeld.runtime.ticket import Ticket
+from modeld.telemetry.metrics import Metrics
+from modeld.worker.thread import ThreadWorker
+
+
+def root_of(folder: Path, *, host: object = InlineWorker, **more: object) -> Root:
+    """A root over the fake engine, with one model file."""
+    (folder / "a.gguf").write_bytes(b"anything")
+    settings = Settings(models_dir=folder, engine=EngineKind.FAKE, **more)  # type: ignore[arg-type]
+    supervision = Supervision(notifier=Notifier(None), watchdog_s=None, binds=())
+    return Root(
+        settings,
+        host=host,  # type: ignore[arg-type]
+        metrics=Metrics(),
+        supervision=supervision,
+        node_id="test",
+    )
+
+
+class Front:
+    """A front that plays one client: asks, reads, and notes when it was told to stop."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self.events: list[object] = []
+        self.told: list[str] = []
+        self.max_tokens = max_tokens
+        self.daemon: Daemon | None = None
+
+    def ask(self, daemon: Daemon) -> Ticket:
+        request = GenerateRequest(prompt="one two three", max_tokens=self.max_tokens)
+        return daemon.submit(Order(request=request, model="a"), request_id="test")
+
+    async def __call__(
+        self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
+    ) -> None:
+        self.daemon = daemon
+        assert daemon.catalog.find("a") is not None, "the registry has looked before the front starts"
+        task_status.started(["http://here"])
+        ticket = self.ask(daemon)
+        async with trio.open_nursery() as nursery:
+
+            async def client() -> None:
+                self.events += await read(ticket)
+                self.told.append("answered")
+
+            nursery.start_soon(client)
+            while ticket.first_token is None:
+                await trio.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await shutdown.wait()
+            self.told.append("shutdown")
+            with pytest.raises(Draining):
+                self.ask(daemon)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "reason"), [(20, FinishReason.LENGTH), (10**6, FinishReason.SHUTDOWN)]
+)
+@pytest.mark.parametrize("host", [InlineWorker, ThreadWorker])
+async def test_a_stop_drains_then_cuts_then_closes_the_front_then_the_fleet(
+    tmp_path: Path, max_tokens: int, reason: FinishReason, host: object
+) -> None:
+    """A short answer is finished, a long one is cut with its last event, and nothing is left."""
+    root = root_of(tmp_path, host=host, fake="step_s=0.01", drain_timeout=1.0, shutdown_timeout=3.0)
+    front = Front(max_tokens)
+    announced: list[str] = []
+    with trio.fail_after(4.0):
+        await root.run(front, announced.extend)
+    assert announced == ["http://here"]
+    last = front.events[-1]
+    assert isinstance(last, Finished)
+    assert last.reason is reason
+    assert text_of(front.events)  # type: ignore[arg-type]
+    assert sorted(front.told) == ["answered", "shutdown"]
+    assert front.daemon is not None
+    assert front.daemon.health() == "the scheduler does not run"
+
+
+async def test_a_front_that_never_ends_is_cut_at_the_deadline(tmp_path: Path) -> None:
+    """Whatever holds the front, the stop is over within shutdown_timeout."""
+    root = root_of(tmp_path, drain_timeout=0.1, shutdown_timeout=1.0)
+
+    class Stubborn:
+        async def __call__(
+            self, _daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
+        ) -> None:
+            task_status.started([])
+            os.kill(os.getpid(), signal.SIGTERM)
+            await shutdown.wait()
+            await trio.sleep_forever()
+
+    began = trio.current_time()
+    await root.run(Stubborn(), lambda _urls: None)
+    assert trio.current_time() - began < 1.5
+
+
+async def test_what_is_to_be_preloaded_is_loaded_without_a_request(tmp_path: Path) -> None:
+    """`preload` in the config loads the model once the folder was read."""
+    root = root_of(tmp_path, models={"a": ModelSettings(preload=True, fake="load_s=0.05")})
+
+    class Watcher:
+        async def __call__(
+            self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
+        ) -> None:
+            task_status.started([])
+            with trio.fail_after(5):
+                while daemon.readiness() != "ready":
+                    await trio.sleep(0.01)
+            assert daemon.model_states() == {"a.gguf": State.READY}
+            status = daemon.status()
+            assert status.loads_total == 1
+            assert status.instances[0].model_id == "a.gguf"
+            assert status.devices[0].total_mb > 0
+            os.kill(os.getpid(), signal.SIGTERM)
+            await shutdown.wait()
+
+    await root.run(Watcher(), lambda _urls: None)
+
+
+async def test_a_front_that_cannot_start_ends_the_tree_with_its_error(tmp_path: Path) -> None:
+    """An address in use comes out of `run`, with everything stopped."""
+    root = root_of(tmp_path)
+
+    class Broken:
+        async def __call__(
+            self, _daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
+        ) -> None:
+            del shutdown, task_status
+            await trio.lowlevel.checkpoint()
+            raise OSError("address in use")
+
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="address in use"), flatten_subgroups=True):
+        await root.run(Broken(), lambda _urls: None)
+
+
+async def test_a_failed_request_before_any_token_is_told(tmp_path: Path) -> None:
+    """The daemon goes on after a load that failed, and tells why in its status."""
+    root = root_of(tmp_path, fake="fail_load=bad_luck")
+
+    class Client:
+        async def __call__(
+            self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
+        ) -> None:
+            task_status.started([])
+            ticket = Front(5).ask(daemon)
+            failed = (await read(ticket))[-1]
+            assert isinstance(failed, Failed)
+            assert "bad luck" in failed.problem.message
+            status = daemon.status()
+            assert status.last_error is not None
+            assert "bad luck" in status.last_error
+            assert status.instances[0].last_error == "bad luck"
+            os.kill(os.getpid(), signal.SIGTERM)
+            await shutdown.wait()
+
+    await root.run(Client(), lambda _urls: None)
+
+
+def test_the_budget_of_auto_is_what_the_machine_can_spare() -> None:
+    """0 is unlimited, a number is MiB, auto is nine tenths of what is available."""
+    memory = memory_of_machine()
+    assert 0 < memory.available <= memory.total
+    assert budget_bytes(0) is None
+    assert budget_bytes(100) == 100 * MIB
+    auto = budget_bytes(None)
+    assert auto is not None
+    assert 0.5 * memory.available < auto < memory.total
+
+
+def test_memory_is_told_as_unknown_where_the_system_does_not_tell(tmp_path: Path) -> None:
+    """Without /proc/meminfo nothing is available, and nothing fails."""
+    assert memory_of_machine(tmp_path / "nothing").available == 0
+
+
+def test_limits_come_from_the_settings() -> None:
+    """Durations, sizes and depths arrive unchanged."""
+    limits = limits_of(Settings(vram_budget_mb=10, vram_margin_mb=2, max_queue_depth=7, max_wait=3.0))
+    assert (limits.budget, limits.margin) == (10 * MIB, 2 * MIB)
+    assert (limits.max_queue_depth, limits.max_wait_s) == (7, 3.0)
