@@ -133,6 +133,7 @@ class Scanner:
             pinned=entry.pinned,
             ttl_s=entry.ttl,
             preload=entry.preload,
+            max_queue_depth=entry.max_queue_depth,
         )
 
 

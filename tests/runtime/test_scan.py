@@ -344,7 +344,9 @@ def test_options_come_from_the_models_entry_then_from_the_daemon(tmp_path: Path,
         llama_mmap=False,
         models={
             "a.gguf": ModelSettings(llama_ctx=512, llama_flash_attn=True, pinned=True, ttl=60.0),
-            "b": ModelSettings(llama_kv_type="q8_0", llama_mmap=True, preload=True, llama_ngl=0),
+            "b": ModelSettings(
+                llama_kv_type="q8_0", llama_mmap=True, preload=True, llama_ngl=0, max_queue_depth=3
+            ),
             "typo": ModelSettings(pinned=True),
         },
     )
@@ -355,6 +357,7 @@ def test_options_come_from_the_models_entry_then_from_the_daemon(tmp_path: Path,
     assert b.options == LoadOptions(ctx=2048, slots=2, threads=3, mmap=True, kv_type="q8_0", gpu_layers=0)
     assert (a.pinned, a.ttl_s, a.preload) == (True, 60.0, False)
     assert (b.pinned, b.ttl_s, b.preload) == (False, None, True)
+    assert (a.max_queue_depth, b.max_queue_depth) == (None, 3)
     assert scan.unmatched == ("typo",)
 
 
