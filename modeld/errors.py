@@ -105,6 +105,13 @@ class BodyTooSlow(ModeldError):
     kind = "body_too_slow"
 
 
+class ReaderTooSlow(ModeldError):
+    """The client read its stream so slowly that the backlog passed its limit."""
+
+    status = 408
+    kind = "reader_too_slow"
+
+
 class BodyTooLarge(ModeldError):
     """The body has more bytes than `max_body_bytes`."""
 
@@ -191,6 +198,7 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         ModelNotFound,
         MethodNotAllowed,
         BodyTooSlow,
+        ReaderTooSlow,
         BodyTooLarge,
         UnsupportedMediaType,
         InvalidGrammar,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from modeld.core.events import Delta, Event, Failed, Finished, FinishReason, Last, Started, Stats, Usage
-from modeld.errors import InternalError, Problem
+from modeld.errors import Problem, ReaderTooSlow
 
 if TYPE_CHECKING:
     from modeld.core.models import ModelSpec
@@ -169,7 +169,7 @@ class Ticket:
 
     def _overflow(self) -> None:
         self.fail(
-            InternalError(
+            ReaderTooSlow(
                 f"the reader fell more than {self._max_backlog} bytes behind; "
                 "read faster, or raise max_stream_backlog"
             ).as_problem()

@@ -241,6 +241,7 @@ async def test_a_reader_that_falls_behind_loses_its_own_stream_only(
         assert here.scheduler.fleet.instance("a.gguf").idle
         failed = await last(lazy)
         assert isinstance(failed, Failed)
+        assert failed.problem.kind == "reader_too_slow"
         assert "max_stream_backlog" in failed.problem.message
 
 
