@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from modeld.config.settings import Settings
 from modeld.core.events import Delta
+from modeld.http import connection
 from modeld.http.app import create_app
 from modeld.http.listener import serve
 from modeld.http.protocol import Http1
@@ -87,8 +88,11 @@ async def test_a_websocket_is_refused_and_the_connection_goes_on(key: bytes) -> 
 # 2: a client that stops reading hangs the shutdown
 
 
-async def test_a_client_that_never_reads_is_cut() -> None:
-    """A reader that takes nothing for `write_timeout` loses its slot, and nobody else notices."""
+@pytest.mark.parametrize("kernel_helps", [False, True])
+async def test_a_client_that_never_reads_is_cut(kernel_helps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that takes nothing for `write_timeout` loses its slot, also without TCP_USER_TIMEOUT."""
+    if not kernel_helps:
+        monkeypatch.setattr(connection, "_watch_peer", lambda *_: None)
     async with serving(flood, write_timeout_s=0.5) as served:
         served.backend.max_backlog_bytes = 1 << 40
         raw = await served.connect()
@@ -266,6 +270,7 @@ async def test_leaving_without_stream_frees_the_slot() -> None:
 async def test_a_stuck_client_that_half_closes_frees_the_slot_at_once() -> None:
     """A write that cannot go on does not hide that the client has left."""
     async with serving(flood, write_timeout_s=60) as served:
+        served.backend.max_backlog_bytes = 1 << 40
         raw = await served.connect()
         await raw.infer()
         await served.backend.ticket()

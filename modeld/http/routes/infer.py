@@ -60,7 +60,6 @@ class InferRoute:
             at_once=command.events,
         )
         response = Response(stream, content_type=NDJSON_TYPE)
-        response.timeout = None
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"
         return response
