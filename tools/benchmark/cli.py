@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The command line: `bench [throughput|cancel|stream] [options]`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmark import cancel, noise, plot, stream, throughput
+from benchmark.daemon import BenchError, modeld
+from benchmark.llama_server import ensure_built, llama_server
+from benchmark.prompts import WORDS
+from benchmark.report import Report, default_model
+from benchmark.systems import Setup, System, at_url, bare, own_modeld
+
+MODES = ("throughput", "cancel", "stream")
+_GRAIN = 64
+"""KV cells are asked for in steps of so many, with one step a slot to spare."""
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers within bounds: a bench must end."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value} is not from {low} to {high}")
+        return value
+
+    return number
+
+
+def counts(text: str) -> list[int]:
+    """Parse `1,4,8,16`."""
+    return sorted({whole(1, 64)(part) for part in text.split(",")})
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    add = common.add_argument
+    add("--model", type=Path, metavar="FILE", help="GGUF file (default: the demo model, Q4_0)")
+    add("--threads", type=whole(1, 512), help="threads of llama.cpp (default: the cores of this machine)")
+    add("--fake", metavar="SCRIPT", help="measure modeld over its fake engine, with this script")
+    add("--modeld", metavar="FLAGS", default="", help="more flags for `modeld serve`, as one text")
+    add("--out", type=Path, metavar="DIR", help="folder for JSON and plot (default: bench/ in the cache)")
+    add("--json", type=Path, metavar="FILE", help="write the JSON there instead")
+    top = argparse.ArgumentParser(prog="bench", description="Measure modeld. The default is `throughput`.")
+    modes = top.add_subparsers(dest="mode", required=True, metavar="MODE")
+
+    text = "tokens/s and latencies over HTTP, against a bare loop over llama.cpp, and other servers"
+    mode = modes.add_parser("throughput", parents=[common], help=text, description=text)
+    mode.add_argument(
+        "--concurrency", type=counts, default=[1, 4, 8, 16], metavar="N,N", help="streams at once"
+    )
+    mode.add_argument("--rounds", type=whole(1, 100), default=5)
+    mode.add_argument("--prompt-tokens", type=whole(1, 16384), default=32)
+    mode.add_argument("--max-tokens", type=whole(2, 4096), default=128, help="tokens of each answer")
+    mode.add_argument(
+        "--shared-prefix", type=whole(0, 16384), default=0, help="tokens all prompts begin with"
+    )
+    mode.add_argument(
+        "--openai-url", metavar="URL", help="also measure this server (/v1/completions, loopback)"
+    )
+    mode.add_argument("--openai-model", metavar="NAME", help="model to ask it for (default: the file's name)")
+    text = "build llama.cpp's own server into the cache, start it with equal settings, and measure it too"
+    mode.add_argument("--with-llama-server", action="store_true", help=text)
+    mode.add_argument("--llama-server", metavar="FLAGS", default="", help="more flags for it, as one text")
+    mode.add_argument("--no-bare", action="store_true", help="leave the bare loop out")
+    mode.add_argument("--plot", action="store_true", help="draw a PNG (needs matplotlib)")
+
+    text = "time from a client's leaving until what it held is free for another"
+    mode = modes.add_parser("cancel", parents=[common], help=text, description=text)
+    mode.add_argument("--times", type=whole(1, 1000), default=100)
+    mode.add_argument(
+        "--load-times", type=whole(1, 200), default=30, help="times for `loading`: each is a load"
+    )
+    mode.add_argument("--prompt-tokens", type=whole(16, 16384), default=2000, help="of the prompt in prefill")
+    mode.add_argument("--phases", default=",".join(cancel.PHASES), help="which, of: %(default)s")
+
+    text = "one long stream arrives whole, beside others"
+    mode = modes.add_parser("stream", parents=[common], help=text, description=text)
+    mode.add_argument("--seconds", type=whole(1, 3600), default=180)
+    mode.add_argument(
+        "--max-tokens", type=whole(2, 100_000), default=100_000, help="at most (clipped to the context)"
+    )
+    mode.add_argument(
+        "--companions", type=whole(0, 15), default=3, help="streams beside it, one after another"
+    )
+    mode.add_argument("--max-gap", type=float, default=2.0, metavar="SECONDS", help="longest gap allowed")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one measurement; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or (given[0] not in MODES and given[0] not in ("-h", "--help")):
+        given.insert(0, MODES[0])
+    options = parser().parse_args(given)
+    options.model = (options.model or default_model()).absolute()
+    options.threads = options.threads or os.cpu_count() or 1
+    run = {"throughput": run_throughput, "cancel": run_cancel, "stream": run_stream}[options.mode]
+    try:
+        require_model(options.model)
+        code = run(options)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def require_model(path: Path) -> None:
+    """Raises: BenchError when there is no such file."""
+    if not path.is_file():
+        raise BenchError(f"there is no model {path}; `./tools/testctl install` fetches the demo's")
+
+
+def _extra(options: argparse.Namespace) -> list[str]:
+    flags = shlex.split(options.modeld)
+    if options.fake is not None:
+        flags += ["--engine", "fake", "--fake", options.fake]
+    return flags
+
+
+def run_throughput(options: argparse.Namespace) -> int:
+    """Measure every system in turn, print the table, write JSON and plot."""
+    if options.plot:
+        plot.require()
+    if options.shared_prefix >= options.prompt_tokens:
+        raise BenchError("--shared-prefix must be shorter than --prompt-tokens")
+    slots = max(options.concurrency)
+    tokens = options.prompt_tokens + options.max_tokens
+    cells = slots * ((tokens + _GRAIN - 1) // _GRAIN + 1) * _GRAIN
+    setup = Setup(options.model, slots=slots, ctx=cells, threads=options.threads)
+    report = Report("throughput", options.out, options.json)
+    report.head(
+        model=options.model.name,
+        threads=setup.threads,
+        slots=slots,
+        cells=cells,
+        prompt_tokens=options.prompt_tokens,
+        shared_prefix=options.shared_prefix,
+        max_tokens=options.max_tokens,
+        rounds=options.rounds,
+        spin=os.environ.get("GOMP_SPINCOUNT", "2000"),
+    )
+    with contextlib.ExitStack() as stack:
+        systems: list[System] = []
+        words: Sequence[str] = WORDS
+        if options.fake is None and not options.no_bare:
+            loop = stack.enter_context(bare(setup))
+            words = loop.ask(single=list(WORDS)) or WORDS
+            systems.append(loop)
+        ours = stack.enter_context(own_modeld(setup, _extra(options)))
+        systems.append(ours)
+        if options.with_llama_server:
+            program = ensure_built()
+            systems.append(
+                stack.enter_context(llama_server(program, setup, shlex.split(options.llama_server)))
+            )
+        if options.openai_url:
+            systems.append(at_url(options.openai_url, options.openai_model or options.model.name))
+        plan = throughput.Plan(
+            concurrency=options.concurrency,
+            rounds=options.rounds,
+            prompt_tokens=options.prompt_tokens,
+            max_tokens=options.max_tokens,
+            shared_prefix=options.shared_prefix,
+            words=words,
+            seed=report.json_file.name,
+        )
+        found = throughput.measure(systems, plan, report.say)
+    report.say("\n" + throughput.tell(found, ours.name) + "\n")
+    for name in {cell.system for cell in found} - {ours.name}:
+        same = throughput.same_texts(found, ours.name, name)
+        report.say(f"{same:.0%} of modeld's answers are the same text as those of {name}")
+    report.say(NOTE)
+    report.add(**throughput.as_json(found, ours.name))
+    if options.plot:
+        picture = report.json_file.with_suffix(".png")
+        length = f"{options.prompt_tokens} + {options.max_tokens} tokens"
+        title = f"{options.model.name}, {setup.threads} threads, {length}"
+        plot.draw(found, picture, title)
+        report.say(str(picture))
+    report.write()
+    return 0
+
+
+NOTE = (
+    "Medians over rounds; times in ms. spread: lowest to highest round, as a part of the median. others:\n"
+    "part of all cores that processes outside of this bench used meanwhile. The last column: the median of\n"
+    "the ratios within each round."
+)
+
+
+def run_cancel(options: argparse.Namespace) -> int:
+    """Measure each phase, print the table, write the JSON."""
+    phases = options.phases.split(",")
+    unknown = set(phases) - set(cancel.PHASES)
+    if unknown:
+        raise BenchError(f"there is no phase {min(unknown)}; there are {', '.join(cancel.PHASES)}")
+    report = Report("cancel", options.out, options.json)
+    report.head(model=options.model.name, threads=options.threads, prefill_tokens=options.prompt_tokens)
+    flags = ["--llama-slots", "1", "--max-queue-depth", "1", "--llama-threads", str(options.threads)]
+    with modeld(*flags, *_extra(options), models_dir=options.model.parent) as server:
+        measured = cancel.Cancels(server.port, options.model.name, prompt_tokens=options.prompt_tokens)
+        measured.prepare()
+        report.say(
+            f"on the idle daemon a one-token request takes {1e3 * measured.idle_s:.1f} ms, "
+            f"a prefill of {options.prompt_tokens} tokens {1e3 * measured.prefill_s:.0f} ms"
+        )
+        watch = noise.Watch([server.process.pid])
+        found = [
+            measured.run(phase, options.load_times if phase == "loading" else options.times, report.say)
+            for phase in phases
+        ]
+        others = watch.stop()
+    report.say("\n" + cancel.tell(found) + "\n")
+    if others is not None:
+        report.say(f"other processes used {others:.0%} of the cores meanwhile")
+    report.add(
+        results={it.phase: {"seconds": it.seconds, "thrown_away": it.thrown_away} for it in found},
+        idle_s=measured.idle_s,
+        prefill_s=measured.prefill_s,
+        cpu_of_others=others,
+    )
+    report.write()
+    return 0
+
+
+def run_stream(options: argparse.Namespace) -> int:
+    """Read one long stream; the exit code says whether it came whole."""
+    slots = options.companions + 1
+    report = Report("stream", options.out, options.json)
+    report.head(model=options.model.name, threads=options.threads, companions=options.companions)
+    flags = ["--llama-slots", str(slots), "--llama-threads", str(options.threads)]
+    flags += ["--llama-ctx", str(8192 + 1024 * options.companions)]
+    with modeld(*flags, *_extra(options), models_dir=options.model.parent) as server:
+        watch = noise.Watch([server.process.pid])
+        whole_stream = stream.run(
+            server.port,
+            options.model.name,
+            seconds=options.seconds,
+            max_tokens=options.max_tokens,
+            companions=options.companions,
+            max_gap_s=options.max_gap,
+        )
+        others = watch.stop()
+    report.say("\n" + stream.tell(whole_stream))
+    if others is not None:
+        report.say(f"Other processes used {others:.0%} of the cores meanwhile.")
+    if whole_stream.seconds < options.seconds - 1:
+        report.say(
+            f"It ended before {options.seconds} s, by {whole_stream.finish}; more --companions slow it down."
+        )
+    report.add(results=whole_stream._asdict(), cpu_of_others=others)
+    report.write()
+    return 1 if whole_stream.problems else 0

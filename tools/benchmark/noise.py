@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""How quiet the machine was: what others took of the cores while something was measured."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+NOISY = 0.05
+"""Part of the cores that others may take before the figures are called noisy."""
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Watch:
+    """Measures, between `start` and `stop`, the CPU time that went to processes that are not ours.
+
+    Reads /proc, so it knows nothing on other systems than Linux. In a container /proc/stat may be the
+    host's: then the neighbours' load is in it too, which is what matters.
+    """
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._pids = list(pids)
+        self._began = time.monotonic()
+        self._busy = _busy_s()
+        self._ours = self._ours_s()
+
+    def stop(self) -> float | None:
+        """Return the part of all cores that others used; None where it cannot be known."""
+        busy = _busy_s()
+        if busy is None or self._busy is None:
+            return None
+        elapsed = time.monotonic() - self._began
+        others = (busy - self._busy) - (self._ours_s() - self._ours)
+        return max(0.0, others / (elapsed * (os.cpu_count() or 1)))
+
+    def _ours_s(self) -> float:
+        return sum(_process_s(pid, ended=pid == os.getpid()) for pid in (os.getpid(), *self._pids))
+
+
+def load_average() -> list[float]:
+    """Return the load averages of 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+def machine() -> dict[str, object]:
+    """Say what this is measured on."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, IndexError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line for line in lines if line.startswith("model name")).split(":", 1)[1].strip()
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _busy_s() -> float | None:
+    """Return the CPU seconds that all processes took since boot, stolen time included."""
+    try:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / _TICKS
+
+
+def _process_s(pid: int, *, ended: bool) -> float:
+    """Return the CPU seconds of a process and its children; `ended`: those that it waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return 0.0
+    seconds = sum(int(field) for field in fields[11 : 15 if ended else 13]) / _TICKS
+    if not ended:
+        for task in tasks:
+            with contextlib.suppress(OSError):
+                for child in (task / "children").read_text().split():
+                    seconds += _process_s(int(child), ended=False)
+    return seconds
