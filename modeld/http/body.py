@@ -18,6 +18,9 @@ from modeld.http.edge import EdgeRequest
 from modeld.http.infer_log import InferLog
 from modeld.runtime.ticket import Ticket
 
+AT_ONCE_S = 0.01
+"""A stream that begins at once waits this long for something better to begin with than a blank line."""
+
 
 async def read_json(request: EdgeRequest) -> bytes:
     """Return the body of a request that must carry JSON.
@@ -60,7 +63,7 @@ class StreamBody(ResponseBody):
         self._renderer = renderer
         self._first = first
         self._log = log
-        self._keep_alive_s = 0.0 if at_once else keep_alive_s
+        self._keep_alive_s = AT_ONCE_S if at_once else keep_alive_s
         self._next_keep_alive_s = keep_alive_s
 
     @property

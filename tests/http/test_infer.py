@@ -106,7 +106,7 @@ async def test_events_begin_at_once_and_tell_of_waiting() -> None:
     async with serving() as served:
         raw = await served.connect()
         await raw.infer(events=True)
-        assert (await raw.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert (await raw.read_until(b"\r\n\r\n1\r\n\n\r\n")).startswith(b"HTTP/1.1 200")
         ticket = await served.backend.ticket()
         ticket.put(Queued(position=2, eta_s=1.8))
         await raw.read_until(b'{"event":"queued","position":2,"eta_ms":1800}\n')
@@ -274,3 +274,16 @@ async def test_an_unknown_log_level_is_refused(query: str, headers: dict[str, st
         answer = await client.post(f"/infer{query}", json={"prompt": "x"}, headers=headers)
         assert answer.status_code == 400
         assert "off, error, info or debug" in answer.json()["error"]
+
+
+async def test_events_that_are_there_already_come_first() -> None:
+    """A stream that begins at once begins with what is known, not with a blank line."""
+
+    async def queue(ticket: Ticket) -> None:
+        await trio.lowlevel.checkpoint()
+        ticket.put(Queued(position=1))
+        finish(ticket)
+
+    async with serving(queue) as served, served.client() as client:
+        answer = await client.post("/infer", json={"prompt": "x", "events": True})
+        assert answer.content.startswith(b'{"event":"queued","position":1,"eta_ms":null}\n')

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The documents name everything that there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.backend import ScriptedBackend
+from trio import open_nursery
+
+from modeld.dialects.native import InferBody
+from modeld.errors import ERRORS
+from modeld.http.openapi import openapi_document
+from modeld.telemetry.metrics import Metrics
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_every_key_and_error_is_in_the_api_document() -> None:
+    """A key or an error that nobody documented does not exist for its users."""
+    text = (DOCS / "api.md").read_text()
+    for name in (*InferBody.__struct_fields__, *ERRORS):
+        assert f"`{name}`" in text, name
+
+
+def test_every_status_is_in_the_openapi_document() -> None:
+    """What `/infer` may answer is described, status by status."""
+    answers = openapi_document()["paths"]["/infer"]["post"]["responses"]
+    assert set(answers) == {"200", *(str(error.status) for error in ERRORS.values())} - {"405"}
+
+
+async def test_every_metric_is_in_its_document() -> None:
+    """A metric that nobody documented is noise."""
+    text = (DOCS / "metrics.md").read_text()
+    async with open_nursery() as nursery:
+        metrics = Metrics()
+        metrics.watch_fleet(ScriptedBackend(nursery).status)
+        names = {
+            f"{family.name}_{_ENDINGS[family.type]}" if family.type in _ENDINGS else family.name
+            for family in metrics.registry.collect()
+        }
+    assert len(names) > 20
+    for name in names:
+        assert f"`{name}`" in text, name
+
+
+_ENDINGS = {"counter": "total", "info": "info"}
