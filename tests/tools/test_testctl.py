@@ -133,6 +133,29 @@ def test_suites_are_markers_and_folders(testctl: ModuleType) -> None:
         testctl.suite_arguments("x")
 
 
+@pytest.mark.parametrize(
+    ("words", "suite", "rest"),
+    [
+        (["test"], "all", []),
+        (["test", "core"], "core", []),
+        (["test", "--", "-q"], "all", ["-q"]),
+        (["test", "core", "--", "-k", "a", "--", "b"], "core", ["-k", "a", "--", "b"]),
+    ],
+)
+def test_what_follows_two_dashes_goes_to_pytest(
+    testctl: ModuleType, words: list[str], suite: str, rest: list[str]
+) -> None:
+    """With and without a suite before them, and untouched."""
+    arguments = testctl.parse(words)
+    assert (arguments.suite, arguments.rest) == (suite, rest)
+
+
+def test_a_benchmark_has_its_own_options(testctl: ModuleType) -> None:
+    """With or without two dashes, they reach the benchmark and mean nothing here."""
+    assert testctl.parse(["bench", "cancel", "--help"]).rest == ["cancel", "--help"]
+    assert testctl.parse(["bench", "--", "--streams", "4"]).rest == ["--streams", "4"]
+
+
 def test_a_failing_step_shows_its_end_and_its_command(testctl: ModuleType, own_cache: Path) -> None:
     """The message holds the output's end, how it ended, and the command to try by hand."""
     command = [sys.executable, "-c", "print('last words'); raise SystemExit(3)"]
