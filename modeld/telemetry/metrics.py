@@ -18,7 +18,8 @@ from modeld.core.events import Usage
 from modeld.core.status import DaemonStatus
 from modeld.telemetry.fleet_metrics import Metric, fleet_metrics
 
-disable_created_metrics()  # The time a series began doubles their number and tells nobody anything.
+# The time a series began doubles their number and tells nobody anything.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client gives it no types
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Methods that become labels; any other is `other`."""
