@@ -196,8 +196,8 @@ def run_throughput(options: argparse.Namespace) -> int:
 
 NOTE = (
     "Medians over rounds; times in ms. spread: lowest to highest round, as a part of the median. others:\n"
-    "part of all cores that processes outside of this bench used meanwhile. The last column: the median of\n"
-    "the ratios within each round."
+    "part of all cores that processes outside of this bench used meanwhile. cpu/token: of all threads. The\n"
+    "last column: the median of the ratios within each round."
 )
 
 
@@ -222,7 +222,7 @@ def run_cancel(options: argparse.Namespace) -> int:
             measured.run(phase, options.load_times if phase == "loading" else options.times, report.say)
             for phase in phases
         ]
-        others = watch.stop()
+        others = watch.stop().others
     report.say("\n" + cancel.tell(found) + "\n")
     if others is not None:
         report.say(f"other processes used {others:.0%} of the cores meanwhile")
@@ -253,7 +253,7 @@ def run_stream(options: argparse.Namespace) -> int:
             companions=options.companions,
             max_gap_s=options.max_gap,
         )
-        others = watch.stop()
+        others = watch.stop().others
     report.say("\n" + stream.tell(whole_stream))
     if others is not None:
         report.say(f"Other processes used {others:.0%} of the cores meanwhile.")

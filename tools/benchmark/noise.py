@@ -9,14 +9,27 @@ import platform
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 NOISY = 0.05
 """Part of the cores that others may take before the figures are called noisy."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
+class Seen(NamedTuple):
+    """What a watch saw; None where it cannot be known.
+
+    Attributes:
+      others: part of all cores that processes used which are not ours.
+      watched_s: CPU seconds of the watched processes, all threads.
+    """
+
+    others: float | None
+    watched_s: float | None
+
+
 class Watch:
-    """Measures, between `start` and `stop`, the CPU time that went to processes that are not ours.
+    """Measures, from its making to `stop`, the CPU time of some processes, and of those that are not ours.
 
     Reads /proc, so it knows nothing on other systems than Linux. In a container /proc/stat may be the
     host's: then the neighbours' load is in it too, which is what matters.
@@ -26,19 +39,22 @@ class Watch:
         self._pids = list(pids)
         self._began = time.monotonic()
         self._busy = _busy_s()
-        self._ours = self._ours_s()
+        self._own = _process_s(os.getpid(), ended=True)
+        self._watched = self._watched_s()
 
-    def stop(self) -> float | None:
-        """Return the part of all cores that others used; None where it cannot be known."""
+    def stop(self) -> Seen:
+        """Return what was seen."""
         busy = _busy_s()
         if busy is None or self._busy is None:
-            return None
+            return Seen(None, None)
         elapsed = time.monotonic() - self._began
-        others = (busy - self._busy) - (self._ours_s() - self._ours)
-        return max(0.0, others / (elapsed * (os.cpu_count() or 1)))
+        watched = self._watched_s() - self._watched
+        own = _process_s(os.getpid(), ended=True) - self._own
+        others = max(0.0, (busy - self._busy - watched - own) / (elapsed * (os.cpu_count() or 1)))
+        return Seen(others, watched if self._pids else None)
 
-    def _ours_s(self) -> float:
-        return sum(_process_s(pid, ended=pid == os.getpid()) for pid in (os.getpid(), *self._pids))
+    def _watched_s(self) -> float:
+        return sum(_process_s(pid, ended=False) for pid in self._pids)
 
 
 def load_average() -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 from benchmark import figures, noise
@@ -35,9 +36,11 @@ class Cell(NamedTuple):
     system: str
     concurrency: int
     rounds: list[figures.Figures]
-    others: list[float | None]
-    """Part of the cores that other processes took, a round each."""
+    seen: list[noise.Seen]
+    """CPU time that it and others took, a round each."""
     texts: list[list[str]]
+    tokens: int
+    """Of one round, all streams together."""
 
 
 Say = Callable[[str], None]
@@ -50,7 +53,11 @@ def measure(systems: Sequence[System], plan: Plan, say: Say) -> list[Cell]:
     """
     for system in systems:
         _run(system, _prompts(plan, "warm-up", max(plan.concurrency)), WARM_UP_TOKENS)
-    cells = {(s.name, n): Cell(s.name, n, [], [], []) for n in plan.concurrency for s in systems}
+    cells = {
+        (s.name, n): Cell(s.name, n, [], [], [], n * plan.max_tokens)
+        for n in plan.concurrency
+        for s in systems
+    }
     for number in range(plan.rounds):
         for concurrency in plan.concurrency:
             prompts = _prompts(plan, f"{number} {concurrency}", concurrency)
@@ -59,10 +66,10 @@ def measure(systems: Sequence[System], plan: Plan, say: Say) -> list[Cell]:
                 time.sleep(PAUSE_S)
                 watch = noise.Watch(system.pids)
                 streams = _run(system, prompts, plan.max_tokens)
-                others = watch.stop()
+                seen = watch.stop()
                 cell = cells[system.name, concurrency]
                 cell.rounds.append(figures.of_streams(streams))
-                cell.others.append(others)
+                cell.seen.append(seen)
                 cell.texts.append([stream["text"] for stream in streams])
                 say(_progress(number, plan.rounds, cell))
     return list(cells.values())
@@ -88,7 +95,7 @@ def _run(system: System, prompts: Sequence[str], max_tokens: int) -> list[figure
 
 def _progress(number: int, rounds: int, cell: Cell) -> str:
     found = cell.rounds[-1]
-    others = cell.others[-1]
+    others = cell.seen[-1].others
     noisy = "" if others is None else f", others used {others:.0%} of the cores"
     return (
         f"round {number + 1}/{rounds}  N={cell.concurrency:<3} {cell.system:<13} "
@@ -119,15 +126,34 @@ def same_texts(cells: Sequence[Cell], system: str, other: str) -> float | None:
     return sum(pairs) / len(pairs) if pairs else None
 
 
+def cpu_per_token_ms(cell: Cell) -> float | None:
+    """Return the CPU time of all threads of a system per token, prompts included; None if unknown."""
+    spent = [seen.watched_s for seen in cell.seen if seen.watched_s is not None]
+    return 1e3 * median(spent) / cell.tokens if spent else None
+
+
 def tell(cells: Sequence[Cell], ours: str) -> str:
     """Return the table: medians over rounds."""
     against = ratios(cells, ours)
-    head = ["N", "system", "tokens/s", "spread", "decode/s", "ttft p50", "p95", "itl p50", "p99", "others"]
+    head = [
+        "N",
+        "system",
+        "tokens/s",
+        "spread",
+        "decode/s",
+        "ttft p50",
+        "p95",
+        "itl p50",
+        "p99",
+        "cpu/token",
+        "others",
+    ]
     head += [f"{ours} / it"]
     rows = []
     for cell in sorted(cells, key=lambda cell: cell.concurrency):
         middle = figures.medians(cell.rounds)
-        known = [value for value in cell.others if value is not None]
+        known = [seen.others for seen in cell.seen if seen.others is not None]
+        cpu = cpu_per_token_ms(cell)
         ratio = against.get(cell.system, {}).get(cell.concurrency)
         rows.append(
             [
@@ -140,6 +166,7 @@ def tell(cells: Sequence[Cell], ours: str) -> str:
                 f"{middle['ttft_p95_ms']:.1f}",
                 f"{middle['itl_p50_ms']:.1f}",
                 f"{middle['itl_p99_ms']:.1f}",
+                "?" if cpu is None else f"{cpu:.2f}",
                 f"{sum(known) / len(known):.0%}" if known else "?",
                 "" if ratio is None else f"{ratio:.3f}",
             ]
@@ -157,7 +184,9 @@ def as_json(cells: Sequence[Cell], ours: str) -> dict[str, Any]:
                 "median": figures.medians(cell.rounds),
                 "spread": figures.spread([found["tokens_per_s"] for found in cell.rounds]),
                 "rounds": cell.rounds,
-                "cpu_of_others": cell.others,
+                "cpu_of_others": [seen.others for seen in cell.seen],
+                "cpu_s": [seen.watched_s for seen in cell.seen],
+                "cpu_ms_per_token": cpu_per_token_ms(cell),
             }
             for cell in cells
         ],
