@@ -40,7 +40,6 @@ async def serve(
     *,
     shutdown: trio.Event,
     grace_s: float | None = None,
-    limits: Limits | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the app on `binds` (`host:port`, `unix:/path`, `fd://N`) until `shutdown` is set.
@@ -53,7 +52,7 @@ async def serve(
     Raises: OSError when an address cannot be bound, before `started`.
     Cancellation: everything is cut at once.
     """
-    limits = limits or app.edge.limits
+    limits = app.edge.limits
     config = _config(limits)
     listeners = open_listeners(binds)
     server = _Server(app, config, limits)

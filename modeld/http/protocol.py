@@ -181,7 +181,8 @@ class Http1(H11Protocol):
                 f"HTTP/{request.http_version.decode()} is not spoken here; use HTTP/1.1",
             )
             return False
-        if sum(len(name) + len(value) for name, value in request.headers) > self._limits.max_header_bytes:
+        size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
+        if size > self._limits.max_header_bytes:
             await self._refuse_large_headers()
             return False
         target = origin_form(request.target)

@@ -39,15 +39,22 @@ def _open(address: Address) -> socket.socket:
     if address.fd is not None:
         return socket.socket(fileno=address.fd)
     if address.path is not None:
-        path = Path(address.path)
-        with suppress(FileNotFoundError):
-            if stat.S_ISSOCK(path.stat().st_mode):
-                path.unlink()
+        _make_way(Path(address.path))
         return _bound(socket.AF_UNIX, address.path)
     family, _, _, _, name = socket.getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     return _bound(family, name)
+
+
+def _make_way(path: Path) -> None:
+    """Remove a socket that a dead daemon left behind; one that somebody serves stays, and binding fails."""
+    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if stat.S_ISSOCK(path.stat().st_mode):
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
 
 
 def _bound(family: int, name: tuple[object, ...] | str) -> socket.socket:

@@ -199,6 +199,7 @@ async def test_large_headers_are_refused() -> None:
         status, _, body = await raw.answer()
         assert status == 431
         assert b"more than 2000 bytes" in body
+        assert served.sample("modeld_http_requests_total", path="other", method="other", status="431") == 1
         raw = await served.connect()
         await raw.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Large: " + b"x" * 5000 + b"\r\n\r\n")
         assert (await raw.answer())[0] == 431

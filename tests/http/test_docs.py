@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import trio
 from support.backend import ScriptedBackend
-from trio import open_nursery
 
 from modeld.dialects.native import InferBody
 from modeld.errors import ERRORS
@@ -32,7 +32,7 @@ def test_every_status_is_in_the_openapi_document() -> None:
 async def test_every_metric_is_in_its_document() -> None:
     """A metric that nobody documented is noise."""
     text = (DOCS / "metrics.md").read_text()
-    async with open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
         metrics = Metrics()
         metrics.watch_fleet(ScriptedBackend(nursery).status)
         names = {

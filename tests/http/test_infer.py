@@ -115,6 +115,8 @@ async def test_events_begin_at_once_and_tell_of_waiting() -> None:
         ticket.put(Failed(problem=DoesNotFit("too large").as_problem()))
         tail = await raw.read_until(b"0\r\n\r\n")
         assert b'"error":"too large","code":507' in tail
+        await served.backend.wait_closed()
+    assert served.sample("modeld_http_backpressure_total", reason="does_not_fit") == 1
 
 
 REFUSALS: list[tuple[ModeldError, int, str | None]] = [

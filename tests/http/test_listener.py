@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import resource
+import socket
+from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -13,7 +16,7 @@ from support.served import Raw, Served, infer_bytes, serving
 from modeld.core.events import Delta
 from modeld.http.app import create_app
 from modeld.http.limits import limits_of
-from modeld.http.listener import serve
+from modeld.http.listener import connection_bound, serve
 from modeld.telemetry.metrics import Metrics
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -161,6 +164,32 @@ async def test_scarce_descriptors_are_waited_out(caplog: pytest.LogCaptureFixtur
         record for record in caplog.records if "no connection can be accepted" in record.getMessage()
     ]
     assert len(complaints) == 1
+
+
+async def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
+    """`unix:/path` works, takes the place of a dead socket, and leaves a live one alone."""
+    path = tmp_path / "modeld.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with serving() as served, trio.open_nursery() as nursery:
+        shutdown = trio.Event()
+        bind = f"unix:{path}"
+        [url] = await nursery.start(partial(serve, served.app, [bind], shutdown=shutdown))
+        assert url == bind
+        raw = Raw(await trio.open_unix_socket(path))
+        await raw.send(HEALTH)
+        assert (await raw.answer())[0] == 200
+        with pytest.raises(OSError, match="in use"):
+            await serve(served.app, [bind], shutdown=trio.Event())
+        await raw.stream.aclose()
+        shutdown.set()
+
+
+def test_some_files_are_left_for_models() -> None:
+    """Connections never take the last descriptors, whatever the limit is."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert connection_bound(10) == 10
+    assert connection_bound(10**9) < soft
 
 
 async def test_limits_follow_the_settings() -> None:

@@ -51,6 +51,7 @@ class InferRoute:
         if first and isinstance(first[0], Failed):
             renderer.last = first[0]
             raise first[0].problem.as_error()
+        request.cleanup.callback(self._count, renderer)
         stream = StreamBody(
             ticket,
             renderer,
@@ -79,12 +80,16 @@ class InferRoute:
             answer = renderer.take(await ticket.next())
         if not isinstance(renderer.last, Failed):
             return json_reply(answer)
+        self._count(renderer)
         problem = renderer.last.problem
-        if problem.status in BACKPRESSURE:
-            self._edge.metrics.count_backpressure(problem.kind)
         response = json_reply(answer, problem.status)
         response.headers.update(error_headers(problem))
         return response
+
+    def _count(self, renderer: native.Renderer) -> None:
+        """Count a refusal that does not pass through the app's error handler."""
+        if isinstance(renderer.last, Failed) and renderer.last.problem.status in BACKPRESSURE:
+            self._edge.metrics.count_backpressure(renderer.last.problem.kind)
 
 
 async def _until_text(ticket: Ticket) -> tuple[Event, ...]:
