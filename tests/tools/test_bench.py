@@ -185,6 +185,9 @@ def test_noise_is_a_part_of_the_cores() -> None:
     assert others is None or others >= 0.0
     assert watched is None or watched >= 0.0
     assert len(noise.load_average()) == 3
+    assert "quiet machine" in noise.verdict([noise.Seen(0.01, None)])
+    assert "NOISY" in noise.verdict([noise.Seen(0.5, None), noise.Seen(0.6, None)])
+    assert "not known" in noise.verdict([noise.Seen(None, None)])
 
 
 def test_throughput_is_the_default_and_loads_are_bounded(capsys) -> None:

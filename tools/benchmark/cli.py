@@ -183,6 +183,7 @@ def run_throughput(options: argparse.Namespace) -> int:
         same = throughput.same_texts(found, ours.name, name)
         report.say(f"{same:.0%} of modeld's answers are the same text as those of {name}")
     report.say(NOTE)
+    report.say(noise.verdict(seen for cell in found for seen in cell.seen))
     report.add(**throughput.as_json(found, ours.name))
     if options.plot:
         picture = report.json_file.with_suffix(".png")
@@ -222,15 +223,14 @@ def run_cancel(options: argparse.Namespace) -> int:
             measured.run(phase, options.load_times if phase == "loading" else options.times, report.say)
             for phase in phases
         ]
-        others = watch.stop().others
+        seen = watch.stop()
     report.say("\n" + cancel.tell(found) + "\n")
-    if others is not None:
-        report.say(f"other processes used {others:.0%} of the cores meanwhile")
+    report.say(noise.verdict([seen]))
     report.add(
         results={it.phase: {"seconds": it.seconds, "thrown_away": it.thrown_away} for it in found},
         idle_s=measured.idle_s,
         prefill_s=measured.prefill_s,
-        cpu_of_others=others,
+        cpu_of_others=seen.others,
     )
     report.write()
     return 0
@@ -253,14 +253,13 @@ def run_stream(options: argparse.Namespace) -> int:
             companions=options.companions,
             max_gap_s=options.max_gap,
         )
-        others = watch.stop().others
+        seen = watch.stop()
     report.say("\n" + stream.tell(whole_stream))
-    if others is not None:
-        report.say(f"Other processes used {others:.0%} of the cores meanwhile.")
+    report.say(noise.verdict([seen]))
     if whole_stream.seconds < options.seconds - 1:
         report.say(
             f"It ended before {options.seconds} s, by {whole_stream.finish}; more --companions slow it down."
         )
-    report.add(results=whole_stream._asdict(), cpu_of_others=others)
+    report.add(results=whole_stream._asdict(), cpu_of_others=seen.others)
     report.write()
     return 1 if whole_stream.problems else 0

@@ -9,10 +9,13 @@ import platform
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 NOISY = 0.05
 """Part of the cores that others may take before the figures are called noisy."""
+BUSY_LOAD = 0.5
+"""Load average above which somebody else is at work."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -55,6 +58,17 @@ class Watch:
 
     def _watched_s(self) -> float:
         return sum(_process_s(pid, ended=False) for pid in self._pids)
+
+
+def verdict(seen: Iterable[Seen]) -> str:
+    """Say how quiet the machine was, over all measurements."""
+    others = [each.others for each in seen if each.others is not None]
+    if not others:
+        return "How quiet the machine was is not known on this system."
+    told = f"Others used {median(others):.0%} of the cores (median), {max(others):.0%} at most"
+    if median(others) > NOISY:
+        return f"{told}: a NOISY machine. These figures are lower than they should be, and so may be ratios."
+    return f"{told}: a quiet machine."
 
 
 def load_average() -> list[float]:

@@ -44,7 +44,7 @@ class Report:
         self.say(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
         load = self._data["load_average"]["before"][0]
         self.say(f"load average {load:.2f} at the start")
-        if load > noise.NOISY * (os.cpu_count() or 1):
+        if load > noise.BUSY_LOAD:
             self.say("others use this machine now; figures of a quiet one are steadier and higher")
 
     def say(self, text: str = "") -> None:
