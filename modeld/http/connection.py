@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import socket
+import struct
 from collections.abc import Callable
 from typing import cast
 
@@ -28,6 +29,8 @@ from modeld.telemetry.log import get_logger
 log = get_logger("modeld.http")
 
 _CHUNK_BYTES = 64 * 1024
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: on, zero seconds. Closing then throws away what was not sent."""
 _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -227,7 +230,7 @@ class Connection:
     def cut(self) -> None:
         """Close at once and throw away what the client did not take. Idempotent."""
         if self._socket.fileno() != -1:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._socket.close()
 
 

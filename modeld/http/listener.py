@@ -142,7 +142,8 @@ class _Server:
             idle = [(it.idle_since, id(it), it) for it in self._connections if it.idle_since is not None]
             if idle:
                 min(idle)[2].leave()
-            await self._one_ended.wait()
+            with trio.move_on_after(_RETRY_S):  # Busy ones may have become idle by then.
+                await self._one_ended.wait()
 
     def _complain(self, error: OSError) -> None:
         now = trio.current_time()

@@ -81,6 +81,7 @@ class Http1(H11Protocol):
         self._limits = limits
         self._on_refusal = on_refusal
         self._held = b""
+        self._method = b""
 
     @property
     def idle(self) -> bool:
@@ -113,7 +114,8 @@ class Http1(H11Protocol):
                 ],
             )
             data = self._h11.send(head) or b""
-            data += self._h11.send(h11.Data(data=body)) or b""
+            if self._method != b"HEAD":
+                data += self._h11.send(h11.Data(data=body)) or b""
             self._h11.send(h11.EndOfMessage())
             await self.send(RawData(data=data))
         self._wire.finish()
@@ -174,6 +176,7 @@ class Http1(H11Protocol):
 
     async def _begin(self, request: h11.Request) -> bool:
         """Start the app on a request; False when it was refused."""
+        self._method = request.method
         if request.http_version not in (b"1.0", b"1.1"):
             await self.refuse(
                 505,
@@ -226,6 +229,7 @@ class Http1(H11Protocol):
         ours, theirs = self._h11.our_state, self._h11.their_state
         if ours is h11.DONE and theirs is h11.DONE and not self.context.terminated.is_set():
             self._h11.start_next_cycle()
+            self._method = b""
             self._wire.cycle_ended()
         else:
             self._wire.finish()

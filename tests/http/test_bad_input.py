@@ -82,6 +82,20 @@ async def test_nonsense_gets_its_error(data: bytes, status: int, told: str) -> N
         assert (await raw.answer())[0] == 200
 
 
+@pytest.mark.parametrize(
+    "rest", [b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"X: " + b"x" * 40_000 + b"\r\n\r\n"]
+)
+async def test_head_is_refused_without_a_body(rest: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """An answer to HEAD has no body, also when it is a refusal that the app never saw."""
+    async with serving() as served:
+        raw = await served.connect()
+        await raw.send(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n" + rest)
+        head, _, body = (await raw.read_to_end()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 4")
+        assert body == b""
+    assert not [record for record in caplog.records if "broke" in record.getMessage()]
+
+
 async def test_a_content_type_may_have_parameters() -> None:
     """`application/json; charset=utf-8` is application/json, in any case."""
     async with serving(say("a")) as served:

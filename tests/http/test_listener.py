@@ -137,9 +137,23 @@ async def test_beyond_the_bound_the_longest_idle_connection_goes() -> None:
         assert await first.read_to_end() == b""
         await third.send(HEALTH)
         assert (await third.answer())[0] == 200
-        del second
         finish(ticket)
         assert (await busy.answer())[0] == 200
+        assert second is not third
+
+
+async def test_at_the_bound_a_connection_that_becomes_idle_makes_room() -> None:
+    """A client that waits for room gets it when a busy one has its answer, without its leaving."""
+    async with serving(max_connections=1) as served:
+        busy = await served.connect()
+        await busy.infer()
+        ticket = await served.backend.ticket()
+        waiting = await served.connect()
+        await waiting.send(HEALTH)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        finish(ticket)
+        assert (await busy.answer())[0] == 200
+        assert (await waiting.answer())[0] == 200
 
 
 async def test_scarce_descriptors_are_waited_out(caplog: pytest.LogCaptureFixture) -> None:
