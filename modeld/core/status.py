@@ -45,7 +45,7 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     load_progress: float | None = None
     load_ms: float | None = None
     tokens_per_second: float = 0.0
-    """Of the last ten seconds, over all slots."""
+    """Over all slots, of those of the last ten seconds in which there were tokens."""
     restarts: int = 0
     last_error: str | None = None
     context_length: int = 0

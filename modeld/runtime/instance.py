@@ -35,7 +35,7 @@ from modeld.worker.messages import (
 )
 
 RATE_WINDOW_S = 10.0
-"""Tokens per second are those of the last ten seconds."""
+"""Tokens per second are those of the last ten seconds, idle ones left out."""
 
 Ending = Stopped | LoadFailed | Died
 
@@ -120,9 +120,9 @@ class Instance:
         self._worker.stop()
 
     def tokens_per_second(self) -> float:
-        """Return the rate of the last ten seconds, over all slots."""
+        """Return the rate over all slots, averaged over those of the last ten seconds that had tokens."""
         self._forget_old_tokens()
-        return sum(count for _, count in self._tokens) / RATE_WINDOW_S
+        return sum(count for _, count in self._tokens) / max(1, len(self._tokens))
 
     async def _fill_slots(self) -> None:
         async for ticket in self._incoming:

@@ -295,3 +295,16 @@ async def test_health_and_readiness_follow_the_life(autojump_clock: trio.testing
         assert here.scheduler.readiness() == "ready"
         here.scheduler.drain()
         assert here.scheduler.readiness() == "draining"
+
+
+async def test_the_rate_is_that_of_the_busy_seconds(autojump_clock: trio.testing.MockClock) -> None:
+    """Two streams of two tokens a second are four a second, also while the model is idle afterwards."""
+    async with house([spec("a")], limits(), {"a.gguf": "step_s=0.5"}) as here:
+        first, second = here.ask("a", max_tokens=20), here.ask("a", max_tokens=20)
+        await last(first)
+        await last(second)
+        await trio.sleep(2)
+        instance = here.scheduler.instances["a.gguf"]
+        assert instance.tokens_per_second() == pytest.approx(4.0, rel=0.1)
+        await trio.sleep(10)
+        assert instance.tokens_per_second() == 0.0
