@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+import socket
 from itertools import pairwise
 from pathlib import Path
 
@@ -124,6 +125,21 @@ def test_streams_that_break_off_or_lie_are_errors() -> None:
     refused = read([b'HTTP/1.1 429 Too Many\r\nContent-Length: 9\r\n\r\n{"error"}'])
     assert (refused["status"], refused["error"]) == (429, '{"error"}')
     assert "no answer" in read([])["error"]
+
+
+def test_the_end_is_the_last_chunk_and_nothing_like_it() -> None:
+    """A head that ends in `max=100` is no last chunk; one that comes byte by byte is."""
+    near, far = socket.socketpair()
+    with near, far:
+        made = client.Stream.__new__(client.Stream)
+        made.socket, made.pieces, made.tail = near, [], b""
+        far.sendall(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=100\r\n\r\n")
+        assert made.receive() is False
+        ends = []
+        for byte in b"2\r\n{}\r\n0\r\n\r\n":
+            far.sendall(bytes([byte]))
+            ends.append(made.receive())
+    assert ends == [False] * 11 + [True]
 
 
 def test_any_openai_server_can_be_measured() -> None:

@@ -18,8 +18,8 @@ import sys
 import time
 from bisect import bisect_left
 
-_END = b"0\r\n\r\n"
-"""The last chunk. No chunk of ours ends like it: lines end with a line feed."""
+_END = b"\r\n0\r\n\r\n"
+"""The last chunk, behind the end of the one before. JSON writes no bare line ends, so no text has it."""
 _READ_BYTES = 1 << 16
 
 
@@ -32,6 +32,7 @@ class Stream:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sent = 0.0
         self.pieces: list[tuple[float, bytes]] = []
+        self.tail = b""
 
     def receive(self) -> bool:
         """Take what is there; returns whether that was the end."""
@@ -39,9 +40,8 @@ class Stream:
         self.pieces.append((time.perf_counter(), data))
         if not data:
             return True
-        if len(data) < len(_END) and len(self.pieces) > 1:
-            data = self.pieces[-2][1] + data
-        return data.endswith(_END)
+        self.tail = (self.tail + data[-len(_END) :])[-len(_END) :]
+        return self.tail == _END
 
 
 def run(job: dict) -> list[dict]:
