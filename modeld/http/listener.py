@@ -108,7 +108,6 @@ class _Server:
     async def accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
         """Accept connections until cancelled."""
         while True:
-            await self._make_room()
             try:
                 stream = await listener.accept()
             except OSError as error:
@@ -117,6 +116,11 @@ class _Server:
                 self._complain(error)
                 await trio.sleep(_RETRY_S)
             else:
+                try:
+                    await self._make_room()  # Only now: nobody has to go before somebody comes.
+                except BaseException:
+                    stream.socket.close()
+                    raise
                 connection = Connection(
                     stream,
                     app=self._app,

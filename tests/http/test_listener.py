@@ -142,6 +142,29 @@ async def test_beyond_the_bound_the_longest_idle_connection_goes() -> None:
         assert second is not third
 
 
+async def test_at_the_bound_nobody_goes_before_somebody_comes() -> None:
+    """The last connection that fits may take its time to say something."""
+    async with serving(max_connections=1) as served:
+        only = await served.connect()
+        await trio.testing.wait_all_tasks_blocked(0.3)
+        await only.send(HEALTH)
+        assert (await only.answer())[0] == 200
+
+
+async def test_the_stop_forgets_who_waits_for_room() -> None:
+    """A client that was accepted and found no room is let go with the listener."""
+    async with serving(max_connections=1) as served:
+        busy = await served.connect()
+        await busy.infer()
+        ticket = await served.backend.ticket()
+        waiting = await served.connect()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        served.shutdown.set()
+        assert await waiting.read_to_end() == b""
+        finish(ticket)
+        assert (await busy.answer())[0] == 200
+
+
 async def test_at_the_bound_a_connection_that_becomes_idle_makes_room() -> None:
     """A client that waits for room gets it when a busy one has its answer, without its leaving."""
     async with serving(max_connections=1) as served:

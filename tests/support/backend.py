@@ -143,15 +143,17 @@ class ScriptedBackend:
 
     async def ticket(self, number: int = 0) -> Ticket:
         """Wait for the ticket of that number and return it."""
-        while len(self.tickets) <= number:
-            await self._changed.wait()
+        with trio.fail_after(30):
+            while len(self.tickets) <= number:
+                await self._changed.wait()
         return self.tickets[number]
 
     async def wait_closed(self, number: int = 0) -> None:
         """Wait until that ticket's reader has left."""
         ticket = await self.ticket(number)
-        while ticket not in self.closed:
-            await self._changed.wait()
+        with trio.fail_after(30):
+            while ticket not in self.closed:
+                await self._changed.wait()
 
     def _on_close(self, ticket: Ticket) -> None:
         if ticket not in self.closed:
