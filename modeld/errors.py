@@ -175,6 +175,14 @@ class ModelFailed(ModeldError):
     default_retry_after_s = 5.0
 
 
+class DeadlineUnreachable(ModeldError):
+    """The request's time will be over before a slot can be free."""
+
+    status = 503
+    kind = "deadline_unreachable"
+    default_retry_after_s = 1.0
+
+
 class DeadlineExceeded(ModeldError):
     """The request's time was over before its first token."""
 
@@ -208,6 +216,7 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         EngineFailed,
         Draining,
         ModelFailed,
+        DeadlineUnreachable,
         DeadlineExceeded,
         DoesNotFit,
     )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
 from functools import partial
@@ -63,6 +64,7 @@ async def _run(settings: Settings, supervision: systemd.Supervision, binds: tupl
         metrics=metrics,
         supervision=supervision,
         node_id=f"{socket.gethostname()}-{os.getpid()}",
+        on_stop=_leave_at_the_latest,
     )
     metrics.watch_fleet(root.daemon.status)
     await root.run(partial(_front, settings, metrics, binds), _announce)
@@ -82,6 +84,15 @@ async def _front(  # noqa: ASYNC128 -- `serve` calls started()
         await serve(app, binds, shutdown=shutdown, task_status=task_status)
     except OSError as error:
         raise CannotListen(f"cannot listen on {', '.join(binds)}: {error.strerror or error}") from error
+
+
+def _leave_at_the_latest(seconds: float) -> None:
+    """End the process by force if the stop takes longer: an engine that hangs must not hold it.
+
+    Python's own watchdog thread does it; it needs no interpreter lock, writes where every thread
+    was, and exits with 1.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
 
 
 def _announce(urls: list[str]) -> None:

@@ -9,17 +9,18 @@ from modeld.core.fleet import Fleet, Instant
 from modeld.core.models import ModelSpec
 from modeld.core.placement import never_fits
 from modeld.core.restart import is_open
-from modeld.errors import Draining, ModelFailed, Problem, QueueFull
+from modeld.errors import DeadlineUnreachable, Draining, ModelFailed, Problem, QueueFull
 
 RETRY_DAMAGED_S = 30.0
 """A damaged file is looked at again within seconds of its repair; clients need not ask sooner."""
 
 
-def admit(fleet: Fleet, spec: ModelSpec, now: Instant) -> Problem | None:
+def admit(fleet: Fleet, spec: ModelSpec, now: Instant, deadline: Instant | None = None) -> Problem | None:
     """Return why a request for this model is refused, or None: it may wait.
 
     (1) The daemon goes down. (2) The file is damaged. (3) The model can never fit.
-    (4) It failed, and its backoff is not over. (5) Its queue is full.
+    (4) It failed, and its backoff is not over. (5) Its queue is full. (6) Its deadline passes before
+    those in front of it can have been served.
     """
     # (1)
     if fleet.draining:
@@ -43,13 +44,35 @@ def admit(fleet: Fleet, spec: ModelSpec, now: Instant) -> Problem | None:
     slots = view.slots if view.state.holds_memory else spec.options.slots
     inside = sum(waiter.model_id == spec.id for waiter in fleet.waiting) + view.live_leases
     if inside - slots < depth:
-        return None
+        return _unreachable(fleet, spec.id, now, deadline, inside // max(1, slots))  # (6)
     waiting = fleet.queue_len(spec.id)
     retry = retry_after(fleet, spec.id)
     return QueueFull(
         f"the queue of model {spec.id} is full: {waiting} requests wait and max_queue_depth is {depth}; "
         f"try again in {retry} s",
         details={"queue_len": waiting, "max_queue_depth": depth},
+        retry_after_s=retry,
+    ).as_problem()
+
+
+def _unreachable(
+    fleet: Fleet, model_id: str, now: Instant, deadline: Instant | None, rounds: int
+) -> Problem | None:
+    """Refuse what would wait in vain: `rounds` of requests come first, the first of which is under way.
+
+    Only what is certain by the measured service time counts, so the round under way is taken as over.
+    """
+    service = fleet.instance(model_id).service_s
+    if deadline is None or service is None or rounds < 2:
+        return None
+    wait = (rounds - 1) * service
+    if now + wait <= deadline:
+        return None
+    retry = max(1, math.ceil(wait))
+    return DeadlineUnreachable(
+        f"this request has {deadline - now:.1f} s, and about {wait:.1f} s of others' requests for model "
+        f"{model_id} come first; try again in {retry} s, or give it more time",
+        details={"eta_ms": round(wait * 1000), "queue_len": fleet.queue_len(model_id)},
         retry_after_s=retry,
     ).as_problem()
 

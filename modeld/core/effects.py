@@ -72,6 +72,8 @@ class Tell(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str
     reason: str
     numbers: Mapping[str, float] = {}
+    kind: str = ""
+    """Of a refusal, the kind of its problem."""
 
 
 Effect = Grant | Refuse | Cut | Load | Stop | SetThreads | Tell

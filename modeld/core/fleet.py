@@ -89,6 +89,8 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     stopping: bool = False
     """The order to stop was given; memory is still held."""
+    stale: bool = False
+    """Its file or its options have changed: it serves on until it is idle, then it goes."""
     wanted: bool = False
     """To be loaded although nobody waits (preload)."""
     failures: Failures = Failures()

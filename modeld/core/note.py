@@ -60,16 +60,16 @@ def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:
     spec = fleet.catalog.models.get(event.model_id)
     if spec is None:
         return fleet, [Refuse(event.ticket, _vanished(event.model_id))]
-    problem = admit(fleet, spec, now)
-    if problem is not None:
-        return fleet, [
-            Refuse(event.ticket, problem),
-            Tell(action="refuse", model_id=spec.id, reason=problem.message),
-        ]
     deadline = event.deadline
     if fleet.limits.infer_timeout_s is not None:
         own_limit = now + fleet.limits.infer_timeout_s
         deadline = own_limit if deadline is None else min(deadline, own_limit)
+    problem = admit(fleet, spec, now, deadline)
+    if problem is not None:
+        return fleet, [
+            Refuse(event.ticket, problem),
+            Tell(action="refuse", model_id=spec.id, reason=problem.message, kind=problem.kind),
+        ]
     waiter = Waiter(
         ticket=event.ticket,
         model_id=spec.id,
@@ -200,6 +200,7 @@ def _without_memory(view: InstanceView, state: State, failures: Failures) -> Ins
         reserved=0,
         leases=(),
         stopping=False,
+        stale=False,
         keep_until=None,
         threads=0,
         failures=failures,
@@ -216,8 +217,12 @@ def _catalog_changed(fleet: Fleet, before: Fleet) -> Outcome:
             new is not None and old is not None and _same_load(old, new)
         ):
             continue
-        reason = "its file is gone" if new is None else "its file or its options changed"
-        views.append(replace(view, state=move(view.state, State.DRAINING)))
+        if new is None:
+            reason = "its file is gone"
+            views.append(replace(view, state=move(view.state, State.DRAINING)))
+        else:
+            reason = "its file or its options changed; the next load takes the new ones"
+            views.append(replace(view, stale=True))
         effects.append(Tell(action="drain", model_id=view.model_id, reason=reason))
     gone = [waiter for waiter in fleet.waiting if waiter.model_id not in fleet.catalog.models]
     effects += [Refuse(waiter.ticket, _vanished(waiter.model_id)) for waiter in gone]

@@ -6,8 +6,9 @@ First `core.note` writes the input down, then all conclusions are drawn from the
     (1) requests whose time is over are ended
     (2) instances that are ready take waiters into their FIFO
     (3) models somebody waits for are loaded, oldest demand first; idle ones make room
-    (4) instances that drain, or idle too long, are stopped
+    (4) instances that drain, that are out of date or idle too long are stopped, once they are idle
     (5) the cores are shared out among the instances that decode
+    (6) models that are gone are forgotten
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from modeld.core.admission import retry_after
 from modeld.core.effects import Cut, CutReason, Effect, Grant, Load, Refuse, SetThreads, Stop, Tell
 from modeld.core.eviction import NoRoom, choose_victims
-from modeld.core.fleet import Fleet, Instant, Lease, Waiter
+from modeld.core.fleet import Fleet, InstanceView, Instant, Lease, Waiter
 from modeld.core.inputs import Input
 from modeld.core.lifecycle import State, move
 from modeld.core.models import MIB, ModelSpec
@@ -61,8 +62,9 @@ def next_deadline(fleet: Fleet, now: Instant) -> Instant | None:
                 times.append(lease.deadline)
             if lease.slot_since is None:
                 times.append(lease.waiting_since + fleet.limits.max_wait_s)
-        if view.state is State.READY and view.idle and view.keep_until is not None:
-            times.append(view.keep_until)
+        expiry = _expiry(fleet, view)
+        if expiry is not None:
+            times.append(expiry)
         if view.wanted and view.failures.retry_at > now:
             times.append(view.failures.retry_at)
     return min(times, default=None)
@@ -70,7 +72,7 @@ def next_deadline(fleet: Fleet, now: Instant) -> Instant | None:
 
 def _draw_conclusions(fleet: Fleet, now: Instant) -> Outcome:
     effects: list[Effect] = []
-    for rule in (_end_overdue, _grant, _load, _stop, _share):
+    for rule in (_end_overdue, _grant, _load, _stop, _share, _forget_gone):
         fleet, more = rule(fleet, now)
         effects += more
     return fleet, effects
@@ -217,13 +219,16 @@ def _forget_demands(fleet: Fleet) -> Fleet:
 
 
 def _stop(fleet: Fleet, now: Instant) -> Outcome:
-    """(4) Stop what drains and is idle now, and what was idle for its time to live."""
+    """(4) Stop what is idle and drains, has a newer file, or was idle for its time to live."""
     effects: list[Effect] = []
     for view in fleet.instances.values():
         if not view.idle or view.stopping:
             continue
-        overdue = view.keep_until is not None and now >= view.keep_until
-        if view.state is State.READY and overdue and not is_pinned(fleet, view.model_id):
+        expiry = _expiry(fleet, view)
+        if view.state is State.READY and view.stale:
+            reason = "its file or its options changed, and it is idle now"
+            effects.append(Tell(action="unload", model_id=view.model_id, reason=reason))
+        elif expiry is not None and now >= expiry:
             reason = f"idle since {now - view.last_used:.1f} s, its time to live"
             effects.append(Tell(action="unload", model_id=view.model_id, reason=reason))
         elif view.state is not State.DRAINING:
@@ -247,6 +252,26 @@ def _share(fleet: Fleet, _now: Instant) -> Outcome:
             fleet = fleet.having(replace(view, threads=threads))
             effects.append(SetThreads(view.model_id, threads))
     return fleet, effects
+
+
+def _forget_gone(fleet: Fleet, _now: Instant) -> Outcome:
+    """(6) Forget models that are gone from the catalogue, once they hold nothing."""
+    gone = {
+        model_id
+        for model_id, view in fleet.instances.items()
+        if model_id not in fleet.catalog.models and not view.state.holds_memory
+    }
+    if gone:
+        kept = {model_id: view for model_id, view in fleet.instances.items() if model_id not in gone}
+        fleet = replace(fleet, instances=kept)
+    return fleet, []
+
+
+def _expiry(fleet: Fleet, view: InstanceView) -> Instant | None:
+    """Return when an idle model is unloaded by its time to live; pinned ones never are."""
+    if view.state is not State.READY or not view.idle or is_pinned(fleet, view.model_id):
+        return None
+    return view.keep_until
 
 
 def queue_order(fleet: Fleet, model_id: str, now: Instant) -> list[int]:
@@ -288,7 +313,9 @@ def _deadline_passed(request: Waiter | Lease, now: Instant) -> Problem:
 def _waited_too_long(fleet: Fleet, model_id: str) -> Problem:
     view = fleet.instance(model_id)
     retry = retry_after(fleet, model_id)
-    if view.state.holds_memory:
+    if view.state is State.DRAINING:
+        why = f"model {model_id} is being unloaded"
+    elif view.state.holds_memory:
         why = f"all {view.slots} slots of model {model_id} are taken"
     else:
         holders = ", ".join(sorted(v.model_id for v in fleet.instances.values() if v.reserved)) or "nobody"

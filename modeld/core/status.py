@@ -50,6 +50,8 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
     context_length: int = 0
     threads: int = 0
+    silent_s: float | None = None
+    """Seconds since its last step while requests hold slots; None when there are none."""
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,6 +46,8 @@ from modeld.errors import (
 )
 
 VOCABULARY = 32_000
+LOAD_STEP_S = 0.1
+"""A load asks so often whether to go on."""
 Pause = Callable[[float], None]
 """Lets so many seconds pass; may return early when the engine is interrupted."""
 
@@ -74,16 +76,17 @@ def parse_script(text: str) -> Script:
 
 
 def load(spec: LoadSpec, on_progress: OnProgress, pause: Pause | None = None) -> FakeEngine:
-    """Pretend to load a model: ten steps of progress over `load_s`.
+    """Pretend to load a model: steps of progress over `load_s`.
 
     Raises: LoadAborted; ModelFailed when the script says so.
     """
     script = parse_script(spec.fake)
     engine = FakeEngine(spec, script, pause)
-    for tenth in range(10):
-        if not on_progress(tenth / 10):
+    parts = max(10, math.ceil(script.load_s / LOAD_STEP_S))
+    for part in range(parts):
+        if not on_progress(part / parts):
             raise LoadAborted
-        engine.pause(script.load_s / 10)
+        engine.pause(script.load_s / parts)
     if script.fail_load:
         raise ModelFailed(script.fail_load.replace("_", " "))
     if not on_progress(1.0):

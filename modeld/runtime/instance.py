@@ -40,6 +40,32 @@ RATE_WINDOW_S = 10.0
 Ending = Stopped | LoadFailed | Died
 
 
+class InterruptRule:
+    """When a cancel may interrupt the decode under way.
+
+    An interrupt costs all slots the work of the step. So that clients who leave cannot starve those
+    who stay, a whole step must come between two interrupts, unless nobody else is in a slot.
+    """
+
+    def __init__(self) -> None:
+        self._pending = False
+        self._owed = False
+
+    def may_interrupt(self, *, alone: bool) -> bool:
+        """Whether to interrupt now; if so, that is noted."""
+        if not alone and (self._pending or self._owed):
+            return False
+        self._pending = True
+        return True
+
+    def stepped(self, outputs: tuple[Output, ...]) -> None:
+        """Take in what a step brought: nothing, if it was interrupted or only read a chunk of a prompt."""
+        if self._pending and not outputs:
+            self._pending, self._owed = False, True
+        elif not outputs or any(isinstance(output, Tokens) for output in outputs):
+            self._pending = self._owed = False
+
+
 class Instance:
     """A model in memory, or on its way there.
 
@@ -70,6 +96,7 @@ class Instance:
         self._running: dict[int, Ticket] = {}
         self._free_slots = trio.Semaphore(0)
         self._ending: Ending | None = None
+        self._interrupts = InterruptRule()
         self._tokens: deque[tuple[float, int]] = deque()
 
     async def run(self) -> Ending:
@@ -100,7 +127,9 @@ class Instance:
     def cancel(self, ticket: Ticket) -> None:
         """Take a ticket whose reader left out of its slot. One in the FIFO is dropped when it comes up."""
         if ticket.id in self._running:
-            self._worker.send(Cancel(ticket.id, urgent=ticket.first_token is None))
+            in_prefill = ticket.admitted is not None and ticket.first_token is None
+            urgent = in_prefill and self._interrupts.may_interrupt(alone=len(self._running) == 1)
+            self._worker.send(Cancel(ticket.id, urgent=urgent))
 
     def cut(self, ticket: Ticket, cut: Cut) -> None:
         """End a ticket with a legal last event, and take it out of its slot."""
@@ -138,6 +167,7 @@ class Instance:
         match message:
             case Step(outputs=outputs):
                 self.last_step = trio.current_time()
+                self._interrupts.stepped(outputs)
                 for output in outputs:
                     self._deliver(output)
             case Progress(fraction=fraction):

@@ -14,6 +14,8 @@ from modeld.runtime.ticket import Ticket
 from modeld.telemetry.metrics import Metrics
 
 KEPT_DECISIONS = 50
+KEPT_REFUSALS = 10
+"""Refusals of one model for one reason are one decision that counts; so many of these are kept."""
 _LOUD = {"load_failed", "died"}
 
 
@@ -21,15 +23,25 @@ class Observer:
     """Records what happened. Owns the last decisions and the last error; decides nothing."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self.decisions: deque[Decision] = deque(maxlen=KEPT_DECISIONS)
+        self._decisions: deque[Decision] = deque(maxlen=KEPT_DECISIONS)
+        self._refusals: dict[tuple[str, str], Decision] = {}
         self.last_error: str | None = None
         self._metrics = metrics
         self._log = structlog.stdlib.get_logger("modeld.scheduler")
 
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The last decisions, newest last. A flood of refusals does not push the others out."""
+        everything = sorted((*self._decisions, *self._refusals.values()), key=lambda it: it.at_unix)
+        return tuple(everything[-KEPT_DECISIONS:])
+
     def decided(self, tell: Tell) -> None:
         """Record a decision with its reason and numbers."""
+        if tell.action == "refuse":
+            self._refused(tell)
+            return
         numbers = {key: round(value, 3) for key, value in tell.numbers.items()}
-        self.decisions.append(
+        self._decisions.append(
             Decision(
                 at_unix=time.time(),
                 action=tell.action,
@@ -48,6 +60,21 @@ class Observer:
             self._metrics.count_eviction(tell.model_id, "ttl")
         elif tell.action == "load_failed":
             self._metrics.observe_load(tell.model_id, 0.0, ok=False)
+
+    def _refused(self, tell: Tell) -> None:
+        """Count a refusal together with those before it for the same reason; the request's log has each."""
+        key = (tell.model_id, tell.kind)
+        before = self._refusals.pop(key, None)
+        times = 1.0 if before is None else before.numbers["times"] + 1
+        self._refusals[key] = Decision(
+            at_unix=time.time(),
+            action=tell.action,
+            model_id=tell.model_id,
+            reason=tell.reason,
+            numbers={"times": times},
+        )
+        if len(self._refusals) > KEPT_REFUSALS:
+            del self._refusals[next(iter(self._refusals))]
 
     def loaded(self, model_id: str, seconds: float) -> None:
         """Record a load that succeeded."""
@@ -72,4 +99,6 @@ class Observer:
 def _phase(ticket: Ticket) -> str:
     if ticket.first_token is not None:
         return "decode"
-    return "queued" if ticket.admitted is None else "prefill"
+    if ticket.admitted is not None:
+        return "prefill"
+    return "loading" if ticket.loading else "queued"

@@ -37,6 +37,9 @@ _log = structlog.stdlib.get_logger("modeld.root")
 FLEET_STOP_S = 0.5
 """Of `shutdown_timeout`, what the front leaves to the fleet (at most a fifth of it)."""
 
+LAST_RESORT_S = 0.7
+"""After `shutdown_timeout` and this, whoever composed the tree may end the process by force."""
+
 
 class Front(Protocol):
     """The part that talks to clients. It is given the daemon, and told when to stop."""
@@ -66,8 +69,11 @@ class Root:
         metrics: Metrics,
         supervision: systemd.Supervision,
         node_id: str,
+        on_stop: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
+        """`on_stop` is called when a stop begins, with the seconds after which the process must be gone."""
         self._settings = settings
+        self._on_stop = on_stop
         self._supervision = supervision
         self._observer = Observer(metrics)
         self._scheduler = Scheduler(
@@ -89,7 +95,7 @@ class Root:
         Raises: what the front's start raises, such as OSError for an address in use.
         Cancellation: stops everything at once, but in the same order.
         """
-        signals = StopSignals()
+        signals = StopSignals(on_hangup=_hangup)
         async with trio.open_nursery() as nursery:
             await nursery.start(signals.run)
             await nursery.start(self._scheduler.run)
@@ -100,6 +106,7 @@ class Root:
                 announce(await front_nursery.start(start))
                 self._tell_systemd(nursery)
                 await signals.first.wait()
+                self._on_stop(self._settings.shutdown_timeout + LAST_RESORT_S)
                 deadline = trio.current_time() + self._settings.shutdown_timeout
                 await self._drain(signals)
                 shutdown.set()
@@ -134,6 +141,13 @@ class Root:
             if spec.preload and spec.error is None and spec.id not in self._preloaded:
                 self._preloaded.add(spec.id)
                 self._scheduler.preload(spec.id)
+
+
+def _hangup() -> None:
+    _log.warning(
+        "SIGHUP changes nothing: new models are noticed all the time, settings are read at the start only; "
+        "restart to change them"
+    )
 
 
 def limits_of(settings: Settings) -> Limits:

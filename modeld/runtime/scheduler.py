@@ -33,6 +33,8 @@ from modeld.runtime.supervise import supervise
 from modeld.runtime.ticket import Ticket
 from modeld.worker.host import Host
 
+SHOWN_NAME = 100
+"""Characters of an unknown model's name that an error repeats."""
 HEARTBEAT_S = 1.0
 """The scheduler's task shows a sign of life at least so often."""
 STUCK_S = 10.0
@@ -309,4 +311,5 @@ class Scheduler:
 def _no_such_model(catalog: Catalog, name: str | None) -> str:
     if name is None:
         return "there is no default model: put a .gguf file into models_dir, or set default_model"
-    return f"there is no model {name!r}; GET /models lists the {len(catalog.models)} there are"
+    shown = name if len(name) <= SHOWN_NAME else f"{name[:SHOWN_NAME]}..."
+    return f"there is no model {shown!r}; GET /models lists the {len(catalog.models)} there are"

@@ -57,7 +57,7 @@ class StatusReporter:
             queued_total=sum(instance.queue_len for instance in instances),
             inflight_total=sum(instance.inflight for instance in instances),
             devices=devices,
-            decisions=tuple(self._observer.decisions),
+            decisions=self._observer.decisions,
         )
 
 
@@ -84,4 +84,5 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
         last_error=None if problem is None else problem.message,
         context_length=0 if info is None else info.context,
         threads=view.threads,
+        silent_s=None if instance is None or view.inflight == 0 else trio.current_time() - instance.last_step,
     )

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from modeld.core.events import Delta, Event, Failed, Finished, FinishReason, Last, Started, Stats, Usage
+from modeld.core.events import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Last,
+    Loading,
+    Queued,
+    Started,
+    Stats,
+    Usage,
+)
 from modeld.errors import Problem, ReaderTooSlow
 
 if TYPE_CHECKING:
@@ -31,6 +43,7 @@ class Ticket:
       request_id: the id that logs and answers carry.
       order: what was asked for, and on which terms.
       model: the model that serves it, resolved.
+      loading: whether its model was being loaded when it was last told anything.
       position: its place in the queue when that was last told, from 1.
     """
 
@@ -53,6 +66,7 @@ class Ticket:
         self.first_token: float | None = None
         self.load_s = 0.0
         self.position: int | None = None
+        self.loading = False
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.completion_tokens = 0
@@ -123,6 +137,8 @@ class Ticket:
         match event:
             case Started():
                 self.first_token = now
+            case Loading() | Queued():
+                self.loading = isinstance(event, Loading)
             case Delta(text=text):
                 self._last_token = now
                 self._backlog += len(text.encode()) + _EVENT_OVERHEAD_BYTES

@@ -390,21 +390,26 @@ def test_a_waiter_during_an_unload_gets_a_new_load() -> None:
     assert paper.loads == ["a.gguf", "a.gguf"]
 
 
-def test_a_changed_file_is_drained_and_loaded_anew_for_the_next() -> None:
-    """A running request ends in peace; the next one gets the new file."""
+def test_a_changed_file_is_loaded_anew_once_the_old_one_is_idle() -> None:
+    """A running request ends in peace, others are served meanwhile; the next load takes the new file."""
     paper = Paper([spec("a")], limits())
     running = paper.arrive("a")
     paper.loaded("a")
     paper.feed(GotSlot(running))
     paper.feed(CatalogChanged(make_catalog([spec("a", modified_ns=7)])))
-    assert paper.state("a") is State.DRAINING
-    later = paper.arrive("a")
+    meanwhile = paper.arrive("a")
+    assert paper.grants == [running, meanwhile]
+    paper.serve(meanwhile)
     assert paper.stops == []
     paper.feed(Released(running, served=True))
     assert paper.stops == ["a.gguf"]
+    later = paper.arrive("a")
     paper.stopped("a")
     paper.loaded("a")
-    assert paper.grants == [running, later]
+    assert paper.grants == [running, meanwhile, later]
+    assert [e.spec.modified_ns for e in paper.effects if isinstance(e, Load)] == [0, 7]
+    paper.serve(later)
+    assert paper.stops == ["a.gguf"], "the new one is not out of date"
 
 
 def test_a_removed_file_refuses_its_waiters() -> None:
@@ -481,3 +486,43 @@ def test_an_impossible_move_is_a_defect() -> None:
     """The lifecycle has no way from STOPPED to READY."""
     with pytest.raises(ValueError, match="cannot go from stopped to ready"):
         move(State.STOPPED, State.READY)
+
+
+def test_a_pinned_model_never_wakes_the_scheduler_for_its_time_to_live() -> None:
+    """keep_alive of 0 on a pinned model asks for nothing that would be due for ever."""
+    paper = Paper([spec("a", pinned=True, ttl_s=5.0)], limits())
+    ticket = paper.arrive("a", keep_alive_s=0.0)
+    paper.loaded("a")
+    paper.serve(ticket)
+    assert next_deadline(paper.fleet, paper.now) is None
+
+
+def test_a_removed_model_is_forgotten_once_it_holds_nothing() -> None:
+    """Its instance leaves the fleet when its memory is given back, not before."""
+    paper = Paper([spec("a"), spec("b")], limits())
+    paper.up("a")
+    paper.arrive("b")
+    paper.feed(LoadFailed("b.gguf", BROKEN))
+    paper.feed(CatalogChanged(make_catalog([])))
+    assert set(paper.fleet.instances) == {"a.gguf"}
+    paper.stopped("a")
+    assert paper.fleet.instances == {}
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
+    """Behind two full rounds of 10 s, a request with 5 s is told 503 now; one with 60 s may wait."""
+    paper = Paper([spec("a", slots=1)], limits())
+    first = paper.arrive("a")
+    paper.loaded("a")
+    paper.feed(GotSlot(first))
+    paper.now = 10.0
+    paper.feed(Released(first, served=True))
+    for _ in range(2):
+        paper.arrive("a")
+    hasty = paper.arrive("a", deadline=paper.now + 5.0)
+    patient = paper.arrive("a", deadline=paper.now + 60.0)
+    assert paper.refusals == {hasty: "deadline_unreachable"}
+    refusal = next(effect for effect in paper.effects if isinstance(effect, Refuse))
+    assert refusal.problem.status == 503
+    assert refusal.problem.retry_after_s == 10
+    assert patient in {waiter.ticket for waiter in paper.fleet.waiting} | set(paper.grants)

@@ -201,3 +201,24 @@ def test_limits_come_from_the_settings() -> None:
     limits = limits_of(Settings(vram_budget_mb=10, vram_margin_mb=2, max_queue_depth=7, max_wait=3.0))
     assert (limits.budget, limits.margin) == (10 * MIB, 2 * MIB)
     assert (limits.max_queue_depth, limits.max_wait_s) == (7, 3.0)
+
+
+async def test_a_hangup_ends_nothing(tmp_path: Path) -> None:
+    """SIGHUP in the middle of a stream: the stream goes on to its end."""
+    root = root_of(tmp_path, fake="step_s=0.01")
+
+    class Client:
+        async def __call__(
+            self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
+        ) -> None:
+            task_status.started([])
+            ticket = Front(30).ask(daemon)
+            await ticket.next()
+            os.kill(os.getpid(), signal.SIGHUP)
+            last = (await read(ticket))[-1]
+            assert isinstance(last, Finished)
+            assert last.reason is FinishReason.LENGTH
+            os.kill(os.getpid(), signal.SIGTERM)
+            await shutdown.wait()
+
+    await root.run(Client(), lambda _urls: None)
