@@ -86,13 +86,18 @@ _HEADERS: Json = {
 _REFUSALS: dict[int, str] = {
     400: "The body is not JSON, or a key, type or value in it is wrong; or the prompt exceeds the context",
     404: "There is no such model",
-    408: "The body did not arrive in time",
+    408: (
+        "The body did not arrive in time. In the last line of a stream only: its reader fell too far behind"
+    ),
     413: "The body has more than `max_body_bytes` bytes",
     415: "`Content-Type` is not application/json",
     422: "The grammar or schema cannot be compiled",
     429: "The queue is full, or the request waited longer than `max_wait`",
     500: "A defect of modeld or of the engine",
-    503: "The daemon is shutting down, or the model failed and is tried again later",
+    503: (
+        "The daemon is shutting down, the model failed and is tried again later, or the request's time "
+        "will be over before its turn comes"
+    ),
     504: "The request's time was over before its first token",
     507: "The model does not fit in the memory budget",
 }
