@@ -15,12 +15,11 @@ from pathlib import Path
 from modeld.core.models import ModelFacts
 from modeld.engine.llama.gguf_cursor import GgufError
 from modeld.engine.llama.gguf_header import Header, Tensor, read_header
+from modeld.engine.llama.gguf_sense import check_sense
 from modeld.engine.llama.gguf_tables import FILE_TYPE_GUESSED, FILE_TYPES
 
 __all__ = ["GgufError", "Header", "Kind", "facts_of", "kind_of", "read_facts", "read_header", "split_of"]
 
-MAX_LAYERS = 512
-"""LLAMA_MAX_LAYERS."""
 MAX_NAME_CHARACTERS = 128
 _MAX_NUMBER = 2**31 - 1
 ROW_GROUP = 8
@@ -92,9 +91,8 @@ def facts_of(parts: Sequence[Header]) -> ModelFacts:
     if not tensors:
         raise GgufError("the file has metadata but no weights (it may hold a vocabulary only)")
     layers = _number(first, f"{arch}.block_count")
-    if layers > MAX_LAYERS:
-        raise GgufError(f"the metadata speak of {layers} layers; llama.cpp takes {MAX_LAYERS} at most")
     embedding = _number(first, f"{arch}.embedding_length")
+    check_sense(first, arch, layers)
     heads = _numbers(first, f"{arch}.attention.head_count", layers)
     most_heads = max(heads, default=0)
     head_length = embedding // most_heads if most_heads else 0
