@@ -74,7 +74,7 @@ class Ticket:
         self._mailbox: list[Event] = []
         self._backlog = 0
         self._max_backlog = max_backlog_bytes
-        self._arrived = trio.Event()
+        self._reader = trio.lowlevel.ParkingLot()
         self._last: Last | None = None
         self._closed = False
         self._on_close = on_close
@@ -115,13 +115,14 @@ class Ticket:
         The last tuple ends with `Finished` or `Failed`; do not call again after it.
         Cancellation loses no event.
         """
-        await self._arrived.wait()
+        if self._mailbox:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._mailbox:
+            await self._reader.park()
         events = tuple(self._mailbox)
         self._mailbox.clear()
         self._backlog = 0
-        if self._last is None:
-            self._arrived = trio.Event()
-        return events
+        return events  # noqa: ASYNC910 -- who finds events goes on to write them, and that yields
 
     def close(self) -> None:
         """Say that nobody reads any more. Frees what the request holds. Idempotent, never waits."""
@@ -150,7 +151,7 @@ class Ticket:
             case _:
                 pass
         self._mailbox.append(event)
-        self._arrived.set()
+        self._reader.unpark()
 
     def admit(self, prompt_tokens: int, cached_tokens: int) -> None:
         """Note that it has a slot, and how long its prompt is."""
