@@ -29,6 +29,7 @@ from modeld.dialects.native import error_body
 from modeld.errors import Problem
 from modeld.http.ident import new_id
 from modeld.http.limits import Limits
+from modeld.http.malformed import why_malformed
 
 _OPEN = (h11.IDLE, h11.SEND_RESPONSE)
 """States in which an answer can still be given."""
@@ -217,7 +218,7 @@ class Http1(H11Protocol):
         if status == 431:
             await self._refuse_large_headers()
         else:
-            await self.refuse(status, "invalid_request", f"the request is not HTTP: {error}")
+            await self.refuse(status, "invalid_request", why_malformed(str(error)))
 
     async def _refuse_large_headers(self) -> None:
         limit = self._limits.max_header_bytes

@@ -59,7 +59,7 @@ async def answer_to(served: Served, data: bytes) -> tuple[Raw, int, dict[str, st
         (b"BREW /infer HTTP/1.1\r\nHost: x\r\n\r\n", 405, "does not take BREW"),
         (b"GET http://[bad/ HTTP/1.1\r\nHost: x\r\n\r\n", 404, "there is no /"),
         (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "neither a path nor a URL"),
-        (b"GET / HTTP/1.1\r\n\r\n", 400, "Missing mandatory Host"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "the Host header is missing"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", 400, "is not HTTP"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n", 400, "is not HTTP"),
         (b"POST /infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "is not HTTP"),
