@@ -16,7 +16,7 @@ SHOWN_BYTES = 60
 
 _TOLD = re.compile(
     r"""(?P<what>.*?):?\ (?:bytearray\()?(?P<data>b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")).*""",
-    re.DOTALL | re.X,
+    re.DOTALL | re.VERBOSE,
 )
 
 _SENTENCES: Mapping[str, str] = {

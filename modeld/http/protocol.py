@@ -11,6 +11,7 @@ What differs from `hypercorn.protocol.h11.H11Protocol`:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -30,7 +31,9 @@ from modeld.errors import Problem
 from modeld.http.ident import new_id
 from modeld.http.limits import Limits
 from modeld.http.malformed import why_malformed
+from modeld.telemetry.metrics import METHODS
 
+_EMPTY_LINES = re.compile(rb"(?:\r?\n)+")
 _OPEN = (h11.IDLE, h11.SEND_RESPONSE)
 """States in which an answer can still be given."""
 
@@ -74,12 +77,10 @@ class Http1(H11Protocol):
         super().__init__(
             app, config, context, task_group, ConnectionState({}), False, client, server, wire.send
         )
-        self.connection = self._h11 = h11.Connection(
-            h11.SERVER, max_incomplete_event_size=limits.max_header_bytes
-        )
+        self._limits = limits
+        self.connection = self._h11 = self._parser()
         self.ending = False
         self._wire = wire
-        self._limits = limits
         self._on_refusal = on_refusal
         self._held = b""
         self._method = b""
@@ -156,7 +157,28 @@ class Http1(H11Protocol):
     def _must_close(self) -> bool:
         return self.context.terminated.is_set() or self._h11.their_state in (h11.SEND_BODY, h11.ERROR)
 
+    def _parser(self) -> h11.Connection:
+        return h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.max_header_bytes)
+
+    def _skip_empty_lines(self) -> bool:
+        """Drop empty lines before a request line (RFC 9112, 2.2); False when half of one is all there is."""
+        if self._h11.their_state is not h11.IDLE:
+            return True
+        data, ended = self._h11.trailing_data
+        found = _EMPTY_LINES.match(data)
+        if found is not None:
+            # Between two requests a parser holds nothing else, and h11 cannot be told to forget bytes.
+            data = data[found.end() :]
+            self.connection = self._h11 = self._parser()
+            if data:
+                self._h11.receive_data(data)
+            if ended:
+                self._h11.receive_data(b"")
+        return ended or data != b"\r"
+
     async def _handle_events(self) -> None:
+        if not self._skip_empty_lines():
+            return
         while True:
             try:
                 event = self._h11.next_event()
@@ -185,6 +207,9 @@ class Http1(H11Protocol):
                 f"HTTP/{request.http_version.decode()} is not spoken here; use HTTP/1.1",
             )
             return False
+        if request.method != request.method.upper():
+            await self._refuse_method(request.method.decode("ascii"))
+            return False
         size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
         if size > self._limits.max_header_bytes:
             await self._refuse_large_headers()
@@ -202,7 +227,7 @@ class Http1(H11Protocol):
                 stream_id=STREAM_ID,
                 headers=list(request.headers),
                 http_version=request.http_version.decode(),
-                method=request.method.decode("ascii").upper(),
+                method=request.method.decode("ascii"),
                 raw_path=target,
                 state=self.connection_state,
             )
@@ -212,6 +237,12 @@ class Http1(H11Protocol):
     def _is_too_large(self, request: h11.Request) -> bool:
         declared = next((value for name, value in request.headers if name == b"content-length"), b"0")
         return int(declared) > self._limits.max_body_bytes
+
+    async def _refuse_method(self, method: str) -> None:
+        """Methods are case-sensitive (RFC 9110, 9.1), and what is behind this protocol ignores that."""
+        known = method.upper() if method.upper() in METHODS else None
+        hint = f"; did you mean {known}?" if known else "; methods are written in capitals"
+        await self.refuse(501, "method_not_allowed", f'there is no method "{method[:20]}"{hint}')
 
     async def _refuse_malformed(self, error: h11.RemoteProtocolError) -> None:
         status = error.error_status_hint
@@ -230,6 +261,7 @@ class Http1(H11Protocol):
         ours, theirs = self._h11.our_state, self._h11.their_state
         if ours is h11.DONE and theirs is h11.DONE and not self.context.terminated.is_set():
             self._h11.start_next_cycle()
+            self._skip_empty_lines()
             self._method = b""
             self._wire.cycle_ended()
         else:

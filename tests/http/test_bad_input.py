@@ -7,6 +7,7 @@ import json
 
 import pytest
 import trio
+import trio.testing
 from support.backend import say
 from support.served import Raw, Served, infer_bytes, serving
 
@@ -57,6 +58,10 @@ async def answer_to(served: Served, data: bytes) -> tuple[Raw, int, dict[str, st
         (b"GET ?x=1 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "neither a path nor a URL"),
         (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404, "there is no /*"),
         (b"BREW /infer HTTP/1.1\r\nHost: x\r\n\r\n", 405, "does not take BREW"),
+        (b"head /status HTTP/1.1\r\nHost: x\r\n\r\n", 501, 'there is no method "head"; did you mean HEAD?'),
+        (b"get /status HTTP/1.1\r\nHost: x\r\n\r\n", 501, "did you mean GET?"),
+        (infer_bytes().replace(b"POST", b"Post", 1), 501, "did you mean POST?"),
+        (b"b~`|rew /status HTTP/1.1\r\nHost: x\r\n\r\n", 501, 'there is no method "b~`|rew"'),
         (b"GET http://[bad/ HTTP/1.1\r\nHost: x\r\n\r\n", 404, "there is no /"),
         (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "neither a path nor a URL"),
         (b"GET / HTTP/1.1\r\n\r\n", 400, "the Host header is missing"),
@@ -80,6 +85,37 @@ async def test_nonsense_gets_its_error(data: bytes, status: int, told: str) -> N
             raw = await served.connect()
         await raw.send(infer_bytes())
         assert (await raw.answer())[0] == 200
+
+
+@pytest.mark.parametrize("blank", [b"\r\n", b"\r\n\r\n", b"\n", b"\r\n\n"])
+async def test_empty_lines_before_a_request_are_skipped(blank: bytes) -> None:
+    """First on a connection, behind a request, ahead of one that was sent ahead, and byte by byte."""
+    async with serving(say("a"), header_timeout_s=0.3) as served:
+        raw = await served.connect()
+        await raw.send(blank + HEALTH + blank + infer_bytes() + blank)
+        assert (await raw.answer())[2] == b"ok"
+        assert (await raw.answer())[0] == 200
+        await trio.sleep(0.5)  # No request has begun, so its headers cannot be late.
+        for byte in blank + HEALTH:
+            await raw.send(bytes([byte]))
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert (await raw.answer())[2] == b"ok"
+
+
+async def test_empty_lines_are_no_requests() -> None:
+    """Who sends nothing else gets nothing, and is let go as one whose headers do not come."""
+    async with serving(header_timeout_s=0.3) as served:
+        raw = await served.connect()
+        await raw.send(b"\r\n" * 100)
+        assert await raw.read_to_end() == b""
+        raw = await served.connect()
+        await raw.send(b"\r\n\r")
+        await raw.stream.send_eof()
+        assert (await raw.answer())[0] == 400
+        raw = await served.connect()
+        await raw.send(b"\r\n")
+        await raw.stream.send_eof()
+        assert await raw.read_to_end() == b""
 
 
 @pytest.mark.parametrize(

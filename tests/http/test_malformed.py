@@ -17,10 +17,12 @@ def complaint_about(data: bytes, *, ended: bool = False) -> str:
     connection.receive_data(data)
     if ended:
         connection.receive_data(b"")
-    with pytest.raises(h11.RemoteProtocolError) as caught:
+    try:
         while connection.next_event() is not h11.NEED_DATA:
             pass
-    return why_malformed(str(caught.value))
+    except h11.RemoteProtocolError as error:
+        return why_malformed(str(error))
+    return "nothing"
 
 
 @pytest.mark.parametrize(
