@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from werkzeug.datastructures import Headers
 
 from modeld.core.events import Failed, Last
-from modeld.errors import InvalidRequest
+from modeld.errors import InternalError, InvalidRequest
 from modeld.telemetry.log import request_level, request_logger
 
 
@@ -66,7 +66,8 @@ class InferLog:
             "tokens_per_second": round(stats.tokens_per_second, 2),
         }
         if isinstance(last, Failed):
-            tell = self._log.error if last.problem.status >= 500 else self._log.info
+            # Only defects are errors: 503, 504 and 507 are what clients asked for, or backpressure.
+            tell = self._log.error if last.problem.status == InternalError.status else self._log.info
             tell("inference ended", outcome=last.problem.kind, error=last.problem.message, **numbers)
         else:
             self._log.info("inference ended", outcome=last.reason.value, **numbers)

@@ -16,9 +16,11 @@ from modeld.core.events import Delta, Failed, FinishReason, Loading, Queued, Sta
 from modeld.core.models import ModelSpec
 from modeld.errors import (
     DeadlineExceeded,
+    DeadlineUnreachable,
     DoesNotFit,
     Draining,
     EngineFailed,
+    InternalError,
     InvalidGrammar,
     ModeldError,
     ModelFailed,
@@ -125,6 +127,7 @@ REFUSALS: list[tuple[ModeldError, int, str | None]] = [
     (WaitedTooLong("it waited 30 s"), 429, "1"),
     (Draining("the daemon is shutting down"), 503, "5"),
     (ModelFailed("it failed 5 times"), 503, "5"),
+    (DeadlineUnreachable("it would take 40 s"), 503, "1"),
     (DeadlineExceeded("30 s are over"), 504, None),
     (DoesNotFit("it needs 5 GiB"), 507, None),
     (PromptTooLong("9000 tokens, 8192 fit"), 400, None),
@@ -276,6 +279,38 @@ async def test_an_unknown_log_level_is_refused(query: str, headers: dict[str, st
         answer = await client.post(f"/infer{query}", json={"prompt": "x"}, headers=headers)
         assert answer.status_code == 400
         assert "off, error, info or debug" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("began", [False, True])
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (EngineFailed("the engine died"), "ERROR"),
+        (InternalError("a defect"), "ERROR"),
+        (DeadlineExceeded("30 s are over"), "INFO"),
+        (DeadlineUnreachable("it would take 40 s"), "INFO"),
+        (DoesNotFit("it needs 5 GiB"), "INFO"),
+        (Draining("the daemon is shutting down"), "INFO"),
+        (ModelFailed("it failed 5 times"), "INFO"),
+        (QueueFull("32 wait already"), "INFO"),
+    ],
+)
+async def test_only_defects_are_logged_as_errors(
+    error: ModeldError, level: str, began: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the client asked for itself, and refusals for want of room or time, are no errors of ours."""
+
+    async def fail(ticket: Ticket) -> None:
+        await trio.lowlevel.checkpoint()
+        if began:
+            ticket.put(Delta(text="a"))
+        ticket.put(Failed(problem=error.as_problem()))
+
+    async with serving(fail) as served, served.client() as client:
+        await client.post("/infer", json={"prompt": "x"})
+        await served.backend.wait_closed()
+    [ended] = [record for record in caplog.records if record.getMessage() == "inference ended"]
+    assert ended.levelname == level
 
 
 async def test_events_that_are_there_already_come_first() -> None:
