@@ -228,10 +228,12 @@ def _check_socket_path(path: Path) -> Verdict:
         if not stat.S_ISSOCK(path.stat().st_mode):
             return NotOk(f"{path} is there and is no socket; remove it, or choose another path")
         with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(1.0)
+            probe.setblocking(False)
             probe.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError):
         return Ok()
+    except BlockingIOError:
+        pass  # It has no place left to queue us, but it is there.
     except OSError as error:
         return NotOk(f"{path}: {_reason(error)}")
     return NotOk(f"another program listens on {path}; stop it, or choose another path")

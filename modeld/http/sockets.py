@@ -51,8 +51,11 @@ def _make_way(path: Path) -> None:
     """Remove a socket that a dead daemon left behind; one that somebody serves stays, and binding fails."""
     with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         if stat.S_ISSOCK(path.stat().st_mode):
+            probe.setblocking(False)  # A daemon that has no place left to queue us would let us wait.
             try:
                 probe.connect(str(path))
+            except BlockingIOError:
+                return
             except ConnectionRefusedError:
                 path.unlink()
 

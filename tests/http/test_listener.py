@@ -17,6 +17,7 @@ from modeld.core.events import Delta
 from modeld.http.app import create_app
 from modeld.http.limits import limits_of
 from modeld.http.listener import connection_bound, serve
+from modeld.http.sockets import open_listeners
 from modeld.telemetry.metrics import Metrics
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -220,6 +221,17 @@ async def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
             await serve(served.app, [bind], shutdown=trio.Event())
         await raw.stream.aclose()
         shutdown.set()
+
+
+def test_a_daemon_with_a_full_backlog_does_not_hang_our_start(tmp_path: Path) -> None:
+    """A live socket that cannot even queue us is left alone, at once."""
+    path = tmp_path / "modeld.sock"
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as queued:
+        busy.bind(str(path))
+        busy.listen(0)
+        queued.connect(str(path))
+        with pytest.raises(OSError, match="in use"):
+            open_listeners([f"unix:{path}"])
 
 
 def test_some_files_are_left_for_models() -> None:
