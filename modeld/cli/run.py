@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -22,6 +23,8 @@ from modeld.cli.client import CannotConnect, Line, Refused, infer, parse_line
 from modeld.config.address import client_url, parse_address
 from modeld.config.settings import Settings
 from modeld.config.values import BadValue
+
+Words = TypeVar("Words", str | None, tuple[str, ...])
 
 _SHOWN_CONTROLS = frozenset("\n\t")
 
@@ -114,6 +117,19 @@ def _prompt(words: tuple[str, ...]) -> str:
     return text
 
 
+def _utf8(_: click.Context, __: click.Parameter, value: Words) -> Words:
+    """Refuse what the shell passed in another encoding: JSON cannot carry it."""
+    for word in (value,) if isinstance(value, str) else value or ():
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise click.BadParameter(
+                f"it is not UTF-8: character {error.start + 1} cannot be decoded; "
+                "convert it, or set the locale to UTF-8"
+            ) from None
+    return value
+
+
 def _number(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise click.BadParameter("must be a finite number")
@@ -158,13 +174,13 @@ def _leaving() -> Generator[None]:
 
 
 @click.command(short_help="Ask a running daemon.")
-@click.argument("model")
-@click.argument("prompt", nargs=-1)
+@click.argument("model", callback=_utf8)
+@click.argument("prompt", nargs=-1, callback=_utf8)
 @click.option(
     "--addr", metavar="ADDR", help="Address of the daemon. [env: MODELD_ADDR; default: 127.0.0.1:8080]"
 )
-@click.option("--url", metavar="URL", help="Its base URL, instead of an address.")
-@click.option("--system", metavar="TEXT", help="System message.")
+@click.option("--url", metavar="URL", callback=_utf8, help="Its base URL, instead of an address.")
+@click.option("--system", metavar="TEXT", callback=_utf8, help="System message.")
 @click.option("--raw", is_flag=True, help="Send the prompt as it is, without the model's chat template.")
 @click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Most tokens of the answer.")
 @click.option(

@@ -91,6 +91,27 @@ def test_a_refusal_is_its_sentence() -> None:
 
 
 @pytest.mark.parametrize(
+    "args",
+    [
+        [b"tiny\xff", b"x"],
+        [b"tiny", b"caf\xe9"],
+        [b"tiny", b"a", b"b\xff"],
+        [b"tiny", b"x", b"--system", b"\xff"],
+        [b"tiny", b"x", b"--url", b"http://\xff/"],
+    ],
+)
+def test_arguments_that_are_not_utf8_are_refused(args: list[bytes]) -> None:
+    """What JSON cannot carry is a wrong command line, told in a sentence."""
+    done = subprocess.run(
+        [sys.executable, "-m", "modeld", "run", *args],
+        capture_output=True, check=False, timeout=60, env={**os.environ, "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert b"it is not UTF-8" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("last", "says"),
     [
         (line(done=True, error="the engine died", code=500, finish_reason="error"), "the engine died"),
