@@ -24,6 +24,7 @@ from modeld.config.machine import memory_bytes
 from modeld.config.nearest import did_you_mean
 from modeld.config.settings import Settings
 from modeld.core.models import MIB, Catalog, EngineKind
+from modeld.engine.fake import parse_script
 from modeld.runtime.scan import Scan, Scanner
 from modeld.runtime.systemd import listen_binds
 
@@ -71,7 +72,9 @@ def _checks(loaded: Loaded) -> Iterator[tuple[str, Verdict]]:
         yield "models", check_models(scan, settings.models_dir)
         yield "default_model", check_default_model(settings.default_model, scan.catalog)
     gpu = False
-    if settings.engine is EngineKind.LLAMA:
+    if settings.engine is EngineKind.FAKE:
+        yield "fake", check_scripts(settings)
+    else:
         library = check_library()
         gpu = isinstance(library, Ok) and library.note == "gpu"
         yield "llama_cpp", library
@@ -154,6 +157,19 @@ def check_library(python: str = sys.executable, probe: str = _PROBE) -> Verdict:
         return NotOk(f"the library died of {name}{hint}; build it again with ./tools/testctl install")
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     return NotOk(f"the library does not load: {last[:300]}; install it with ./tools/testctl install")
+
+
+def check_scripts(settings: Settings) -> Verdict:
+    """The fake engine must understand its script, and those of single models."""
+    scripts = {"": settings.fake} | {
+        f" of {name}": model.fake for name, model in settings.models.items() if model.fake is not None
+    }
+    for owner, script in scripts.items():
+        try:
+            parse_script(script)
+        except ValueError as error:
+            return NotOk(f"the script{owner} cannot be read: {error}; modeld/engine/fake.py lists its keys")
+    return Ok()
 
 
 def check_memory(settings: Settings, machine: int | None, *, gpu: bool) -> Verdict:

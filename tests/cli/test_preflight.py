@@ -25,6 +25,7 @@ from modeld.cli.preflight import (
     check_memory,
     check_models,
     check_models_dir,
+    check_scripts,
     check_state_dir,
 )
 from modeld.config.address import parse_address
@@ -91,6 +92,23 @@ def test_a_library_that_dies_is_told(probe: str, says: str) -> None:
 def test_the_real_library_loads() -> None:
     """llama.cpp of this environment passes."""
     assert check_library() in {Ok("cpu"), Ok("gpu")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (Settings(fake="bogus=1"), "the script cannot be read: the fake engine knows no 'bogus'"),
+        (Settings(fake="chunk=many"), "the script cannot be read: Expected `int`"),
+        (
+            Settings(fake="step_s=1", models={"tiny": ModelSettings(fake="bogus=1")}),
+            "the script of tiny cannot be read: the fake engine knows no 'bogus'",
+        ),
+    ],
+)
+def test_a_script_of_the_fake_engine_must_be_readable(settings: Settings, says: str) -> None:
+    """The daemon's own one, and those of single models."""
+    assert says in why(check_scripts(settings))
+    assert check_scripts(Settings(fake="load_s=1", models={"tiny": ModelSettings()})) == Ok()
 
 
 @pytest.mark.parametrize(
