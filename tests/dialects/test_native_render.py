@@ -79,6 +79,18 @@ def test_waiting_is_told_only_when_asked_for() -> None:
     )
 
 
+def test_a_load_is_told_in_few_lines() -> None:
+    """One line each 5 %, however often progress comes; the first and the last are among them."""
+    render = renderer(events=True)
+    told = b"".join(render.lines([Loading(progress=part / 200)]) for part in range(201))
+    lines = [json.loads(line)["progress"] for line in told.splitlines()]
+    assert lines == [round(step / 20, 3) for step in range(21)]
+    assert render.lines([Loading(progress=1.0)]) == b""
+    assert render.lines([Loading(progress=0.01)]), "a second load is told, too"
+    late = renderer(events=True)
+    assert late.lines([Loading(progress=0.63), Loading(progress=0.64)]).count(b"\n") == 1
+
+
 def test_logprobs_are_written_with_their_tokens() -> None:
     """Half a character is shown as bytes too, and minus infinity as a number that JSON has."""
     chosen = TokenLogprob(7, b"\xf0\x9f", -0.5)

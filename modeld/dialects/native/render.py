@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from msgspec import UNSET, UnsetType
@@ -36,8 +37,12 @@ from modeld.dialects.native.wire import (
 )
 from modeld.errors import JsonScalar, Problem
 
+LOADING_STEPS = 20
+"""A load is told in so many steps, each once, whatever the size of the model."""
 LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot write."""
+_ROUNDING = 1e-9
+"""0.15 is three steps, though 0.15 * 20 in floating point may be a little less."""
 
 
 class Renderer:
@@ -52,6 +57,7 @@ class Renderer:
         self._model = model
         self._request_id = request_id
         self._tell_waiting = events
+        self._loading_step = -1
         self._texts: list[str] = []
         self._logprobs: list[LogprobBody] = []
 
@@ -76,7 +82,10 @@ class Renderer:
                     eta_ms = None if eta_s is None else round(eta_s * 1000)
                     out.append(line(QueuedLine(position=position, eta_ms=eta_ms)))
                 case Loading(progress=progress) if self._tell_waiting:
-                    out.append(line(LoadingLine(progress=round(progress, 3))))
+                    step = math.floor(progress * LOADING_STEPS + _ROUNDING)
+                    if step != self._loading_step:
+                        self._loading_step = step
+                        out.append(line(LoadingLine(progress=round(progress, 3))))
                 case Queued() | Loading() | Started():
                     pass
         return b"".join(out)
