@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -120,9 +121,63 @@ def test_long_strings_do_not_nest():
     assert len(grammar) < 500
 
 
+def chain(length):
+    """Definitions each of which is used twice by the one before."""
+    definitions = {f"d{n}!": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}!"}] * 2} for n in range(length)}
+    return {"$defs": {**definitions, f"d{length}!": {"const": 1}}, "$ref": "#/$defs/d0!"}
+
+
+NASTY = {
+    "parentheses in a literal": {"const": "(a " * 40_000},
+    "enum": {"enum": [1] * 40_000},
+    "literals": {"anyOf": [{"const": 1}] * 7000},
+    "objects": {"anyOf": [{"properties": {f"p{n}": {} for n in range(128)}}] * 80},
+    "empty": '{"anyOf":[' + ",".join(["{}"] * 43_000) + "]}",
+    "references": {
+        "anyOf": [{"$ref": f"#/$defs/{n}"} for n in range(2400)],
+        "$defs": {f"{n}": {"const": n} for n in range(2400)},
+    },
+    "names of symbols": {
+        "anyOf": [{"$ref": "#/$defs/" + "!" * n} for n in range(1, 250)],
+        "$defs": {"!" * n: {"const": n} for n in range(1, 250)},
+    },
+    "references in a chain": chain(40),
+    "stars": {"anyOf": [{"type": "string", "pattern": "^a" + "*" * 2040 + "$"}] * 60},
+    "long patterns": {"anyOf": [{"type": "string", "pattern": "^" + "(a|b)" * 400 + "$"}] * 60},
+    "repetitions": {"anyOf": [{"type": "string", "pattern": "^" + "a{0,999}" * 200 + "$"}] * 60},
+    "a repetition": {"type": "string", "pattern": "^a{0,1000000000}$"},
+}
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_no_schema_holds_the_interpreter_for_long(name):
+    """Conversion runs in one thread with the interpreter's lock: its time is bounded at the limits."""
+    began = time.thread_time()
+    with contextlib.suppress(InvalidGrammar):
+        schema(NASTY[name])
+    assert time.thread_time() - began < 2
+
+
+def test_a_literal_is_not_rewritten():
+    """What looks like nested repetitions inside a constant stays as it is."""
+    assert '"\\"(a (a (a)?)?)?\\""' in schema({"const": "(a (a (a)?)?)?"})
+
+
+def test_lists_of_anything_and_counts():
+    """Arrays have their counts, with and without a least; `true` and `{}` are any value."""
+    assert "item (" in schema(
+        {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 9}
+    ).replace("integer (", "item (")
+    grammar = schema({"type": "array", "items": {}, "maxItems": 1000})
+    assert "{0,999}" in grammar
+    assert "value" in schema({"type": "array", "items": True})
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
+        ({"type": "array", "items": {}, "minItems": 3, "maxItems": 2}, "3 to 2 times"),
+        ({"type": "string", "pattern": "^" + "a" * 3000 + "$"}, "3002 characters"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("[]", "not an object"),

@@ -9,27 +9,24 @@ its parses grows without bound while text is generated; only a process of its ow
 from __future__ import annotations
 
 import json
-import re
 from typing import cast
 
 import msgspec
-from llama_cpp.llama_grammar import SchemaConverter
 
 from modeld.core.request import Constraint, ConstraintKind
+from modeld.engine.llama.converter import Converter
 from modeld.engine.llama.gbnf import MAX_REPETITIONS, check_gbnf
 from modeld.errors import InvalidGrammar
 
-MAX_SCHEMA_BYTES = 256 * 1024
+MAX_SCHEMA_BYTES = 128 * 1024
 MAX_SCHEMA_DEPTH = 48
 MAX_PROPERTIES = 128
+MAX_PATTERN = 2048
+"""Characters of one pattern; the converter's time grows with their square."""
+_ANYTHING = {"type": "value"}
+"""What the converter calls any JSON value."""
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
 _REASON_CHARACTERS = 200
-_TO_ESCAPE = re.compile(r'[\r\n"\\]')
-_ESCAPES = {"\r": "\\r", "\n": "\\n", '"': '\\"', "\\": "\\\\"}
-_LOOSE_CHARACTER = r'char ::= [^"\\] |'
-_JSON_CHARACTER = r'char ::= [^"\\\x7F\x00-\x1F] |'
-"""JSON has no control characters in its strings; the converter would allow them."""
-_NESTED_OPTIONS = re.compile(r"\((?P<what>[^()]+) (?:\((?P=what) )*\((?P=what)(?P<closed>(?:\)\?)+)")
 
 
 class Grammar(msgspec.Struct, frozen=True):
@@ -51,13 +48,6 @@ def compile_constraint(constraint: Constraint) -> Grammar:
     return Grammar(gbnf)
 
 
-class _Converter(SchemaConverter):
-    """The bindings' converter, with literals escaped so that quotes and backslashes survive."""
-
-    def _format_literal(self, literal: str) -> str:
-        return '"' + _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0]], literal) + '"'
-
-
 def _from_schema(text: str) -> str:
     size = len(text.encode("utf-8", errors="replace"))
     if size > MAX_SCHEMA_BYTES:
@@ -72,10 +62,8 @@ def _from_schema(text: str) -> str:
     _check_size(schema, 0)
     if "$ref" in schema:  # the converter overlooks the definitions beside a reference at the top
         schema["anyOf"] = [{"$ref": schema.pop("$ref")}]
-    converter = _Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
     try:
-        converter.visit(converter.resolve_refs(schema, "schema"), "")
-        grammar = converter.format_grammar()
+        return Converter().convert(schema)
     except KeyError as error:
         raise InvalidGrammar(f"the JSON schema refers to {error}, which it does not have") from error
     except RecursionError as error:
@@ -83,21 +71,10 @@ def _from_schema(text: str) -> str:
     except (AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
         reason = str(error)[:_REASON_CHARACTERS]
         raise InvalidGrammar(f"the JSON schema cannot be turned into a grammar: {reason}") from error
-    grammar = grammar.replace(_LOOSE_CHARACTER, _JSON_CHARACTER)
-    return _NESTED_OPTIONS.sub(_count_options, grammar)
-
-
-def _count_options(match: re.Match[str]) -> str:
-    """Write `(a (a (a)?)?)?` as `(a){0,3}`: the same language without the nesting."""
-    closed = len(match["closed"]) // len(")?")
-    opened = match[0].count(f"({match['what']}")
-    if closed < opened:
-        return match[0]
-    return f"({match['what']}){{0,{opened}}}" + ")?" * (closed - opened)
 
 
 def _check_size(node: object, depth: int) -> None:
-    """Refuse what the converter would write out at length; turn the schema `true` into `{}`."""
+    """Refuse what the converter would write out at length; write the schema `true` so that it knows it."""
     if depth > MAX_SCHEMA_DEPTH:
         raise InvalidGrammar(f"the JSON schema is nested deeper than {MAX_SCHEMA_DEPTH}")
     if isinstance(node, list):
@@ -110,13 +87,18 @@ def _check_size(node: object, depth: int) -> None:
         count = schema.get(name)
         if isinstance(count, int | float) and not 0 <= count <= MAX_REPETITIONS:
             raise InvalidGrammar(f"{name} of the JSON schema is {count}; it can be 0 to {MAX_REPETITIONS}")
+    pattern = schema.get("pattern")
+    if isinstance(pattern, str) and len(pattern) > MAX_PATTERN:
+        raise InvalidGrammar(
+            f"a pattern of the JSON schema has {len(pattern)} characters; the most is {MAX_PATTERN}"
+        )
     reference = schema.get("$ref")
     if isinstance(reference, str) and not reference.startswith("#/"):
         raise InvalidGrammar(
             f"$ref {reference!r} of the JSON schema leads outside; it can only begin with #/"
         )
-    if schema.get("items") is True:
-        schema["items"] = {}
+    if schema.get("items") in (True, {}):
+        schema["items"] = dict(_ANYTHING)
     if isinstance(schema.get("properties"), dict):
         properties = cast("dict[str, object]", schema["properties"])
         if len(properties) > MAX_PROPERTIES:
@@ -124,6 +106,6 @@ def _check_size(node: object, depth: int) -> None:
                 f"an object of the JSON schema has {len(properties)} properties; the most is {MAX_PROPERTIES}"
             )
         for name in [name for name, value in properties.items() if value is True]:
-            properties[name] = {}
+            properties[name] = dict(_ANYTHING)
     for child in schema.values():
         _check_size(child, depth + 1)
