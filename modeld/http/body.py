@@ -100,11 +100,13 @@ class StreamBody(ResponseBody):
         return data
 
     async def _next_lines(self) -> bytes:
+        # Events that make no line do not end the client's silence.
+        deadline = trio.current_time() + self._keep_alive_s
+        self._keep_alive_s = self._next_keep_alive_s
         while True:
             events, self._first = self._first, ()
-            with trio.CancelScope(deadline=trio.current_time() + self._keep_alive_s) as silence:
+            with trio.CancelScope(deadline=deadline) as silence:
                 events = events or await self._ticket.next()
-            self._keep_alive_s = self._next_keep_alive_s
             if silence.cancelled_caught:
                 return BLANK_LINE
             lines = self._renderer.lines(events)

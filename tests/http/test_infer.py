@@ -324,3 +324,19 @@ async def test_events_that_are_there_already_come_first() -> None:
     async with serving(queue) as served, served.client() as client:
         answer = await client.post("/infer", json={"prompt": "x", "events": True})
         assert answer.content.startswith(b'{"event":"queued","position":1,"eta_ms":null}\n')
+
+
+async def test_progress_that_makes_no_line_does_not_hide_the_silence() -> None:
+    """A load that crawls is kept alive by blank lines, though its small steps are not told."""
+
+    async def crawl(ticket: Ticket) -> None:
+        while not ticket.closed:
+            ticket.put(Loading(progress=0.41))
+            await trio.sleep(0.02)
+
+    async with serving(crawl, stream_keep_alive_s=0.1) as served:
+        raw = await served.connect()
+        await raw.infer(events=True)
+        await raw.read_until(b'{"event":"loading","progress":0.41}\n')
+        with trio.fail_after(5):
+            await raw.read_until(b"1\r\n\n\r\n")
