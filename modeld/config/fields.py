@@ -115,6 +115,7 @@ _THREADS = whole(1, _MOST_THREADS)
 _NGL = or_none(whole(-1, _INT32), ("auto",), lambda layers: layers == -1)
 _FLASH = or_none(BOOL, ("auto",))
 _KV = one_of(KV_TYPES)
+_PREFIX = or_none(whole(0, _INT32, "CELLS"), ("auto",))
 _UBATCH = whole(1, 65536, "TOKENS")
 _DEPTH = whole(1, 1_000_000)
 _TTL = or_none(duration(-_INT32), ("forever", "never"), lambda seconds: cast("float", seconds) < 0)
@@ -143,6 +144,12 @@ _LLAMA: tuple[Field, ...] = (
     ),
     Field("llama_ubatch", _UBATCH, "Most tokens of one physical batch."),
     Field("llama_mmap", BOOL, "Map model files into memory instead of reading them."),
+    Field(
+        "llama_prefix_cells",
+        _PREFIX,
+        "KV cells that ended requests leave to prompts which begin alike; 0 switches that off, "
+        "`auto` is a quarter of the cells, at most 2048.",
+    ),
 )
 
 MODEL_FIELDS: tuple[Field, ...] = (

@@ -70,6 +70,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     ubatch: int = 512
     """Most tokens of one physical batch."""
     mmap: bool = True
+    prefix_cells: int | None = None
+    """KV cells kept for prompts that begin alike; 0: none; None: by rule, see docs/prefix-cache.md."""
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):

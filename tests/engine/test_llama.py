@@ -14,6 +14,7 @@ from support.tiny_llama import BOS, EOS, FIRST_BYTE
 from modeld.core.events import FinishReason
 from modeld.core.request import Constraint, ConstraintKind, GenerateRequest, Message, Sampling
 from modeld.engine.llama.library import lib
+from modeld.engine.llama.prefix import PrefixCache
 from modeld.engine.llama.slots import Slots
 from modeld.engine.protocol import Broken, Done, Tokens
 from modeld.errors import EngineFailed, InvalidGrammar, InvalidRequest, PromptTooLong
@@ -422,7 +423,7 @@ def test_interrupts_from_another_thread_lose_nothing(bench):
 def test_when_cells_run_out_the_newest_pays_and_the_rest_goes_on(tiny_lab):
     """Should the cache be full against all accounts, one request fails and the others end well."""
     bench = Bench(tiny_lab.load(slots=2, ctx=256))
-    bench.engine._slots = Slots(2, 10_000)
+    bench.engine._cache = PrefixCache(Slots(2, 10_000), 0)
     old = bench.submit(ask("x" * 100, max_tokens=150, ignore_eos=True))
     new = bench.submit(ask("x" * 100, max_tokens=150, ignore_eos=True))
     bench.finish()

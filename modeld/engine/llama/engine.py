@@ -19,16 +19,19 @@ from collections import deque
 import numpy as np
 
 from modeld.core.events import FinishReason, Usage
+from modeld.core.models import LoadOptions
 from modeld.core.request import GenerateRequest
 from modeld.engine.llama.batch import Batch
 from modeld.engine.llama.constrained import NO_TOKEN, logits_of
 from modeld.engine.llama.job import Job, prepare
 from modeld.engine.llama.library import last_lines, lib, logger
+from modeld.engine.llama.memory import Memory
 from modeld.engine.llama.model import Model
 from modeld.engine.llama.prefill import ChunkRule
+from modeld.engine.llama.prefix import Move, PrefixCache, prefix_cap
 from modeld.engine.llama.slots import Slots
 from modeld.engine.llama.template import ChatTemplate
-from modeld.engine.llama.vocab import Vocab
+from modeld.engine.llama.vocab import TokenArray, Vocab
 from modeld.engine.protocol import (
     Admitted,
     Broken,
@@ -72,13 +75,14 @@ class LlamaEngine:
             controls=vocab.control_texts,
         )
         slots = spec.options.slots
-        self._slots = Slots(slots, model.cells)
-        self._batch = Batch(model.batch_tokens, slots)
+        self._memory = Memory(model.memory, windowed=model.windowed)
+        self._batch = Batch(model.batch_tokens, model.sequences)
         self._chunks = ChunkRule(model.batch_tokens)
         self._submitted: deque[tuple[int, GenerateRequest]] = deque()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._cancelled: set[int] = set()
+        self._full = False
         self._faults = 0
         self._info = EngineInfo(
             slots=slots,
@@ -91,9 +95,11 @@ class LlamaEngine:
         )
         try:
             self._warm_up()
+            cap = self._most_retained(spec.options)
         except BaseException:
             self.close()
             raise
+        self._cache = PrefixCache(Slots(slots, model.cells, model.sequences), cap)
 
     @property
     def info(self) -> EngineInfo:
@@ -155,15 +161,34 @@ class LlamaEngine:
             self._prepare_submitted(outputs)
         if self._cancelled:
             self._end_cancelled(outputs)
-        while self._waiting:
-            job = self._waiting[0]
-            slot = self._slots.take(job.cells)
-            if slot is None:
-                break
-            self._waiting.popleft()
-            job.slot = slot
-            self._running.append(job)
-            outputs.append(Admitted(id=job.id, prompt_tokens=job.prompt_length))
+        while self._waiting and not self._full:
+            self._admit(outputs)
+
+    def _admit(self, outputs: list[Output]) -> None:
+        """Give the first waiting job a slot, or note that until one ends there is no room for it."""
+        job = self._waiting[0]
+        if self._memory.windowed:
+            self._forget_holes()
+        decoded = {
+            other.slot: min(other.kept, other.prompt_length)
+            for other in self._running
+            if not self._memory.windowed or self._memory.is_whole(other.slot)
+        }
+        admission = self._cache.admit(job.prompt, job.cells, decoded)
+        if admission is None:
+            self._full = True
+            return
+        self._memory.perform(admission.moves)
+        self._waiting.popleft()
+        job.begin(admission.sequence, admission.cached)
+        self._running.append(job)
+        outputs.append(Admitted(id=job.id, prompt_tokens=job.prompt_length, cached_tokens=job.cached))
+
+    def _forget_holes(self) -> None:
+        """Give up retained sequences whose windowed layers lost their beginning to others."""
+        for sequence in self._cache.retained:
+            if not self._memory.is_whole(sequence):
+                self._memory.perform(self._cache.forget(sequence))
 
     def _prepare_submitted(self, outputs: list[Output]) -> None:
         while self._submitted:
@@ -192,6 +217,7 @@ class LlamaEngine:
     def _end_cancelled(self, outputs: list[Output]) -> None:
         for job in [job for job in self._waiting if job.id in self._cancelled]:
             self._waiting.remove(job)
+            self._full = False
             job.sampler.close()
             outputs.append(Done(id=job.id, reason=FinishReason.CANCELLED, usage=Usage()))
         for job in [job for job in self._running if job.id in self._cancelled]:
@@ -267,11 +293,10 @@ class LlamaEngine:
 
     def _read_back(self, job: Job) -> None:
         """Take what the cache holds of a job as its state; a row whose logits are lost comes out again."""
-        memory = self._model.memory
-        kept = lib.llama_memory_seq_pos_max(memory, job.slot) + 1
+        kept = self._memory.length(job.slot)
         if job.row >= 0 and kept >= job.upto:
             kept = job.upto - 1
-            if not lib.llama_memory_seq_rm(memory, job.slot, kept, -1):
+            if not self._memory.cut(job.slot, kept):
                 raise EngineFailed(
                     f"{self._id}: the KV cache of this model cannot be wound back; load it anew"
                 )
@@ -285,12 +310,15 @@ class LlamaEngine:
         if not job.generated and not np.isfinite(logits_of(context, job.row, self._vocab.size)).all():
             fault = EngineFailed(f"{self._id} computes values that are no numbers; its file may be damaged")
             self._break(job, fault, outputs)
+            for sequence in self._cache.retained:  # What it began with may be the cause.
+                self._memory.perform(self._cache.forget(sequence))
             return
         token = job.sampler.sample(context, job.row)
         if token == NO_TOKEN or token in self._vocab.end_tokens:
             self._finish(job, FinishReason.STOP, job.text.flush(), outputs)
             return
         job.pending = token
+        job.answer.append(token)
         job.generated += 1
         text = job.text.push(self._vocab.piece(token))
         reason = None
@@ -307,18 +335,23 @@ class LlamaEngine:
     def _finish(self, job: Job, reason: FinishReason, rest: str, outputs: list[Output]) -> None:
         if rest:
             outputs.append(Tokens(id=job.id, text=rest, count=0))
-        self._release(job)
+        self._release(job, self._cache.finish(job.slot, self._decoded(job)))
         outputs.append(Done(id=job.id, reason=reason, usage=job.usage))
 
     def _break(self, job: Job, error: ModeldError, outputs: list[Output]) -> None:
-        self._release(job)
+        self._release(job, self._cache.drop(job.slot))
         outputs.append(Broken(id=job.id, problem=error.as_problem(), usage=job.usage))
 
-    def _release(self, job: Job) -> None:
-        """Give back the slot, its cells in the KV cache, and the sampler."""
-        lib.llama_memory_seq_rm(self._model.memory, job.slot, -1, -1)
-        self._slots.give_back(job.slot)
+    def _decoded(self, job: Job) -> TokenArray:
+        """Return what the cache holds of a job for others to begin with: nothing, if a window lost some."""
+        whole = not self._memory.windowed or self._memory.is_whole(job.slot)
+        return job.decoded if whole else job.decoded[:0]
+
+    def _release(self, job: Job, moves: tuple[Move, ...]) -> None:
+        """Give back the slot and the sampler; the KV cells stay or go, as the moves say."""
+        self._memory.perform(moves)
         self._running.remove(job)
+        self._full = False
         job.sampler.close()
 
     def _warm_up(self) -> None:
@@ -331,4 +364,15 @@ class LlamaEngine:
             raise ModelFailed(f"{self._id} was loaded, but its first decode failed with {result}")
         if not np.isfinite(logits_of(self._model.context, row, self._vocab.size)).all():
             raise ModelFailed(f"{self._id} computes values that are no numbers; its file is damaged")
-        lib.llama_memory_clear(self._model.memory, False)
+        self._memory.clear()
+
+    def _most_retained(self, options: LoadOptions) -> int:
+        """Return how many cells the prefix cache may retain: 0 for a model that cannot share them."""
+        model = self._model
+        cap = prefix_cap(options.prefix_cells, model.cells)
+        if not cap or model.recurrent:
+            return 0
+        if self._memory.can_share(model.context, self._batch, max(self._vocab.bos, 0)):
+            return cap
+        logger.info("%s: no prefix cache: the memory of this model cannot be cut or shared", self._id)
+        return 0

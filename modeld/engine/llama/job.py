@@ -7,6 +7,8 @@ waits for a slot.
 
 from __future__ import annotations
 
+import numpy as np
+
 from modeld.core.events import Logprobs, Usage
 from modeld.core.request import GenerateRequest
 from modeld.core.text import TextFilter
@@ -25,7 +27,9 @@ class Job:
     Attributes:
       prompt: its tokens.
       limit: most tokens it may generate, clipped to the context.
-      slot: the slot it runs in; -1 while it waits.
+      slot: the sequence it is decoded into; -1 while it waits.
+      cached: tokens of the prompt that another request had decoded.
+      answer: the tokens generated.
       kept: tokens of it that are in the KV cache, which is also its next position.
       upto: what `kept` becomes when the batch under way is decoded.
       pending: the token sampled last, to be decoded next; -1 during prefill.
@@ -34,6 +38,8 @@ class Job:
     """
 
     __slots__ = (
+        "answer",
+        "cached",
         "generated",
         "id",
         "kept",
@@ -60,6 +66,8 @@ class Job:
         self.sampler = sampler
         self.text = TextFilter(request.stop)
         self.slot = -1
+        self.cached = 0
+        self.answer: list[int] = []
         self.kept = 0
         self.upto = 0
         self.pending = -1
@@ -74,7 +82,24 @@ class Job:
     @property
     def usage(self) -> Usage:
         """Its counts so far."""
-        return Usage(prompt_tokens=self.prompt_length, completion_tokens=self.generated)
+        return Usage(
+            prompt_tokens=self.prompt_length,
+            completion_tokens=self.generated,
+            cached_tokens=self.cached,
+        )
+
+    @property
+    def decoded(self) -> TokenArray:
+        """The tokens of it that are in the KV cache: of the prompt, then of the answer."""
+        rest = self.kept - self.prompt_length
+        if rest <= 0:
+            return self.prompt[: self.kept]
+        return np.concatenate((self.prompt, np.array(self.answer[:rest], dtype=np.int32)))
+
+    def begin(self, sequence: int, cached: int) -> None:
+        """Take note of its slot, and of the tokens that need not be decoded."""
+        self.slot = sequence
+        self.kept = self.cached = cached
 
     def logprobs_at(self, context: int, token: int, vocab: Vocab) -> tuple[Logprobs, ...]:
         """Return the log-probabilities of the token sampled from its row; none if not asked for."""

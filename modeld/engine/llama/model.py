@@ -13,6 +13,7 @@ from typing import Any
 
 from modeld.core.models import LoadOptions
 from modeld.engine.llama.library import capture, initialise, lib
+from modeld.engine.llama.prefix import MOST_RETAINED
 from modeld.engine.protocol import LoadAborted, LoadSpec, OnProgress
 from modeld.errors import ModelFailed
 
@@ -31,6 +32,8 @@ GGML_TYPES = {
 
 _FLOAT_TYPES = frozenset({"f32", "f16", "bf16"})
 _DESCRIPTION_BYTES = 256
+MOST_SEQUENCES = 256
+"""LLAMA_MAX_SEQ of llama.cpp."""
 
 
 class AbortFlag:
@@ -69,11 +72,13 @@ def model_params(options: LoadOptions) -> Any:
     return params
 
 
-def context_params(options: LoadOptions, trained_context: int) -> Any:
+def context_params(options: LoadOptions, trained_context: int, sequences: int | None = None) -> Any:
     """Return llama.cpp's parameters for a context with these options.
 
     One unified KV cache for all slots; more cells than all slots could use are not asked for.
-    One row of logits a slot is all a step needs, and keeps the compute buffer small.
+    One row of logits a slot is all a step needs, and keeps the compute buffer small; llama.cpp wants
+    as many as `sequences` (None: those of the options). Windowed layers have as many cells as others (`swa_full`): a window alone
+    has lost what the beginning of another prompt would need.
     Raises: ModelFailed for a KV type that llama.cpp does not have.
     """
     if options.kv_type not in GGML_TYPES:
@@ -84,14 +89,20 @@ def context_params(options: LoadOptions, trained_context: int) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = min(options.ctx, options.slots * trained_context) if trained_context else options.ctx
     params.n_batch = params.n_ubatch = max(options.ubatch, options.slots)
-    params.n_seq_max = options.slots
-    params.n_outputs_max = options.slots
+    params.n_seq_max = params.n_outputs_max = sequences_of(options) if sequences is None else sequences
+    params.swa_full = True
     params.n_threads = params.n_threads_batch = options.threads
     params.flash_attn_type = _flash_attention(options)
     params.type_k = params.type_v = GGML_TYPES[options.kv_type]
     params.kv_unified = True
     params.no_perf = True
     return params
+
+
+def sequences_of(options: LoadOptions) -> int:
+    """Return how many sequences a context has: those in slots, and those the prefix cache retains."""
+    retained = 0 if options.prefix_cells == 0 else MOST_RETAINED
+    return min(options.slots + retained, MOST_SEQUENCES)
 
 
 def _flash_attention(options: LoadOptions) -> int:
@@ -117,6 +128,7 @@ class Model:
     Attributes:
       pointer, context, memory, vocab: addresses for calls into llama.cpp.
       flag: aborts a running decode (on the CPU; on a GPU only the size of a batch bounds it).
+      cells, sequences, batch_tokens: what the context has room for.
     """
 
     def __init__(self, spec: LoadSpec, on_progress: OnProgress) -> None:
@@ -136,7 +148,18 @@ class Model:
             self.close()
             raise
         self.cells = lib.llama_n_ctx(self.context)
+        self.sequences = lib.llama_n_seq_max(self.context)
         self.batch_tokens = lib.llama_n_ubatch(self.context)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether a sequence has a state that cannot be wound back, in all or some layers."""
+        return lib.llama_model_is_recurrent(self.pointer) or lib.llama_model_is_hybrid(self.pointer)
+
+    @property
+    def windowed(self) -> bool:
+        """Whether some layers attend only to the last tokens."""
+        return lib.llama_model_n_swa(self.pointer) > 0
 
     @property
     def description(self) -> str:
@@ -205,8 +228,9 @@ class Model:
         return memory
 
     def _new_context(self, spec: LoadSpec) -> int:
-        params = context_params(spec.options, self.trained_context)
-        if not (lib.llama_model_is_recurrent(self.pointer) or lib.llama_model_is_hybrid(self.pointer)):
+        sequences = spec.options.slots if self.recurrent else sequences_of(spec.options)
+        params = context_params(spec.options, self.trained_context, sequences)
+        if not self.recurrent:
             # A recurrent state that was half updated cannot be wound back: there only chunks bound a wait.
             params.abort_callback = self.flag.callback
             params.abort_callback_data = self.flag.address

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The memory of a context (its KV cache), by sequence: cut, share, read back, and find out what it can do.
+
+All calls are made between decodes, by the engine's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from modeld.engine.llama.batch import Batch
+from modeld.engine.llama.library import lib
+from modeld.engine.llama.prefix import Cut, Move
+
+_PROBE_TOKENS = 4
+
+
+class Memory:
+    """The memory of one context.
+
+    Attributes:
+      windowed: the model attends only to the last tokens in some layers, and the cells before them
+        may be given to others while their sequence lives; then `is_whole` tells whether they were.
+    """
+
+    def __init__(self, pointer: int, *, windowed: bool) -> None:
+        self._pointer = pointer
+        self.windowed = windowed
+
+    def perform(self, moves: Iterable[Move]) -> None:
+        """Perform what the bookkeeping decided, in its order."""
+        for move in moves:
+            if isinstance(move, Cut):
+                self.cut(move.sequence, move.keep)
+            else:
+                lib.llama_memory_seq_cp(self._pointer, move.source, move.sequence, 0, move.upto)
+
+    def cut(self, sequence: int, keep: int) -> bool:
+        """Remove a sequence from position `keep` on; return False if this memory cannot do that.
+
+        Cells that others share stay theirs. Removing all (`keep` 0) always works.
+        """
+        return lib.llama_memory_seq_rm(self._pointer, sequence, keep or -1, -1)
+
+    def length(self, sequence: int) -> int:
+        """Return how many tokens of a sequence are decoded."""
+        return lib.llama_memory_seq_pos_max(self._pointer, sequence) + 1
+
+    def is_whole(self, sequence: int) -> bool:
+        """Say whether a sequence still has its first position, and with it all the others."""
+        return lib.llama_memory_seq_pos_min(self._pointer, sequence) == 0
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        lib.llama_memory_clear(self._pointer, False)
+
+    def can_share(self, context: int, batch: Batch, token: int) -> bool:
+        """Find out by a trial whether sequences can be cut and shared. Leaves the memory empty.
+
+        A recurrent state is one for the whole sequence: it can be copied, but not cut. Do not ask
+        models that are known to have one.
+        """
+        half = _PROBE_TOKENS // 2
+        self.clear()
+        batch.clear()
+        batch.add_chunk(np.full(_PROBE_TOKENS, token, dtype=np.int32), 0, 0, wants_logits=True)
+        able = lib.llama_decode(context, batch.struct) == 0
+        if able:
+            lib.llama_memory_seq_cp(self._pointer, 0, 1, 0, half)
+            able = self.length(1) == half and self.is_whole(1)
+            able = able and self.cut(0, half + 1) and self.length(0) == half + 1 and self.length(1) == half
+            able = able and self.cut(0, 0) and self.length(0) == 0 and self.length(1) == half
+        self.clear()
+        return able

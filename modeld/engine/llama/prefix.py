@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Pure: which sequences are retained, what they begin with, and what a new prompt takes over.
+
+The KV of a request that has ended stays as a retained sequence, so that a later prompt which begins
+alike is not decoded again. What a decision means for llama.cpp's memory comes out as moves (`Cut`,
+`Share`), which the engine performs in their order, before its next decode.
+
+Admission of a prompt, cells needed = prompt + answer:
+  (1) No slot is free: wait.
+  (2) Find the longest common beginning with a retained sequence, or with the prompt of a running one
+      as far as it is decoded; at most all tokens but the last, whose logits are needed.
+  (3) Cells that no running request holds, and that are not taken over, are too few: wait. Retained
+      sequences never make a request wait.
+  (4) Retained sequences that end where the prompt goes on are continued in place.
+  (5) Else the beginning is shared; for the rest of the cells, or for an id, retained sequences go, the
+      least recently used first, and from their ends. The source itself is the last: then it is
+      continued in place.
+When a request ends, retained cells above the cap go in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from modeld.engine.llama.slots import Slots
+from modeld.engine.llama.vocab import TokenArray
+
+MOST_RETAINED = 32
+"""Sequences beside the running ones. Each costs a row of logits (SmolLM2: 0.19 MiB)."""
+MOST_CELLS = 2048
+"""Retained by default, at the most: attention reads every resident cell in every step."""
+_WORTH_CELLS = 16
+"""A shorter beginning is served too, but it is no reason to keep its sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Remove a sequence from position `keep` on; 0 removes it."""
+
+    sequence: int
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Let `sequence`, which is empty, begin with the first `upto` cells of `source`."""
+
+    source: int
+    sequence: int
+    upto: int
+
+
+Move = Cut | Share
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A slot was given: the sequence to decode into, the tokens it has already, and the moves to that end."""
+
+    sequence: int
+    cached: int
+    moves: tuple[Move, ...]
+
+
+class PrefixCache:
+    """Admits requests to slots, and retains what they leave.
+
+    Invariants: a retained sequence holds one cell a token, at positions from 0; running and retained
+    cells never exceed the cells there are; those that only retained sequences hold never exceed
+    `cap` between calls of `finish` and `drop`; 0 switches the cache off.
+    """
+
+    def __init__(self, slots: Slots, cap: int) -> None:
+        self.slots = slots
+        self.cap = cap
+        self._retained: dict[int, TokenArray] = {}
+        """By sequence, the least recently used first."""
+        self._prompts: dict[int, TokenArray] = {}
+        """Of running sequences."""
+
+    @property
+    def retained(self) -> tuple[int, ...]:
+        """Retained sequences, least recently used first."""
+        return tuple(self._retained)
+
+    def tokens(self, sequence: int) -> TokenArray:
+        """Return what a retained sequence holds."""
+        return self._retained[sequence]
+
+    def admit(self, prompt: TokenArray, cells: int, decoded: Mapping[int, int]) -> Admission | None:
+        """Give a request a slot, with the longest beginning of its prompt that is there.
+
+        Args:
+          prompt: its tokens, at least one.
+          cells: those it needs at the most, prompt included.
+          decoded: tokens of the prompt that are in the KV cache, by running sequence.
+
+        Returns: None if it has to wait for a running request to end; then nothing has changed.
+        """
+        slots = self.slots
+        if slots.busy >= slots.count:  # (1)
+            return None
+        source, shared = self._longest(prompt, decoded) if self.cap else (None, 0)  # (2)
+        if not slots.fits(cells, source, shared):  # (3)
+            return None
+        moves: list[Move] = []
+        if source in self._retained:
+            if shared >= len(self._retained[source]) - 1 and slots.resume(source, shared, cells):  # (4)
+                return self._continued(source, shared, prompt, moves)
+            if shared >= _WORTH_CELLS:
+                self._retained[source] = self._retained.pop(source)
+        for victim in self.retained:  # (5)
+            missing = cells - shared - slots.free_cells
+            if missing <= 0 and slots.has_id:
+                break
+            if victim != source:
+                moves += self._shrink(victim, missing) if slots.has_id else self._remove(victim)
+        sequence = slots.take(cells, source, shared)
+        if sequence is None:
+            if source not in self._retained or not slots.resume(source, shared, cells):
+                raise AssertionError(f"{cells} cells fit by count, but not in fact")
+            return self._continued(source, shared, prompt, moves)
+        self._prompts[sequence] = prompt
+        if source is not None:
+            moves.append(Share(source, sequence, shared))
+        return Admission(sequence, shared, tuple(moves))
+
+    def finish(self, sequence: int, tokens: TokenArray) -> tuple[Move, ...]:
+        """End a run, and retain `tokens`, which is what is decoded of it, if that is of use."""
+        del self._prompts[sequence]
+        retained = {other: _common(tokens, held) for other, held in self._retained.items()}
+        known = next((other for other, common in retained.items() if common == len(tokens)), None)
+        if not self.cap or not len(tokens) or known is not None:
+            self.slots.give_back(sequence)
+            if known is not None:
+                self._retained[known] = self._retained.pop(known)
+            return (Cut(sequence, 0), *self._within_cap())
+        moves: list[Move] = [Cut(sequence, len(tokens))]
+        self.slots.retain(sequence, len(tokens))
+        for other, common in retained.items():
+            if common == len(self._retained[other]):
+                moves += self._remove(other)
+        self._retained[sequence] = tokens
+        return (*moves, *self._within_cap())
+
+    def drop(self, sequence: int) -> tuple[Move, ...]:
+        """End a run of which nothing may be kept."""
+        del self._prompts[sequence]
+        self.slots.give_back(sequence)
+        return (Cut(sequence, 0), *self._within_cap())
+
+    def forget(self, sequence: int) -> tuple[Move, ...]:
+        """Give up a retained sequence."""
+        return tuple(self._remove(sequence))
+
+    def _longest(self, prompt: TokenArray, decoded: Mapping[int, int]) -> tuple[int | None, int]:
+        """Return the sequence with the longest common beginning, and its length; (None, 0) without any.
+
+        Among equals a retained sequence wins, and the most recently used of those.
+        """
+        source, best = None, 0
+        wanted = prompt[:-1]
+        for sequence in reversed(self._retained):
+            held = self._retained[sequence]
+            if best < len(wanted) and best < len(held) and held[best] == wanted[best]:
+                common = _common(wanted, held)
+                if common > best:
+                    source, best = sequence, common
+        for sequence, held in self._prompts.items():
+            common = _common(wanted, held[: decoded.get(sequence, 0)])
+            if common > best:
+                source, best = sequence, common
+        return source, best
+
+    def _continued(self, source: int, shared: int, prompt: TokenArray, moves: list[Move]) -> Admission:
+        del self._retained[source]
+        self._prompts[source] = prompt
+        return Admission(source, shared, (*moves, Cut(source, shared)))
+
+    def _within_cap(self) -> list[Move]:
+        moves: list[Move] = []
+        for victim in self.retained:
+            excess = self.slots.idle_cells - self.cap
+            if excess <= 0 and len(self._retained) <= MOST_RETAINED:
+                break
+            moves += self._shrink(victim, excess) if excess > 0 else self._remove(victim)
+        return moves
+
+    def _shrink(self, victim: int, cells: int) -> list[Move]:
+        """Free so many cells from the end of a retained sequence, or as many as it has for itself.
+
+        What would be left without a cell of its own is of no use, and goes.
+        """
+        alone = self.slots.alone(victim)
+        freed = np.cumsum(alone[::-1])
+        keep = len(alone) - 1 - int(np.searchsorted(freed, cells)) if freed[-1] > cells else 0
+        if keep < _WORTH_CELLS or not alone[:keep].any():
+            return self._remove(victim)
+        self.slots.cut(victim, keep)
+        self._retained[victim] = self._retained[victim][:keep]
+        return [Cut(victim, keep)]
+
+    def _remove(self, sequence: int) -> list[Move]:
+        del self._retained[sequence]
+        self.slots.give_back(sequence)
+        return [Cut(sequence, 0)]
+
+
+def prefix_cap(asked: int | None, cells: int) -> int:
+    """Return how many cells may be retained of `cells`; None asks for the rule.
+
+    Source: docs/prefix-cache.md, "How much is retained".
+    """
+    return min(cells, min(MOST_CELLS, cells // 4) if asked is None else asked)
+
+
+def _common(one: TokenArray, other: TokenArray) -> int:
+    """Return how many tokens two texts have in common from their beginning."""
+    most = min(len(one), len(other))
+    if not most:
+        return 0
+    differ = one[:most] != other[:most]
+    first = int(differ.argmax())
+    return first if differ[first] else most
