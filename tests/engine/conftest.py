@@ -22,9 +22,9 @@ class Lab:
         self._per_word = None
         self._overhead = 0
 
-    def load(self, *, fake="", **options):
-        """Load an engine of its own; the caller closes it."""
-        return self.load_engine(spec(self.path, fake=fake, **options), lambda _fraction: True)
+    def load(self, *, fake="", path=None, **options):
+        """Load an engine of its own, maybe of another file; the caller closes it."""
+        return self.load_engine(spec(path or self.path, fake=fake, **options), lambda _fraction: True)
 
     def bench(self, **options):
         """Return a bench around a shared engine with these options, idle."""

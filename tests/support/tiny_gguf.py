@@ -59,6 +59,58 @@ def write_model(
     return finish(writer, path)
 
 
+def write_windowed(path: Path, window: int) -> Path:
+    """Write a model of which every second layer attends to the last `window` tokens only."""
+    writer = gguf.GGUFWriter(path, "gemma2")
+    _add_hyperparameters(writer, 2, VOCABULARY)
+    writer.add_key_length(EMBEDDING // HEADS)
+    writer.add_value_length(EMBEDDING // HEADS)
+    writer.add_sliding_window(window)
+    writer.add_attn_logit_softcapping(50.0)
+    writer.add_final_logit_softcapping(30.0)
+    _add_vocabulary(writer, VOCABULARY)
+    for name, shape in _tensors(2, VOCABULARY, tied=True):
+        add_tensor(writer, name, shape)
+    for layer in range(2):
+        add_tensor(writer, f"blk.{layer}.post_attention_norm.weight", (EMBEDDING,))
+        add_tensor(writer, f"blk.{layer}.post_ffw_norm.weight", (EMBEDDING,))
+    return finish(writer, path)
+
+
+def write_recurrent(path: Path) -> Path:
+    """Write a Mamba model: no attention, one state a sequence."""
+    inner, state, rank, kernel = 2 * EMBEDDING, 16, 4, 4
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(EMBEDDING)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_vocab_size(VOCABULARY)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+    _add_vocabulary(writer, VOCABULARY)
+    for name, shape in (
+        ("token_embd.weight", (VOCABULARY, EMBEDDING)),
+        ("output_norm.weight", (EMBEDDING,)),
+        ("blk.0.attn_norm.weight", (EMBEDDING,)),
+        ("blk.0.ssm_in.weight", (2 * inner, EMBEDDING)),
+        ("blk.0.ssm_conv1d.weight", (inner, kernel)),
+        ("blk.0.ssm_conv1d.bias", (inner,)),
+        ("blk.0.ssm_x.weight", (rank + 2 * state, inner)),
+        ("blk.0.ssm_dt.weight", (inner, rank)),
+        ("blk.0.ssm_dt.bias", (inner,)),
+        ("blk.0.ssm_a", (inner, state)),
+        ("blk.0.ssm_d", (inner,)),
+        ("blk.0.ssm_out.weight", (EMBEDDING, inner)),
+    ):
+        add_tensor(writer, name, shape)
+    return finish(writer, path)
+
+
 def write_split(folder: Path, stem: str, parts: int, *, without: Sequence[int] = ()) -> list[Path]:
     """Write a model in parts: the first has the metadata, each has its share of the tensors.
 
