@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import gguf
+import msgspec
 import pytest
 from support import tiny_gguf
 
@@ -342,8 +343,10 @@ def test_options_come_from_the_models_entry_then_from_the_daemon(tmp_path: Path,
         llama_slots=2,
         llama_threads=3,
         llama_mmap=False,
+        llama_prefix_cells=512,
         models={
             "a.gguf": ModelSettings(llama_ctx=512, llama_flash_attn=True, pinned=True, ttl=60.0),
+            "c": ModelSettings(llama_prefix_cells=0),
             "b": ModelSettings(
                 llama_kv_type="q8_0", llama_mmap=True, preload=True, llama_ngl=0, max_queue_depth=3
             ),
@@ -351,10 +354,10 @@ def test_options_come_from_the_models_entry_then_from_the_daemon(tmp_path: Path,
         },
     )
     a, b, c = scan.catalog.models.values()
-    common = LoadOptions(ctx=2048, slots=2, threads=3, mmap=False)
-    assert c.options == common
-    assert a.options == LoadOptions(ctx=512, slots=2, threads=3, mmap=False, flash_attn=True)
-    assert b.options == LoadOptions(ctx=2048, slots=2, threads=3, mmap=True, kv_type="q8_0", gpu_layers=0)
+    common = LoadOptions(ctx=2048, slots=2, threads=3, mmap=False, prefix_cells=512)
+    assert c.options == msgspec.structs.replace(common, prefix_cells=0)
+    assert a.options == msgspec.structs.replace(common, ctx=512, flash_attn=True)
+    assert b.options == msgspec.structs.replace(common, mmap=True, kv_type="q8_0", gpu_layers=0)
     assert (a.pinned, a.ttl_s, a.preload) == (True, 60.0, False)
     assert (b.pinned, b.ttl_s, b.preload) == (False, None, True)
     assert (a.max_queue_depth, b.max_queue_depth) == (None, 3)

@@ -13,7 +13,8 @@ buffer becomes resident only as deep as it is used; a budget must not be broken 
 |          | cells = min(ctx, slots x trained context), in groups of 256; recurrent state a slot  |
 | compute  | without flash attention scores and mask in F32, ubatch x cells x (heads + 1) x 4;    |
 |          | with it the mask in F32 and F16, ubatch x cells x 6; activations of one layer,       |
-|          | ubatch x (4 embedding + 2 feed forward) x 4; two rows of logits a slot; and the      |
+|          | ubatch x (4 embedding + 2 feed forward) x 4; two rows of logits a slot, and one a    |
+|          | sequence that the prefix cache may retain (none for recurrent models); and the       |
 |          | threads' work area: scores once more in F16, ubatch x cells x heads x 2              |
 | overhead | 384 bytes a token of the vocabulary (with its merges), and 5 MiB of tables           |
 
@@ -50,6 +51,8 @@ CELL_GROUP = 256
 VOCABULARY_BYTES = 384
 """A token in llama.cpp's tables; measured: 369 with 1 merge a token, 424 with 2."""
 FIXED_BYTES = 5 * MIB
+MOST_RETAINED = 32
+"""Sequences that the prefix cache may hold beside those in slots, where it is on."""
 
 _REPACKED = {
     "avx2": {"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"},
@@ -83,6 +86,11 @@ def cells_of(facts: ModelFacts, options: LoadOptions) -> int:
     """Return the KV cells that llama.cpp allocates for these options."""
     cells = min(options.ctx, options.slots * facts.context_length) if facts.context_length else options.ctx
     return -(-cells // CELL_GROUP) * CELL_GROUP
+
+
+def retained_sequences(options: LoadOptions) -> int:
+    """Return how many sequences a context has beside those in slots; each costs a row of logits."""
+    return 0 if options.prefix_cells == 0 else MOST_RETAINED
 
 
 def uses_flash_attention(options: LoadOptions) -> bool:
@@ -121,7 +129,8 @@ def _kv(facts: ModelFacts, options: LoadOptions, cells: int) -> int:
 
 def _compute(facts: ModelFacts, options: LoadOptions, *, ubatch: int, cells: int) -> int:
     activations = ubatch * (4 * facts.embedding_length + 2 * facts.feed_forward_length) * 4
-    logits = 2 * options.slots * facts.vocabulary * 4
+    retained = 0 if facts.recurrent_bytes else retained_sequences(options)
+    logits = (2 * options.slots + retained) * facts.vocabulary * 4
     if not any(facts.kv_heads):
         return activations + logits
     if uses_flash_attention(options):

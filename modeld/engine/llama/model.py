@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from modeld.core.models import LoadOptions
+from modeld.engine.llama.footprint import retained_sequences
 from modeld.engine.llama.library import capture, initialise, lib
-from modeld.engine.llama.prefix import MOST_RETAINED
 from modeld.engine.protocol import LoadAborted, LoadSpec, OnProgress
 from modeld.errors import ModelFailed
 
@@ -77,8 +77,8 @@ def context_params(options: LoadOptions, trained_context: int, sequences: int | 
 
     One unified KV cache for all slots; more cells than all slots could use are not asked for.
     One row of logits a slot is all a step needs, and keeps the compute buffer small; llama.cpp wants
-    as many as `sequences` (None: those of the options). Windowed layers have as many cells as others (`swa_full`): a window alone
-    has lost what the beginning of another prompt would need.
+    as many as `sequences` (None: those of the options). Windowed layers have as many cells as others
+    (`swa_full`): a window alone has lost what the beginning of another prompt would need.
     Raises: ModelFailed for a KV type that llama.cpp does not have.
     """
     if options.kv_type not in GGML_TYPES:
@@ -101,8 +101,7 @@ def context_params(options: LoadOptions, trained_context: int, sequences: int | 
 
 def sequences_of(options: LoadOptions) -> int:
     """Return how many sequences a context has: those in slots, and those the prefix cache retains."""
-    retained = 0 if options.prefix_cells == 0 else MOST_RETAINED
-    return min(options.slots + retained, MOST_SEQUENCES)
+    return min(options.slots + retained_sequences(options), MOST_SEQUENCES)
 
 
 def _flash_attention(options: LoadOptions) -> int:

@@ -24,12 +24,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from modeld.engine.llama.slots import Slots
-from modeld.engine.llama.vocab import TokenArray
 
-MOST_RETAINED = 32
-"""Sequences beside the running ones. Each costs a row of logits (SmolLM2: 0.19 MiB)."""
+TokenArray = npt.NDArray[np.int32]
+"""Token ids, one dimension."""
 MOST_CELLS = 2048
 """Retained by default, at the most: attention reads every resident cell in every step."""
 _WORTH_CELLS = 16
@@ -184,9 +184,9 @@ class PrefixCache:
         moves: list[Move] = []
         for victim in self.retained:
             excess = self.slots.idle_cells - self.cap
-            if excess <= 0 and len(self._retained) <= MOST_RETAINED:
+            if excess <= 0:
                 break
-            moves += self._shrink(victim, excess) if excess > 0 else self._remove(victim)
+            moves += self._shrink(victim, excess)
         return moves
 
     def _shrink(self, victim: int, cells: int) -> list[Move]:

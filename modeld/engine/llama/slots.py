@@ -124,7 +124,7 @@ class Slots:
 
     def alone(self, sequence: int) -> npt.NDArray[np.bool_]:
         """Return for each cell of a sequence whether nobody else holds it."""
-        return self._holders[self._held[sequence]] == 1
+        return np.equal(self._holders[self._held[sequence]], 1)
 
     def _extended(self, source: int | None, shared: int, cells: int) -> _Cells:
         """Return the first `shared` cells of a sequence, and free ones up to the number wanted."""
