@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from modeld.engine.llama.prefix import MOST_CELLS, Cut, PrefixCache, Share, prefix_cap
+from modeld.engine.llama.prefix import MOST_CELLS, WORTH_WAITING, Cut, PrefixCache, Share, Wait, prefix_cap
 from modeld.engine.llama.slots import Slots
 
 
@@ -19,6 +19,13 @@ def tokens(*numbers):
 def run(begin, end):
     """Return the tokens begin to end - 1."""
     return np.arange(begin, end, dtype=np.int32)
+
+
+def common(one, other):
+    """Return how many tokens two prompts have in common."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 class Cells:
@@ -77,8 +84,8 @@ class Engine:
     def admit(self, prompt, limit):
         decoded = {request.sequence: min(request.kept, len(request.prompt)) for request in self.running}
         admission = self.cache.admit(prompt, len(prompt) + limit, decoded)
-        if admission is None:
-            return None
+        if isinstance(admission, Wait):
+            return admission
         self.memory.perform(admission.moves)
         assert self.memory.text(admission.sequence) == prompt[: admission.cached].tolist()
         assert admission.cached < len(prompt)
@@ -123,7 +130,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(
         root=st.integers(0, 2),
-        parts=st.integers(1, 90),
+        parts=st.integers(1, 100),
         turn=st.integers(0, 2),
         rest=st.integers(0, 60),
         limit=st.integers(1, 40),
@@ -136,10 +143,17 @@ class Model(RuleBasedStateMachine):
             return
         reserved = self.reserved()
         before = self.state()
-        if self.engine.admit(prompt, limit) is None:
-            assert self.state() == before
-            full = len(self.engine.running) == self.engine.slots.count
-            assert full or len(prompt) + limit > self.engine.slots.cells - reserved
+        match self.engine.admit(prompt, limit):
+            case Wait.ROOM:
+                assert self.state() == before
+                full = len(self.engine.running) == self.engine.slots.count
+                assert full or len(prompt) + limit > self.engine.slots.cells - reserved
+            case Wait.PREFIX:
+                assert self.state() == before
+                assert any(
+                    request.kept + WORTH_WAITING <= common(request.prompt, prompt)
+                    for request in self.engine.running
+                )
 
     @precondition(lambda self: self.engine.running)
     @rule(which=st.integers(0, 9), count=st.integers(1, 120))
@@ -251,6 +265,25 @@ def test_a_running_request_lends_what_is_decoded_of_its_prompt(engine):
     assert engine.memory.used == engine.slots.idle_cells == 150
 
 
+def test_who_begins_alike_waits_for_a_prefill_instead_of_repeating_it(engine):
+    """Of prompts that arrive together the common part is decoded once."""
+    first = engine.admit(run(0, 300), 10)
+    second = np.concatenate((run(0, 290), run(500, 520)))
+    assert engine.admit(second, 10) is Wait.PREFIX
+    engine.decode(first, 200)
+    assert engine.admit(second, 10) is Wait.PREFIX
+    engine.decode(first, 100)
+    assert engine.admit(second, 10).kept == 290
+
+
+def test_a_prefill_that_ends_early_keeps_nobody_waiting(engine):
+    """Cancelled before it decoded anything, it is nothing to wait for."""
+    first = engine.admit(run(0, 300), 10)
+    assert engine.admit(run(0, 300), 10) is Wait.PREFIX
+    engine.finish(first)
+    assert engine.admit(run(0, 300), 10).kept == 0
+
+
 def test_what_a_running_request_answers_is_not_lent(engine):
     """Only of prompts is it known that others begin so."""
     first = engine.admit(run(0, 50), 50)
@@ -317,7 +350,7 @@ def test_ids_are_no_reason_to_wait():
     for root in (0, 1000):
         engine.serve(run(root, root + 50))
     running = [engine.admit(run(root, root + 50), 10) for root in (2000, 3000)]
-    assert None not in running
+    assert all(isinstance(request, Request) for request in running)
     assert engine.cache.retained == ()
 
 

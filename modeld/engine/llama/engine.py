@@ -28,7 +28,7 @@ from modeld.engine.llama.library import last_lines, lib, logger
 from modeld.engine.llama.memory import Memory
 from modeld.engine.llama.model import Model
 from modeld.engine.llama.prefill import ChunkRule
-from modeld.engine.llama.prefix import Move, PrefixCache, prefix_cap
+from modeld.engine.llama.prefix import Move, PrefixCache, Wait, prefix_cap
 from modeld.engine.llama.slots import Slots
 from modeld.engine.llama.template import ChatTemplate
 from modeld.engine.llama.vocab import TokenArray, Vocab
@@ -161,10 +161,10 @@ class LlamaEngine:
             self._prepare_submitted(outputs)
         if self._cancelled:
             self._end_cancelled(outputs)
-        while self._waiting and not self._full:
-            self._admit(outputs)
+        while self._waiting and not self._full and self._admit(outputs):
+            pass
 
-    def _admit(self, outputs: list[Output]) -> None:
+    def _admit(self, outputs: list[Output]) -> bool:
         """Give the first waiting job a slot, or note that until one ends there is no room for it."""
         job = self._waiting[0]
         if self._memory.windowed:
@@ -175,14 +175,15 @@ class LlamaEngine:
             if not self._memory.windowed or self._memory.is_whole(other.slot)
         }
         admission = self._cache.admit(job.prompt, job.cells, decoded)
-        if admission is None:
-            self._full = True
-            return
+        if isinstance(admission, Wait):
+            self._full = admission is Wait.ROOM
+            return False
         self._memory.perform(admission.moves)
         self._waiting.popleft()
         job.begin(admission.sequence, admission.cached)
         self._running.append(job)
         outputs.append(Admitted(id=job.id, prompt_tokens=job.prompt_length, cached_tokens=job.cached))
+        return True
 
     def _forget_holes(self) -> None:
         """Give up retained sequences whose windowed layers lost their beginning to others."""

@@ -8,7 +8,9 @@ alike is not decoded again. What a decision means for llama.cpp's memory comes o
 Admission of a prompt, cells needed = prompt + answer:
   (1) No slot is free: wait.
   (2) Find the longest common beginning with a retained sequence, or with the prompt of a running one
-      as far as it is decoded; at most all tokens but the last, whose logits are needed.
+      as far as it is decoded; at most all tokens but the last, whose logits are needed. Where a prompt
+      that is being decoded has much more in common, wait for it: prompts go through one after another
+      anyway, and so the common part of prompts that arrive together is decoded once.
   (3) Cells that no running request holds, and that are not taken over, are too few: wait. Retained
       sequences never make a request wait.
   (4) Retained sequences that end where the prompt goes on are continued in place.
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +37,8 @@ MOST_CELLS = 2048
 """Retained by default, at the most: attention reads every resident cell in every step."""
 _WORTH_CELLS = 16
 """A shorter beginning is served too, but it is no reason to keep its sequence."""
+WORTH_WAITING = 64
+"""Tokens that another prompt is about to decode for this one, from which it waits for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,13 @@ class Admission:
     moves: tuple[Move, ...]
 
 
+class Wait(Enum):
+    """Why there is no slot yet."""
+
+    ROOM = "a running request has to end"
+    PREFIX = "a running request is about to decode what the prompt begins with"
+
+
 class PrefixCache:
     """Admits requests to slots, and retains what they leave.
 
@@ -90,22 +102,25 @@ class PrefixCache:
         """Return what a retained sequence holds."""
         return self._retained[sequence]
 
-    def admit(self, prompt: TokenArray, cells: int, decoded: Mapping[int, int]) -> Admission | None:
+    def admit(self, prompt: TokenArray, cells: int, decoded: Mapping[int, int]) -> Admission | Wait:
         """Give a request a slot, with the longest beginning of its prompt that is there.
 
         Args:
           prompt: its tokens, at least one.
           cells: those it needs at the most, prompt included.
-          decoded: tokens of the prompt that are in the KV cache, by running sequence.
+          decoded: tokens of the prompt that are in the KV cache, by running sequence (those left out
+            are of no use to others).
 
-        Returns: None if it has to wait for a running request to end; then nothing has changed.
+        Returns: why it has to wait; then nothing has changed.
         """
         slots = self.slots
         if slots.busy >= slots.count:  # (1)
-            return None
+            return Wait.ROOM
         source, shared = self._longest(prompt, decoded) if self.cap else (None, 0)  # (2)
+        if self.cap and self._promised(prompt, decoded) >= shared + WORTH_WAITING:
+            return Wait.PREFIX
         if not slots.fits(cells, source, shared):  # (3)
-            return None
+            return Wait.ROOM
         moves: list[Move] = []
         if source in self._retained:
             if shared >= len(self._retained[source]) - 1 and slots.resume(source, shared, cells):  # (4)
@@ -174,6 +189,15 @@ class PrefixCache:
             if common > best:
                 source, best = sequence, common
         return source, best
+
+    def _promised(self, prompt: TokenArray, decoded: Mapping[int, int]) -> int:
+        """Return how many tokens of the prompt will be there when the running prompts are decoded."""
+        under_way = (
+            held
+            for sequence, held in self._prompts.items()
+            if sequence in decoded and decoded[sequence] < len(held)
+        )
+        return max((_common(prompt[:-1], held) for held in under_way), default=0)
 
     def _continued(self, source: int, shared: int, prompt: TokenArray, moves: list[Move]) -> Admission:
         del self._retained[source]
