@@ -148,7 +148,7 @@ _LLAMA: tuple[Field, ...] = (
         "llama_prefix_cells",
         _PREFIX,
         "KV cells that ended requests leave to prompts which begin alike; 0 switches that off, "
-        "`auto` is a quarter of the cells, at most 2048.",
+        "`auto` follows from the model, and is less while slots are busy.",
     ),
 )
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from modeld.engine.llama.prefix import MOST_CELLS, WORTH_WAITING, Cut, PrefixCache, Share, Wait, prefix_cap
+from modeld.engine.llama.prefix import LEAST_CELLS, WORTH_WAITING, Cut, PrefixCache, Share, Wait, rule_of_cap
 from modeld.engine.llama.slots import Slots
 
 
@@ -75,9 +75,9 @@ class Request:
 class Engine:
     """Requests of one cache, decoded into `Cells`."""
 
-    def __init__(self, count, cells, sequences, cap):
+    def __init__(self, count, cells, sequences, cap, *, yields=False):
         self.slots = Slots(count, cells, sequences)
-        self.cache = PrefixCache(self.slots, cap)
+        self.cache = PrefixCache(self.slots, cap, yields=yields)
         self.memory = Cells()
         self.running = []
 
@@ -124,9 +124,10 @@ class Model(RuleBasedStateMachine):
         cells=st.integers(20, 300),
         extra=st.integers(0, 6),
         cap=st.integers(0, 300),
+        yields=st.booleans(),
     )
-    def begin(self, count, cells, extra, cap):
-        self.engine = Engine(count, cells, count + extra, min(cap, cells))
+    def begin(self, count, cells, extra, cap, yields):
+        self.engine = Engine(count, cells, count + extra, min(cap, cells), yields=yields)
 
     @rule(
         root=st.integers(0, 2),
@@ -217,6 +218,7 @@ class Model(RuleBasedStateMachine):
         assert self.engine.memory.used + to_come == slots.cells - slots.free_cells <= slots.cells
         assert slots.busy == len(self.engine.running) <= slots.count
         assert self.reserved() + slots.idle_cells + slots.free_cells == slots.cells
+        assert slots.idle_cells <= self.engine.cache.allowance
 
 
 TestModel = Model.TestCase
@@ -363,10 +365,40 @@ def test_a_broken_request_leaves_nothing(engine):
     assert engine.slots.idle_cells == engine.memory.used == 104
 
 
+def test_retained_cells_yield_to_streams():
+    """The more slots are taken, the fewer foreign cells their steps have to read."""
+    engine = Engine(2, 1000, 12, 400, yields=True)
+    engine.serve(run(0, 390))
+    assert engine.slots.idle_cells == 394
+    engine.admit(run(2000, 2010), 10)
+    assert engine.slots.idle_cells == 200
+    engine.admit(run(3000, 3010), 10)
+    assert engine.slots.idle_cells == engine.memory.used == 0
+
+
+def test_what_streams_share_does_not_yield():
+    """Cells that a stream uses itself cost nothing more, whoever else may begin with them."""
+    engine = Engine(1, 1000, 12, 400, yields=True)
+    engine.serve(run(0, 200))
+    request = engine.admit(np.concatenate((run(0, 190), run(500, 600))), 10)
+    assert request.kept == 190
+    assert engine.slots.idle_cells == 0
+    engine.decode(request)
+    engine.finish(request)
+    assert engine.serve(run(0, 200)) == 190
+
+
 @pytest.mark.parametrize(
-    ("asked", "cells", "cap"),
-    [(None, 4096, 1024), (None, 65536, MOST_CELLS), (0, 4096, 0), (3000, 8192, 3000), (9000, 8192, 8192)],
+    ("cells", "weights", "cell", "cap"),
+    [
+        (8192, 92_000_000, 22_500, 1022),
+        (8192, 4_500_000_000, 131_072, 4096),
+        (32768, 4_500_000_000, 131_072, 8583),
+        (8192, 500_000, 2048, LEAST_CELLS),
+        (256, 500_000, 2048, 128),
+        (256, 500_000, 0, 128),
+    ],
 )
-def test_the_cap_is_what_was_asked_for_or_follows_the_rule(asked, cells, cap):
-    """By default a quarter of the cells, and not more than a fixed number."""
-    assert prefix_cap(asked, cells) == cap
+def test_the_cap_follows_from_what_a_step_reads_anyway(cells, weights, cell, cap):
+    """A quarter of the weights' bytes, at most half of the cells, and not next to nothing."""
+    assert rule_of_cap(cells, weights, cell) == cap

@@ -28,7 +28,7 @@ from modeld.engine.llama.library import last_lines, lib, logger
 from modeld.engine.llama.memory import Memory
 from modeld.engine.llama.model import Model
 from modeld.engine.llama.prefill import ChunkRule
-from modeld.engine.llama.prefix import Move, PrefixCache, Wait, prefix_cap
+from modeld.engine.llama.prefix import Move, PrefixCache, Wait, rule_of_cap
 from modeld.engine.llama.slots import Slots
 from modeld.engine.llama.template import ChatTemplate
 from modeld.engine.llama.vocab import TokenArray, Vocab
@@ -95,11 +95,10 @@ class LlamaEngine:
         )
         try:
             self._warm_up()
-            cap = self._most_retained(spec.options)
+            self._cache = self._prefix_cache(spec.options)
         except BaseException:
             self.close()
             raise
-        self._cache = PrefixCache(Slots(slots, model.cells, model.sequences), cap)
 
     @property
     def info(self) -> EngineInfo:
@@ -367,13 +366,16 @@ class LlamaEngine:
             raise ModelFailed(f"{self._id} computes values that are no numbers; its file is damaged")
         self._memory.clear()
 
-    def _most_retained(self, options: LoadOptions) -> int:
-        """Return how many cells the prefix cache may retain: 0 for a model that cannot share them."""
+    def _prefix_cache(self, options: LoadOptions) -> PrefixCache:
+        """Make the accounts of slots and cells, with room for retained ones if the model can share them."""
         model = self._model
-        cap = prefix_cap(options.prefix_cells, model.cells)
-        if not cap or model.recurrent:
-            return 0
-        if self._memory.can_share(model.context, self._batch, max(self._vocab.bos, 0)):
-            return cap
-        logger.info("%s: no prefix cache: the memory of this model cannot be cut or shared", self._id)
-        return 0
+        slots = Slots(options.slots, model.cells, model.sequences)
+        if options.prefix_cells == 0 or model.recurrent:
+            return PrefixCache(slots, 0)
+        cell_bytes = self._memory.try_out(model.context, self._batch, max(self._vocab.bos, 0))
+        if not cell_bytes:
+            logger.info("%s: no prefix cache: the memory of this model cannot be cut or shared", self._id)
+            return PrefixCache(slots, 0)
+        if options.prefix_cells is not None:
+            return PrefixCache(slots, min(options.prefix_cells, model.cells))
+        return PrefixCache(slots, rule_of_cap(model.cells, model.weights_bytes, cell_bytes), yields=True)

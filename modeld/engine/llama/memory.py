@@ -56,8 +56,10 @@ class Memory:
         """Forget all sequences."""
         lib.llama_memory_clear(self._pointer, False)
 
-    def can_share(self, context: int, batch: Batch, token: int) -> bool:
+    def try_out(self, context: int, batch: Batch, token: int) -> int:
         """Find out by a trial whether sequences can be cut and shared. Leaves the memory empty.
+
+        Returns: bytes that a cell takes, over all layers; 0 if the memory cannot do it.
 
         A recurrent state is one for the whole sequence: it can be copied, but not cut. Do not ask
         models that are known to have one.
@@ -67,10 +69,11 @@ class Memory:
         batch.clear()
         batch.add_chunk(np.full(_PROBE_TOKENS, token, dtype=np.int32), 0, 0, wants_logits=True)
         able = lib.llama_decode(context, batch.struct) == 0
+        cell_bytes = lib.llama_state_seq_get_size(context, 0) // _PROBE_TOKENS
         if able:
             lib.llama_memory_seq_cp(self._pointer, 0, 1, 0, half)
             able = self.length(1) == half and self.is_whole(1)
             able = able and self.cut(0, half + 1) and self.length(0) == half + 1 and self.length(1) == half
             able = able and self.cut(0, 0) and self.length(0) == 0 and self.length(1) == half
         self.clear()
-        return able
+        return cell_bytes if able else 0

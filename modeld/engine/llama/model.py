@@ -161,6 +161,11 @@ class Model:
         return lib.llama_model_n_swa(self.pointer) > 0
 
     @property
+    def weights_bytes(self) -> int:
+        """Size of all tensors, bytes."""
+        return lib.llama_model_size(self.pointer)
+
+    @property
     def description(self) -> str:
         """What llama.cpp calls it: architecture, size, quantisation."""
         buffer = ctypes.create_string_buffer(_DESCRIPTION_BYTES)

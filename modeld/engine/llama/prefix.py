@@ -17,7 +17,7 @@ Admission of a prompt, cells needed = prompt + answer:
   (5) Else the beginning is shared; for the rest of the cells, or for an id, retained sequences go, the
       least recently used first, and from their ends. The source itself is the last: then it is
       continued in place.
-When a request ends, retained cells above the cap go in the same way.
+When a request got its slot or ended, retained cells above the cap go in the same way.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ from modeld.engine.llama.slots import Slots
 
 TokenArray = npt.NDArray[np.int32]
 """Token ids, one dimension."""
-MOST_CELLS = 2048
-"""Retained by default, at the most: attention reads every resident cell in every step."""
+WEIGHTS_A_CELL = 4
+"""By default retained cells have one byte to so many of the weights."""
+LEAST_CELLS = 512
+"""Retained by default even beside the smallest model."""
 _WORTH_CELLS = 16
 """A shorter beginning is served too, but it is no reason to keep its sequence."""
 WORTH_WAITING = 64
@@ -82,16 +84,27 @@ class PrefixCache:
 
     Invariants: a retained sequence holds one cell a token, at positions from 0; running and retained
     cells never exceed the cells there are; those that only retained sequences hold never exceed
-    `cap` between calls of `finish` and `drop`; 0 switches the cache off.
+    `allowance`.
+
+    Attributes:
+      cap: cells that may be retained; 0 switches the cache off.
+      yields: whether that holds while all slots are free, and less the more are taken.
     """
 
-    def __init__(self, slots: Slots, cap: int) -> None:
+    def __init__(self, slots: Slots, cap: int, *, yields: bool = False) -> None:
         self.slots = slots
         self.cap = cap
+        self.yields = yields
         self._retained: dict[int, TokenArray] = {}
         """By sequence, the least recently used first."""
         self._prompts: dict[int, TokenArray] = {}
         """Of running sequences."""
+
+    @property
+    def allowance(self) -> int:
+        """Cells that only retained sequences may hold now: each slows every step of each stream."""
+        free = self.slots.count - self.slots.busy
+        return self.cap * free // self.slots.count if self.yields else self.cap
 
     @property
     def retained(self) -> tuple[int, ...]:
@@ -141,7 +154,7 @@ class PrefixCache:
         self._prompts[sequence] = prompt
         if source is not None:
             moves.append(Share(source, sequence, shared))
-        return Admission(sequence, shared, tuple(moves))
+        return Admission(sequence, shared, (*moves, *self._within_cap()))
 
     def finish(self, sequence: int, tokens: TokenArray) -> tuple[Move, ...]:
         """End a run, and retain `tokens`, which is what is decoded of it, if that is of use."""
@@ -202,12 +215,12 @@ class PrefixCache:
     def _continued(self, source: int, shared: int, prompt: TokenArray, moves: list[Move]) -> Admission:
         del self._retained[source]
         self._prompts[source] = prompt
-        return Admission(source, shared, (*moves, Cut(source, shared)))
+        return Admission(source, shared, (*moves, Cut(source, shared), *self._within_cap()))
 
     def _within_cap(self) -> list[Move]:
         moves: list[Move] = []
         for victim in self.retained:
-            excess = self.slots.idle_cells - self.cap
+            excess = self.slots.idle_cells - self.allowance
             if excess <= 0:
                 break
             moves += self._shrink(victim, excess)
@@ -233,12 +246,14 @@ class PrefixCache:
         return [Cut(sequence, 0)]
 
 
-def prefix_cap(asked: int | None, cells: int) -> int:
-    """Return how many cells may be retained of `cells`; None asks for the rule.
+def rule_of_cap(cells: int, weights_bytes: int, cell_bytes: int) -> int:
+    """Return how many cells may be retained by default, while all slots are free.
 
+    Those whose KV is a quarter of what a step reads of the weights: beside a large model attention
+    over foreign cells hardly counts, beside a small one it soon is most of the work.
     Source: docs/prefix-cache.md, "How much is retained".
     """
-    return min(cells, min(MOST_CELLS, cells // 4) if asked is None else asked)
+    return min(cells // 2, max(LEAST_CELLS, weights_bytes // (WEIGHTS_A_CELL * max(cell_bytes, 1))))
 
 
 def _common(one: TokenArray, other: TokenArray) -> int:
