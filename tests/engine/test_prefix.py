@@ -391,14 +391,14 @@ def test_what_streams_share_does_not_yield():
 @pytest.mark.parametrize(
     ("cells", "weights", "cell", "cap"),
     [
-        (8192, 92_000_000, 22_500, 1022),
+        (8192, 92_000_000, 22_500, 2044),
         (8192, 4_500_000_000, 131_072, 4096),
-        (32768, 4_500_000_000, 131_072, 8583),
+        (65536, 4_500_000_000, 131_072, 17166),
         (8192, 500_000, 2048, LEAST_CELLS),
         (256, 500_000, 2048, 128),
         (256, 500_000, 0, 128),
     ],
 )
 def test_the_cap_follows_from_what_a_step_reads_anyway(cells, weights, cell, cap):
-    """A quarter of the weights' bytes, at most half of the cells, and not next to nothing."""
+    """Half of the weights' bytes, at most half of the cells, and not next to nothing."""
     assert rule_of_cap(cells, weights, cell) == cap

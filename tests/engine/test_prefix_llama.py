@@ -203,7 +203,7 @@ def test_a_window_that_lost_its_beginning_is_not_begun_with(tmp_path, tiny_lab):
         each.engine.close()
 
 
-LIGHTHOUSE = "The keeper of the lighthouse writes down every ship that passes. " * 12
+LIGHTHOUSE = "The keeper of the lighthouse writes down every ship that passes. " * 5
 ENDS = ("The first ship was", "At night she", "Her brother came to")
 
 
@@ -211,7 +211,8 @@ ENDS = ("The first ship was", "At night she", "Her brother came to")
 def test_a_real_model_says_the_same_with_flash_attention(real_lab):
     """Greedy and by seed, with a long beginning that was seen before, alone and side by side.
 
-    Batches stay below the 64 tokens from which llama.cpp takes another kernel.
+    Batches stay below the 64 tokens, and the cache below the 512 cells, from which llama.cpp takes
+    other kernels.
     """
     options = {"slots": 4, "ctx": 2048, "flash_attn": True, "ubatch": 60}
     plain, bench = real_lab.bench(**options, prefix_cells=0), real_lab.bench(**options, prefix_cells=1024)
@@ -221,7 +222,7 @@ def test_a_real_model_says_the_same_with_flash_attention(real_lab):
         assert [bench.generate(request)[0] for request in requests] == texts
         ids = bench.run(*requests)
         assert [bench.text(request_id) for request_id in ids] == texts
-        assert all(cached(bench, request_id) > 100 for request_id in ids)
+        assert all(cached(bench, request_id) > 50 for request_id in ids)
 
 
 @pytest.mark.real
@@ -232,7 +233,7 @@ def test_a_real_model_means_the_same_without_flash_attention(real_lab):
     requests = [ask(LIGHTHOUSE + end, max_tokens=1, logprobs=5) for end in ENDS]
     for first, request in enumerate(requests):
         (here,), (there,) = bench.run(request), plain.run(request)
-        assert first == 0 or cached(bench, here) > 100
+        assert first == 0 or cached(bench, here) > 50
         ours, theirs = chances(bench, here), chances(plain, there)
         both = ours.keys() & theirs.keys()
         assert len(both) >= 4

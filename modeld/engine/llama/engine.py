@@ -4,11 +4,13 @@
 A step receives (cancels, new requests, free slots), schedules (the next token of each running slot,
 then a chunk of the prompts in prefill), forwards (one decode) and processes (samples, text, ends).
 
-Same seed, same text holds for a request that runs alone. Beside others it holds with flash attention
-on (`llama_flash_attn: true`): on a CPU its kernels then give the same bits in a batch of any shape.
-With it off llama.cpp multiplies one row by another kernel than several; logits differ by some tenths,
-and texts part after some tens of tokens (SmolLM2-135M, 64 tokens beside three others: 3 of 8 greedy
-texts were the same, none of 8 sampled ones; with flash attention all of them).
+Same seed, same text holds for a request that runs alone in a fresh engine. Beside others, or when the
+beginning of its prompt is retained, batches have another shape and the cache has other cells. With
+flash attention on (`llama_flash_attn: true`) a CPU then gives the same bits, as long as it takes
+the same kernel: there is one for tiles of 64 rows and more, and one for a single row over 512 cells and
+more. With it off llama.cpp multiplies one row by another kernel than several; logits differ by some
+tenths, and texts part after some tens of tokens (SmolLM2-135M, 64 tokens beside three others: 3 of 8
+greedy texts were the same, none of 8 sampled ones; with flash attention all of them).
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def context_params(options: LoadOptions, trained_context: int, sequences: int | 
 
 def sequences_of(options: LoadOptions) -> int:
     """Return how many sequences a context has: those in slots, and those the prefix cache retains."""
-    return min(options.slots + retained_sequences(options), MOST_SEQUENCES)
+    return max(options.slots, min(options.slots + retained_sequences(options), MOST_SEQUENCES))
 
 
 def _flash_attention(options: LoadOptions) -> int:

@@ -33,7 +33,7 @@ from modeld.engine.llama.slots import Slots
 
 TokenArray = npt.NDArray[np.int32]
 """Token ids, one dimension."""
-WEIGHTS_A_CELL = 4
+WEIGHTS_A_CELL = 2
 """By default retained cells have one byte to so many of the weights."""
 LEAST_CELLS = 512
 """Retained by default even beside the smallest model."""
@@ -249,7 +249,7 @@ class PrefixCache:
 def rule_of_cap(cells: int, weights_bytes: int, cell_bytes: int) -> int:
     """Return how many cells may be retained by default, while all slots are free.
 
-    Those whose KV is a quarter of what a step reads of the weights: beside a large model attention
+    Those whose KV is half of what a step reads of the weights: beside a large model attention
     over foreign cells hardly counts, beside a small one it soon is most of the work.
     Source: docs/prefix-cache.md, "How much is retained".
     """
