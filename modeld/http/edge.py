@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
 
+import trio
 from quart import request
 from quart_trio.wrappers import TrioRequest
 
@@ -32,9 +33,12 @@ class EdgeRequest(TrioRequest):
     Attributes:
       id: what logs and answers carry.
       cleanup: closed when the request ends, however it ends, also when its body was never sent.
+      work_began: set once there is work that a client who leaves no longer wants. Until then the
+        request is answered, also after a half-close: it takes no longer than to read it.
     """
 
     id: str
+    work_began: trio.Event
     cleanup: ExitStack
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
-from quart import Quart, Response
+from quart import Quart, Request, Response
 from quart.utils import encode_headers
 from quart.wrappers.response import DataBody
 from quart_trio.asgi import TrioASGIHTTPConnection
@@ -69,8 +69,27 @@ class Exchange(TrioASGIHTTPConnection):
         request = cast("EdgeRequest", super()._create_request_from_scope(send))
         request.id = request_id(request.headers.get("X-Request-ID"))
         request.cleanup = self._cleanup
+        request.work_began = trio.Event()
         self._request = request
         return request
+
+    async def handle_messages(  # type: ignore[override]  # quart-trio adds the nursery
+        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
+    ) -> None:
+        """Hand over the body, and end the request when its client left.
+
+        A client that has said all it has to say may close its half at once, and still reads. So what is
+        whole is not ended before its work began: whatever is refused until then is told.
+        """
+        complete = False
+        while (message := await receive())["type"] == "http.request":
+            request.body.append(message["body"])
+            if not message["more_body"]:
+                request.body.set_complete()
+                complete = True
+        if complete:
+            await cast("EdgeRequest", request).work_began.wait()
+        nursery.cancel_scope.cancel()
 
     async def _send_response(self, send: ASGISendCallable, response: Response | WerkzeugResponse) -> None:
         request = cast("EdgeRequest", self._request)

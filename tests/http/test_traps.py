@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from modeld.config.settings import Settings
 from modeld.core.events import Delta
+from modeld.errors import QueueFull
 from modeld.http import connection
 from modeld.http.app import create_app
 from modeld.http.listener import serve
@@ -256,6 +257,53 @@ async def test_leaving_frees_the_slot(way: str, ahead: bytes, when: str) -> None
         with trio.fail_after(5):
             while not served.sample("modeld_http_requests_total", **labels):
                 await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (HEALTH, 200),
+        (HEALTH.replace(b"healthz", b"models"), 200),
+        (HEALTH.replace(b"healthz", b"status"), 200),
+        (HEALTH.replace(b"GET", b"PUT"), 405),
+        (infer_bytes(prompt=""), 400),
+        (infer_bytes(modle="x"), 400),
+        (infer_bytes(model="nope"), 404),
+        (infer_bytes(headers="Content-Encoding: gzip\r\n"), 415),
+        (infer_bytes(prompt="x" * 200_000), 413),
+    ],
+)
+async def test_what_needs_no_engine_is_answered_after_a_half_close(data: bytes, status: int) -> None:
+    """A client may say that it has said all (`nc -N`): it still reads why it is refused, to a clean end."""
+    async with serving(max_body_bytes=100_000) as served:
+        for _ in range(10):
+            raw = await served.connect()
+            await raw.send(data)
+            await raw.stream.send_eof()
+            assert (await raw.answer())[0] == status
+            assert await raw.read_to_end() == b""
+        assert not served.backend.tickets
+
+
+async def test_a_refusal_by_the_scheduler_is_answered_after_a_half_close() -> None:
+    """It comes before any work has begun."""
+    async with serving() as served:
+        served.backend.refusal = QueueFull("32 wait already")
+        raw = await served.connect()
+        await raw.infer()
+        await raw.stream.send_eof()
+        assert (await raw.answer())[0] == 429
+
+
+async def test_leaving_in_the_middle_of_a_body_ends_the_request() -> None:
+    """Nobody waits for the rest of it until `body_timeout_s`."""
+    async with serving(body_timeout_s=60) as served:
+        raw = await served.connect()
+        await raw.send(infer_bytes()[:-3])
+        await raw.stream.send_eof()
+        with trio.fail_after(5):
+            while not served.sample("modeld_http_requests_total", path="/infer", method="POST", status="499"):
+                await trio.sleep(0.01)
 
 
 async def test_leaving_without_stream_frees_the_slot() -> None:

@@ -39,6 +39,7 @@ class InferRoute:
         level = wanted_level(request.args.get("log"), request.headers)
         command = native.parse(body)
         ticket = await self._submit(request, command.order)
+        request.work_began.set()
         log = InferLog(level, request_id=request.id, model=ticket.model.id)
         renderer = native.Renderer(model=ticket.model.id, request_id=request.id, events=command.events)
         # Called last to first: the ticket is closed before its end is told.
