@@ -10,9 +10,11 @@ The protocol, the streams and the way apps are run are Hypercorn's.
 from __future__ import annotations
 
 import math
+import os
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 import trio
@@ -159,6 +161,9 @@ class Connection:
     async def _write(self, data: bytes) -> None:
         """Write all of it. A client that takes nothing for the write timeout is cut.
 
+        What the socket takes at once costs neither a deadline nor a turn of the event loop: nearly
+        every token of a stream does.
+
         Cancellation: what was not written is lost, and with it the connection.
         """
         if not data:
@@ -170,6 +175,8 @@ class Connection:
         sent = 0
         try:
             with memoryview(data) as view:
+                with suppress(BlockingIOError):
+                    sent = os.write(self._socket.fileno(), view)
                 while sent < len(data):
                     with trio.CancelScope(deadline=trio.current_time() + self._stall_s) as self._writing:
                         sent += await self._socket.send(view[sent:])
