@@ -77,6 +77,98 @@ def test_bad_grammars_are_refused_with_their_place(text, reason):
     assert reason in caught.value.message
 
 
+AMBIGUOUS = {
+    "nested": ('root ::= s\ns ::= [a-z ] s [0-9] | [a-z ] s [0-8] | [a-z ] s "1" | "ZZ"', "ways"),
+    "in a corner": (f'root ::= "{"x" * 100}" s\ns ::= [a-z] s "0" | [a-z] s "1" | [a-z] s "2" | "Z"', "ways"),
+    "behind decoys": (
+        "root ::= s\ns ::= "
+        + " | ".join(f'"Q{n}"' for n in range(9))
+        + ' | "ab" s "x" | "ab" s "y" | "ab" s "z"',
+        "ways",
+    ),
+    "runs": ('root ::= ("-" "-"?){0,20}', "too ambiguous"),
+    "counts": ('root ::= (("a"{0,100}){0,100})', "too ambiguous"),
+    "doubling": (
+        "root ::= a0\n"
+        + "".join(f'a{n} ::= a{n + 1} "y" | a{n + 1} "z"\n' for n in range(24))
+        + 'a24 ::= "x"',
+        "share it",
+    ),
+    "the same twice": (
+        "root ::= a0\n" + "".join(f"a{n} ::= a{n + 1} | a{n + 1}\n" for n in range(40)) + 'a40 ::= "x"',
+        "share it",
+    ),
+    "a long chain": (
+        "root ::= a0\n" + "".join(f"a{n} ::= a{n + 1}\n" for n in range(9000)) + 'a9000 ::= "x"',
+        "5000",
+    ),
+    "many": ("root ::= " + " | ".join(f'"{n}"' for n in range(3000)), "more than 2000 ways"),
+    "left": ('root ::= root "a" | "b"', "left recursion"),
+    "left behind nothing": ('root ::= a root "x" | "y"\na ::= b\nb ::= "z" |', "left recursion"),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_grammars_that_llama_cpp_would_lose_itself_in_are_refused(name):
+    """Ways that multiply, chains and left recursion are found, and soon."""
+    text, reason = AMBIGUOUS[name]
+    began = time.thread_time()
+    with pytest.raises(InvalidGrammar, match=reason) as caught:
+        check_gbnf(text)
+    assert time.thread_time() - began < 2
+    assert len(caught.value.message) < 400
+
+
+USUAL = {
+    "json": r"""root ::= object
+value ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws (string ":" ws value ("," ws string ":" ws value)*)? "}" ws
+array ::= "[" ws (value ("," ws value)*)? "]" ws
+string ::= "\"" ([^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}))* "\"" ws
+number ::= "-"? ([0-9] | [1-9] [0-9]{0,15}) ("." [0-9]+)? ([eE] [-+]? [0-9]{1,15})? ws
+ws ::= | " " | "\n" [ \t]{0,20}""",
+    "arithmetic": """root ::= (expr "=" ws term "\n")+
+expr ::= term ([-+*/] term)*
+term ::= ident | num | "(" ws expr ")" ws
+ident ::= [a-z] [a-z0-9_]* ws
+num ::= [0-9]+ ws
+ws ::= [ \t\n]*""",
+    "lines": 'root ::= ("- " [^\r\n]+ "\n"){1,10}',
+    "words": 'root ::= ([A-Za-z]+ " "?)+',
+    "kinds of words": 'root ::= (word | num | " ")+\nword ::= [a-zA-Z]+\nnum ::= [0-9]+',
+    "sentences": 'root ::= ([A-Z] [a-z ,]* [.!?] " "?)+',
+    "code": """root ::= (kind ws name "(" (kind ws name ("," ws kind ws name)*)? ")" ws "{" ws line* "}")*
+kind ::= "int" | "float" | "char"
+name ::= [a-zA-Z_] [a-zA-Z_0-9]*
+line ::= (kind ws name ws "=" ws sum ";" | name ws "=" ws sum ";" | "while" "(" sum ")" "{" line* "}") ws
+sum ::= factor (("+" | "-") factor)*
+factor ::= name ("(" (sum ("," ws sum)*)? ")")? | [0-9]+ | "(" ws sum ws ")"
+ws ::= [ \t\n]+""",
+    "500 names": "root ::= " + " | ".join(f'"item number {n}"' for n in range(500)),
+    "any text": "root ::= .*",
+    "a thousand letters": "root ::= [a-z]{0,1000}",
+}
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_usual_grammars_pass(name):
+    """What people write is not taken for ambiguous."""
+    check_gbnf(USUAL[name])
+
+
+def test_a_large_grammar_is_judged_soon():
+    """The search for ambiguity has a bounded amount of work."""
+    rules = "".join(f'r{n} ::= "abc" r{n + 1} | [a-z]+ "x" r{n + 1}?\n' for n in range(6000))
+    began = time.thread_time()
+    check_gbnf(rules + 'r6000 ::= "x"\nroot ::= r0')
+    assert time.thread_time() - began < 3
+
+
+def test_an_enumeration_of_500_is_a_schema():
+    """Long enumerations can be used."""
+    assert schema({"enum": [f"item number {n}" for n in range(500)]})
+
+
 @given(st.text(alphabet='rot:=" \n()[]{}|*+?.,\\-^a<>!#0123é', max_size=60))
 def test_any_text_is_judged_without_a_crash(text):
     """Whatever a client sends, the answer is a verdict."""

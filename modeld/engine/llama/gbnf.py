@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from modeld.engine.llama.stacks import Rules, Terminal, check_stacks
 from modeld.errors import InvalidGrammar
 
 MAX_BYTES = 256 * 1024
@@ -30,13 +31,16 @@ def check_gbnf(text: str) -> bool:
     """Return whether the grammar names single tokens (`<think>`, `<[7]>`).
 
     Raises: InvalidGrammar with place and reason: bad syntax, a rule that is missing or defined in
-      terms of itself, or more than the bounds of this module.
+      terms of itself, or more than the bounds of this module and of `stacks`.
     """
-    return _Reader(text).read()
+    reader = _Reader(text)
+    names_tokens = reader.read()
+    check_stacks(reader.rules, reader.numbers["root"])
+    return names_tokens
 
 
 class _Reader:
-    """A recursive descent over one grammar. `_starts` maps a rule to the rules it may begin with."""
+    """A recursive descent over one grammar, which leaves its `rules`, and their `numbers` by name."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -47,6 +51,10 @@ class _Reader:
         self._rule = ""
         self._defined: set[str] = set()
         self._used: dict[str, int] = {}
+        self.rules = Rules()
+        self.numbers: dict[str, int] = {}
+        self._symbols: tuple[int, ...] = ()
+        self._choice: list[tuple[int, ...]] = []
 
     def read(self) -> bool:
         size = len(self._text.encode("utf-8", errors="replace"))
@@ -75,39 +83,63 @@ class _Reader:
         self._defined.add(self._rule)
         self._skip(_SPACE_AND_LINES)
         self._elements += self._alternatives()
+        number = self._number(self._rule)
+        self.rules.alternatives[number] = self._choice
+        self.rules.starts.append(number)
         if self._at < len(self._text) and self._text[self._at] not in "\r\n":
             raise self._wrong("expected the end of the rule, or more of it")
         self._skip(_SPACE_AND_LINES)
 
     def _alternatives(self) -> int:
-        """Read `a | b | ...`; return the number of elements, repetitions written out."""
+        """Read `a | b | ...` into `_choice`; return the number of elements, repetitions written out."""
         count = self._sequence()
+        choice = [self._symbols]
         while self._peek() == "|":
             self._at += 1
             self._skip(_SPACE_AND_LINES)
             count += self._sequence() + 1
+            choice.append(self._symbols)
+        self._choice = choice
         return count
 
     def _sequence(self) -> int:
+        """Read elements into `_symbols`; return their number."""
         total, last = 0, None
+        symbols: list[int] = []
+        begun = 0
         while True:
             begin = self._peek()
             if begin in {"*", "+", "?", "{"}:
                 if last is None:
                     raise self._wrong(f"nothing stands before {begin} that could be repeated")
-                times = self._repetition()
-                total += last * (times - 1)
+                least, most = self._repetition()
+                total += last * (_written_out(least, most) - 1)
+                self._check_elements(total)
+                symbols[begun:] = self.rules.repeated(self._rule, tuple(symbols[begun:]), least, most)
             else:
                 last = self._element(begin)
                 if last is None:
+                    self._symbols = tuple(symbols)
                     return total
                 total += last
-            if self._elements + total > MAX_ELEMENTS:
-                raise self._wrong(f"with its repetitions the grammar has more than {MAX_ELEMENTS} elements")
+                self._check_elements(total)
+                begun = len(symbols)
+                symbols += self._symbols
             self._skip(_SPACE_AND_LINES if self._nesting else _SPACE)
 
+    def _check_elements(self, further: int) -> None:
+        if self._elements + further > MAX_ELEMENTS:
+            raise self._wrong(f"with its repetitions the grammar has more than {MAX_ELEMENTS} elements")
+
+    def _number(self, name: str) -> int:
+        """Return the number of the rule of this name."""
+        number = self.numbers.get(name)
+        if number is None:
+            number = self.numbers[name] = self.rules.add(name)
+        return number
+
     def _element(self, begin: str) -> int | None:
-        """Read one element; None if none begins here."""
+        """Read one element into `_symbols`; None if none begins here."""
         if begin == '"':
             return self._characters('"')
         if begin == "[":
@@ -116,6 +148,7 @@ class _Reader:
             return self._group()
         if begin == ".":
             self._at += 1
+            self._symbols = (self.rules.terminal(Terminal((), negated=True)),)
             return 1
         if begin and begin in "<!":
             token = _TOKEN.match(self._text, self._at)
@@ -123,10 +156,13 @@ class _Reader:
                 raise self._wrong("expected a token, as <think> or <[7]>")
             self._at = token.end()
             self._names_tokens = True
+            self._symbols = (self.rules.terminal(Terminal(())),)
             return 1
         if begin and _NAME.match(begin):
             place = self._at
-            self._used.setdefault(self._name("a rule"), place)
+            name = self._name("a rule")
+            self._used.setdefault(name, place)
+            self._symbols = (self._number(name),)
             return 1
         return None
 
@@ -144,15 +180,22 @@ class _Reader:
             raise self._wrong("this parenthesis is never closed" if self._at == opened else "expected )")
         self._at += 1
         self._nesting -= 1
+        number = self.rules.add(self._rule)
+        self.rules.alternatives[number] = self._choice
+        self.rules.starts.append(number)
+        self._symbols = (number,)
         return count + 1
 
     def _characters(self, end: str) -> int:
-        """Read a literal or a character class."""
+        """Read a literal or a character class into `_symbols`."""
         opened = self._at
         self._at += 1
-        if end == "]" and self._peek() == "^":
+        negated = end == "]" and self._peek() == "^"
+        if negated:
             self._at += 1
         count = 0
+        codes: list[int] = []
+        dashes: list[int] = []  # places in `codes` of a dash that may stand for a range
         while self._peek() != end:
             character = self._peek()
             if not character:
@@ -165,20 +208,29 @@ class _Reader:
                         'unknown escape; there are \\n \\r \\t \\\\ \\" \\[ \\] \\- \\xHH \\uHHHH'
                     )
                 self._at = escape.end()
+                codes.append(_unescaped(escape[0]))
             else:
                 self._at += 1
+                if character == "-":
+                    dashes.append(len(codes))
+                codes.append(ord(character))
             count += 1
         if end == "]" and not count:
             self._at = opened
             raise self._wrong("a character class cannot be empty")
         self._at += 1
+        if end == "]":
+            self._symbols = (self.rules.terminal(Terminal(_ranges(codes, dashes), negated=negated)),)
+        else:
+            self._symbols = tuple(self.rules.terminal(Terminal(((code, code),))) for code in codes)
         return count
 
-    def _repetition(self) -> int:
-        """Read `*`, `+`, `?` or `{m,n}`; return how often llama.cpp writes the element out."""
-        if self._peek() != "{":
+    def _repetition(self) -> tuple[int, int | None]:
+        """Read `*`, `+`, `?` or `{m,n}`; return the least and the most (None is any number)."""
+        sign = self._peek()
+        if sign != "{":
             self._at += 1
-            return 2
+            return (1 if sign == "+" else 0), (1 if sign == "?" else None)
         repeat = _REPEAT.match(self._text, self._at)
         if repeat is None:
             raise self._wrong("expected {m}, {m,} or {m,n}")
@@ -189,7 +241,7 @@ class _Reader:
         if most > MAX_REPETITIONS:
             raise self._wrong(f"more than {MAX_REPETITIONS} repetitions")
         self._at = repeat.end()
-        return max(2, 2 * most)
+        return least, (None if repeat[2] and not repeat[3] else most)
 
     def _name(self, what: str) -> str:
         name = _NAME.match(self._text, self._at)
@@ -214,3 +266,32 @@ class _Reader:
             f"the grammar cannot be compiled: line {line}, column {column}: {reason}",
             details={"line": line, "column": column},
         )
+
+
+def _written_out(least: int, most: int | None) -> int:
+    """How often llama.cpp writes the element out, with what it adds for each."""
+    if most is None:
+        return least + 1
+    return 1 if most == 1 else max(2, 2 * most)
+
+
+def _unescaped(escape: str) -> int:
+    """The character of an escape, as a number."""
+    if escape[1] in "xuU":
+        return int.from_bytes(bytes.fromhex(escape[2:]), "big")
+    return ord({"n": "\n", "r": "\r", "t": "\t"}.get(escape[1], escape[1]))
+
+
+def _ranges(codes: list[int], dashes: list[int]) -> tuple[tuple[int, int], ...]:
+    """The ranges of a character class; a dash at its begin or end is one of its characters."""
+    may_join = set(dashes)
+    ranges: list[tuple[int, int]] = []
+    at = 0
+    while at < len(codes):
+        if at + 2 < len(codes) and at + 1 in may_join:
+            ranges.append((codes[at], codes[at + 2]))
+            at += 3
+        else:
+            ranges.append((codes[at], codes[at]))
+            at += 1
+    return tuple(ranges)
