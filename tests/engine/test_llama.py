@@ -13,6 +13,7 @@ from support.tiny_llama import BOS, EOS, FIRST_BYTE
 
 from modeld.core.events import FinishReason
 from modeld.core.request import Constraint, ConstraintKind, GenerateRequest, Message, Sampling
+from modeld.engine.llama import constrained
 from modeld.engine.llama.library import lib
 from modeld.engine.llama.prefix import PrefixCache
 from modeld.engine.llama.slots import Slots
@@ -191,6 +192,18 @@ def test_constrained_and_free_requests_share_steps(bench):
     first, second = bench.run(free, bound)
     assert bench.text(first) == alone
     assert len(bench.text(second)) == 8
+
+
+def test_a_grammar_that_takes_too_long_ends_its_request_only(bench, monkeypatch):
+    """Its neighbour goes on, and its slot is free again."""
+    monkeypatch.setattr(constrained, "MAX_DRAW", -1.0)
+    slow, free = bench.run(
+        ask("x", constraint=grammar("root ::= [a-c]{8}"), max_tokens=20), ask("y", max_tokens=9)
+    )
+    assert isinstance(bench.outputs[slow][-1], Broken)
+    assert "took more than" in bench.outputs[slow][-1].problem.message
+    assert isinstance(bench.outputs[free][-1], Done)
+    assert not bench.engine.busy
 
 
 def test_sampling_with_a_grammar_follows_the_seed(bench):

@@ -3,13 +3,15 @@
 
 Filtering a whole vocabulary through a grammar costs milliseconds. So the chain draws first, and only
 a token that the grammar refuses leads to a second draw, from those it allows. llama.cpp aborts the
-process when a grammar must accept a token that it does not allow: it is asked before.
+process when a grammar must accept a token that it does not allow: it is asked before. A draw that takes
+too long ends its request, so that its neighbours go on.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+import time
 from collections.abc import Collection
 
 import numpy as np
@@ -22,6 +24,12 @@ from modeld.errors import InvalidGrammar
 
 NO_TOKEN = -1
 """The grammar leaves nothing to say: the text is complete."""
+
+MAX_DRAW = 1.0
+"""CPU seconds one draw may take. What llama.cpp does within one call cannot be interrupted; `stacks`
+refuses the grammars that would keep it there for ever."""
+_SLICE = 4096
+"""Tokens filtered in one call, after which the time is looked at."""
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
@@ -47,13 +55,15 @@ class ConstrainedDraw:
         """Choose the token after this row of the last batch, and take note of it.
 
         Returns: a token that the grammar allows, or NO_TOKEN when it allows none that is not banned.
+        Raises: InvalidGrammar when the grammar takes too much time.
         """
         candidates, grammar = self._candidates, self._grammar
+        until = time.thread_time() + MAX_DRAW
         candidates.fill(context, row)
         token = candidates.choose(chain)
         if not candidates.allows(grammar, token):
             candidates.fill(context, row)
-            candidates.filter(grammar)
+            candidates.filter(grammar, until)
             if not candidates.any_left(banned):
                 return NO_TOKEN
             token = candidates.choose(chain)
@@ -62,6 +72,7 @@ class ConstrainedDraw:
         if token not in self._end_tokens:
             lib.llama_sampler_accept(grammar, token)
             lib.llama_sampler_accept(chain, token)
+        _check_time(until)
         return token
 
     def close(self) -> None:
@@ -74,6 +85,14 @@ class ConstrainedDraw:
 def logits_of(context: int, row: int, size: int) -> npt.NDArray[np.float32]:
     """Return a view of the logits of a row of the last batch; valid until the next decode."""
     return np.ctypeslib.as_array(lib.llama_get_logits_ith(context, row), (size,))
+
+
+def _check_time(until: float) -> None:
+    if time.thread_time() > until:
+        raise InvalidGrammar(
+            f"the grammar is too ambiguous: to choose one token with it took more than {MAX_DRAW:g} s; let "
+            f"alternatives that begin alike share their beginning"
+        )
 
 
 class _Candidates:
@@ -101,9 +120,18 @@ class _Candidates:
         lib.llama_sampler_apply(chain, self._reference)
         return self._array.data[self._array.selected].id if self._array.selected >= 0 else NO_TOKEN
 
-    def filter(self, grammar: int) -> None:
-        """Give the tokens that the grammar does not allow a logit of minus infinity."""
-        lib.llama_sampler_apply(grammar, self._reference)
+    def filter(self, grammar: int, until: float) -> None:
+        """Give the tokens that the grammar does not allow a logit of minus infinity.
+
+        Raises: InvalidGrammar when this thread has used its time before the end.
+        """
+        part = self._one
+        for begin in range(0, len(self._data), _SLICE):
+            address = self._data.ctypes.data + begin * _CANDIDATE.itemsize
+            part.data = ctypes.cast(address, lib.llama_token_data_p)
+            part.size, part.selected, part.sorted = min(_SLICE, len(self._data) - begin), -1, False
+            lib.llama_sampler_apply(grammar, self._one_reference)
+            _check_time(until)
 
     def allows(self, grammar: int, token: int) -> bool:
         """Ask the grammar about one token."""

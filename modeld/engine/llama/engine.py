@@ -45,7 +45,7 @@ from modeld.engine.protocol import (
     Output,
     Tokens,
 )
-from modeld.errors import EngineFailed, ModeldError, ModelFailed
+from modeld.errors import EngineFailed, InvalidGrammar, ModeldError, ModelFailed
 
 _OK, _NO_CELLS, _ABORTED = 0, 1, 2
 """What `llama_decode` returns; below zero it failed."""
@@ -315,7 +315,11 @@ class LlamaEngine:
             for sequence in self._cache.retained:  # What it began with may be the cause.
                 self._memory.perform(self._cache.forget(sequence))
             return
-        token = job.sampler.sample(context, job.row)
+        try:
+            token = job.sampler.sample(context, job.row)
+        except InvalidGrammar as error:  # it takes too long, which only shows now
+            self._break(job, error, outputs)
+            return
         if token == NO_TOKEN or token in self._vocab.end_tokens:
             self._finish(job, FinishReason.STOP, job.text.flush(), outputs)
             return
