@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import gguf
@@ -18,6 +19,8 @@ from support.tiny_llama import real_model, write_tiny
 from modeld.core.request import GenerateRequest, Message
 from modeld.engine.llama import library
 from modeld.engine.llama.engine import load
+from modeld.engine.llama.model import AbortFlag
+from modeld.engine.llama.patience import abortable
 from modeld.engine.protocol import Admitted, LoadAborted
 from modeld.errors import InvalidRequest, ModelFailed
 
@@ -166,6 +169,34 @@ def test_an_exception_of_the_callback_comes_back(tiny_path):
 
     with pytest.raises(ZeroDivisionError):
         load(spec(tiny_path), fail)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_load_can_be_given_up_after_the_weights(tiny_path, after):
+    """`on_progress` is asked again before the context, and before the first decode."""
+    told = []
+
+    def until(fraction):
+        told.append(fraction)
+        return told.count(1.0) <= after
+
+    with pytest.raises(LoadAborted):
+        load(spec(tiny_path), until)
+    assert told.count(1.0) == after + 1
+
+
+def test_a_first_decode_can_be_given_up():
+    """While llama.cpp decodes, a thread asks, and raises the flag that ends the decode."""
+    flag = AbortFlag()
+    answers = iter([True, True, False])
+
+    def decode():
+        while not flag.raised:
+            threading.Event().wait(0.01)
+
+    with pytest.raises(LoadAborted), abortable(flag, lambda _fraction: next(answers), "m"):
+        decode()
+    assert not flag.raised
 
 
 @pytest.mark.real

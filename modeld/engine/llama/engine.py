@@ -29,6 +29,7 @@ from modeld.engine.llama.job import Job, prepare
 from modeld.engine.llama.library import last_lines, lib, logger
 from modeld.engine.llama.memory import Memory
 from modeld.engine.llama.model import Model
+from modeld.engine.llama.patience import abortable
 from modeld.engine.llama.prefill import ChunkRule
 from modeld.engine.llama.prefix import Move, PrefixCache, Wait, rule_of_cap
 from modeld.engine.llama.slots import Slots
@@ -96,7 +97,8 @@ class LlamaEngine:
             has_chat_template=self._template.usable,
         )
         try:
-            self._warm_up()
+            with abortable(self._flag, on_progress, self._id):
+                self._warm_up()
             self._cache = self._prefix_cache(spec.options)
         except BaseException:
             self.close()

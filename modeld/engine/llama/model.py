@@ -141,7 +141,7 @@ class Model:
             self._refuse_what_cannot_generate(spec)
             self.vocab = lib.llama_model_get_vocab(self.pointer)
             self.trained_context = lib.llama_model_n_ctx_train(self.pointer)
-            self.context = self._context = self._new_context(spec)
+            self.context = self._context = self._new_context(spec, on_progress)
             self.memory = self._find_memory(spec)
         except BaseException:
             self.close()
@@ -231,7 +231,9 @@ class Model:
             )
         return memory
 
-    def _new_context(self, spec: LoadSpec) -> int:
+    def _new_context(self, spec: LoadSpec, on_progress: OnProgress) -> int:
+        if not on_progress(1.0):
+            raise LoadAborted(f"the load of {spec.model_id} was given up before its context was made")
         sequences = spec.options.slots if self.recurrent else sequences_of(spec.options)
         params = context_params(spec.options, self.trained_context, sequences)
         if not self.recurrent:
