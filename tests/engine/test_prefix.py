@@ -8,7 +8,16 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from modeld.engine.llama.prefix import LEAST_CELLS, WORTH_WAITING, Cut, PrefixCache, Share, Wait, rule_of_cap
+from modeld.engine.llama.prefix import (
+    BESIDE_STREAMS,
+    LEAST_CELLS,
+    WORTH_WAITING,
+    Cut,
+    PrefixCache,
+    Share,
+    Wait,
+    rule_of_cap,
+)
 from modeld.engine.llama.slots import Slots
 
 
@@ -366,14 +375,14 @@ def test_a_broken_request_leaves_nothing(engine):
 
 
 def test_retained_cells_yield_to_streams():
-    """The more slots are taken, the fewer foreign cells their steps have to read."""
+    """As soon as a slot is taken, its steps read next to no foreign cells."""
     engine = Engine(2, 1000, 12, 400, yields=True)
     engine.serve(run(0, 390))
     assert engine.slots.idle_cells == 394
     engine.admit(run(2000, 2010), 10)
-    assert engine.slots.idle_cells == 200
+    assert engine.slots.idle_cells <= 400 // BESIDE_STREAMS
     engine.admit(run(3000, 3010), 10)
-    assert engine.slots.idle_cells == engine.memory.used == 0
+    assert engine.slots.idle_cells <= 400 // BESIDE_STREAMS
 
 
 def test_what_streams_share_does_not_yield():
@@ -382,7 +391,7 @@ def test_what_streams_share_does_not_yield():
     engine.serve(run(0, 200))
     request = engine.admit(np.concatenate((run(0, 190), run(500, 600))), 10)
     assert request.kept == 190
-    assert engine.slots.idle_cells == 0
+    assert engine.slots.idle_cells <= 400 // BESIDE_STREAMS
     engine.decode(request)
     engine.finish(request)
     assert engine.serve(run(0, 200)) == 190

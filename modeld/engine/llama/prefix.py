@@ -35,6 +35,8 @@ TokenArray = npt.NDArray[np.int32]
 """Token ids, one dimension."""
 WEIGHTS_A_CELL = 2
 """By default retained cells have one byte to so many of the weights."""
+BESIDE_STREAMS = 16
+"""While a slot is taken, this part of the cap stays: streams are not to pay more than some percent."""
 LEAST_CELLS = 512
 """Retained by default even beside the smallest model."""
 _WORTH_CELLS = 16
@@ -88,7 +90,7 @@ class PrefixCache:
 
     Attributes:
       cap: cells that may be retained; 0 switches the cache off.
-      yields: whether that holds while all slots are free, and less the more are taken.
+      yields: whether that holds only while no slot is taken, and a small part of it otherwise.
     """
 
     def __init__(self, slots: Slots, cap: int, *, yields: bool = False) -> None:
@@ -103,8 +105,7 @@ class PrefixCache:
     @property
     def allowance(self) -> int:
         """Cells that only retained sequences may hold now: each slows every step of each stream."""
-        free = self.slots.count - self.slots.busy
-        return self.cap * free // self.slots.count if self.yields else self.cap
+        return self.cap // BESIDE_STREAMS if self.yields and self.slots.busy else self.cap
 
     @property
     def retained(self) -> tuple[int, ...]:
@@ -247,7 +248,7 @@ class PrefixCache:
 
 
 def rule_of_cap(cells: int, weights_bytes: int, cell_bytes: int) -> int:
-    """Return how many cells may be retained by default, while all slots are free.
+    """Return how many cells may be retained by default, while no slot is taken.
 
     Those whose KV is half of what a step reads of the weights: beside a large model attention
     over foreign cells hardly counts, beside a small one it soon is most of the work.
