@@ -394,7 +394,7 @@ def test_what_streams_share_does_not_yield():
     assert engine.slots.idle_cells <= 400 // BESIDE_STREAMS
     engine.decode(request)
     engine.finish(request)
-    assert engine.serve(run(0, 200)) == 190
+    assert engine.serve(run(0, 200)) >= 190
 
 
 @pytest.mark.parametrize(
