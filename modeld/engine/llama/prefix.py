@@ -35,8 +35,6 @@ TokenArray = npt.NDArray[np.int32]
 """Token ids, one dimension."""
 WEIGHTS_A_CELL = 2
 """By default retained cells have one byte to so many of the weights."""
-BESIDE_STREAMS = 16
-"""While a slot is taken, this part of the cap stays: streams are not to pay more than some percent."""
 LEAST_CELLS = 512
 """Retained by default even beside the smallest model."""
 _WORTH_CELLS = 16
@@ -90,7 +88,7 @@ class PrefixCache:
 
     Attributes:
       cap: cells that may be retained; 0 switches the cache off.
-      yields: whether that holds only while no slot is taken, and a small part of it otherwise.
+      yields: whether that holds only while no slot is taken, and nothing otherwise.
     """
 
     def __init__(self, slots: Slots, cap: int, *, yields: bool = False) -> None:
@@ -105,7 +103,7 @@ class PrefixCache:
     @property
     def allowance(self) -> int:
         """Cells that only retained sequences may hold now: each slows every step of each stream."""
-        return self.cap // BESIDE_STREAMS if self.yields and self.slots.busy else self.cap
+        return 0 if self.yields and self.slots.busy else self.cap
 
     @property
     def retained(self) -> tuple[int, ...]:
