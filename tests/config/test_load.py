@@ -34,7 +34,7 @@ def load(
 
 def problems(*args: object, **kwargs: object) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
-        load(*args, **kwargs)  # type: ignore[arg-type]  # passed on as it came
+        load(*args, **kwargs)
     return caught.value.problems
 
 

@@ -60,7 +60,7 @@ class World(RuleBasedStateMachine):
                     pass
 
     def _feed(self, event: object) -> None:
-        self._perform(self.paper.feed(event))  # type: ignore[arg-type]
+        self._perform(self.paper.feed(event))
 
     # --- what may happen ---
 

@@ -196,7 +196,7 @@ async def _estimate_mb() -> float:
     with daemon() as fresh:
         async with client(fresh) as http:
             await infer(http, model=Q8_0, max_tokens=1)
-            return float((await status(http, Q8_0))["est_vram_mb"])  # type: ignore[arg-type]
+            return float((await status(http, Q8_0))["est_vram_mb"])
 
 
 async def test_metrics_tell_what_happened(running: Daemon) -> None:

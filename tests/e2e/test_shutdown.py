@@ -30,7 +30,7 @@ class Outcome:
 
 async def _ask(running: Daemon, outcome: Outcome, **more: object) -> None:
     terms = {"max_tokens": 4000, "ignore_eos": True, **more}
-    async with client(running) as http, http.stream("POST", "/infer", json=body(**terms)) as response:  # type: ignore[arg-type]
+    async with client(running) as http, http.stream("POST", "/infer", json=body(**terms)) as response:
         outcome.status = response.status_code
         outcome.headers = response.headers
         outcome.lines = [json.loads(line) async for line in response.aiter_lines() if line]

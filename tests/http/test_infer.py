@@ -198,7 +198,7 @@ async def test_a_defect_in_the_stream_is_told_in_band(caplog: pytest.LogCaptureF
         ticket = await served.backend.ticket()
         ticket.put(Delta(text="x"))
         await raw.read_until(b'"x"')
-        ticket.put(Delta(text="y", logprobs=(None,)))  # type: ignore[arg-type] -- a defect
+        ticket.put(Delta(text="y", logprobs=(None,)))  # a defect
         tail = await raw.read_until(b"0\r\n\r\n")
         assert b'"done":true,"error":"modeld failed in the middle of this answer' in tail
         await served.backend.wait_closed()
@@ -266,7 +266,7 @@ async def test_a_request_chooses_its_own_log_level(
     records = [record for record in caplog.records if record.name == "modeld.request"]
     assert {record.getMessage() for record in records} == expected
     for record in records:
-        fields: dict[str, Any] = record.fields  # type: ignore[attr-defined]
+        fields: dict[str, Any] = record.fields
         assert fields["model"] == "tiny-q4.gguf"
         if record.getMessage() == "inference ended":
             assert (fields["outcome"], fields["completion_tokens"]) == ("stop", 1)

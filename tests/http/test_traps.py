@@ -198,7 +198,7 @@ async def test_a_client_that_leaves_before_the_first_chunk_frees_its_slot() -> N
             "extensions": {},
         }
         with trio.fail_after(5):
-            await served.app(scope, receive, send)  # type: ignore[arg-type]
+            await served.app(scope, receive, send)
             await served.backend.wait_closed()
         labels = {"path": "/infer", "method": "POST", "status": "499"}
         assert served.sample("modeld_http_requests_total", **labels) == 1

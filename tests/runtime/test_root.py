@@ -30,11 +30,11 @@ from modeld.worker.thread import ThreadWorker
 def root_of(folder: Path, *, host: object = InlineWorker, **more: object) -> Root:
     """A root over the fake engine, with one model file."""
     (folder / "a.gguf").write_bytes(b"anything")
-    settings = Settings(models_dir=folder, engine=EngineKind.FAKE, **more)  # type: ignore[arg-type]
+    settings = Settings(models_dir=folder, engine=EngineKind.FAKE, **more)
     supervision = Supervision(notifier=Notifier(None), watchdog_s=None, binds=())
     return Root(
         settings,
-        host=host,  # type: ignore[arg-type]
+        host=host,
         metrics=Metrics(),
         supervision=supervision,
         node_id="test",
@@ -94,7 +94,7 @@ async def test_a_stop_drains_then_cuts_then_closes_the_front_then_the_fleet(
     last = front.events[-1]
     assert isinstance(last, Finished)
     assert last.reason is reason
-    assert text_of(front.events)  # type: ignore[arg-type]
+    assert text_of(front.events)
     assert sorted(front.told) == ["answered", "shutdown"]
     assert front.daemon is not None
     assert front.daemon.health() == "the scheduler does not run"

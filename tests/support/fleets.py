@@ -21,14 +21,14 @@ def spec(name: str, mb: int = 100, *, slots: int = 2, threads: int = 2, **more: 
         aliases=(name,),
         options=LoadOptions(slots=slots, threads=threads),
         footprint=Footprint(weights=mb * MIB),
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
 def limits(budget_mb: int | None = None, **more: object) -> Limits:
     """Limits with a budget in MiB and two cores."""
     budget = None if budget_mb is None else budget_mb * MIB
-    return Limits(**{"budget": budget, "cores": 2, **more})  # type: ignore[arg-type]
+    return Limits(**{"budget": budget, "cores": 2, **more})
 
 
 class Paper:
@@ -47,7 +47,7 @@ class Paper:
 
     def arrive(self, name: str, **more: object) -> int:
         self._tickets += 1
-        self.feed(Arrived(ticket=self._tickets, model_id=f"{name}.gguf", **more))  # type: ignore[arg-type]
+        self.feed(Arrived(ticket=self._tickets, model_id=f"{name}.gguf", **more))
         return self._tickets
 
     def loaded(self, name: str) -> list[Effect]:

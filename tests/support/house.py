@@ -32,8 +32,8 @@ class House:
 
     def ask(self, model: str, prompt: str = "one two three", **more: object) -> Ticket:
         terms = {key: more.pop(key) for key in ("timeout_s", "priority", "keep_alive_s") if key in more}
-        request = GenerateRequest(prompt=prompt, **{"max_tokens": 5, **more})  # type: ignore[arg-type]
-        order = Order(request=request, model=model, **terms)  # type: ignore[arg-type]
+        request = GenerateRequest(prompt=prompt, **{"max_tokens": 5, **more})
+        order = Order(request=request, model=model, **terms)
         return self.scheduler.submit(order, request_id="test")
 
     @property
@@ -55,7 +55,7 @@ async def house(
     observer = Observer(Metrics())
     scheduler = Scheduler(
         limits=limits,
-        host=host,  # type: ignore[arg-type]
+        host=host,
         observer=observer,
         engine=EngineKind.FAKE,
         fake_script=lambda spec: scripts.get(spec.id, ""),

@@ -135,7 +135,7 @@ def body(model: str = Q4_0, prompt: str = "Once upon a time", **more: object) ->
 
 async def infer(http: httpx2.AsyncClient, **more: object) -> list[dict[str, object]]:
     """Stream one answer; return its lines."""
-    async with http.stream("POST", "/infer", json=body(**more)) as response:  # type: ignore[arg-type]
+    async with http.stream("POST", "/infer", json=body(**more)) as response:
         assert response.status_code == 200, await response.aread()
         return [json.loads(line) async for line in response.aiter_lines() if line]
 

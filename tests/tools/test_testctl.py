@@ -185,8 +185,8 @@ def _hold_lock(program: str, held: object, release: object) -> None:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     with module.locked("models"):
-        held.set()  # type: ignore[attr-defined]  # a multiprocessing event has no public type
-        release.wait(30)  # type: ignore[attr-defined]
+        held.set()
+        release.wait(30)
 
 
 def test_two_runs_do_not_collide(

@@ -76,7 +76,7 @@ async def use(host: type, script: str, test: Callable[[Worker, Ear], object]) ->
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run)
-            await test(worker, ear)  # type: ignore[misc]
+            await test(worker, ear)
     return ear.heard
 
 
@@ -132,7 +132,8 @@ async def test_an_urgent_cancel_does_not_wait_for_a_long_prefill(host: type) -> 
         await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(1)))
         worker.stop()
 
-    await use(host, "prefill_s=1 chunk=1000", test)
+    heard = await use(host, "prefill_s=1 chunk=1000", test)
+    assert isinstance(heard[-1], Stopped)
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -114,7 +114,7 @@ class ChatTemplate:
                 strftime_now=_strftime_now,
                 **self._tokens,
             )
-        except Exception as error:  # a template may raise anything
+        except Exception as error:  # a template of a stranger may raise anything: told to the client as 400
             reason = str(error).replace(mark, "") or type(error).__name__
             raise InvalidRequest(f"the model's chat template refuses these messages: {reason}") from error
         return prompt.split(mark)
