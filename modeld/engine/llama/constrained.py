@@ -84,7 +84,8 @@ class ConstrainedDraw:
 
 def logits_of(context: int, row: int, size: int) -> npt.NDArray[np.float32]:
     """Return a view of the logits of a row of the last batch; valid until the next decode."""
-    return np.ctypeslib.as_array(lib.llama_get_logits_ith(context, row), (size,))
+    address = ctypes.addressof(lib.llama_get_logits_ith(context, row).contents)
+    return np.frombuffer(memoryview((ctypes.c_float * size).from_address(address)), dtype=np.float32)
 
 
 def _check_time(until: float) -> None:
