@@ -9,9 +9,10 @@ beginning of its prompt is retained, batches have another shape and the cache ha
 flash attention on (`llama_flash_attn: true`) a CPU then gives the same bits, as long as it takes
 the same kernel (there is one for tiles of 64 rows and more, and one for a single row over 512 cells and
 more), and as long as the cells of a request lie in the order of its tokens: values are summed, in 16
-bits, in the order of the cells, and llama.cpp fills the gaps that others left. With it off llama.cpp multiplies one row by another kernel than several; logits differ by some
-tenths, and texts part after some tens of tokens (SmolLM2-135M, 64 tokens beside three others: 3 of 8
-greedy texts were the same, none of 8 sampled ones; with flash attention all of them).
+bits, in the order of the cells, and llama.cpp fills the gaps that others left. With it off llama.cpp
+multiplies one row by another kernel than several; logits differ by some tenths, and texts part after some
+tens of tokens (SmolLM2-135M, 64 tokens beside three others: 3 of 8 greedy texts were the same, none of 8
+sampled ones; with flash attention all of them).
 """
 
 from __future__ import annotations
