@@ -21,9 +21,33 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 0.95
     min_p: float = 0.05
     typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    """Keeps logits that many standard deviations below the highest; 0 and below is off."""
+    xtc_probability: float = 0.0
+    """How often all tokens but the least probable of those above `xtc_threshold` are left out."""
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    """The temperature varies so far up and down, with the entropy to the power of the exponent."""
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    """1 or 2: that version of Mirostat draws, instead of all from `top_k` to `xtc`; 0 is off."""
+    mirostat_tau: float = 5.0
+    """The surprise that Mirostat aims at, bits."""
+    mirostat_eta: float = 0.1
     repeat_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repeat_last_n: int = 64
+    """Tokens that the penalties look back on, prompt included; -1: the whole context."""
+    dry_multiplier: float = 0.0
+    """Penalty of a token that would prolong a repetition, times `dry_base` for each token above the
+    length that is allowed; 0 is off."""
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    """Tokens that are searched for repetitions, prompt included; -1: the whole context."""
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    """Texts over which no repetition reaches."""
     seed: int | None = None
     """None draws a fresh seed; the same number gives the same text."""
     logit_bias: tuple[tuple[int, float], ...] = ()
@@ -62,6 +86,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     """The text ends before the first of these; none of them is ever shown."""
+    stop_tokens: tuple[int, ...] = ()
+    """Tokens that end the text as an end-of-generation token does: without a text of their own."""
     ignore_eos: bool = False
     """Ban end-of-generation tokens."""
     logprobs: int | None = None

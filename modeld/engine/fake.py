@@ -220,6 +220,11 @@ class FakeEngine:
                 raise InvalidRequest(
                     f"logit_bias names token {token}, the vocabulary ends at {VOCABULARY - 1}"
                 )
+        for token in request.stop_tokens:
+            if not 0 <= token < VOCABULARY:
+                raise InvalidRequest(
+                    f"stop_token_ids names token {token}, the vocabulary ends at {VOCABULARY - 1}"
+                )
         constraint = request.constraint
         if (
             constraint is not None

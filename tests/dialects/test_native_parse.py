@@ -37,7 +37,13 @@ def test_null_means_the_default() -> None:
     """A client that writes null for what it does not set gets the default."""
     keys = "model stream events max_tokens temperature top_k top_p min_p typical_p repeat_penalty seed stop"
     keys += " presence_penalty frequency_penalty logit_bias logprobs grammar json_schema timeout priority"
-    keys += " keep_alive ignore_eos messages"
+    keys += (
+        " keep_alive ignore_eos messages n_predict stop_token_ids repeat_last_n top_n_sigma xtc_probability"
+    )
+    keys += (
+        " xtc_threshold dynatemp_range dynatemp_exponent mirostat mirostat_tau mirostat_eta dry_multiplier"
+    )
+    keys += " dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers"
     assert parse(body(**dict.fromkeys(keys.split()))) == parse(body())
 
 
@@ -89,6 +95,29 @@ def test_every_key_reaches_the_order() -> None:
     assert command.events
 
 
+def test_every_way_of_sampling_reaches_the_order() -> None:
+    """Each key that has a value of its own here arrives as that value."""
+    keys = {
+        "temperature": 1.5,
+        "top_n_sigma": 1.25,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.2,
+        "dynatemp_range": 0.75,
+        "dynatemp_exponent": 2.0,
+        "repeat_last_n": -1,
+        "dry_multiplier": 0.8,
+        "dry_base": 2.0,
+        "dry_allowed_length": 3,
+        "dry_penalty_last_n": 128,
+        "dry_sequence_breakers": ["\n", "x"],
+    }
+    sampling = parse(body(**keys)).order.request.sampling
+    assert {name: getattr(sampling, name) for name in keys} == keys | {"dry_sequence_breakers": ("\n", "x")}
+    keys = {"mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.5}
+    sampling = parse(body(**keys)).order.request.sampling
+    assert {name: getattr(sampling, name) for name in keys} == keys
+
+
 def test_messages_take_the_place_of_a_prompt() -> None:
     """A conversation arrives turn by turn, as plain text."""
     request = parse(b'{"messages":[{"role":"user","content":"<|im_start|>"}]}').order.request
@@ -109,6 +138,14 @@ def test_messages_take_the_place_of_a_prompt() -> None:
         ({"logit_bias": [[3, 1], [4, False]]}, lambda r: r.sampling.logit_bias, ((3, 1.0), (4, -math.inf))),
         ({"logit_bias": {}}, lambda r: r.sampling.logit_bias, ()),
         ({"max_tokens": 2**31 - 1}, lambda r: r.max_tokens, 2**31 - 1),
+        ({"n_predict": 7}, lambda r: r.max_tokens, 7),
+        ({"n_predict": 7, "max_tokens": 7}, lambda r: r.max_tokens, 7),
+        ({"n_predict": -1}, lambda r: r.max_tokens, 2**31 - 1),
+        ({"stop_token_ids": [2, 0]}, lambda r: r.stop_tokens, (2, 0)),
+        ({"mirostat": 1, "top_k": 0, "top_p": 1, "min_p": 0}, lambda r: r.sampling.mirostat, 1),
+        ({"mirostat": 0, "top_k": 5}, lambda r: r.sampling.top_k, 5),
+        ({"temperature": 0, "top_k": 5}, lambda r: r.sampling.top_k, 5),
+        ({"temperature": 0, "xtc_probability": 0}, lambda r: r.sampling.xtc_probability, 0),
     ],
 )
 def test_other_spellings(keys, read, expected) -> None:
@@ -145,6 +182,34 @@ def test_a_schema_travels_as_its_own_text() -> None:
         ({"max_tokens": 0}, "`max_tokens` must be a whole number >= 1"),
         ({"max_tokens": 10**300}, "`max_tokens` must be a whole number <= 2147483647"),
         ({"max_tokens": True}, "`max_tokens` must be a whole number, not true or false"),
+        ({"n_predict": -2}, "`n_predict` must be a whole number >= -1"),
+        ({"n_predict": 0}, "`n_predict` is 0; it must be at least 1, or -1"),
+        ({"n_predict": 3, "max_tokens": 4}, "`max_tokens` is 4 and `n_predict` 3, and both mean the same"),
+        ({"n_predict": -1, "max_tokens": 4}, "`max_tokens` is 4 and `n_predict` -1"),
+        ({"stop_token_ids": [-1]}, "`stop_token_ids[0]` must be a whole number >= 0"),
+        ({"stop_token_ids": ["a"]}, "`stop_token_ids[0]` must be a whole number, not a string"),
+        ({"stop_token_ids": 2}, "`stop_token_ids` must be a list, not a whole number"),
+        ({"stop_token_ids": [1] * 65}, "`stop_token_ids` must be"),
+        ({"repeat_last_n": -2}, "`repeat_last_n` must be a whole number >= -1"),
+        ({"top_n_sigma": -2}, "`top_n_sigma` must be a number >= -1.0"),
+        ({"xtc_probability": 1.1}, "`xtc_probability` must be a number <= 1.0"),
+        ({"xtc_threshold": -0.1}, "`xtc_threshold` must be a number >= 0.0"),
+        ({"dynatemp_range": -1}, "`dynatemp_range` must be a number >= 0.0"),
+        ({"dynatemp_range": 2}, "the range can be at most the temperature"),
+        ({"dynatemp_exponent": 11}, "`dynatemp_exponent` must be a number <= 10.0"),
+        ({"mirostat": 3}, "`mirostat` must be a whole number <= 2"),
+        ({"mirostat_eta": 2}, "`mirostat_eta` must be a number <= 1.0"),
+        ({"dry_multiplier": -1}, "`dry_multiplier` must be a number >= 0.0"),
+        ({"dry_base": 0.5}, "`dry_base` must be a number >= 1.0"),
+        ({"dry_allowed_length": 0}, "`dry_allowed_length` must be a whole number >= 1"),
+        ({"dry_penalty_last_n": -2}, "`dry_penalty_last_n` must be a whole number >= -1"),
+        ({"dry_sequence_breakers": [""]}, "`dry_sequence_breakers[0]` must be a string of length >= 1"),
+        ({"dry_sequence_breakers": ["x"] * 9}, "`dry_sequence_breakers` must be a list of length <= 8"),
+        ({"mirostat": 2, "top_k": 40, "min_p": 0.1}, "leave out `top_k`, `min_p`, or `mirostat`"),
+        ({"mirostat": 2, "temperature": 0}, "and `mirostat` draws"),
+        ({"xtc_probability": 0.5, "temperature": 0}, "and `xtc_probability` draws"),
+        ({"dynatemp_range": 0.5, "temperature": 0}, "and `dynatemp_range` draws"),
+        ({"repetition_penalty": 1.1}, "did you mean repeat_penalty?"),
         ({"seed": -2}, "`seed` must be a whole number >= -1"),
         ({"seed": 2**32 - 1}, "`seed` must be a whole number <= 4294967294"),
         ({"stop": ["a", ""]}, "`stop[1]` must be a string of length >= 1"),

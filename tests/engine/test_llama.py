@@ -296,6 +296,37 @@ def test_a_bias_forces_and_bans_tokens(bench):
     assert text == "z" * 8
 
 
+def test_a_stop_token_ends_the_text_and_has_none(bench):
+    """The text ends before the token, which counts no more than an end-of-generation token does."""
+    forced = Sampling(temperature=0.0, logit_bias=((letters("q")[0], 100.0),))
+    text, last = bench.generate(ask("hello", sampling=forced, stop_tokens=tuple(letters("xq"))))
+    assert (text, last.reason, last.usage.completion_tokens) == ("", FinishReason.STOP, 0)
+    text, last = bench.generate(ask("hello", sampling=forced, stop_tokens=tuple(letters("x"))))
+    assert (text, last.reason) == ("q" * 8, FinishReason.LENGTH)
+
+
+def test_end_tokens_still_end_a_text_with_stop_tokens(bench):
+    """Stop tokens come in addition."""
+    forced = Sampling(temperature=0.0, logit_bias=((EOS, 100.0),))
+    text, last = bench.generate(ask("hello", sampling=forced, stop_tokens=tuple(letters("x"))))
+    assert (text, last.reason) == ("", FinishReason.STOP)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"stop_tokens": (320,)}, "names token 320; this model has tokens 0 to 319"),
+        ({"stop_tokens": (5, -1)}, "names token -1"),
+        ({"stop_tokens": (EOS,), "ignore_eos": True}, "which ignore_eos bans"),
+    ],
+)
+def test_stop_tokens_that_cannot_be_are_refused(bench, fields, told):
+    """A token that the model does not have, or that is banned, is named."""
+    _, last = bench.generate(ask("hello", **fields))
+    assert last.problem.kind == InvalidRequest.kind
+    assert told in last.problem.message
+
+
 @pytest.mark.parametrize(
     "sampling",
     [

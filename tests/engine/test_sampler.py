@@ -12,8 +12,11 @@ from modeld.core.request import Sampling
 from modeld.engine.llama.constrained import logits_of
 from modeld.engine.llama.library import lib
 from modeld.engine.llama.sampler import Sampler
+from modeld.errors import InvalidRequest
 
 GREEDY = Sampling(temperature=0.0)
+FREE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+"""Nothing is left out before the draw."""
 
 
 class Row:
@@ -27,12 +30,28 @@ class Row:
         assert lib.llama_decode(self.context, engine._batch.struct) == 0
         self.logits = logits_of(self.context, self.number, self.vocab.size)
 
-    def sample(self, sampling, **options):
-        sampler = Sampler(self.vocab, sampling, **options)
+    def sample(self, sampling, prompt=(), **options):
+        """Return one token, drawn after this prompt."""
+        return self.draw(sampling, 1, prompt, **options)[0]
+
+    def draw(self, sampling, count, prompt=(), **options):
+        """Return so many tokens that one sampler draws, each from the logits that are there now."""
+        sampler = Sampler(self.vocab, sampling, context=256, **options)
+        sampler.see_prompt(np.array(prompt, dtype=np.int32))
         try:
-            return sampler.sample(self.context, self.number)
+            return [sampler.sample(self.context, self.number) for _ in range(count)]
         finally:
             sampler.close()
+
+    def offer(self, **logits):
+        """Let these tokens (`t5=1.0`) have these logits, and all others next to no chance."""
+        self.logits[:] = -100
+        for name, logit in logits.items():
+            self.logits[int(name[1:])] = logit
+
+    def follow_zipf(self):
+        """Let probabilities fall as those of words do, which Mirostat 1 takes for granted."""
+        self.logits[:] = -1.2 * np.log(np.arange(1, self.vocab.size + 1))
 
     def greedy_in_c(self, biases=()):
         """Return what llama.cpp's own greedy chain takes."""
@@ -90,3 +109,132 @@ def test_a_logit_that_is_no_number_is_not_taken(row, places):
     assert row.sample(GREEDY) == row.greedy_in_c()
     biased = Sampling(temperature=0.0, logit_bias=((3, 0.5),))
     assert row.sample(biased) == row.greedy_in_c(((3, 0.5),))
+
+
+def test_top_n_sigma_keeps_what_is_near_the_highest(row):
+    """Tokens that many standard deviations below the highest logit are left out."""
+    row.logits[:] = 0.0
+    row.logits[[5, 6, 7]] = (8.0, 7.9, 4.0)
+    assert set(row.draw(Sampling(**FREE, top_n_sigma=1.0, seed=1), 60)) == {5, 6}
+    assert set(row.draw(Sampling(**FREE, seed=1), 60)) > {5, 6}
+
+
+def test_xtc_leaves_out_the_most_probable(row):
+    """Of the tokens above the threshold only the least probable stays, as often as asked for."""
+    row.offer(t5=3.0, t6=2.9, t7=2.8)
+    assert set(row.draw(Sampling(**FREE, xtc_probability=1.0, seed=1), 30)) == {7}
+    assert set(row.draw(Sampling(**FREE, xtc_probability=0.5, seed=1), 60)) == {5, 6, 7}
+    assert set(row.draw(Sampling(**FREE, xtc_probability=1.0, xtc_threshold=0.4, seed=1), 60)) == {5, 6, 7}
+
+
+def test_a_dynamic_temperature_follows_the_entropy(row):
+    """Where one token is nearly certain the temperature is low, where many are possible it is high."""
+    row.offer(t5=10.0, t6=5.0)
+    hot = FREE | {"temperature": 5.0}
+    assert set(row.draw(Sampling(**hot, seed=1), 60)) == {5, 6}
+    assert set(row.draw(Sampling(**hot, dynatemp_range=5.0, seed=1), 60)) == {5}
+    row.logits[:] = 1.0
+    assert len(set(row.draw(Sampling(**hot, dynatemp_range=5.0, seed=1), 60))) > 20
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_mirostat_keeps_to_its_surprise(row, version):
+    """With a target of nothing only the most probable token is drawn, with a high one many are."""
+    row.follow_zipf()
+    for tau, few in ((0.0, True), (9.0, False)):
+        seen = set(row.draw(Sampling(temperature=1.0, mirostat=version, mirostat_tau=tau, seed=1), 60))
+        assert (len(seen) <= 2) == few
+    slow = Sampling(temperature=1.0, mirostat=version, mirostat_tau=2.0, mirostat_eta=0.0, seed=1)
+    fast = Sampling(temperature=1.0, mirostat=version, mirostat_tau=2.0, mirostat_eta=1.0, seed=1)
+    assert row.draw(slow, 60) != row.draw(fast, 60)
+
+
+DRY = {"temperature": 0.0, "dry_multiplier": 5.0}
+
+
+def test_dry_does_not_prolong_a_repetition(row):
+    """The token that followed the same tokens before loses, unless a breaker stands between."""
+    row.offer(t50=5.0, t60=4.0)
+    line = row.vocab.tokenize("\n", add_special=False, parse_special=False)[-1]
+    assert row.sample(Sampling(temperature=0.0), [70, 71, 50, 70, 71]) == 50
+    assert row.sample(Sampling(**DRY), [70, 71, 50, 70, 71]) == 60
+    assert row.sample(Sampling(**DRY), [70, 50, 71]) == 50
+    assert row.sample(Sampling(**DRY, dry_allowed_length=3), [70, 71, 50, 70, 71]) == 50
+    assert row.sample(Sampling(**DRY, dry_penalty_last_n=4), [70, 71, 50, 70, 71]) == 50
+    assert row.sample(Sampling(**DRY, dry_penalty_last_n=-1), [70, 71, 50, *range(80, 170), 70, 71]) == 60
+    assert row.sample(Sampling(**DRY), [70, line, 50, 70, line]) == 50
+    assert row.sample(Sampling(**DRY, dry_sequence_breakers=()), [70, line, 50, 70, line]) == 60
+
+
+def test_dry_knows_the_answer_too(row):
+    """What is generated counts as the prompt does: a repetition is cut when it is too long."""
+    row.offer(t50=5.0, t60=4.0)
+    assert row.draw(Sampling(**DRY), 6) == [50, 50, 50, 60, 50, 50]
+
+
+@pytest.mark.parametrize(("last_n", "token"), [(0, 50), (3, 50), (4, 60), (64, 60), (-1, 60), (10**9, 60)])
+def test_penalties_look_back_so_far(row, last_n, token):
+    """`repeat_last_n` tokens count, those of the prompt too."""
+    row.offer(t50=5.0, t60=4.0)
+    sampling = Sampling(temperature=0.0, presence_penalty=3.0, repeat_last_n=last_n)
+    assert row.sample(sampling, [50, 70, 71, 72]) == token
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"xtc_probability": 0.5},
+        {"mirostat": 1},
+        {"mirostat": 2},
+        {"dynatemp_range": 0.5, "top_n_sigma": 3.0},
+        {"dry_multiplier": 0.8},
+    ],
+)
+def test_the_same_seed_draws_the_same(row, more):
+    """Whatever else a chain has, its seed decides."""
+    row.follow_zipf()
+    drawn = [row.draw(Sampling(**FREE | more, seed=seed), 40) for seed in (7, 7, 8)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"mirostat": 3},
+        {"mirostat_tau": math.nan},
+        {"top_n_sigma": math.inf},
+        {"xtc_probability": -1.0},
+        {"dynatemp_range": 1.5},
+        {"dry_base": math.nan},
+        {"dry_multiplier": math.inf},
+        {"dry_sequence_breakers": ("x",) * 9},
+        {"dry_sequence_breakers": ("",)},
+        {"dry_sequence_breakers": ("a\0b",)},
+        {"dry_sequence_breakers": ("€" * 14,)},
+    ],
+)
+def test_what_llama_cannot_be_given_is_refused(row, more):
+    """Values that are not finite or out of range end as a refusal that names them."""
+    with pytest.raises(InvalidRequest) as caught:
+        row.sample(Sampling(**FREE | more))
+    assert next(iter(more)) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"mirostat": 1, "mirostat_tau": 0.0, "mirostat_eta": 1e30},
+        {"mirostat": 2, "mirostat_tau": 1e30, "mirostat_eta": 1e30},
+        {"dynatemp_range": 1.0, "dynatemp_exponent": 1e30},
+        {"xtc_probability": 1e30, "xtc_threshold": 0.0},
+        {"top_n_sigma": 1e-30},
+        {"dry_multiplier": 1e30, "dry_base": 1e30, "dry_allowed_length": -5, "dry_penalty_last_n": 2**31 - 1},
+        {"repeat_last_n": 2**31 - 1, "presence_penalty": 1e30},
+    ],
+)
+def test_extreme_values_still_draw(row, more):
+    """What is finite is survived, with one candidate left and with all."""
+    for banned in (0, row.vocab.size - 1):
+        bias = tuple((token, -math.inf) for token in range(banned))
+        for token in row.draw(Sampling(**FREE | more, logit_bias=bias, seed=1), 5, [5, 6, 5, 6]):
+            assert 0 <= token < row.vocab.size

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
-from typing import TypeVar, cast
+from typing import cast
 
 import msgspec
 
@@ -18,20 +16,16 @@ from modeld.core.request import (
     Message,
     Order,
     Priority,
-    Sampling,
 )
 from modeld.dialects.native.complaint import complain
-from modeld.dialects.native.wire import MAX_INT32, Bias, Duration, InferBody
+from modeld.dialects.native.sampling import sampling_of
+from modeld.dialects.native.wire import MAX_INT32, Duration, InferBody
 from modeld.errors import InvalidRequest
 
-T = TypeVar("T")
-
-MAX_BIAS = 1000.0
 MAX_SCHEMA_DEPTH = 100
 """Levels of nesting in a JSON schema."""
 
 _decoder = msgspec.json.Decoder(InferBody)
-_sampling = Sampling()
 _request = GenerateRequest()
 
 
@@ -105,28 +99,28 @@ def _generation(wire: InferBody) -> GenerateRequest:
     return GenerateRequest(
         prompt=wire.prompt,
         messages=tuple(Message(role=turn.role, content=turn.content) for turn in wire.messages or ()),
-        max_tokens=_or(wire.max_tokens, _request.max_tokens),
-        sampling=Sampling(
-            temperature=_or(wire.temperature, _sampling.temperature),
-            top_k=_or(wire.top_k, _sampling.top_k),
-            top_p=_or(wire.top_p, _sampling.top_p),
-            min_p=_or(wire.min_p, _sampling.min_p),
-            typical_p=_or(wire.typical_p, _sampling.typical_p),
-            repeat_penalty=_or(wire.repeat_penalty, _sampling.repeat_penalty),
-            presence_penalty=_or(wire.presence_penalty, _sampling.presence_penalty),
-            frequency_penalty=_or(wire.frequency_penalty, _sampling.frequency_penalty),
-            seed=None if wire.seed == -1 else wire.seed,
-            logit_bias=_biases(wire.logit_bias),
-        ),
+        max_tokens=_max_tokens(wire),
+        sampling=sampling_of(wire),
         stop=(wire.stop,) if isinstance(wire.stop, str) else tuple(wire.stop or ()),
+        stop_tokens=tuple(wire.stop_token_ids or ()),
         ignore_eos=bool(wire.ignore_eos),
         logprobs=_logprobs(wire.logprobs),
         constraint=_constraint(wire),
     )
 
 
-def _or(value: T | None, default: T) -> T:
-    return default if value is None else value
+def _max_tokens(wire: InferBody) -> int:
+    """Return the bound under either of its names; -1 stands for all the room that the context leaves."""
+    if wire.n_predict is None:
+        return _request.max_tokens if wire.max_tokens is None else wire.max_tokens
+    if wire.max_tokens not in (None, wire.n_predict):
+        raise InvalidRequest(
+            f"`max_tokens` is {wire.max_tokens} and `n_predict` {wire.n_predict}, and both mean the same; "
+            f"give one of them"
+        )
+    if wire.n_predict == 0:
+        raise InvalidRequest("`n_predict` is 0; it must be at least 1, or -1 for until the context is full")
+    return wire.n_predict if wire.n_predict > 0 else MAX_INT32
 
 
 def _model(name: str | None) -> str | None:
@@ -149,33 +143,6 @@ def _timeout(value: Duration | None) -> float | None:
     if seconds <= 0:
         raise InvalidRequest("`timeout` must be longer than nothing, such as 30s; leave it out for no limit")
     return seconds
-
-
-def _biases(value: dict[str, Bias] | list[tuple[int, Bias]] | None) -> tuple[tuple[int, float], ...]:
-    if value is None:
-        return ()
-    pairs: Sequence[tuple[str | int, Bias]] = (
-        list(value.items()) if isinstance(value, dict) else cast("list[tuple[str | int, Bias]]", value)
-    )
-    return tuple((_token_id(token), _bias(bias)) for token, bias in pairs)
-
-
-def _token_id(token: str | int) -> int:
-    if isinstance(token, str):
-        if not re.fullmatch(r"\d{1,10}", token, re.ASCII):
-            raise InvalidRequest(f'`logit_bias`: "{token[:40]}" is no token id; ids are whole numbers')
-        token = int(token)
-    if not 0 <= token <= MAX_INT32:
-        raise InvalidRequest("`logit_bias`: a token id is a whole number from 0 to 2147483647")
-    return token
-
-
-def _bias(bias: Bias) -> float:
-    if bias is False:
-        return -math.inf
-    if bias is True or not -MAX_BIAS <= bias <= MAX_BIAS:
-        raise InvalidRequest("`logit_bias`: a bias is a number from -1000 to 1000, or false")
-    return float(bias)
 
 
 def _logprobs(value: int | bool | None) -> int | None:

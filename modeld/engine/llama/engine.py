@@ -324,7 +324,7 @@ class LlamaEngine:
         except InvalidGrammar as error:  # it takes too long, which only shows now
             self._break(job, error, outputs)
             return
-        if token == NO_TOKEN or token in self._vocab.end_tokens:
+        if token == NO_TOKEN or token in job.ends:
             self._finish(job, FinishReason.STOP, job.text.flush(), outputs)
             return
         job.pending = token

@@ -28,6 +28,7 @@ class Job:
       prompt: its tokens.
       limit: most tokens it may generate, clipped to the context.
       slot: the sequence it is decoded into; -1 while it waits.
+      ends: tokens that end it.
       cached: tokens of the prompt that another request had decoded.
       answer: the tokens generated.
       kept: tokens of it that are in the KV cache, which is also its next position.
@@ -40,6 +41,7 @@ class Job:
     __slots__ = (
         "answer",
         "cached",
+        "ends",
         "generated",
         "id",
         "kept",
@@ -56,7 +58,14 @@ class Job:
     )
 
     def __init__(
-        self, request_id: int, request: GenerateRequest, prompt: TokenArray, limit: int, sampler: Sampler
+        self,
+        request_id: int,
+        request: GenerateRequest,
+        prompt: TokenArray,
+        limit: int,
+        *,
+        sampler: Sampler,
+        ends: frozenset[int],
     ) -> None:
         self.id = request_id
         self.prompt = prompt
@@ -64,6 +73,7 @@ class Job:
         self.limit = limit
         self.logprobs = request.logprobs
         self.sampler = sampler
+        self.ends = ends
         self.text = TextFilter(request.stop)
         self.slot = -1
         self.cached = 0
@@ -132,10 +142,30 @@ def prepare(
     room = context - len(prompt)
     if room < 1:
         raise _too_long(str(len(prompt)), len(prompt), context)
+    ends = _ends(request, vocab)
     grammar = None if request.constraint is None else compile_constraint(request.constraint)
-    sampler = Sampler(vocab, request.sampling, ignore_end=request.ignore_eos, grammar=grammar)
+    sampler = Sampler(
+        vocab, request.sampling, context=context, ignore_end=request.ignore_eos, grammar=grammar
+    )
     sampler.see_prompt(prompt)
-    return Job(request_id, request, prompt, min(request.max_tokens, room), sampler)
+    return Job(request_id, request, prompt, min(request.max_tokens, room), sampler=sampler, ends=ends)
+
+
+def _ends(request: GenerateRequest, vocab: Vocab) -> frozenset[int]:
+    """Return the tokens that end the generation."""
+    if not request.stop_tokens:
+        return vocab.end_tokens
+    for token in request.stop_tokens:
+        if not 0 <= token < vocab.size:
+            raise InvalidRequest(
+                f"stop_token_ids names token {token}; this model has tokens 0 to {vocab.size - 1}"
+            )
+        if request.ignore_eos and token in vocab.end_tokens:
+            raise InvalidRequest(
+                f"stop_token_ids names token {token}, an end-of-generation token, which ignore_eos bans; "
+                f"leave one of the two out"
+            )
+    return vocab.end_tokens.union(request.stop_tokens)
 
 
 def _too_long(said: str, tokens: int, context: int) -> PromptTooLong:

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Chooses tokens: one chain of llama.cpp samplers for each running request.
+"""Chooses tokens: one chain of llama.cpp samplers (`chain`) for each running request.
 
-Order of the chain, as llama.cpp's own (common/sampling.cpp): logit bias, penalties, top-k,
-typical, top-p, min-p, temperature, then a draw; greedy replaces all from top-k on. A grammar stands
-outside the chain (`constrained`). llama.cpp aborts the process on values that are not finite, so
-they are checked here.
+A grammar stands outside the chain (`constrained`).
 
 The most probable token alone, biased or not, needs no chain: numpy finds the same one, the first of
 equals, in a tenth of the time (49,152 logits: 9 us against 106, most of which go into a copy of them).
@@ -13,58 +10,56 @@ equals, in a tenth of the time (49,152 logits: 9 us against 106, most of which g
 from __future__ import annotations
 
 import math
-import secrets
 
 import numpy as np
 
 from modeld.core.request import Sampling
+from modeld.engine.llama.chain import check, links, looks_back
 from modeld.engine.llama.constrained import ConstrainedDraw, logits_of
 from modeld.engine.llama.grammar import Grammar
 from modeld.engine.llama.library import lib
 from modeld.engine.llama.vocab import TokenArray, Vocab
 from modeld.errors import InvalidRequest
 
-PENALTY_LAST_N = 64
-"""Tokens that penalties look back on, prompt included, as llama.cpp's default."""
 _MOST_BIAS = 1e6
-_LEAST_TEMPERATURE = 1e-4
-_SEEDS = 2**32 - 1
-"""2**32 - 1 itself means "draw one" to llama.cpp."""
 
 
 class Sampler:
-    """The samplers of one request. `close` frees them; nothing else may be called after it.
+    """The samplers of one request, of at most `context` tokens.
 
+    `close` frees them; nothing else may be called after it.
     Raises: InvalidRequest for values that cannot be used, InvalidGrammar.
     """
 
     def __init__(
-        self, vocab: Vocab, sampling: Sampling, *, ignore_end: bool = False, grammar: Grammar | None = None
+        self,
+        vocab: Vocab,
+        sampling: Sampling,
+        *,
+        context: int,
+        ignore_end: bool = False,
+        grammar: Grammar | None = None,
     ) -> None:
-        _check(sampling)
+        check(sampling)
         self._vocab = vocab
-        self._greedy = sampling.temperature <= 0
         biases = self._biases(sampling, ignore_end, grammar)
         self._banned = [token for token, bias in biases.items() if bias == -math.inf]
         if len(self._banned) >= vocab.size:
             raise InvalidRequest("logit_bias and ignore_eos together ban every token of the model")
         self._constrained = None if grammar is None else ConstrainedDraw(vocab, grammar)
-        self._penalises = _penalises(sampling)
-        self._highest = (
-            _Highest(vocab.size, biases)
-            if self._greedy and not self._penalises and self._constrained is None
-            else None
-        )
+        self._looks_back = looks_back(sampling, context)
+        bare = sampling.temperature <= 0 and not self._looks_back and grammar is None
+        self._highest = _Highest(vocab.size, biases) if bare else None
         params = lib.llama_sampler_chain_default_params()
         params.no_perf = True
         self._chain = lib.llama_sampler_chain_init(params)
-        for sampler in self._links(sampling, biases):
+        for sampler in links(vocab, sampling, biases, context):
             lib.llama_sampler_chain_add(self._chain, sampler)
 
     def see_prompt(self, tokens: TokenArray) -> None:
-        """Let penalties count the end of the prompt, as llama.cpp's server does."""
-        if self._penalises:
-            for token in tokens[-PENALTY_LAST_N:].tolist():
+        """Let penalties know the end of the prompt, as llama.cpp's server does."""
+        if self._looks_back:
+            for token in tokens[-self._looks_back :].tolist():
                 lib.llama_sampler_accept(self._chain, token)
 
     def sample(self, context: int, row: int) -> int:
@@ -111,35 +106,6 @@ class Sampler:
             biases.update(dict.fromkeys(hidden, -math.inf))
         return biases
 
-    def _links(self, sampling: Sampling, biases: dict[int, float]) -> list[int]:
-        size = self._vocab.size
-        links: list[int] = []
-        if biases:
-            array = (lib.llama_logit_bias * len(biases))(
-                *(lib.llama_logit_bias(token, bias) for token, bias in biases.items())
-            )
-            links.append(lib.llama_sampler_init_logit_bias(size, len(biases), array))
-        if self._penalises:
-            repeat, frequency = sampling.repeat_penalty, sampling.frequency_penalty
-            links.append(
-                lib.llama_sampler_init_penalties(
-                    size, PENALTY_LAST_N, repeat, frequency, sampling.presence_penalty
-                )
-            )
-        if self._greedy:
-            return [*links, lib.llama_sampler_init_greedy()]
-        if 0 < sampling.top_k < size:
-            links.append(lib.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.typical_p < 1:
-            links.append(lib.llama_sampler_init_typical(sampling.typical_p, 1))
-        if sampling.top_p < 1:
-            links.append(lib.llama_sampler_init_top_p(sampling.top_p, 1))
-        if sampling.min_p > 0:
-            links.append(lib.llama_sampler_init_min_p(sampling.min_p, 1))
-        seed = secrets.randbelow(_SEEDS) if sampling.seed is None else sampling.seed % _SEEDS
-        links.append(lib.llama_sampler_init_temp(max(sampling.temperature, _LEAST_TEMPERATURE)))
-        return [*links, lib.llama_sampler_init_dist(seed)]
-
 
 class _Highest:
     """Finds the token with the highest logit, biases added."""
@@ -161,21 +127,3 @@ class _Highest:
         highest = logits[token]
         logits[self._biased] = raw
         return None if math.isnan(highest) else token
-
-
-def _penalises(sampling: Sampling) -> bool:
-    return (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty) != (1, 0, 0)
-
-
-def _check(sampling: Sampling) -> None:
-    """Refuse values that llama.cpp would abort on. Dialects have narrower ranges."""
-    for name in ("temperature", "top_p", "min_p", "typical_p", "repeat_penalty"):
-        value = getattr(sampling, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise InvalidRequest(f"{name} is {value}; it must be a number of at least 0")
-    if sampling.repeat_penalty == 0:
-        raise InvalidRequest("repeat_penalty is 0; it must be greater, and 1 means none")
-    for name in ("presence_penalty", "frequency_penalty"):
-        value = getattr(sampling, name)
-        if not math.isfinite(value):
-            raise InvalidRequest(f"{name} is {value}; it must be a number")
