@@ -175,6 +175,14 @@ class ModelFailed(ModeldError):
     default_retry_after_s = 5.0
 
 
+class Evicted(ModeldError):
+    """The model had to make room for another one before the request had its first token."""
+
+    status = 503
+    kind = "evicted"
+    default_retry_after_s = 1.0
+
+
 class DeadlineUnreachable(ModeldError):
     """The request's time will be over before a slot can be free."""
 
@@ -216,6 +224,7 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         EngineFailed,
         Draining,
         ModelFailed,
+        Evicted,
         DeadlineUnreachable,
         DeadlineExceeded,
         DoesNotFit,

@@ -286,6 +286,12 @@ FIELDS: Sequence[Field] = (
             zero_is_default=True,
         ),
         Field(
+            "max_queue_total",
+            _DEPTH,
+            "Requests that may wait for all models together; more are refused with 429.",
+            zero_is_default=True,
+        ),
+        Field(
             "max_wait",
             duration(0.001),
             "A request that waited longer is refused with 429.",
@@ -314,6 +320,34 @@ FIELDS: Sequence[Field] = (
             zero_is_default=True,
         ),
         Field("shutdown_timeout", duration(), "The stop after SIGTERM is over within this time."),
+    ),
+    *_group(
+        "Models that take turns (docs/scheduling.md)",
+        Field(
+            "max_wait_before_drain",
+            duration(),
+            "Busy models are asked to make room once a request has waited so long for their memory; what "
+            "comes for them later waits until the other model had its turn.",
+        ),
+        Field("quantum", duration(), "A model that was loaded serves at least so long before that."),
+        Field(
+            "backlog_time",
+            or_none(duration(), ("auto",)),
+            "A model that has to make room first serves those that came before, for at most so long.",
+            default="a third of max_wait",
+        ),
+        Field("min_residency", duration(), "An idle model stays at least so long before it makes room."),
+        Field(
+            "evict_timeout",
+            duration(0.1),
+            "After that its running requests may go on for so long before more models are asked to go, or "
+            "they are cut.",
+        ),
+        Field(
+            "cut_streams",
+            BOOL,
+            "Cut requests that run on for longer than `evict_timeout` when their model has to make room.",
+        ),
     ),
     *_group(
         "llama.cpp",

@@ -51,7 +51,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float = 2.0
     max_body_bytes: int = 1024 * 1024
     max_queue_depth: int = 32
+    max_queue_total: int = 256
     max_wait: float = 30.0
+    max_wait_before_drain: float = 2.0
+    quantum: float = 2.0
+    backlog_time: float | None = None
+    """None: a third of `max_wait`."""
+    min_residency: float = 0.0
+    evict_timeout: float = 10.0
+    cut_streams: bool = False
     infer_timeout: float | None = None
     write_timeout: float = 60.0
     stall_timeout: float = 30.0

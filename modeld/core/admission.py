@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import math
 
+from modeld.core.eta import retry_after, retry_after_any
 from modeld.core.fleet import Fleet, Instant
+from modeld.core.gates import is_closed
+from modeld.core.lifecycle import State
 from modeld.core.models import ModelSpec
 from modeld.core.placement import never_fits
 from modeld.core.restart import is_open
@@ -19,8 +22,8 @@ def admit(fleet: Fleet, spec: ModelSpec, now: Instant, deadline: Instant | None 
     """Return why a request for this model is refused, or None: it may wait.
 
     (1) The daemon goes down. (2) The file is damaged. (3) The model can never fit.
-    (4) It failed, and its backoff is not over. (5) Its queue is full. (6) Its deadline passes before
-    those in front of it can have been served.
+    (4) It failed, and its backoff is not over. (5) Its queue is full, or that of all models is.
+    (6) Its deadline passes before those in front of it can have been served.
     """
     # (1)
     if fleet.draining:
@@ -43,14 +46,32 @@ def admit(fleet: Fleet, spec: ModelSpec, now: Instant, deadline: Instant | None 
     view = fleet.instance(spec.id)
     slots = view.slots if view.state.holds_memory else spec.options.slots
     inside = sum(waiter.model_id == spec.id for waiter in fleet.waiting) + view.live_leases
-    if inside - slots < depth:
-        return _unreachable(fleet, spec.id, now, deadline, inside // max(1, slots))  # (6)
-    waiting = fleet.queue_len(spec.id)
-    retry = retry_after(fleet, spec.id)
+    if inside - slots >= depth:
+        return _queue_full(fleet, spec.id, depth, now)
+    at_once = view.state is State.READY and inside < slots and not is_closed(fleet, view, now)
+    if not at_once and fleet.waiting_total >= fleet.limits.max_queue_total:
+        return _all_queues_full(fleet)
+    return _unreachable(fleet, spec.id, now, deadline, inside // max(1, slots))  # (6)
+
+
+def _queue_full(fleet: Fleet, model_id: str, depth: int, now: Instant) -> Problem:
+    waiting = fleet.queue_len(model_id)
+    retry = retry_after(fleet, model_id, now)
     return QueueFull(
-        f"the queue of model {spec.id} is full: {waiting} requests wait and max_queue_depth is {depth}; "
+        f"the queue of model {model_id} is full: {waiting} requests wait and max_queue_depth is {depth}; "
         f"try again in {retry} s",
         details={"queue_len": waiting, "max_queue_depth": depth},
+        retry_after_s=retry,
+    ).as_problem()
+
+
+def _all_queues_full(fleet: Fleet) -> Problem:
+    waiting, most = fleet.waiting_total, fleet.limits.max_queue_total
+    retry = retry_after_any(fleet)
+    return QueueFull(
+        f"{waiting} requests wait for all models together, and max_queue_total is {most}; "
+        f"try again in {retry} s",
+        details={"queue_total": waiting, "max_queue_total": most},
         retry_after_s=retry,
     ).as_problem()
 
@@ -60,18 +81,23 @@ def _unreachable(
 ) -> Problem | None:
     """Refuse what would wait in vain: `rounds` of requests come first, the first of which is under way.
 
-    Only what is certain by the measured service time counts, so the round under way is taken as over.
+    Only what is certain by measurement counts: the round under way is taken as over; a load counts with
+    what the last one took, but only for those behind the first, which starts it (else a model whose one
+    load was slow would never be loaded again).
     """
-    service = fleet.instance(model_id).service_s
-    if deadline is None or service is None or rounds < 2:
+    view = fleet.instance(model_id)
+    if deadline is None or (view.service_s is None and view.state is State.READY):
         return None
-    wait = (rounds - 1) * service
+    loads = 0.0 if view.state is State.READY or fleet.queue_len(model_id) == 0 else view.load_s
+    if view.state is State.LOADING:
+        loads = max(0.0, loads - (now - view.load_started))
+    wait = loads + max(0, rounds - 1) * (view.service_s or 0.0)
     if now + wait <= deadline:
         return None
     retry = max(1, math.ceil(wait))
     return DeadlineUnreachable(
-        f"this request has {deadline - now:.1f} s, and about {wait:.1f} s of others' requests for model "
-        f"{model_id} come first; try again in {retry} s, or give it more time",
+        f"this request has {deadline - now:.1f} s, and about {wait:.1f} s of loading and of others' requests "
+        f"for model {model_id} come first; try again in {retry} s, or give it more time",
         details={"eta_ms": round(wait * 1000), "queue_len": fleet.queue_len(model_id)},
         retry_after_s=retry,
     ).as_problem()
@@ -86,23 +112,3 @@ def model_failed(model_id: str, cause: Problem | None, wait_s: float) -> Problem
         details={} if cause is None else cause.details,
         retry_after_s=retry,
     ).as_problem()
-
-
-def eta(fleet: Fleet, model_id: str, position: int) -> float | None:
-    """Estimate the seconds until the request at `position` (from 1) of a queue gets a slot.
-
-    Each slot frees up once per average service time: ceil(position / slots) x service time.
-    None while no request of this model has been served.
-    """
-    view = fleet.instance(model_id)
-    if view.service_s is None:
-        return None
-    return math.ceil(position / max(1, view.slots)) * view.service_s
-
-
-def retry_after(fleet: Fleet, model_id: str) -> int:
-    """Return whole seconds after which a place in the queue is likely: one service time a slot."""
-    view = fleet.instance(model_id)
-    if view.service_s is None:
-        return 1
-    return max(1, math.ceil(view.service_s / max(1, view.slots)))

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
+from modeld.core.events import FinishReason
 from modeld.core.models import ModelSpec
 from modeld.errors import Problem
 
@@ -32,6 +33,13 @@ class CutReason(StrEnum):
     TIMEOUT = "timeout"
     SHUTDOWN = "shutdown"
     WAITED = "waited"
+    EVICTED = "evicted"
+    """Its model had to make room, and the operator allows to cut."""
+
+    @property
+    def finish(self) -> FinishReason:
+        """How a stream that had begun ends."""
+        return FinishReason.TIMEOUT if self is CutReason.TIMEOUT else FinishReason.SHUTDOWN
 
 
 class Cut(msgspec.Struct, frozen=True):

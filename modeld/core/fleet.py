@@ -6,7 +6,9 @@ Instants are seconds on the scheduler's monotonic clock. Bytes are bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from enum import StrEnum
 
 import msgspec
 
@@ -19,6 +21,19 @@ Instant = float
 """Seconds on the scheduler's monotonic clock."""
 
 
+REUSE_WINDOW_S = 600.0
+"""Requests count towards a model's reuse rate with weight 1/e after this long (docs/scheduling.md)."""
+
+
+class Eviction(StrEnum):
+    """By which rule idle models make room."""
+
+    COST = "cost"
+    """The set whose loss is expected to cost least."""
+    LRU = "lru"
+    """Least recently used first: what the simulator compares with."""
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator set. Times in seconds, memory in bytes."""
 
@@ -26,8 +41,21 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """None is unlimited."""
     margin: int = 0
     max_queue_depth: int = 32
+    max_queue_total: int = 256
     max_wait_s: float = 30.0
+    max_wait_before_drain_s: float = 2.0
+    """A request that waits longer for room has busy models drained."""
+    quantum_s: float = 2.0
+    """A model serves at least so long before it is drained for another."""
+    backlog_time_s: float = 10.0
+    """A model that is drained goes on with requests that came before, for at most so long."""
+    min_residency_s: float = 0.0
+    """An idle model stays at least so long before it makes room."""
+    evict_timeout_s: float = 10.0
+    """A drain that takes longer after that is widened, or cut."""
+    cut_streams: bool = False
     infer_timeout_s: float | None = None
+    eviction: Eviction = Eviction.COST
     cores: int = 1
 
 
@@ -83,7 +111,13 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     keep_until: Instant | None = None
     """When it is unloaded if still idle; None: never by time."""
     load_started: Instant = 0.0
+    ready_at: Instant = 0.0
+    """When its last load ended: its turn and its residency begin there."""
     load_s: float = 0.0
+    """What its last load took; 0 before the first."""
+    demand: float = 0.0
+    """Requests so far, each weighing less by 1/e for every `REUSE_WINDOW_S` at `demand_at`."""
+    demand_at: Instant = 0.0
     service_s: float | None = None
     """Decaying average of the seconds a request holds a slot."""
     threads: int = 0
@@ -95,6 +129,10 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     """To be loaded although nobody waits (preload)."""
     failures: Failures = Failures()
     restarts: int = 0
+
+    def reuse_rate(self, now: Instant) -> float:
+        """Return how often it is asked for lately, in requests per second."""
+        return self.demand * math.exp((self.demand_at - now) / REUSE_WINDOW_S) / REUSE_WINDOW_S
 
     @property
     def idle(self) -> bool:
@@ -117,6 +155,19 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
         return sum(lease.slot_since is None and not lease.closed for lease in self.leases)
 
 
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """Room that is being made for a model: nobody else gets these bytes."""
+
+    model_id: str
+    victims: tuple[str, ...]
+    """Models that go for it. While they are not all idle, their gates are closed."""
+    since: Instant
+    widened_at: Instant
+    """When `victims` were last chosen or added to."""
+    committed: bool = False
+    """The victims were told to stop."""
+
+
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the scheduler decides on."""
 
@@ -124,6 +175,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     catalog: Catalog = Catalog()
     instances: Mapping[str, InstanceView] = {}
     waiting: tuple[Waiter, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    """The oldest first, which is the order in which they are met."""
     draining: bool = False
     loads: int = 0
     evictions: int = 0
@@ -157,6 +210,11 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         """Return the models that somebody waits for."""
         waited_for = {waiter.model_id for waiter in self.waiting}
         return frozenset(waited_for | {view.model_id for view in self.instances.values() if view.queued})
+
+    @property
+    def waiting_total(self) -> int:
+        """Requests of all models that have no slot."""
+        return len(self.waiting) + sum(view.queued for view in self.instances.values())
 
     @property
     def held(self) -> int:

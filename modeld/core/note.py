@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from modeld.core import inputs
 from modeld.core.admission import admit, model_failed
 from modeld.core.effects import Cut, CutReason, Effect, Refuse, Tell
-from modeld.core.fleet import Failures, Fleet, InstanceView, Instant, Lease, Waiter
+from modeld.core.fleet import REUSE_WINDOW_S, Failures, Fleet, InstanceView, Instant, Lease, Waiter
 from modeld.core.inputs import Input
 from modeld.core.lifecycle import State, move
 from modeld.core.models import ModelSpec
@@ -79,6 +79,9 @@ def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:
         priority=event.priority,
         keep_alive_s=event.keep_alive_s,
     )
+    view = fleet.instance(spec.id)
+    demand = view.reuse_rate(now) * REUSE_WINDOW_S + 1.0
+    fleet = fleet.having(replace(view, demand=demand, demand_at=now))
     return replace(fleet, waiting=(*fleet.waiting, waiter)), []
 
 
@@ -135,16 +138,22 @@ def _loaded(fleet: Fleet, model_id: str, slots: int, now: Instant) -> Outcome:
         slots=slots,
         wanted=False,
         last_used=now,
+        ready_at=now,
         load_s=load_s,
         keep_until=None if ttl is None else now + ttl,
     )
     waiting = tuple(
-        replace(waiter, waiting_since=now) if waiter.model_id == model_id else waiter
+        _without_load(waiter, view.load_started, now) if waiter.model_id == model_id else waiter
         for waiter in fleet.waiting
     )
     numbers = {"load_s": round(load_s, 3), "slots": slots}
     tell = Tell(action="ready", model_id=model_id, reason="it was loaded", numbers=numbers)
     return replace(fleet.having(view), waiting=waiting, loads=fleet.loads + 1), [tell]
+
+
+def _without_load(waiter: Waiter, load_started: Instant, now: Instant) -> Waiter:
+    """Take the time of the model's own load out of what counts as waiting for others."""
+    return replace(waiter, waiting_since=waiter.waiting_since + now - max(load_started, waiter.arrived))
 
 
 def _load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
@@ -177,7 +186,7 @@ def _died(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcom
             ticket=lease.ticket,
             model_id=model_id,
             arrived=lease.arrived,
-            waiting_since=now,
+            waiting_since=lease.waiting_since,
             deadline=lease.deadline,
             priority=lease.priority,
             keep_alive_s=lease.keep_alive_s,

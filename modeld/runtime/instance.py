@@ -136,7 +136,7 @@ class Instance:
         if ticket.first_token is None or cut.reason is CutReason.WAITED:
             ticket.fail(cut.problem)
         else:
-            ticket.finish(FinishReason(cut.reason.value))
+            ticket.finish(cut.reason.finish)
         self.cancel(ticket)
 
     def set_threads(self, threads: int) -> None:

@@ -16,15 +16,17 @@ from msgspec.structs import replace
 from trio_util import AsyncValue
 
 from modeld.core import inputs
-from modeld.core.admission import eta
 from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, SetThreads, Stop, Tell
+from modeld.core.eta import eta
 from modeld.core.events import Loading, Queued
 from modeld.core.fleet import Fleet, Limits
 from modeld.core.inputs import Input
 from modeld.core.lifecycle import State
 from modeld.core.models import Catalog, EngineKind, ModelSpec
+from modeld.core.order import queue_order
 from modeld.core.request import Order
-from modeld.core.schedule import next_deadline, queue_order, step
+from modeld.core.schedule import step
+from modeld.core.wake import next_deadline
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import ModelNotFound, Problem
 from modeld.runtime.instance import Instance
@@ -305,7 +307,7 @@ class Scheduler:
                 ticket = self._tickets.get(ticket_id)
                 if ticket is not None and ticket.position != position:
                     ticket.position = position
-                    ticket.put(Queued(position, eta(self.fleet, model_id, position)))
+                    ticket.put(Queued(position, eta(self.fleet, model_id, position, now)))
 
 
 def _no_such_model(catalog: Catalog, name: str | None) -> str:

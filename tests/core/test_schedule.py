@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from support.fleets import Paper, limits, spec
 
@@ -21,8 +23,9 @@ from modeld.core.inputs import (
 )
 from modeld.core.lifecycle import State, move
 from modeld.core.models import MIB, make_catalog
+from modeld.core.order import queue_order
 from modeld.core.request import Priority
-from modeld.core.schedule import next_deadline, queue_order
+from modeld.core.wake import next_deadline
 from modeld.errors import EngineFailed, ModelFailed
 
 BROKEN = ModelFailed("the file ends too early").as_problem()
@@ -220,7 +223,7 @@ def test_a_deadline_ends_a_request_in_every_phase(phase: str) -> None:
     if phase == "slot":
         paper.loaded("a")
         paper.feed(GotSlot(ticket))
-    assert next_deadline(paper.fleet, 0.0) == 5.0
+    assert next_deadline(paper.fleet, 3.0) == 5.0
     paper.now = 5.0
     paper.feed(Tick())
     if phase == "slot":
@@ -475,11 +478,18 @@ def test_each_eviction_and_load_is_told_with_its_numbers() -> None:
     """The operator sees what was done, why, and the bytes."""
     paper = Paper([spec("a", 60), spec("b", 60)], limits(100))
     paper.up("a")
+    paper.now = 600.0
     paper.arrive("b")
     evict = next(e for e in paper.effects if isinstance(e, Tell) and e.action == "evict")
     assert evict.model_id == "a.gguf"
     assert "b.gguf" in evict.reason
-    assert evict.numbers == {"frees_mb": 60.0, "need_mb": 60.0, "free_mb": 40.0}
+    assert evict.numbers == {
+        "frees_mb": 60.0,
+        "need_mb": 60.0,
+        "free_mb": 40.0,
+        "reload_s": 0.0,
+        "uses_per_min": pytest.approx(60 / 600 / math.e),
+    }
 
 
 def test_an_impossible_move_is_a_defect() -> None:

@@ -12,7 +12,7 @@ from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, Stop
 from modeld.core.inputs import CutAll, Died, GotSlot, Left, Loaded, LoadFailed, Released, Stopped, Tick
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB
-from modeld.core.schedule import next_deadline
+from modeld.core.wake import next_deadline
 from modeld.errors import EngineFailed, ModelFailed
 
 BUDGET_MB = 100

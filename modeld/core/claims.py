@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Claims: memory that is being freed for one model is kept for it until that model loads.
+
+The arithmetic of what is still for anybody, and the upkeep of claims as the world changes. Claims are
+made and met in `core.loads`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from modeld.core.fleet import Claim, Fleet, Instant
+from modeld.core.lifecycle import State
+from modeld.core.placement import is_pinned
+
+
+def owed(fleet: Fleet, claims: Iterable[Claim]) -> int:
+    """Return how many of the free bytes these claims need besides what their victims will free."""
+    return sum(max(0, _need(fleet, claim) - pending(fleet, claim)) for claim in claims)
+
+
+def pending(fleet: Fleet, claim: Claim) -> int:
+    """Return the bytes a claim's victims still hold."""
+    return sum(fleet.instance(victim).reserved for victim in claim.victims)
+
+
+def spoken_for(fleet: Fleet, other_than: str = "") -> frozenset[str]:
+    """Return the models that go for somebody else than `other_than`."""
+    return frozenset(
+        victim for claim in fleet.claims if claim.model_id != other_than for victim in claim.victims
+    )
+
+
+def with_claim(fleet: Fleet, claim: Claim) -> Fleet:
+    """Return the fleet with this claim in place of the model's earlier one, or as the youngest."""
+    if any(other.model_id == claim.model_id for other in fleet.claims):
+        claims = tuple(claim if other.model_id == claim.model_id else other for other in fleet.claims)
+    else:
+        claims = (*fleet.claims, claim)
+    return replace(fleet, claims=claims)
+
+
+def without_claim(fleet: Fleet, model_id: str) -> Fleet:
+    """Return the fleet without this model's claim.
+
+    Victims that stop already count for the oldest of the other claims, which need not evict for it.
+    """
+    gone = next((claim for claim in fleet.claims if claim.model_id == model_id), None)
+    if gone is None:
+        return fleet
+    rest = [claim for claim in fleet.claims if claim is not gone]
+    left_over = tuple(victim for victim in gone.victims if fleet.instance(victim).stopping)
+    if rest and left_over:
+        rest[0] = replace(rest[0], victims=(*rest[0].victims, *left_over))
+    return replace(fleet, claims=tuple(rest))
+
+
+def tidied(fleet: Fleet, now: Instant) -> Fleet:
+    """Return the fleet without claims that nobody needs any more, and victims that are gone or pinned."""
+    if not fleet.claims:
+        return fleet
+    wanted = {waiter.model_id for waiter in fleet.waiting}
+    wanted |= {view.model_id for view in fleet.instances.values() if view.wanted}
+    for claim in fleet.claims:
+        view = fleet.instance(claim.model_id)
+        if (
+            fleet.draining
+            or claim.model_id not in wanted
+            or claim.model_id not in fleet.catalog.models
+            or view.state is not State.QUEUED
+            or now < view.failures.retry_at
+        ):
+            fleet = without_claim(fleet, claim.model_id)
+    claims = tuple(
+        replace(claim, victims=tuple(victim for victim in claim.victims if _goes(fleet, claim, victim)))
+        for claim in fleet.claims
+    )
+    return fleet if claims == fleet.claims else replace(fleet, claims=claims)
+
+
+def _goes(fleet: Fleet, claim: Claim, victim: str) -> bool:
+    if not fleet.instance(victim).state.holds_memory:
+        return False
+    return claim.committed or fleet.instance(victim).stopping or not is_pinned(fleet, victim)
+
+
+def _need(fleet: Fleet, claim: Claim) -> int:
+    spec = fleet.catalog.models.get(claim.model_id)
+    return 0 if spec is None else spec.footprint.total

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Loads what is waited for, and makes room for it: the third rule of a scheduling step.
+
+A demand that does not fit gets a claim as soon as somebody can go for it. From then on the bytes that
+become free are its own, so no eviction is made in vain and no later demand delays it.
+
+    (1) claims are met, the oldest first, when their bytes are free; until then their victims are
+        stopped as soon as enough of them are idle
+    (2) other demands, the most urgent first, are loaded where they fit in what no claim needs
+    (3) the first that does not fit gets a claim on models that are idle, or, once it waited for
+        `max_wait_before_drain`, on busy ones, whose gates close when their turn is over
+    (4) behind a demand that still waits for its claim, nothing is evicted
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from modeld.core.claims import owed, pending, spoken_for, with_claim, without_claim
+from modeld.core.effects import Cut, CutReason, Effect, Load, Refuse, Tell
+from modeld.core.eviction import candidate, choose
+from modeld.core.fleet import Claim, Eviction, Fleet, Instant
+from modeld.core.gates import closed_since
+from modeld.core.lifecycle import State, move
+from modeld.core.models import MIB, ModelSpec
+from modeld.core.note import Outcome, close
+from modeld.core.order import demands, oldest_arrival
+from modeld.core.placement import never_fits, share_cores
+from modeld.core.room import drain_set, idle_set, movable
+from modeld.errors import Evicted, Problem
+
+
+def load_demands(fleet: Fleet, now: Instant) -> Outcome:
+    """Start the loads that fit, and make room for the others. See the module's docstring."""
+    effects: list[Effect] = []
+    if fleet.draining:
+        return fleet, effects
+    for claim in fleet.claims:  # (1)
+        fleet, more = _meet(fleet, claim, now)
+        effects += more
+    blocked = False
+    for model_id in demands(fleet, now):
+        view = fleet.instance(model_id)
+        spec = fleet.catalog.models.get(model_id)
+        claimed = any(claim.model_id == model_id for claim in fleet.claims)
+        if spec is None or claimed or view.state.holds_memory or now < view.failures.retry_at:
+            continue
+        if (refused := _refuse_if_never(fleet, spec)) is not None:
+            fleet, more = refused
+            effects += more
+            continue
+        free = fleet.free
+        if free is None or spec.footprint.total <= free - owed(fleet, fleet.claims):  # (2)
+            fleet, more = _start(fleet, spec, now)
+            effects += more
+            continue
+        fleet = fleet.having(replace(view, state=move(view.state, State.QUEUED)))
+        if blocked:  # (4)
+            continue
+        made = _claim(fleet, spec, now)  # (3)
+        if made is None:
+            blocked = True
+            continue
+        fleet = with_claim(fleet, made)
+        if made.committed:
+            fleet, more = _evict(fleet, made, now)
+            effects += more
+        else:
+            effects += _tell_drains(fleet, made, made.victims, now)
+    return _forget_demands(fleet), effects
+
+
+def _refuse_if_never(fleet: Fleet, spec: ModelSpec) -> Outcome | None:
+    """Refuse who waits for a model that cannot fit: others were pinned since it was admitted."""
+    refusal = never_fits(fleet, spec)
+    if refusal is None:
+        return None
+    effects: list[Effect] = [Refuse(waiter.ticket, refusal) for waiter in fleet.waiters(spec.id)]
+    waiting = tuple(waiter for waiter in fleet.waiting if waiter.model_id != spec.id)
+    fleet = fleet.having(replace(fleet.instance(spec.id), wanted=False))
+    return without_claim(replace(fleet, waiting=waiting), spec.id), effects
+
+
+def _meet(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
+    """Load what a claim is for if its bytes are there, else see to its victims."""
+    claim = next((one for one in fleet.claims if one.model_id == claim.model_id), claim)
+    spec = fleet.catalog.models[claim.model_id]
+    if (refused := _refuse_if_never(fleet, spec)) is not None:
+        return refused
+    older = fleet.claims[: fleet.claims.index(claim)]
+    free = fleet.free
+    usable = None if free is None else free - owed(fleet, older)
+    if usable is None or spec.footprint.total <= usable:
+        fleet = without_claim(fleet, claim.model_id)
+        return _start(fleet, spec, now)
+    missing = spec.footprint.total - usable
+    if claim.committed:
+        # The budget or the estimate changed: what was evicted is not enough any more.
+        return (fleet if claim.victims else without_claim(fleet, claim.model_id)), []
+    idle = idle_set(fleet, spec, missing, now)
+    if idle is not None:
+        claim = replace(claim, victims=idle, committed=True)
+        return _evict(with_claim(fleet, claim), claim, now)
+    if pending(fleet, claim) < missing:  # One of the victims was pinned.
+        return without_claim(fleet, claim.model_id), []
+    return _hurry(fleet, claim, spec, missing, now)
+
+
+def _claim(fleet: Fleet, spec: ModelSpec, now: Instant) -> Claim | None:
+    """Say who goes for a demand that does not fit: idle models, or busy ones if it waited long enough."""
+    missing = spec.footprint.total - (fleet.free or 0) + owed(fleet, fleet.claims)
+    idle = idle_set(fleet, spec, missing, now)
+    if idle is not None:
+        return Claim(model_id=spec.id, victims=idle, since=now, widened_at=now, committed=True)
+    oldest = oldest_arrival(fleet, spec.id)
+    if oldest is None or now < oldest + fleet.limits.max_wait_before_drain_s:
+        return None
+    for states in ({State.READY}, {State.READY, State.LOADING}):
+        victims = drain_set(fleet, spec, missing, states, now)
+        if victims is not None:
+            return Claim(model_id=spec.id, victims=victims, since=now, widened_at=now)
+    return None
+
+
+def _hurry(fleet: Fleet, claim: Claim, spec: ModelSpec, missing: int, now: Instant) -> Outcome:
+    """When the drain takes longer than `evict_timeout`: cut what runs if allowed, else drain more models.
+
+    More models stay closed together with the first ones, so whichever set is idle first goes.
+    """
+    closed = [closed_since(fleet, claim, fleet.instance(victim)) for victim in claim.victims]
+    patience = fleet.limits.backlog_time_s + fleet.limits.evict_timeout_s
+    if now < max([claim.widened_at, *closed]) + patience:
+        return fleet, []
+    effects: list[Effect] = []
+    if fleet.limits.cut_streams:
+        for victim in claim.victims:
+            problem = _cut_off(fleet, victim, spec)
+            for lease in fleet.instance(victim).leases:
+                if not lease.closed:
+                    effects.append(Cut(lease.ticket, CutReason.EVICTED, problem))
+                    fleet = close(fleet, lease.ticket)
+        return with_claim(fleet, replace(claim, widened_at=now)), effects
+    others = spoken_for(fleet, spec.id) | set(claim.victims)
+    outside = [candidate(view, now) for view in movable(fleet, others, {State.READY})]
+    more = choose(outside, missing, fleet.limits.eviction)
+    if more is None:
+        more = tuple(one.model_id for one in outside)
+    effects += _tell_drains(fleet, claim, more, now)
+    return with_claim(fleet, replace(claim, victims=(*claim.victims, *more), widened_at=now)), effects
+
+
+def _cut_off(fleet: Fleet, victim: str, spec: ModelSpec) -> Problem:
+    return Evicted(
+        f"model {victim} had to make room for {spec.id}, and this request was not done within "
+        f"{fleet.limits.evict_timeout_s:g} s (evict_timeout); send it again",
+        details={"evict_timeout_s": fleet.limits.evict_timeout_s},
+    ).as_problem()
+
+
+def _start(fleet: Fleet, spec: ModelSpec, now: Instant) -> Outcome:
+    view = fleet.instance(spec.id)
+    busy = sum(not view.idle for view in fleet.instances.values())
+    threads = share_cores(fleet.limits.cores, spec.options.threads, busy + 1)
+    view = replace(
+        view,
+        state=move(view.state, State.LOADING),
+        reserved=spec.footprint.total,
+        slots=spec.options.slots,
+        load_started=now,
+        threads=threads,
+    )
+    waiters = len(fleet.waiters(spec.id))
+    numbers = {"need_mb": spec.footprint.total / MIB, "held_mb": fleet.held / MIB, "waiters": waiters}
+    reason = f"{waiters} requests wait for it" if waiters else "it is to be preloaded"
+    tell = Tell(action="load", model_id=spec.id, reason=reason, numbers=numbers)
+    return fleet.having(view), [Load(spec, threads), tell]
+
+
+def _evict(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
+    """Order the victims of a claim to stop; those that stop already need no order."""
+    need = fleet.catalog.models[claim.model_id].footprint.total
+    free = fleet.free or 0
+    effects: list[Effect] = []
+    for victim in claim.victims:
+        view = fleet.instance(victim)
+        if view.state is not State.READY:
+            continue
+        per_minute = view.reuse_rate(now) * 60
+        if fleet.limits.eviction is Eviction.LRU:
+            why = f"unused for {now - view.last_used:.1f} s, longer than others"
+        else:
+            why = f"cheapest to lose: {view.load_s:.1f} s of loading, {per_minute:.1f} requests a minute"
+        effects.append(
+            Tell(
+                action="evict",
+                model_id=victim,
+                reason=f"idle, and makes room for {claim.model_id}; {why}",
+                numbers={
+                    "frees_mb": view.reserved / MIB,
+                    "need_mb": need / MIB,
+                    "free_mb": free / MIB,
+                    "reload_s": view.load_s,
+                    "uses_per_min": per_minute,
+                },
+            )
+        )
+        fleet = fleet.having(replace(view, state=move(view.state, State.DRAINING)))
+        fleet = replace(fleet, evictions=fleet.evictions + 1)
+    return fleet, effects
+
+
+def _tell_drains(fleet: Fleet, claim: Claim, victims: tuple[str, ...], now: Instant) -> list[Effect]:
+    oldest = oldest_arrival(fleet, claim.model_id)
+    waited = 0.0 if oldest is None else now - oldest
+    told: list[Effect] = []
+    for victim in victims:
+        view = fleet.instance(victim)
+        if view.state is State.DRAINING:
+            continue
+        closes = max(0.0, closed_since(fleet, claim, view) - now)
+        told.append(
+            Tell(
+                action="drain",
+                model_id=victim,
+                reason=f"requests for {claim.model_id} have waited {waited:.1f} s for its memory",
+                numbers={
+                    "waited_s": waited,
+                    "closes_in_s": closes,
+                    "running": view.live_leases,
+                    "frees_mb": view.reserved / MIB,
+                },
+            )
+        )
+    return told
+
+
+def _forget_demands(fleet: Fleet) -> Fleet:
+    wanted = {waiter.model_id for waiter in fleet.waiting}
+    return fleet.having(
+        *(
+            replace(view, state=move(view.state, State.STOPPED))
+            for view in fleet.instances.values()
+            if view.state is State.QUEUED and view.model_id not in wanted and not view.wanted
+        )
+    )

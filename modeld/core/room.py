@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Which loaded models may make room for another one, now or once they are idle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from modeld.core.claims import spoken_for
+from modeld.core.eviction import Candidate, candidate, choose
+from modeld.core.fleet import Fleet, InstanceView, Instant
+from modeld.core.lifecycle import State
+from modeld.core.models import ModelSpec
+from modeld.core.placement import is_pinned
+
+
+def idle_set(fleet: Fleet, spec: ModelSpec, missing: int, now: Instant) -> tuple[str, ...] | None:
+    """Choose idle models that may go at once; those that stop already count first."""
+    others = spoken_for(fleet, spec.id)
+    stopping = [view for view in fleet.instances.values() if view.stopping and view.model_id not in others]
+    candidates = (
+        candidate(view, now)
+        for view in movable(fleet, others, {State.READY})
+        if view.idle and now >= view.ready_at + fleet.limits.min_residency_s
+    )
+    return _beside(stopping, candidates, missing, fleet)
+
+
+def drain_set(
+    fleet: Fleet, spec: ModelSpec, missing: int, states: set[State], now: Instant
+) -> tuple[str, ...] | None:
+    """Choose models that go once they are idle; those that drain already count first."""
+    others = spoken_for(fleet, spec.id)
+    views = fleet.instances.values()
+    draining = [view for view in views if view.state is State.DRAINING and view.model_id not in others]
+    candidates = (candidate(view, now) for view in movable(fleet, others, states))
+    return _beside(draining, candidates, missing, fleet)
+
+
+def _beside(
+    leaving: list[InstanceView], candidates: Iterable[Candidate], missing: int, fleet: Fleet
+) -> tuple[str, ...] | None:
+    missing -= sum(view.reserved for view in leaving)
+    chosen = choose(candidates, missing, fleet.limits.eviction)
+    return None if chosen is None else (*(view.model_id for view in leaving), *chosen)
+
+
+def movable(fleet: Fleet, others: frozenset[str], states: set[State]) -> Iterator[InstanceView]:
+    """Yield the models in one of these states that may be asked to go: not pinned, not going for others."""
+    for view in fleet.instances.values():
+        if view.state in states and view.model_id not in others and not is_pinned(fleet, view.model_id):
+            yield view

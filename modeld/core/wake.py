@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""When time alone changes a decision: the moments at which the scheduler has to look again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modeld.core.fleet import Claim, Fleet, InstanceView, Instant
+from modeld.core.gates import closed_since, turn_ends
+from modeld.core.lifecycle import State
+from modeld.core.placement import is_pinned
+
+
+def next_deadline(fleet: Fleet, now: Instant) -> Instant | None:
+    """Return when `Tick` is due: the next moment at which time alone changes a decision."""
+    times = [*_requests(fleet, now), *_instances(fleet, now), *_room(fleet, now)]
+    return min(times, default=None)
+
+
+def expiry(fleet: Fleet, view: InstanceView) -> Instant | None:
+    """Return when an idle model is unloaded by its time to live; pinned ones never are."""
+    if view.state is not State.READY or not view.idle or is_pinned(fleet, view.model_id):
+        return None
+    return view.keep_until
+
+
+def _requests(fleet: Fleet, now: Instant) -> Iterator[Instant]:
+    """Deadlines, `max_wait`, and the end of a backoff somebody waits for."""
+    for waiter in fleet.waiting:
+        if waiter.deadline is not None:
+            yield waiter.deadline
+        view = fleet.instance(waiter.model_id)
+        if view.state is not State.LOADING:
+            yield waiter.waiting_since + fleet.limits.max_wait_s
+        if view.failures.retry_at > now and not view.state.holds_memory:
+            yield view.failures.retry_at
+    for view in fleet.instances.values():
+        for lease in view.leases:
+            if lease.closed:
+                continue
+            if lease.deadline is not None:
+                yield lease.deadline
+            if lease.slot_since is None:
+                yield lease.waiting_since + fleet.limits.max_wait_s
+
+
+def _instances(fleet: Fleet, now: Instant) -> Iterator[Instant]:
+    """Times to live, and preloads that are tried again."""
+    for view in fleet.instances.values():
+        due = expiry(fleet, view)
+        if due is not None:
+            yield due
+        if view.wanted and view.failures.retry_at > now:
+            yield view.failures.retry_at
+
+
+def _room(fleet: Fleet, now: Instant) -> Iterator[Instant]:
+    """While somebody waits for room: when others may be asked, or go, and when a drain lasts too long."""
+    limits = fleet.limits
+    queued = {view.model_id for view in fleet.instances.values() if view.state is State.QUEUED}
+    if not queued:
+        return
+    for waiter in fleet.waiting:
+        if waiter.model_id in queued and waiter.arrived + limits.max_wait_before_drain_s > now:
+            yield waiter.arrived + limits.max_wait_before_drain_s
+    for view in fleet.instances.values():
+        if view.state is State.READY and view.idle and view.ready_at + limits.min_residency_s > now:
+            yield view.ready_at + limits.min_residency_s
+    for claim in fleet.claims:
+        if not claim.committed:
+            yield from _drain(fleet, claim, now)
+
+
+def _drain(fleet: Fleet, claim: Claim, now: Instant) -> Iterator[Instant]:
+    closed = [claim.widened_at]
+    for victim in claim.victims:
+        view = fleet.instance(victim)
+        if turn_ends(fleet, view) > now:
+            yield turn_ends(fleet, view)
+        closed.append(closed_since(fleet, claim, view))
+    yield max(closed) + fleet.limits.backlog_time_s + fleet.limits.evict_timeout_s
