@@ -18,12 +18,15 @@ RETRY_DAMAGED_S = 30.0
 """A damaged file is looked at again within seconds of its repair; clients need not ask sooner."""
 
 
-def admit(fleet: Fleet, spec: ModelSpec, now: Instant, deadline: Instant | None = None) -> Problem | None:
+def admit(
+    fleet: Fleet, spec: ModelSpec, now: Instant, deadline: Instant | None = None, *, aside: bool = False
+) -> Problem | None:
     """Return why a request for this model is refused, or None: it may wait.
 
     (1) The daemon goes down. (2) The file is damaged. (3) The model can never fit.
     (4) It failed, and its backoff is not over. (5) Its queue is full, or that of all models is.
-    (6) Its deadline passes before those in front of it can have been served.
+    (6) Its deadline passes before those in front of it can have been served. One that needs no slot
+    (`aside`) waits with its like only, and not for a turn.
     """
     # (1)
     if fleet.draining:
@@ -45,17 +48,23 @@ def admit(fleet: Fleet, spec: ModelSpec, now: Instant, deadline: Instant | None 
     depth = fleet.queue_depth(spec.id)
     view = fleet.instance(spec.id)
     slots = view.slots if view.state.holds_memory else spec.options.slots
-    inside = sum(waiter.model_id == spec.id for waiter in fleet.waiting) + view.live_leases
+    if aside:
+        inside, slots = fleet.asides(spec.id), 0
+    else:
+        inside = fleet.waiting_for_slot(spec.id) + view.live_leases
     if inside - slots >= depth:
-        return _queue_full(fleet, spec.id, depth, now)
-    at_once = view.state is State.READY and inside < slots and not is_closed(fleet, view, now)
+        return _queue_full(fleet, spec.id, inside if aside else fleet.queue_len(spec.id), now)
+    has_place = aside or inside < slots
+    at_once = view.state is State.READY and has_place and not is_closed(fleet, view, now)
     if not at_once and fleet.waiting_total >= fleet.limits.max_queue_total:
         return _all_queues_full(fleet)
+    if aside:
+        return None
     return _unreachable(fleet, spec.id, now, deadline, inside // max(1, slots))  # (6)
 
 
-def _queue_full(fleet: Fleet, model_id: str, depth: int, now: Instant) -> Problem:
-    waiting = fleet.queue_len(model_id)
+def _queue_full(fleet: Fleet, model_id: str, waiting: int, now: Instant) -> Problem:
+    depth = fleet.queue_depth(model_id)
     retry = retry_after(fleet, model_id, now)
     return QueueFull(
         f"the queue of model {model_id} is full: {waiting} requests wait and max_queue_depth is {depth}; "

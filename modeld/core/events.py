@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """The internal stream: what a request lives through, in order.
 
-    Queued* Loading* Started Delta* (Finished | Failed)      served
+    Queued* Loading* Started Delta* (Finished | Failed)      text: served
+    Queued* Loading* Embedded* (Finished | Failed)           vectors
+    Loading* (Tokenized | Detokenized | Templated) Finished  what the vocabulary alone answers
     Queued* Loading* (Finished | Failed)                     ended before its first token
 
 Exactly one `Finished` or `Failed` ends every stream. Dialects render these to bytes.
@@ -95,6 +97,35 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     logprobs: tuple[Logprobs, ...] = ()
 
 
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """Vectors of consecutive inputs, the first of them number `first` (from 0).
+
+    Each is its numbers as 32-bit floats, least significant byte first.
+    """
+
+    first: int
+    vectors: tuple[bytes, ...]
+
+
+class Tokenized(msgspec.Struct, frozen=True, tag="tokenized"):
+    """The tokens of a text. `pieces`, if asked for: the bytes of each (maybe half a character)."""
+
+    tokens: tuple[int, ...]
+    pieces: tuple[bytes, ...] | None = None
+
+
+class Detokenized(msgspec.Struct, frozen=True, tag="detokenized"):
+    """The bytes that tokens stand for: any bytes, not always UTF-8."""
+
+    data: bytes
+
+
+class Templated(msgspec.Struct, frozen=True, tag="templated"):
+    """What a chat template made of messages."""
+
+    prompt: str
+
+
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
     """The generation ended by `reason`; never `ERROR`, which is `Failed`."""
 
@@ -111,6 +142,10 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     stats: Stats = Stats()
 
 
-Event = Queued | Loading | Started | Delta | Finished | Failed
+AsideAnswer = Tokenized | Detokenized | Templated
+"""What the vocabulary alone answers."""
+Event = (
+    Queued | Loading | Started | Delta | Embedded | Tokenized | Detokenized | Templated | Finished | Failed
+)
 Last = Finished | Failed
 """An event that ends a stream."""

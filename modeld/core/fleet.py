@@ -70,6 +70,8 @@ class Waiter(msgspec.Struct, frozen=True, kw_only=True):
     deadline: Instant | None = None
     priority: Priority = Priority.NORMAL
     keep_alive_s: float | None = None
+    aside: bool = False
+    """It needs no slot: it is granted as soon as its model is ready."""
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,8 +85,15 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s: float | None = None
     slot_since: Instant | None = None
     """When it got a slot; None while it waits in the instance's FIFO."""
+    aside: bool = False
+    """It needs no slot, and waits for none."""
     closed: bool = False
     """It was ended (client gone, time over); the instance has not let go of it yet."""
+
+    @property
+    def waits_for_slot(self) -> bool:
+        """Whether it waits in the FIFO in front of its model's slots."""
+        return self.slot_since is None and not self.closed and not self.aside
 
 
 class Failures(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,9 +149,14 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
         return not self.leases
 
     @property
+    def slot_leases(self) -> int:
+        """Leases that take a slot or a place in front of the slots."""
+        return sum(not lease.aside for lease in self.leases)
+
+    @property
     def live_leases(self) -> int:
-        """Leases whose request still wants something."""
-        return sum(not lease.closed for lease in self.leases)
+        """Those of them whose request still wants something."""
+        return sum(not lease.closed and not lease.aside for lease in self.leases)
 
     @property
     def inflight(self) -> int:
@@ -152,7 +166,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def queued(self) -> int:
         """Live requests in the instance's FIFO, in front of its slots."""
-        return sum(lease.slot_since is None and not lease.closed for lease in self.leases)
+        return sum(lease.waits_for_slot for lease in self.leases)
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,8 +211,17 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
     def queue_len(self, model_id: str) -> int:
         """Requests for a model that have no slot, wherever they wait."""
-        waiting = sum(waiter.model_id == model_id for waiter in self.waiting)
-        return waiting + self.instance(model_id).queued
+        return self.waiting_for_slot(model_id) + self.instance(model_id).queued
+
+    def waiting_for_slot(self, model_id: str) -> int:
+        """Requests without a lease that will need a slot of a model."""
+        return sum(waiter.model_id == model_id and not waiter.aside for waiter in self.waiting)
+
+    def asides(self, model_id: str) -> int:
+        """Live requests that need the model but no slot, with a lease and without."""
+        waiting = sum(waiter.model_id == model_id and waiter.aside for waiter in self.waiting)
+        leases = self.instance(model_id).leases
+        return waiting + sum(lease.aside and not lease.closed for lease in leases)
 
     def queue_depth(self, model_id: str) -> int:
         """How many requests may wait for a model beyond those in its slots."""

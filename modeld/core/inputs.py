@@ -19,6 +19,8 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.NORMAL
     deadline: Instant | None = None
     keep_alive_s: float | None = None
+    aside: bool = False
+    """It needs the model, but none of its slots."""
 
 
 class Left(msgspec.Struct, frozen=True):

@@ -64,7 +64,7 @@ def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:
     if fleet.limits.infer_timeout_s is not None:
         own_limit = now + fleet.limits.infer_timeout_s
         deadline = own_limit if deadline is None else min(deadline, own_limit)
-    problem = admit(fleet, spec, now, deadline)
+    problem = admit(fleet, spec, now, deadline, aside=event.aside)
     if problem is not None:
         return fleet, [
             Refuse(event.ticket, problem),
@@ -78,6 +78,7 @@ def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:
         deadline=deadline,
         priority=event.priority,
         keep_alive_s=event.keep_alive_s,
+        aside=event.aside,
     )
     view = fleet.instance(spec.id)
     demand = view.reuse_rate(now) * REUSE_WINDOW_S + 1.0
@@ -190,6 +191,7 @@ def _died(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcom
             deadline=lease.deadline,
             priority=lease.priority,
             keep_alive_s=lease.keep_alive_s,
+            aside=lease.aside,
         )
         for lease in before
         if lease.slot_since is None and not lease.closed

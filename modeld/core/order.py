@@ -27,14 +27,14 @@ def waiting_in_order(fleet: Fleet, model_id: str, now: Instant) -> list[Waiter]:
 
 
 def queue_order(fleet: Fleet, model_id: str, now: Instant) -> list[int]:
-    """Return the tickets that wait for a slot of a model, next first.
+    """Return the tickets that wait for a slot of a model, next first; not those that need none.
 
     Those in the instance's FIFO come first; of them, as many as there are free slots do not wait.
     """
     view = fleet.instance(model_id)
     free_slots = max(0, view.slots - view.inflight) if view.state is State.READY else 0
-    fifo = [lease.ticket for lease in view.leases if lease.slot_since is None and not lease.closed]
-    behind = waiting_in_order(fleet, model_id, now)
+    fifo = [lease.ticket for lease in view.leases if lease.waits_for_slot]
+    behind = [waiter for waiter in waiting_in_order(fleet, model_id, now) if not waiter.aside]
     return [*fifo[free_slots:], *(waiter.ticket for waiter in behind)]
 
 

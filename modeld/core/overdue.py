@@ -35,7 +35,7 @@ def end_overdue(fleet: Fleet, now: Instant) -> Outcome:
             if lease.deadline is not None and now >= lease.deadline:
                 problem = _deadline_passed(lease, now)
                 effects.append(Cut(lease.ticket, CutReason.TIMEOUT, problem))
-            elif lease.slot_since is None and now >= lease.waiting_since + fleet.limits.max_wait_s:
+            elif lease.waits_for_slot and now >= lease.waiting_since + fleet.limits.max_wait_s:
                 problem = _waited_too_long(fleet, view.model_id, now)
                 effects.append(Cut(lease.ticket, CutReason.WAITED, problem))
             else:

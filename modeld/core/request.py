@@ -75,7 +75,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     content: str
 
 
-class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     """One generation: a raw `prompt`, or `messages` for the model's own chat template."""
 
     prompt: str | None = None
@@ -95,6 +95,55 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     constraint: Constraint | None = None
 
 
+class Pooling(StrEnum):
+    """How the vectors of an input's tokens become one vector."""
+
+    MEAN = "mean"
+    CLS = "cls"
+    """That of the first token."""
+    LAST = "last"
+
+
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
+    """One vector for each of the inputs, in their order."""
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    """Each is a text, or the ids of its tokens."""
+    normalize: bool = True
+    """Scale each vector to length 1."""
+    pooling: Pooling | None = None
+    """None: as the model's file says, else the mean."""
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True, tag="tokenize"):
+    """The tokens of a text."""
+
+    content: str
+    add_special: bool = False
+    """Add the tokens that begin and end a text, as the model's metadata says."""
+    parse_special: bool = True
+    """Let the texts of control tokens become those tokens."""
+    with_pieces: bool = False
+    """Tell the bytes of each token, too."""
+
+
+class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True, tag="detokenize"):
+    """The text of these tokens."""
+
+    tokens: tuple[int, ...]
+
+
+class TemplateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="template"):
+    """The prompt that the model's chat template makes of these messages."""
+
+    messages: tuple[Message, ...]
+
+
+Aside = TokenizeRequest | DetokenizeRequest | TemplateRequest
+"""Requests that only need the model's vocabulary: answered between two steps, without a slot."""
+Request = GenerateRequest | EmbedRequest | TokenizeRequest | DetokenizeRequest | TemplateRequest
+
+
 class Priority(StrEnum):
     """Class of a request in the queue."""
 
@@ -104,9 +153,9 @@ class Priority(StrEnum):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """A generation and the terms on which it is served: what the scheduler needs to know."""
+    """A request and the terms on which it is served: what the scheduler needs to know."""
 
-    request: GenerateRequest
+    request: Request
     model: str | None = None
     """Id or alias; None is the default model."""
     timeout_s: float | None = None
@@ -114,3 +163,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.NORMAL
     keep_alive_s: float | None = None
     """How long the model stays loaded after this request; None: the model's own ttl; negative: for ever."""
+
+    @property
+    def aside(self) -> bool:
+        """Whether it is answered without a slot."""
+        return isinstance(self.request, Aside)

@@ -48,14 +48,19 @@ def _tidy(fleet: Fleet, now: Instant) -> Outcome:
 
 
 def _grant(fleet: Fleet, now: Instant) -> Outcome:
-    """(2) Fill each ready instance's slots and its FIFO, which has room for one round of slots."""
+    """(2) Fill each ready instance's slots and its FIFO, which has room for one round of slots.
+
+    What needs no slot passes by them.
+    """
     effects: list[Effect] = []
     for view in fleet.instances.values():
         if view.state is not State.READY:
             continue
-        room = 2 * view.slots - len(view.leases)
+        room = 2 * view.slots - view.slot_leases
         waiters = waiting_in_order(fleet, view.model_id, now)
-        chosen = [waiter for waiter in waiters if may_enter(fleet, view, waiter.arrived, now)][:room]
+        entering = [waiter for waiter in waiters if may_enter(fleet, view, waiter.arrived, now)]
+        chosen = [waiter for waiter in entering if waiter.aside]
+        chosen += [waiter for waiter in entering if not waiter.aside][:room]
         if not chosen:
             continue
         leases = tuple(
@@ -66,6 +71,7 @@ def _grant(fleet: Fleet, now: Instant) -> Outcome:
                 deadline=waiter.deadline,
                 priority=waiter.priority,
                 keep_alive_s=waiter.keep_alive_s,
+                aside=waiter.aside,
             )
             for waiter in chosen
         )

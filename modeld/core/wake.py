@@ -40,7 +40,7 @@ def _requests(fleet: Fleet, now: Instant) -> Iterator[Instant]:
                 continue
             if lease.deadline is not None:
                 yield lease.deadline
-            if lease.slot_since is None:
+            if lease.waits_for_slot:
                 yield lease.waiting_since + fleet.limits.max_wait_s
 
 

@@ -2,7 +2,8 @@
 """A deterministic engine that follows a script: for tests of time and faults, and for load tests.
 
 It keeps the contract of `protocol.Engine` without llama.cpp. A prompt of n words has n tokens; the
-answer repeats the prompt's words, one token a word. Text never depends on neighbours.
+answer repeats the prompt's words, one token a word. Text never depends on neighbours. To those who
+only ask for tokens, a byte is a token.
 
 A script is a list of `key=value`, separated by blanks:
 
@@ -22,11 +23,30 @@ from collections.abc import Callable
 
 import msgspec
 
-from modeld.core.events import FinishReason, Logprobs, TokenLogprob, Usage
-from modeld.core.request import ConstraintKind, GenerateRequest
+from modeld.core.events import (
+    AsideAnswer,
+    Detokenized,
+    FinishReason,
+    Logprobs,
+    Templated,
+    Tokenized,
+    TokenLogprob,
+    Usage,
+)
+from modeld.core.request import (
+    Aside,
+    ConstraintKind,
+    DetokenizeRequest,
+    EmbedRequest,
+    GenerateRequest,
+    Request,
+    TemplateRequest,
+    TokenizeRequest,
+)
 from modeld.core.text import TextFilter
 from modeld.engine.protocol import (
     Admitted,
+    Answered,
     Broken,
     Done,
     EngineInfo,
@@ -46,6 +66,7 @@ from modeld.errors import (
 )
 
 VOCABULARY = 32_000
+BYTES = 256
 LOAD_STEP_S = 0.1
 """A load asks so often whether to go on."""
 Pause = Callable[[float], None]
@@ -144,14 +165,18 @@ class FakeEngine:
         """Whether `step` has anything to do."""
         return bool(self._queue or self._slots or self._outputs)
 
-    def submit(self, request_id: int, request: GenerateRequest) -> None:
+    def submit(self, request_id: int, request: Request) -> None:
         """Take a request."""
         try:
-            job = self._job(request_id, request)
+            match request:
+                case GenerateRequest():
+                    self._queue.append(self._job(request_id, request))
+                case EmbedRequest():
+                    raise InvalidRequest("the fake engine makes no embeddings")
+                case _:
+                    self._outputs.append(Answered(request_id, _answer(request)))
         except ModeldError as error:
             self._outputs.append(Broken(request_id, error.as_problem()))
-        else:
-            self._queue.append(job)
 
     def cancel(self, request_id: int) -> None:
         """End a request wherever it is."""
@@ -277,6 +302,22 @@ class FakeEngine:
         if reason is not None:
             del self._slots[job.id]
             self._outputs.append(Done(job.id, reason, job.usage()))
+
+
+def _answer(request: Aside) -> AsideAnswer:
+    match request:
+        case TokenizeRequest(content=content, with_pieces=with_pieces):
+            data = content.encode()
+            return Tokenized(tuple(data), tuple(bytes([byte]) for byte in data) if with_pieces else None)
+        case DetokenizeRequest(tokens=tokens):
+            for token in tokens:
+                if not 0 <= token < BYTES:
+                    raise InvalidRequest(
+                        f"`tokens` has a token {token}, but the vocabulary ends at {BYTES - 1}"
+                    )
+            return Detokenized(bytes(tokens))
+        case TemplateRequest(messages=messages):
+            return Templated(" ".join(message.content for message in messages))
 
 
 def _logprobs(request: GenerateRequest, text: str) -> tuple[Logprobs, ...]:

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import msgspec
 
-from modeld.core.events import FinishReason, Logprobs, Usage
+from modeld.core.events import AsideAnswer, FinishReason, Logprobs, Usage
 from modeld.core.models import EngineKind, LoadOptions, ModelFacts
-from modeld.core.request import GenerateRequest
+from modeld.core.request import Request
 from modeld.errors import Problem
 
 
@@ -64,6 +64,24 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
     logprobs: tuple[Logprobs, ...] = ()
 
 
+class Vectors(msgspec.Struct, frozen=True, tag="vectors"):
+    """Embeddings of consecutive inputs of one request, the first of them number `first` (from 0).
+
+    Each is its numbers as 32-bit floats, least significant byte first.
+    """
+
+    id: int
+    first: int
+    vectors: tuple[bytes, ...]
+
+
+class Answered(msgspec.Struct, frozen=True, tag="answered"):
+    """The whole answer to a request that needs no slot; nothing follows."""
+
+    id: int
+    answer: AsideAnswer
+
+
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """The request left its slot. Held-back text that may be shown came in a `Tokens` before."""
 
@@ -80,7 +98,7 @@ class Broken(msgspec.Struct, frozen=True, tag="broken"):
     usage: Usage = Usage()
 
 
-Output = Admitted | Tokens | Done | Broken
+Output = Admitted | Tokens | Vectors | Answered | Done | Broken
 
 
 class LoadAborted(Exception):
@@ -95,8 +113,10 @@ class Engine(Protocol):
     """One loaded model.
 
     For each submitted id the outputs are `Admitted Tokens* (Done | Broken)`, or `Broken` alone,
-    or `Done` alone when it was cancelled before it had a slot. Requests get slots in the order
-    of submission; a request gets one when cells for its prompt and `max_tokens` are free.
+    or `Done` alone when it was cancelled before it had a slot. For one that asks for embeddings,
+    `Vectors*` stand in the place of `Tokens*`. Requests get slots in the order of submission; a
+    request gets one when cells for its prompt and `max_tokens` (its inputs) are free. One that needs
+    no slot (`core.request.Aside`) is answered by the next step: `Answered`, `Broken` or `Done`.
     """
 
     @property
@@ -109,7 +129,7 @@ class Engine(Protocol):
         """Whether `step` has anything to do."""
         ...
 
-    def submit(self, request_id: int, request: GenerateRequest) -> None:
+    def submit(self, request_id: int, request: Request) -> None:
         """Take a request. Never raises for what is in it: that comes as `Broken` from `step`."""
         ...
 

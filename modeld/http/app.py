@@ -17,6 +17,7 @@ from modeld.http.limits import Limits, limits_of
 from modeld.http.routes.infer import InferRoute
 from modeld.http.routes.meta import MetaRoutes
 from modeld.http.routes.state import StateRoutes
+from modeld.http.routes.vocabulary import VocabularyRoutes
 from modeld.telemetry.metrics import Metrics
 
 
@@ -41,6 +42,7 @@ class EdgeApp(QuartTrio):
             *StateRoutes(edge).table(),
             *MetaRoutes(edge).table(),
             *InferRoute(edge).table(),
+            *VocabularyRoutes(edge).table(),
         ):
             self.add_url_rule(rule, rule, view, methods=methods)
 

@@ -12,19 +12,40 @@ from modeld.core.status import DaemonStatus
 from modeld.dialects.framing import NDJSON_TYPE
 from modeld.dialects.native import (
     Answer,
+    ContentBody,
+    DetokenizeBody,
     ErrorBody,
     InferBody,
     LoadingLine,
     ModelsBody,
+    PromptBody,
     QueuedLine,
+    TemplateBody,
+    TokenizeBody,
     TokenLine,
+    TokensBody,
 )
 from modeld.errors import ERRORS
 
 Json = dict[str, Any]
 """A JSON object."""
 
-_BODIES = (InferBody, Answer, TokenLine, QueuedLine, LoadingLine, ErrorBody, ModelsBody, DaemonStatus)
+_BODIES = (
+    InferBody,
+    Answer,
+    TokenLine,
+    QueuedLine,
+    LoadingLine,
+    TokenizeBody,
+    TokensBody,
+    DetokenizeBody,
+    ContentBody,
+    TemplateBody,
+    PromptBody,
+    ErrorBody,
+    ModelsBody,
+    DaemonStatus,
+)
 _REF = "#/components/schemas/"
 
 _LAST_LINE: Json = {
@@ -57,6 +78,20 @@ def openapi_document() -> Json:
         },
         "paths": {
             "/infer": {"post": _infer()},
+            "/tokenize": {
+                "post": _post("Text to tokens", "TokenizeBody", "TokensBody", {"content": "Hello"})
+            },
+            "/detokenize": {
+                "post": _post("Tokens to text", "DetokenizeBody", "ContentBody", {"tokens": [19556]})
+            },
+            "/apply-template": {
+                "post": _post(
+                    "Messages to the prompt that they become",
+                    "TemplateBody",
+                    "PromptBody",
+                    {"messages": [{"role": "user", "content": "Hello"}]},
+                )
+            },
             "/models": {"get": _get("List the models", "ModelsBody")},
             "/status": {"get": _get("Everything the scheduler knows", "DaemonStatus")},
             "/healthz": {"get": _text("Health: 200 `ok`, or 503 with the reason", "ok", (503,))},
@@ -175,6 +210,19 @@ def _infer() -> Json:
                 },
             },
             **{str(status): _refusal(status, text) for status, text in _REFUSALS.items()},
+        },
+    }
+
+
+def _post(summary: str, takes: str, gives: str, example: Json) -> Json:
+    content: Json = {"schema": _ref(takes), "examples": {"plain": {"value": example}}}
+    return {
+        "summary": summary,
+        "description": "Loads the model if it is not loaded; needs no slot, so it does not wait for others.",
+        "requestBody": {"required": True, "content": {"application/json": content}},
+        "responses": {
+            "200": {"description": summary, "content": {"application/json": {"schema": _ref(gives)}}},
+            **{str(status): _refusal(status, text) for status, text in _REFUSALS.items() if status != 422},
         },
     }
 

@@ -14,10 +14,20 @@ import trio
 from trio_util import AsyncValue
 
 from modeld.core.effects import Cut, CutReason
-from modeld.core.events import Delta, FinishReason, Started
+from modeld.core.events import Delta, Embedded, FinishReason, Started
 from modeld.core.inputs import GotSlot, Input, Loaded, Released
 from modeld.core.lifecycle import State, move
-from modeld.engine.protocol import Admitted, Broken, Done, EngineInfo, LoadSpec, Output, Tokens
+from modeld.engine.protocol import (
+    Admitted,
+    Answered,
+    Broken,
+    Done,
+    EngineInfo,
+    LoadSpec,
+    Output,
+    Tokens,
+    Vectors,
+)
 from modeld.errors import EngineFailed
 from modeld.runtime.ticket import Ticket
 from modeld.worker.host import Host
@@ -62,7 +72,7 @@ class InterruptRule:
         """Take in what a step brought: nothing, if it was interrupted or only read a chunk of a prompt."""
         if self._pending and not outputs:
             self._pending, self._owed = False, True
-        elif not outputs or any(isinstance(output, Tokens) for output in outputs):
+        elif not outputs or any(isinstance(output, Tokens | Vectors) for output in outputs):
             self._pending = self._owed = False
 
 
@@ -121,8 +131,14 @@ class Instance:
         return self._ending
 
     def grant(self, ticket: Ticket) -> None:
-        """Put a ticket into the FIFO. The scheduler grants no more than there is room for."""
-        self._fifo.send_nowait(ticket)
+        """Put a ticket into the FIFO. The scheduler grants no more than there is room for.
+
+        One that needs no slot goes to the worker at once.
+        """
+        if ticket.order.aside:
+            self._submit(ticket)
+        else:
+            self._fifo.send_nowait(ticket)
 
     def cancel(self, ticket: Ticket) -> None:
         """Take a ticket whose reader left out of its slot. One in the FIFO is dropped when it comes up."""
@@ -160,8 +176,11 @@ class Instance:
                 self._free_slots.release()
                 self._feed(Released(ticket.id, served=False))
                 continue
-            self._running[ticket.id] = ticket
-            self._worker.send(Submit(ticket.id, ticket.order.request))
+            self._submit(ticket)
+
+    def _submit(self, ticket: Ticket) -> None:
+        self._running[ticket.id] = ticket
+        self._worker.send(Submit(ticket.id, ticket.order.request))
 
     def _on_message(self, message: FromWorker) -> None:
         match message:
@@ -203,6 +222,12 @@ class Instance:
             case Admitted(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens):
                 ticket.admit(prompt_tokens, cached_tokens)
                 self._feed(GotSlot(ticket.id))
+            case Vectors(first=first, vectors=vectors):
+                ticket.put(Embedded(first, vectors))
+            case Answered(answer=answer):
+                ticket.put(answer)
+                ticket.finish(FinishReason.STOP)
+                self._release(ticket, served=False)  # It does not show that the model computes.
             case Done(reason=reason):
                 ticket.finish(reason)
                 self._release(ticket, served=reason is not FinishReason.CANCELLED)
@@ -212,7 +237,8 @@ class Instance:
 
     def _release(self, ticket: Ticket, *, served: bool) -> None:
         del self._running[ticket.id]
-        self._free_slots.release()
+        if not ticket.order.aside:
+            self._free_slots.release()
         self._feed(Released(ticket.id, served=served))
 
     def _fail_running(self) -> None:

@@ -82,6 +82,9 @@ class Observer:
 
     def ended(self, ticket: Ticket) -> None:
         """Record a request that ended, or whose client left."""
+        if ticket.order.aside:
+            self._metrics.count_aside(ticket.model.id, ticket.outcome)
+            return
         stats = ticket.stats()
         if ticket.closed and not ticket.ended:
             self._metrics.count_cancel(ticket.model.id, _phase(ticket))

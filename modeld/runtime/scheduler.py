@@ -132,6 +132,7 @@ class Scheduler:
                 priority=order.priority,
                 deadline=None if order.timeout_s is None else now + order.timeout_s,
                 keep_alive_s=order.keep_alive_s,
+                aside=order.aside,
             )
         )
         self._submitting = None

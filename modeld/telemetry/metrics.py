@@ -107,6 +107,12 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self._asides = Counter(
+            "modeld_vocabulary_requests_total",
+            "Requests that needed no slot (tokenize, detokenize, apply-template), by how they ended",
+            ("model", "reason"),
+            registry=registry,
+        )
         # Instances
         self._loads = Counter(
             "modeld_loads_total", "Loads by outcome (ok, failed)", ("model", "outcome"), registry=registry
@@ -179,6 +185,10 @@ class Metrics:
         self._tokens_in.labels(model).inc(usage.prompt_tokens)
         self._tokens_out.labels(model).inc(usage.completion_tokens)
         self._tokens_cached.labels(model).inc(usage.cached_tokens)
+
+    def count_aside(self, model: str, reason: str) -> None:
+        """A request that needed no slot ended; `reason` as in `observe_request`."""
+        self._asides.labels(model, reason).inc()
 
     def observe_load(self, model: str, seconds: float, *, ok: bool) -> None:
         """A load ended after `seconds`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
-from modeld.core.request import GenerateRequest
+from modeld.core.request import Request
 from modeld.engine.protocol import EngineInfo, Output
 from modeld.errors import Problem
 
@@ -21,7 +21,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """Serve this request; answered in `Step`s."""
 
     id: int
-    request: GenerateRequest
+    request: Request
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

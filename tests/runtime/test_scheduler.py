@@ -8,8 +8,9 @@ import trio
 from support.fleets import limits, spec
 from support.house import house, last, read, text_of
 
-from modeld.core.events import Delta, Failed, Finished, FinishReason, Loading, Queued, Started
+from modeld.core.events import Delta, Failed, Finished, FinishReason, Loading, Queued, Started, Tokenized
 from modeld.core.lifecycle import State
+from modeld.core.request import Order, TokenizeRequest
 from modeld.errors import DoesNotFit, Draining, ModelFailed, ModelNotFound, QueueFull
 
 
@@ -308,3 +309,22 @@ async def test_the_rate_is_that_of_the_busy_seconds(autojump_clock: trio.testing
         assert instance.tokens_per_second() == pytest.approx(4.0, rel=0.1)
         await trio.sleep(10)
         assert instance.tokens_per_second() == 0.0
+
+
+async def test_an_aside_is_answered_while_every_slot_is_taken(autojump_clock: trio.testing.MockClock) -> None:
+    """Tokens are told beside a long generation and a full FIFO; the model stays idle for nobody."""
+    async with house([spec("a", slots=1)], limits(), {"a.gguf": "step_s=1"}) as here:
+        streams = [here.ask("a", max_tokens=5) for _ in range(4)]
+        while streams[0].first_token is None:
+            await trio.sleep(0.1)
+        order = Order(request=TokenizeRequest(content="hi"), model="a")
+        ticket = here.scheduler.submit(order, request_id="test")
+        began = trio.current_time()
+        tokenized, ended = await read(ticket)
+        assert tokenized == Tokenized((104, 105))
+        assert isinstance(ended, Finished)
+        assert trio.current_time() - began <= 2.0
+        assert not any(stream.ended for stream in streams)
+        for stream in streams:
+            assert isinstance(await last(stream), Finished)
+        assert here.scheduler.fleet.instance("a.gguf").idle

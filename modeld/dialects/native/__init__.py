@@ -1,13 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The native API: bodies of `POST /infer` in, lines out. Pure.
+"""The native API: bodies in, lines and bodies out. Pure.
 
 `wire` holds the values as they are written, `parse` turns a body into a `Generate`, `render` turns
-the events of one request into lines, `listing` tells of the models. docs/api.md is the contract.
+the events of one request into lines; `vocabulary` does both for what needs no slot; `listing` tells of the
+models. docs/api.md is the contract.
 """
 
 from modeld.dialects.native.listing import ModelsBody, models_body
 from modeld.dialects.native.parse import Generate, parse
 from modeld.dialects.native.render import Renderer, error_body, shows_text
+from modeld.dialects.native.vocabulary import (
+    ContentBody,
+    DetokenizeBody,
+    PromptBody,
+    TemplateBody,
+    TokenizeBody,
+    TokensBody,
+    aside_body,
+    parse_detokenize,
+    parse_template,
+    parse_tokenize,
+)
 from modeld.dialects.native.wire import (
     Answer,
     ErrorBody,
@@ -19,16 +32,26 @@ from modeld.dialects.native.wire import (
 
 __all__ = [
     "Answer",
+    "ContentBody",
+    "DetokenizeBody",
     "ErrorBody",
     "Generate",
     "InferBody",
     "LoadingLine",
     "ModelsBody",
+    "PromptBody",
     "QueuedLine",
     "Renderer",
+    "TemplateBody",
     "TokenLine",
+    "TokenizeBody",
+    "TokensBody",
+    "aside_body",
     "error_body",
     "models_body",
     "parse",
+    "parse_detokenize",
+    "parse_template",
+    "parse_tokenize",
     "shows_text",
 ]

@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
+import msgspec
+
 from modeld.config.nearest import did_you_mean
 from modeld.core.request import Priority
 from modeld.dialects.native.wire import InferBody, MessageBody
@@ -27,15 +29,15 @@ _WORDS: Mapping[str, str] = {
 }
 
 
-def complain(reason: str) -> str:
-    """Return a sentence for the text of a `msgspec.ValidationError` about an `InferBody`."""
+def complain(reason: str, body: type[msgspec.Struct] = InferBody) -> str:
+    """Return a sentence for the text of a `msgspec.ValidationError` about a body of this type."""
     match = _PLACE.fullmatch(reason)
     what, place = (match["what"], match["place"] or "$") if match else (reason, "$")
     name = f"`{place.removeprefix('$').removeprefix('.')}`" if place != "$" else "the body"
     if found := _UNKNOWN.fullmatch(what):
         key = found["key"][:80]
         inside = "" if place == "$" else f" in {name}"
-        return f'unknown key "{key}"{inside}{did_you_mean(key, _keys(place))}'
+        return f'unknown key "{key}"{inside}{did_you_mean(key, _keys(place, body))}'
     if found := _MISSING.fullmatch(what):
         return f'{name} lacks the key "{found["key"]}"'
     if found := _INVALID.fullmatch(what):
@@ -46,8 +48,8 @@ def complain(reason: str) -> str:
     return f"{name}: {what[:1].lower()}{what[1:]}"
 
 
-def _keys(place: str) -> Collection[str]:
-    return MessageBody.__struct_fields__ if place.startswith("$.messages") else InferBody.__struct_fields__
+def _keys(place: str, body: type[msgspec.Struct]) -> Collection[str]:
+    return MessageBody.__struct_fields__ if place.startswith("$.messages") else body.__struct_fields__
 
 
 def _expected(name: str, types: str, limit: str, got: str | None) -> str:

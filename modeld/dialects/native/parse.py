@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -21,6 +21,8 @@ from modeld.dialects.native.complaint import complain
 from modeld.dialects.native.sampling import sampling_of
 from modeld.dialects.native.wire import MAX_INT32, Duration, InferBody
 from modeld.errors import InvalidRequest
+
+Body = TypeVar("Body", bound=msgspec.Struct)
 
 MAX_SCHEMA_DEPTH = 100
 """Levels of nesting in a JSON schema."""
@@ -42,34 +44,38 @@ def parse(body: bytes) -> Generate:
 
     Raises: InvalidRequest with a sentence that names the key.
     """
-    wire = _decode(body)
+    wire = decode(body, _decoder, '{"prompt": "Hello"}')
     stream = wire.stream is not False
     if wire.events and not stream:
         raise InvalidRequest("events are lines of a stream: leave out `events`, or set `stream` to true")
     return Generate(
         order=Order(
             request=_generation(wire),
-            model=_model(wire.model),
-            timeout_s=_timeout(wire.timeout),
+            model=model_of(wire.model),
+            timeout_s=timeout_of(wire.timeout),
             priority=wire.priority or Priority.NORMAL,
-            keep_alive_s=None if wire.keep_alive is None else _seconds("keep_alive", wire.keep_alive),
+            keep_alive_s=keep_alive_of(wire.keep_alive),
         ),
         stream=stream,
         events=bool(wire.events),
     )
 
 
-def _decode(body: bytes) -> InferBody:
+def decode(body: bytes, decoder: msgspec.json.Decoder[Body], example: str) -> Body:
+    """Read a body.
+
+    Raises: InvalidRequest with a sentence that names the key; of an empty body, with the example.
+    """
     if not body.strip():
-        raise InvalidRequest('the body is empty; send JSON such as {"prompt": "Hello"}')
+        raise InvalidRequest(f"the body is empty; send JSON such as {example}")
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"the body is not UTF-8: byte {error.start} cannot be decoded") from None
     try:
-        return _decoder.decode(text)
+        return decoder.decode(text)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(complain(str(error))) from None
+        raise InvalidRequest(complain(str(error), decoder.type)) from None
     except (msgspec.DecodeError, UnicodeError) as error:
         raise InvalidRequest(_malformed(text, str(error))) from None
     except RecursionError:
@@ -123,7 +129,8 @@ def _max_tokens(wire: InferBody) -> int:
     return wire.n_predict if wire.n_predict > 0 else MAX_INT32
 
 
-def _model(name: str | None) -> str | None:
+def model_of(name: str | None) -> str | None:
+    """Return the model that is asked for, None for the default one. Raises: InvalidRequest."""
     if name == "":
         raise InvalidRequest("`model` is empty; leave it out for the default model, or see GET /models")
     return name
@@ -136,7 +143,13 @@ def _seconds(key: str, value: Duration) -> float:
         raise InvalidRequest(f"`{key}`: {error}") from None
 
 
-def _timeout(value: Duration | None) -> float | None:
+def keep_alive_of(value: Duration | None) -> float | None:
+    """Return `keep_alive` in seconds. Raises: InvalidRequest."""
+    return None if value is None else _seconds("keep_alive", value)
+
+
+def timeout_of(value: Duration | None) -> float | None:
+    """Return `timeout` in seconds. Raises: InvalidRequest."""
     if value is None:
         return None
     seconds = _seconds("timeout", value)

@@ -18,7 +18,6 @@ from modeld.core.events import (
     Loading,
     Logprobs,
     Queued,
-    Started,
     Stats,
     TokenLogprob,
     Usage,
@@ -86,7 +85,7 @@ class Renderer:
                     if step != self._loading_step:
                         self._loading_step = step
                         out.append(line(LoadingLine(progress=round(progress, 3))))
-                case Queued() | Loading() | Started():
+                case _:
                     pass
         return b"".join(out)
 

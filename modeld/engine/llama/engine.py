@@ -24,7 +24,8 @@ import numpy as np
 
 from modeld.core.events import FinishReason, Usage
 from modeld.core.models import LoadOptions
-from modeld.core.request import GenerateRequest
+from modeld.core.request import Aside, EmbedRequest, Request
+from modeld.engine.llama.aside import answer
 from modeld.engine.llama.batch import Batch
 from modeld.engine.llama.constrained import NO_TOKEN, logits_of
 from modeld.engine.llama.job import Job, prepare
@@ -39,6 +40,7 @@ from modeld.engine.llama.template import ChatTemplate
 from modeld.engine.llama.vocab import TokenArray, Vocab
 from modeld.engine.protocol import (
     Admitted,
+    Answered,
     Broken,
     Done,
     Engine,
@@ -48,7 +50,7 @@ from modeld.engine.protocol import (
     Output,
     Tokens,
 )
-from modeld.errors import EngineFailed, InvalidGrammar, ModeldError, ModelFailed
+from modeld.errors import EngineFailed, InvalidGrammar, InvalidRequest, ModeldError, ModelFailed
 
 _OK, _NO_CELLS, _ABORTED = 0, 1, 2
 """What `llama_decode` returns; below zero it failed."""
@@ -83,7 +85,7 @@ class LlamaEngine:
         self._memory = Memory(model.memory, windowed=model.windowed)
         self._batch = Batch(model.batch_tokens, model.sequences)
         self._chunks = ChunkRule(model.batch_tokens)
-        self._submitted: deque[tuple[int, GenerateRequest]] = deque()
+        self._submitted: deque[tuple[int, Request]] = deque()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._cancelled: set[int] = set()
@@ -116,7 +118,7 @@ class LlamaEngine:
         """Whether `step` has anything to do."""
         return bool(self._running or self._waiting or self._submitted)
 
-    def submit(self, request_id: int, request: GenerateRequest) -> None:
+    def submit(self, request_id: int, request: Request) -> None:
         """Take a request; `step` refuses it if it is bad."""
         self._submitted.append((request_id, request))
 
@@ -204,21 +206,25 @@ class LlamaEngine:
                 outputs.append(Done(id=request_id, reason=FinishReason.CANCELLED, usage=Usage()))
                 continue
             try:
-                job = prepare(
-                    request_id,
-                    request,
-                    vocab=self._vocab,
-                    template=self._template,
-                    context=self._info.context,
-                )
+                self._prepare(request_id, request, outputs)
             except ModeldError as error:
                 outputs.append(Broken(id=request_id, problem=error.as_problem()))
             except Exception as error:  # noqa: BLE001 - a defect here must not end the neighbours
                 logger.exception("%s: a request could not be prepared", self._id)
                 fault = EngineFailed(f"{self._id}: this request could not be prepared: {error!r}")
                 outputs.append(Broken(id=request_id, problem=fault.as_problem()))
-            else:
-                self._waiting.append(job)
+
+    def _prepare(self, request_id: int, request: Request, outputs: list[Output]) -> None:
+        """Let a request wait for a slot, or answer it if it needs none. Raises what is wrong with it."""
+        if isinstance(request, Aside):
+            outputs.append(Answered(request_id, answer(request, self._vocab, self._template)))
+            return
+        if isinstance(request, EmbedRequest):
+            raise InvalidRequest(f"{self._id} makes no embeddings")
+        job = prepare(
+            request_id, request, vocab=self._vocab, template=self._template, context=self._info.context
+        )
+        self._waiting.append(job)
 
     def _end_cancelled(self, outputs: list[Output]) -> None:
         for job in [job for job in self._waiting if job.id in self._cancelled]:

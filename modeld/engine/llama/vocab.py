@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from modeld.engine.llama.library import lib
+from modeld.errors import InvalidRequest
 
 TokenArray = npt.NDArray[np.int32]
 """Token ids, one dimension."""
@@ -47,7 +49,9 @@ class Vocab:
         self._pieces: list[bytes | None] = [None] * self.size
         self._piece_buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         self._room = (ctypes.c_int32 * 1024)()
-        self._prefixes_space = lib.llama_vocab_type(pointer) == lib.LLAMA_VOCAB_TYPE_SPM
+        kind = lib.llama_vocab_type(pointer)
+        self._prefixes_space = kind == lib.LLAMA_VOCAB_TYPE_SPM
+        self._joins_pieces = kind == lib.LLAMA_VOCAB_TYPE_BPE
         tokens = range(self.size)
         is_eog, get_attr = lib.llama_vocab_is_eog, lib.llama_vocab_get_attr
         self.end_tokens = frozenset(token for token in tokens if is_eog(pointer, token))
@@ -76,6 +80,35 @@ class Vocab:
         if piece is None:
             piece = self._pieces[token] = self._read_piece(token)
         return piece
+
+    def spelling(self, token: int) -> bytes:
+        """Return the bytes of a token; of a control token, the text that stands for it."""
+        return self.piece(token) or self._read_piece(token, special=True)
+
+    def check(self, tokens: Iterable[int], name: str) -> None:
+        """Refuse tokens that there are not.
+
+        Raises: InvalidRequest that names the first of them, and the key `name`.
+        """
+        for token in tokens:
+            if not 0 <= token < self.size:
+                raise InvalidRequest(
+                    f"`{name}` has a token {token}, but the vocabulary of this model ends at {self.size - 1}"
+                )
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """Return the bytes that tokens stand for, control tokens spelled out. All must be in the vocabulary.
+
+        What `tokenize` made of a text gives that text again. Vocabularies that put a space before a text or
+        fold its case and accents (SentencePiece, WordPiece) have llama.cpp take back what can be taken back.
+        """
+        if self._joins_pieces:
+            return b"".join(map(self.spelling, tokens))
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        size = -lib.llama_detokenize(self.pointer, array, len(tokens), None, 0, False, True)
+        buffer = ctypes.create_string_buffer(max(size, 1))
+        length = lib.llama_detokenize(self.pointer, array, len(tokens), buffer, size, False, True)
+        return buffer.raw[: max(length, 0)]
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> TokenArray:
         """Return the tokens of a text.
@@ -156,10 +189,10 @@ class Vocab:
             raise MemoryError(f"llama.cpp could not tokenize {len(data)} bytes")
         return np.array(self._room[:count], dtype=np.int32)
 
-    def _read_piece(self, token: int) -> bytes:
+    def _read_piece(self, token: int, *, special: bool = False) -> bytes:
         buffer = self._piece_buffer
-        length = lib.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, False)
+        length = lib.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, special)
         if length < 0:
             buffer = ctypes.create_string_buffer(-length)
-            length = lib.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, False)
+            length = lib.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, special)
         return buffer.raw[: max(length, 0)]

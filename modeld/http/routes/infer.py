@@ -8,16 +8,14 @@ from collections.abc import Iterable
 from quart import Response
 
 from modeld.core.events import Event, Failed
-from modeld.core.request import Order
 from modeld.dialects import native
 from modeld.dialects.framing import NDJSON_TYPE
-from modeld.errors import ModelNotFound
 from modeld.http.body import StreamBody, read_json
-from modeld.http.edge import Edge, EdgeRequest, current_request
+from modeld.http.edge import Edge, current_request
 from modeld.http.errors import BACKPRESSURE, error_headers
 from modeld.http.infer_log import InferLog, wanted_level
 from modeld.http.reply import json_reply
-from modeld.http.routes.state import CATALOG_MAX_AGE_S
+from modeld.http.routes.submission import submit
 from modeld.http.routes.table import Route
 from modeld.runtime.ticket import Ticket
 
@@ -38,7 +36,7 @@ class InferRoute:
         body = await read_json(request)
         level = wanted_level(request.args.get("log"), request.headers)
         command = native.parse(body)
-        ticket = await self._submit(request, command.order)
+        ticket = await submit(self._edge, request, command.order)
         request.work_began.set()
         log = InferLog(level, request_id=request.id, model=ticket.model.id)
         renderer = native.Renderer(model=ticket.model.id, request_id=request.id, events=command.events)
@@ -65,15 +63,6 @@ class InferRoute:
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"
         return response
-
-    async def _submit(self, request: EdgeRequest, order: Order) -> Ticket:
-        """Submit; a model that is not known may have been put there a moment ago."""
-        backend = self._edge.backend
-        try:
-            return backend.submit(order, request_id=request.id)
-        except ModelNotFound:
-            await backend.refresh_catalog(CATALOG_MAX_AGE_S)
-            return backend.submit(order, request_id=request.id)
 
     async def _whole(self, ticket: Ticket, renderer: native.Renderer) -> Response:
         answer = None
