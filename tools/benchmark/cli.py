@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The command line: `bench [throughput|cancel|stream] [options]`."""
+"""The command line: `bench [throughput|cancel|stream|control] [options]`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmark import cancel, noise, plot, stream, throughput
+from benchmark import cancel, control, noise, plot, stream, throughput
 from benchmark.daemon import BenchError, modeld
 from benchmark.llama_server import ensure_built, llama_server
 from benchmark.prompts import WORDS
 from benchmark.report import Report, default_model
 from benchmark.systems import Setup, System, at_url, bare, own_modeld
 
-MODES = ("throughput", "cancel", "stream")
+MODES = ("throughput", "cancel", "stream", "control")
 _GRAIN = 64
 """KV cells are asked for in steps of so many, with one step a slot to spare."""
 
@@ -93,6 +93,15 @@ def parser() -> argparse.ArgumentParser:
         "--companions", type=whole(0, 15), default=3, help="streams beside it, one after another"
     )
     mode.add_argument("--max-gap", type=float, default=2.0, metavar="SECONDS", help="longest gap allowed")
+
+    text = "what modeld itself costs: token lines, short requests, Python per step, memory"
+    mode = modes.add_parser("control", parents=[common], help=text, description=text)
+    mode.add_argument("--parts", default=",".join(control.PARTS), help="which, of: %(default)s")
+    mode.add_argument("--rounds", type=whole(1, 100), default=5)
+    mode.add_argument("--streams", type=counts, default=[8, 16], metavar="N,N", help="streams of token lines")
+    mode.add_argument("--tokens", type=whole(100, 60_000), default=10_000, help="lines of each stream")
+    mode.add_argument("--clients", type=whole(1, 64), default=8, help="clients that send short requests")
+    mode.add_argument("--seconds", type=whole(1, 60), default=3, help="of each system in a round of requests")
     return top
 
 
@@ -104,7 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(given)
     options.model = (options.model or default_model()).absolute()
     options.threads = options.threads or os.cpu_count() or 1
-    run = {"throughput": run_throughput, "cancel": run_cancel, "stream": run_stream}[options.mode]
+    run = {
+        "throughput": run_throughput,
+        "cancel": run_cancel,
+        "stream": run_stream,
+        "control": run_control,
+    }[options.mode]
     try:
         require_model(options.model)
         code = run(options)
@@ -263,3 +277,39 @@ def run_stream(options: argparse.Namespace) -> int:
     report.add(results=whole_stream._asdict(), cpu_of_others=seen.others)
     report.write()
     return 1 if whole_stream.problems else 0
+
+
+def run_control(options: argparse.Namespace) -> int:
+    """Measure the parts asked for, print the tables, write the JSON."""
+    parts = options.parts.split(",")
+    unknown = set(parts) - set(control.PARTS)
+    if unknown:
+        raise BenchError(f"there is no part {min(unknown)}; there are {', '.join(control.PARTS)}")
+    report = Report("control", options.out, options.json)
+    report.head(model=options.model.name, threads=options.threads, rounds=options.rounds)
+    watch = noise.Watch([])
+    model, say = options.model, report.say
+    found = {
+        part: {
+            "lines": lambda: control.lines(
+                model,
+                streams=options.streams,
+                tokens=options.tokens,
+                rounds=options.rounds,
+                fake=options.fake or "",
+                say=say,
+            ),
+            "requests": lambda: control.requests(
+                model, clients=options.clients, rounds=options.rounds, seconds=options.seconds, say=say
+            ),
+            "steps": lambda: control.steps(model, threads=options.threads, say=say),
+            "memory": lambda: control.memory(model, threads=options.threads, say=say),
+        }[part]()
+        for part in parts
+    }
+    seen = watch.stop()
+    report.say("\n" + control.tell(found) + "\n")
+    report.say(noise.verdict([seen]))
+    report.add(results=found, cpu_of_others=seen.others)
+    report.write()
+    return 0

@@ -110,10 +110,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def modeld(*flags: str, models_dir: Path) -> Generator[Server]:
-    """Run `modeld serve` of this Python on a free port."""
+def modeld(*flags: str, models_dir: Path, program: Sequence[str] = ("-m", "modeld")) -> Generator[Server]:
+    """Run `modeld serve` of this Python on a free port; `program` may be another that does so."""
     with tempfile.TemporaryDirectory(prefix="modeld-bench-") as state:
-        command = [sys.executable, "-m", "modeld", "serve", "--addr", "127.0.0.1:0"]
+        command = [sys.executable, *program, "serve", "--addr", "127.0.0.1:0"]
         command += ["--state-dir", state, "--models-dir", str(models_dir), *flags]
         server = Server(command, r"listens on \S+:(\d+)", environment())
         try:

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Runs `modeld` with clocks around llama.cpp: `profiled.py RESULT.json serve ...`.
+
+Nothing in modeld knows of it. Every function `llama_*` of the bindings is wrapped by one that adds the
+CPU time of its thread to a sum, and at the end of each step of the engine one row is kept:
+
+    [tokens, engine's thread, of it in llama.cpp, calls of it,
+     event loop's thread, of it in write(2), calls of it]                              (CPU time in ns)
+
+What the clocks themselves cost is measured before the start, and written beside the rows:
+`call_ns` for each call (outside of its own interval), `row_ns` for each row.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modeld.engine.llama.library import lib
+
+_TRIES = 20_000
+
+
+class Sum:
+    """CPU time spent in some functions, by the thread that called them."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+        self.calls = 0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function with clocks."""
+
+        def timed(*arguments: Any) -> Any:
+            began = time.thread_time_ns()
+            try:
+                return function(*arguments)
+            finally:
+                self.ns += time.thread_time_ns() - began
+                self.calls += 1
+
+        return timed
+
+
+class Clocks:
+    """The sums, and a row for each step."""
+
+    def __init__(self) -> None:
+        self.llama = Sum()
+        self.writes = Sum()
+        self.rows: list[tuple[int, ...]] = []
+        self._loop = time.pthread_getcpuclockid(threading.main_thread().ident or 0)
+
+    def row(self, tokens: int) -> None:
+        """Keep a row."""
+        loop = time.clock_gettime_ns(self._loop)
+        llama, writes = self.llama, self.writes
+        self.rows.append(
+            (tokens, time.thread_time_ns(), llama.ns, llama.calls, loop, writes.ns, writes.calls)
+        )
+
+    def own_costs(self) -> dict[str, float]:
+        """Measure the clocks."""
+
+        def nothing(*_: object) -> None:
+            pass
+
+        tried = Sum()
+        timed = tried.around(nothing)
+        plain = _per_call(lambda: nothing(1, 2))
+        call_ns = _per_call(lambda: timed(1, 2)) - plain - tried.ns / tried.calls
+        row_ns = _per_call(lambda: self.row(0)) - plain
+        self.rows.clear()
+        return {"call_ns": call_ns, "row_ns": row_ns}
+
+
+def _per_call(function: Callable[[], None]) -> float:
+    began = time.thread_time_ns()
+    for _ in range(_TRIES):
+        function()
+    return (time.thread_time_ns() - began) / _TRIES
+
+
+def install(clocks: Clocks) -> None:
+    """Put the clocks around llama.cpp's functions, and at the end of each step."""
+    for name, value in list(vars(lib).items()):
+        if name.startswith("llama_") and callable(value) and not isinstance(value, type):
+            setattr(lib, name, clocks.llama.around(value))
+    os.write = clocks.writes.around(os.write)
+    from modeld.engine.llama import engine  # noqa: PLC0415 - it must see the wrapped functions
+    from modeld.engine.protocol import Tokens  # noqa: PLC0415
+
+    step = engine.LlamaEngine.step
+
+    def timed_step(self: engine.LlamaEngine) -> Any:
+        outputs = step(self)
+        clocks.row(sum(isinstance(output, Tokens) for output in outputs))
+        return outputs
+
+    engine.LlamaEngine.step = timed_step  # type: ignore[method-assign] # what this program is for
+
+
+def main() -> None:
+    """Run modeld; write the rows when it ends."""
+    result = Path(sys.argv[1])
+    del sys.argv[1]
+    clocks = Clocks()
+    costs = clocks.own_costs()
+    install(clocks)
+    atexit.register(lambda: result.write_text(json.dumps({**costs, "rows": clocks.rows})))
+    from modeld.cli.main import main as modeld  # noqa: PLC0415 - as above
+
+    modeld()
+
+
+if __name__ == "__main__":
+    main()
