@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,7 @@ from modeld.dialects.native import Renderer
 from modeld.errors import InternalError, UnsupportedMediaType
 from modeld.http.edge import EdgeRequest
 from modeld.http.infer_log import InferLog
+from modeld.http.pen import Pen
 from modeld.runtime.ticket import Ticket
 
 AT_ONCE_S = 0.01
@@ -45,6 +47,10 @@ async def read_json(request: EdgeRequest) -> bytes:
 class StreamBody(ResponseBody):
     """The lines of a stream: all that have come since the last write go into one.
 
+    The first write and the last are given out by iteration, for ASGI. With a pen, those between are
+    written by whoever puts the events, in his turn: no task runs for a token, unless the socket
+    is full. Without one, iteration gives out all.
+
     Whatever goes wrong in here becomes the last line: once a stream has begun, there is no other
     way to tell the client.
     """
@@ -65,6 +71,14 @@ class StreamBody(ResponseBody):
         self._log = log
         self._keep_alive_s = AT_ONCE_S if at_once else keep_alive_s
         self._next_keep_alive_s = keep_alive_s
+        self._pen: Pen | None = None
+        self._lines = b""
+        self._fault: Exception | None = None
+        self._quiet_since = 0.0
+
+    def write_with(self, pen: Pen | None) -> None:
+        """Write by this pen as soon as it is ready."""
+        self._pen = pen
 
     @property
     def ended(self) -> bool:
@@ -90,7 +104,10 @@ class StreamBody(ResponseBody):
         if self.ended:
             raise StopAsyncIteration
         try:
-            data = await self._next_lines()
+            if self._pen is None or not self._pen.ready:
+                data = await self._next_lines()
+            else:
+                data = await self._lines_after(self._pen)
         except Exception as error:  # noqa: BLE001 -- told in-band; the log has the traceback
             self._log.broke(error)
             problem = InternalError("modeld failed in the middle of this answer; the log has the cause")
@@ -112,3 +129,39 @@ class StreamBody(ResponseBody):
             lines = self._renderer.lines(events)
             if lines:
                 return lines
+
+    async def _lines_after(self, pen: Pen) -> bytes:
+        """Let lines be written by the pen; return what comes after those: the last, or a blank one."""
+        self._quiet_since = trio.current_time()
+        while True:
+            # One deadline for many tokens: it is only looked at when it has passed.
+            with trio.CancelScope(deadline=self._quiet_since + self._keep_alive_s) as silence:
+                await self._ticket.pour(partial(self._write, pen))
+            if silence.cancelled_caught and trio.current_time() >= self._quiet_since + self._keep_alive_s:
+                return BLANK_LINE
+            if self._fault is not None:
+                raise self._fault
+            if self._lines:
+                return self._lines
+            await pen.drain()
+            self._quiet_since = trio.current_time()
+
+    def _write(self, pen: Pen, events: Sequence[Event]) -> bool:
+        """Write the lines of these events; False when the task of this body has to go on.
+
+        Runs in the turn of who puts the events, so nothing may come out of here.
+        """
+        try:
+            lines = self._renderer.lines(events)
+            if not lines:
+                return True
+            if self.ended:
+                self._lines = lines
+                return False
+            self._quiet_since = trio.current_time()
+            if self._log.verbose:
+                self._log.sent(lines)
+            return pen.write(lines)
+        except Exception as error:  # noqa: BLE001 -- raised again where it can be told
+            self._fault = error
+            return False

@@ -192,6 +192,21 @@ class Connection:
             self._writing = None
             self._write_lock.release()
 
+    def write_now(self, data: bytes) -> int:
+        """Write what the socket takes without waiting, and return how many bytes that were.
+
+        Nothing goes while somebody else is writing. A client that is gone takes everything.
+        """
+        if self._write_lock.locked():
+            return 0
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except _GONE:
+            self.cut()
+            return len(data)
+
     def cycle_ended(self) -> None:
         """Await the next request, or go on with one that was sent ahead."""
         self._idle_since = trio.current_time()

@@ -24,6 +24,7 @@ from modeld.http.body import StreamBody
 from modeld.http.edge import EdgeRequest
 from modeld.http.errors import error_of, error_response
 from modeld.http.ident import request_id
+from modeld.http.pen import pen_of
 from modeld.http.reply import compress
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Exchange(TrioASGIHTTPConnection):
             }
         )
         if isinstance(body, StreamBody):
+            body.write_with(pen_of(self.scope))
             async with body:
                 async for part in body:
                     await send({"type": "http.response.body", "body": part, "more_body": not body.ended})

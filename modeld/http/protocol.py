@@ -7,6 +7,7 @@ What differs from `hypercorn.protocol.h11.H11Protocol`:
 - `Upgrade` (WebSocket, h2c) is ignored, as RFC 9110 section 7.8 allows; the app refuses the former.
 - HTTP/2 is off: its flow control would hide a reader that takes nothing from the write deadline.
 - Malformed requests get JSON, and the connection says when it will close.
+- The app finds a `Pen` in its scope, to write parts of a chunked answer past all of this.
 """
 
 from __future__ import annotations
@@ -31,9 +32,12 @@ from modeld.errors import Problem
 from modeld.http.ident import new_id
 from modeld.http.limits import Limits
 from modeld.http.malformed import why_malformed
+from modeld.http.pen import Pen
 from modeld.telemetry.metrics import METHODS
 
 _EMPTY_LINES = re.compile(rb"(?:\r?\n)+")
+_CHUNKED = b"\r\ntransfer-encoding: chunked\r\n"
+_NO_BODY = (204, 304)
 _OPEN = (h11.IDLE, h11.SEND_RESPONSE)
 """States in which an answer can still be given."""
 
@@ -43,6 +47,10 @@ class Wire(Protocol):
 
     async def send(self, event: Event) -> None:
         """Write `RawData`; `Updated` and `Closed` only change what is waited for."""
+        ...
+
+    def write_now(self, data: bytes) -> int:
+        """Write what goes at once, and return how many bytes that were; nobody else may be writing."""
         ...
 
     def cycle_ended(self) -> None:
@@ -84,6 +92,12 @@ class Http1(H11Protocol):
         self._on_refusal = on_refusal
         self._held = b""
         self._method = b""
+        self._is_chunked = False
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the head of a chunked answer is on the wire, and its end is not."""
+        return self._is_chunked and not self._held and self._h11.our_state is h11.SEND_BODY
 
     @property
     def idle(self) -> bool:
@@ -129,7 +143,12 @@ class Http1(H11Protocol):
                 headers = [*headers, *self.config.response_headers("h11")]
                 if self._must_close():
                     headers.append((b"connection", b"close"))
-                self._held += self._encode(h11.Response(status_code=status, headers=headers))
+                head = self._encode(h11.Response(status_code=status, headers=headers))
+                # What h11 made of it counts: HTTP/1.0 gets no chunks, an announced length none either.
+                self._is_chunked = (
+                    _CHUNKED in head.lower() and self._method != b"HEAD" and status not in _NO_BODY
+                )
+                self._held += head
             case Body(data=data):
                 self._held += self._encode(h11.Data(data=data))
                 if not self.ending:
@@ -139,6 +158,14 @@ class Http1(H11Protocol):
                 await self._flush()
             case _:
                 await super().stream_send(event)
+
+    def write_now(self, data: bytes) -> int:
+        """Write what goes at once; see `Wire`."""
+        return self._wire.write_now(data)
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it."""
+        await self.send(RawData(data=data))
 
     async def _flush(self) -> None:
         data, self._held = self._held, b""
@@ -229,7 +256,7 @@ class Http1(H11Protocol):
                 http_version=request.http_version.decode(),
                 method=request.method.decode("ascii"),
                 raw_path=target,
-                state=self.connection_state,
+                state=ConnectionState(Pen(self).into(self.connection_state)),
             )
         )
         return True

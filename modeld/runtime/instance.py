@@ -185,10 +185,7 @@ class Instance:
     def _on_message(self, message: FromWorker) -> None:
         match message:
             case Step(outputs=outputs):
-                self.last_step = trio.current_time()
-                self._interrupts.stepped(outputs)
-                for output in outputs:
-                    self._deliver(output)
+                self._stepped(outputs)
             case Progress(fraction=fraction):
                 self.progress = fraction
                 self._on_progress(self.model_id, fraction)
@@ -207,18 +204,32 @@ class Instance:
             self._free_slots.release()
         self._feed(Loaded(self.model_id, info.slots))
 
-    def _deliver(self, output: Output) -> None:
-        ticket = self._running.get(output.id)
-        if ticket is None:
-            return
-        match output:
-            case Tokens(text=text, count=count, logprobs=logprobs):
-                self._count(count)
+    def _stepped(self, outputs: tuple[Output, ...]) -> None:
+        """Deliver what a step brought; each reader gets all that is his at once."""
+        now = self.last_step = trio.current_time()
+        self._interrupts.stepped(outputs)
+        tokens, touched = 0, dict[int, Ticket]()
+        for output in outputs:
+            ticket = self._running.get(output.id)
+            if ticket is None:
+                continue
+            if isinstance(output, Tokens):
+                tokens += output.count
                 if ticket.first_token is None:
-                    ticket.put(Started(ticket.usage))
-                ticket.completion_tokens += count
-                if text or logprobs:
-                    ticket.put(Delta(text, logprobs))
+                    ticket.add(Started(ticket.usage), now)
+                ticket.completion_tokens += output.count
+                if output.text or output.logprobs:
+                    ticket.add(Delta(output.text, output.logprobs), now)
+                    touched[ticket.id] = ticket
+            else:
+                self._deliver(ticket, output)
+        for ticket in touched.values():
+            ticket.flush()
+        if tokens:
+            self._count(tokens, now)
+
+    def _deliver(self, ticket: Ticket, output: Admitted | Done | Broken) -> None:
+        match output:
             case Admitted(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens):
                 ticket.admit(prompt_tokens, cached_tokens)
                 self._feed(GotSlot(ticket.id))
@@ -251,8 +262,8 @@ class Instance:
                 ticket.fail(problem)
         self._running.clear()
 
-    def _count(self, tokens: int) -> None:
-        second = float(int(trio.current_time()))
+    def _count(self, tokens: int, now: float) -> None:
+        second = float(int(now))
         if self._tokens and self._tokens[-1][0] == second:
             self._tokens[-1] = (second, self._tokens[-1][1] + tokens)
         else:

@@ -7,7 +7,7 @@ a backlog over its limit ends this stream and no other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 _EVENT_OVERHEAD_BYTES = 64
 """What an event weighs in a backlog besides its text: about one line of JSON."""
+
+
+Take = Callable[[Sequence[Event]], bool]
+"""Takes events as they are put. False: the reader's task has to go on. Must neither wait nor raise."""
 
 
 class Ticket:
@@ -75,6 +79,7 @@ class Ticket:
         self._backlog = 0
         self._max_backlog = max_backlog_bytes
         self._reader = trio.lowlevel.ParkingLot()
+        self._take: Take | None = None
         self._last: Last | None = None
         self._closed = False
         self._on_close = on_close
@@ -119,10 +124,23 @@ class Ticket:
             await trio.lowlevel.checkpoint_if_cancelled()
         while not self._mailbox:
             await self._reader.park()
-        events = tuple(self._mailbox)
-        self._mailbox.clear()
-        self._backlog = 0
-        return events  # noqa: ASYNC910 -- who finds events goes on to write them, and that yields
+        return self._empty()  # noqa: ASYNC910 -- who finds events goes on to write them, and that yields
+
+    async def pour(self, take: Take) -> None:
+        """Give all events to `take`, in the turn of whoever puts them, until it returns False.
+
+        So that no task need run for each event. What is put after that waits for the next call.
+        Cancellation loses no event: what `take` was given, it has.
+        """
+        if self._mailbox:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not take(self._empty()):
+                return  # noqa: ASYNC910 -- the same holds as for `next`
+        self._take = take
+        try:
+            await self._reader.park()
+        finally:
+            self._take = None
 
     def close(self) -> None:
         """Say that nobody reads any more. Frees what the request holds. Idempotent, never waits."""
@@ -131,27 +149,38 @@ class Ticket:
             self._on_close(self)
 
     def put(self, event: Event) -> None:
-        """Add an event. Anything after the last event, or after `close`, is dropped."""
+        """Add an event, and let the reader have it. After the last event, or `close`, it is dropped."""
+        self.add(event, trio.current_time())
+        self.flush()
+
+    def flush(self) -> None:
+        """Let the reader have what was added."""
+        if not self._mailbox:
+            return
+        if self._take is None or not self._take(self._empty()):
+            self._take = None
+            self._reader.unpark()
+
+    def add(self, event: Event, now: float) -> None:
+        """Add an event that came `now` (Trio's clock); the reader has it after `flush`, with others."""
         if self._last is not None or self._closed:
             return
-        now = trio.current_time()
         match event:
-            case Started():
-                self.first_token = now
-            case Loading() | Queued():
-                self.loading = isinstance(event, Loading)
             case Delta(text=text):
                 self._last_token = now
                 self._backlog += len(text.encode()) + _EVENT_OVERHEAD_BYTES
                 if self._backlog > self._max_backlog:
                     self._overflow()
                     return
+            case Started():
+                self.first_token = now
+            case Loading() | Queued():
+                self.loading = isinstance(event, Loading)
             case Finished() | Failed():
                 self._last = event
             case _:
                 pass
         self._mailbox.append(event)
-        self._reader.unpark()
 
     def admit(self, prompt_tokens: int, cached_tokens: int) -> None:
         """Note that it has a slot, and how long its prompt is."""
@@ -183,6 +212,13 @@ class Ticket:
             ttft_s=None if self.first_token is None else self.first_token - self.created,
             tokens_per_second=rate,
         )
+
+    def _empty(self) -> tuple[Event, ...]:
+        """Take everything out of the mailbox."""
+        events = tuple(self._mailbox)
+        self._mailbox.clear()
+        self._backlog = 0
+        return events
 
     def _overflow(self) -> None:
         self.fail(

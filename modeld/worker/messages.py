@@ -54,7 +54,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Step(msgspec.Struct, frozen=True, tag="step"):
-    """What one step of the engine brought, for all slots; one message a step.
+    """What one step of the engine brought, for all slots; or several, when the event loop is behind.
 
     `seconds` is how long it took. A step without outputs is sent too, as a sign of life.
     """

@@ -12,10 +12,11 @@ from modeld.engine.protocol import LoadSpec
 from modeld.worker.drive import Inbox, drive
 from modeld.worker.host import OnMessage
 from modeld.worker.messages import Close, Died, FromWorker, LoadFailed, Stopped, ToWorker
+from modeld.worker.postbox import Postbox
 
 
 class ThreadWorker:
-    """Runs `drive` by `trio.to_thread`; messages come back once a step, by `run_sync_soon`."""
+    """Runs `drive` by `trio.to_thread`; messages come back once a step at the most, by `run_sync_soon`."""
 
     def __init__(self, load: LoadSpec, on_message: OnMessage) -> None:
         self._load = load
@@ -45,11 +46,7 @@ class ThreadWorker:
         self._inbox.put(Close())
 
     async def _run_thread(self) -> None:
-        token = trio.lowlevel.current_trio_token()
-
-        def post(message: FromWorker) -> None:
-            token.run_sync_soon(self._deliver, message)
-
+        post = Postbox(trio.lowlevel.current_trio_token().run_sync_soon, self._deliver).put
         await trio.to_thread.run_sync(
             drive,
             partial(load_engine, self._load),

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Brings a worker's messages from its thread into the event loop, with one call for all that wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from modeld.worker.host import OnMessage
+from modeld.worker.messages import FromWorker, Step
+
+CallSoon = Callable[[Callable[[], None]], None]
+"""Has the event loop call a function soon; may be asked from any thread."""
+
+
+class Postbox:
+    """Messages on their way. One thread puts, the event loop takes.
+
+    Waking the event loop costs more than a message. When it is behind, it is called once for several
+    messages, and the steps among these become one: their token lines share a write.
+    """
+
+    def __init__(self, call_soon: CallSoon, on_message: OnMessage) -> None:
+        self._call_soon = call_soon
+        self._on_message = on_message
+        self._messages: deque[FromWorker] = deque()
+        self._called = False
+
+    def put(self, message: FromWorker) -> None:
+        """Post a message, from the worker's thread."""
+        self._messages.append(message)
+        if not self._called:  # `_deliver` says so before it looks for messages, so none is missed.
+            self._called = True
+            self._call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        self._called = False
+        steps: list[Step] = []
+        for _ in range(len(self._messages)):  # For what comes meanwhile there will be another call.
+            message = self._messages.popleft()
+            if isinstance(message, Step):
+                steps.append(message)
+                continue
+            self._deliver_steps(steps)
+            self._on_message(message)
+        self._deliver_steps(steps)
+
+    def _deliver_steps(self, steps: list[Step]) -> None:
+        if len(steps) == 1:
+            self._on_message(steps[0])
+        elif steps:
+            outputs = tuple(output for step in steps for output in step.outputs)
+            self._on_message(Step(outputs, sum(step.seconds for step in steps)))
+        steps.clear()
