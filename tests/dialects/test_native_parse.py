@@ -118,6 +118,13 @@ def test_every_way_of_sampling_reaches_the_order() -> None:
     assert {name: getattr(sampling, name) for name in keys} == keys
 
 
+def test_echo_is_the_prompt() -> None:
+    """What is to come before the answer is the text as it was sent."""
+    assert parse(body(echo=True)).echo == "Hello"
+    assert parse(body(echo=False)).echo == parse(body(echo=None)).echo == ""
+    assert parse(body(echo=True, logprobs=False)).echo == "Hello"
+
+
 def test_messages_take_the_place_of_a_prompt() -> None:
     """A conversation arrives turn by turn, as plain text."""
     request = parse(b'{"messages":[{"role":"user","content":"<|im_start|>"}]}').order.request
@@ -210,6 +217,9 @@ def test_a_schema_travels_as_its_own_text() -> None:
         ({"xtc_probability": 0.5, "temperature": 0}, "and `xtc_probability` draws"),
         ({"dynatemp_range": 0.5, "temperature": 0}, "and `dynatemp_range` draws"),
         ({"repetition_penalty": 1.1}, "did you mean repeat_penalty?"),
+        ({"echo": True, "prompt": None, "messages": [{"role": "user", "content": "x"}]}, "`echo` repeats"),
+        ({"echo": True, "logprobs": 0}, "`echo` and `logprobs` do not go together"),
+        ({"echo": "yes"}, "`echo` must be true or false"),
         ({"seed": -2}, "`seed` must be a whole number >= -1"),
         ({"seed": 2**32 - 1}, "`seed` must be a whole number <= 4294967294"),
         ({"stop": ["a", ""]}, "`stop[1]` must be a string of length >= 1"),

@@ -46,6 +46,29 @@ def test_a_stream_is_written_as_documented() -> None:
     )
 
 
+def test_an_echo_comes_first_and_once() -> None:
+    """The prompt is the first line and the beginning of the content; waiting and refusals have none."""
+    render = Renderer(model="tiny.gguf", request_id="r1", echo="Say: ")
+    assert render.lines([Queued(position=1), Started(usage=USAGE)]) == b""
+    lines = render.lines([Delta(text=""), Delta(text="The")]) + render.lines([Delta(text=" cat"), DONE])
+    *tokens, last = (json.loads(line) for line in lines.splitlines())
+    assert [token["token"] for token in tokens] == ["Say: ", "The", " cat"]
+    assert last["content"] == "Say: The cat"
+    whole = Renderer(model="tiny.gguf", request_id="r1", echo="Say: ")
+    assert whole.take([Started(usage=USAGE), Delta(text="The")]) is None
+    assert json.loads(whole.take([Delta(text=" cat"), DONE]) or b"")["content"] == "Say: The cat"
+    refused = Renderer(model="tiny.gguf", request_id="r1", echo="Say: ")
+    failed = Failed(problem=EngineFailed("the engine died").as_problem())
+    assert json.loads(refused.lines([failed]))["content"] == ""
+
+
+def test_an_answer_without_text_has_its_echo() -> None:
+    """Where the first token is the end there is still the prompt."""
+    lines = Renderer(model="tiny.gguf", request_id="r1", echo="Say").lines([DONE]).splitlines()
+    assert [json.loads(line).get("token") for line in lines] == ["Say", None]
+    assert json.loads(lines[-1])["content"] == "Say"
+
+
 def test_a_failure_in_a_stream_is_its_last_line() -> None:
     """The line has the error, its status and its type, and the text that had come."""
     render = renderer()

@@ -57,6 +57,15 @@ async def test_without_stream_the_last_line_comes_alone() -> None:
         assert answer.json()["done"]
 
 
+async def test_an_echo_begins_the_answer() -> None:
+    """The prompt comes first, in a stream and in a whole answer."""
+    async with serving(say("The", " cat")) as served, served.client() as client:
+        answer = await client.post("/infer", json={"prompt": "x: ", "echo": True})
+        assert [line.get("token") for line in lines_of(answer.content)] == ["x: ", "The", " cat", None]
+        answer = await client.post("/infer", json={"prompt": "x: ", "echo": True, "stream": False})
+        assert answer.json()["content"] == "x: The cat"
+
+
 async def test_each_token_is_on_the_wire_as_soon_as_it_exists() -> None:
     """Nothing waits for more text to come."""
     async with serving() as served:

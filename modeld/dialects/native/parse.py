@@ -37,6 +37,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True):
     order: Order
     stream: bool
     events: bool
+    echo: str = ""
+    """Text that comes before the answer."""
 
 
 def parse(body: bytes) -> Generate:
@@ -58,6 +60,7 @@ def parse(body: bytes) -> Generate:
         ),
         stream=stream,
         events=bool(wire.events),
+        echo=_echo(wire),
     )
 
 
@@ -113,6 +116,21 @@ def _generation(wire: InferBody) -> GenerateRequest:
         logprobs=_logprobs(wire.logprobs),
         constraint=_constraint(wire),
     )
+
+
+def _echo(wire: InferBody) -> str:
+    if not wire.echo:
+        return ""
+    if wire.prompt is None:
+        raise InvalidRequest(
+            "`echo` repeats a `prompt`; what a template makes of `messages` is not told. Leave out `echo`"
+        )
+    if _logprobs(wire.logprobs) is not None:
+        raise InvalidRequest(
+            "`echo` and `logprobs` do not go together: log-probabilities of a prompt are not computed, since "
+            "they would need the logits of all of its tokens at once. Leave out one of the two"
+        )
+    return wire.prompt
 
 
 def _max_tokens(wire: InferBody) -> int:

@@ -45,17 +45,18 @@ _ROUNDING = 1e-9
 
 
 class Renderer:
-    """Writes one request's answer. Feed it every event once, in order.
+    """Writes one request's answer, after the text `echo`. Feed it every event once, in order.
 
     Attributes:
       last: the event that ended the request, once it came.
     """
 
-    def __init__(self, *, model: str, request_id: str, events: bool = False) -> None:
+    def __init__(self, *, model: str, request_id: str, events: bool = False, echo: str = "") -> None:
         self.last: Last | None = None
         self._model = model
         self._request_id = request_id
         self._tell_waiting = events
+        self._echo = echo
         self._loading_step = -1
         self._texts: list[str] = []
         self._logprobs: list[LogprobBody] = []
@@ -64,6 +65,8 @@ class Renderer:
         """Return the lines of these events, ready for one write; may be empty."""
         out: list[bytes] = []
         for event in events:
+            if self._echo and isinstance(event, Delta | Finished):
+                out.append(line(TokenLine(token=self._take_echo())))
             match event:
                 case Delta(text=text, logprobs=()):
                     if text:
@@ -92,6 +95,8 @@ class Renderer:
     def take(self, events: Iterable[Event]) -> bytes | None:
         """Gather without lines: return the whole answer when its last event is among these, else None."""
         for event in events:
+            if self._echo and isinstance(event, Delta | Finished):
+                self._take_echo()
             match event:
                 case Delta(text=text, logprobs=logprobs):
                     self._texts.append(text)
@@ -107,6 +112,12 @@ class Renderer:
         """Return the last line for a request that broke outside of the engine."""
         self.last = Failed(problem=problem)
         return line(self._answer(self.last))
+
+    def _take_echo(self) -> str:
+        """Let the answer begin with the prompt: when it begins, and once."""
+        text, self._echo = self._echo, ""
+        self._texts.append(text)
+        return text
 
     def _answer(self, last: Last) -> Answer:
         problem = last.problem if isinstance(last, Failed) else None

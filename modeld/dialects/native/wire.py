@@ -47,6 +47,9 @@ class InferBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     events: Annotated[
         bool | None, Meta(description="The stream begins at once and tells of waiting; default false")
     ] = None
+    echo: Annotated[
+        bool | None, Meta(description="The answer begins with the prompt; not with `messages`; default false")
+    ] = None
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_INT32)] | None,
         Meta(description="Default 512; clipped to the room that the context leaves"),

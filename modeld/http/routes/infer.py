@@ -39,7 +39,9 @@ class InferRoute:
         ticket = await submit(self._edge, request, command.order)
         request.work_began.set()
         log = InferLog(level, request_id=request.id, model=ticket.model.id)
-        renderer = native.Renderer(model=ticket.model.id, request_id=request.id, events=command.events)
+        renderer = native.Renderer(
+            model=ticket.model.id, request_id=request.id, events=command.events, echo=command.echo
+        )
         # Called last to first: the ticket is closed before its end is told.
         request.cleanup.callback(lambda: log.ended(renderer.last))
         request.cleanup.callback(ticket.close)
