@@ -62,10 +62,15 @@ class ConstraintKind(StrEnum):
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
-    """The text must match this GBNF grammar, or be JSON of this schema (its JSON text)."""
+    """The text must match this GBNF grammar, or be JSON of this schema (its JSON text).
+
+    With triggers it is lazy: text is free until one of them comes, and from its beginning on is bound.
+    """
 
     kind: ConstraintKind
     text: str
+    trigger_words: tuple[str, ...] = ()
+    trigger_tokens: tuple[int, ...] = ()
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):

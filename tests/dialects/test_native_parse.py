@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from modeld.core.request import Constraint, ConstraintKind, GenerateRequest, Message, Order, Priority
 from modeld.dialects.native import parse
-from modeld.errors import InvalidRequest
+from modeld.errors import InvalidGrammar, InvalidRequest
 
 
 def body(**keys) -> bytes:
@@ -160,6 +160,42 @@ def test_other_spellings(keys, read, expected) -> None:
     assert read(parse(body(**keys)).order.request) == expected
 
 
+def test_a_lazy_grammar_has_its_triggers() -> None:
+    """Words and tokens, as llama.cpp's server writes them, for a grammar or a schema."""
+    triggers = [
+        {"type": 1, "value": "<c>"},
+        {"type": 0, "value": "<d>", "token": 7},
+        {"type": 1, "value": "x"},
+    ]
+    keys = {"grammar_lazy": True, "grammar_triggers": triggers}
+    constraint = parse(body(grammar="root ::= x", **keys)).order.request.constraint
+    assert constraint is not None
+    assert (constraint.kind, constraint.text) == (ConstraintKind.GRAMMAR, "root ::= x")
+    assert (constraint.trigger_words, constraint.trigger_tokens) == (("<c>", "x"), (7,))
+    constraint = parse(body(json_schema={}, **keys)).order.request.constraint
+    assert constraint is not None
+    assert (constraint.kind, constraint.trigger_tokens) == (ConstraintKind.JSON_SCHEMA, (7,))
+    eager = {"grammar_lazy": False, "grammar_triggers": []}
+    assert parse(body(grammar="root ::= x", **eager)) == parse(body(grammar="root ::= x"))
+
+
+@pytest.mark.parametrize(
+    ("triggers", "told"),
+    [
+        ([], "a lazy grammar needs `grammar_triggers`"),
+        ([{"type": 0, "value": "x"}], "`grammar_triggers[0]` lacks its `token`"),
+        ([{"type": 1, "value": "x"}, {"type": 1, "token": 5}], "`grammar_triggers[1]` lacks its `value`"),
+        ([{"type": 1, "value": ""}], "`grammar_triggers[0]` lacks its `value`"),
+        ([{"type": 2, "value": "x.*"}], "`grammar_triggers[0]` is a pattern (type 2)"),
+    ],
+)
+def test_triggers_that_cannot_be_used_are_bad_grammars(triggers, told) -> None:
+    """They are refused as a grammar that does not compile is."""
+    with pytest.raises(InvalidGrammar) as caught:
+        parse(body(grammar="root ::= x", grammar_lazy=True, grammar_triggers=triggers))
+    assert told in caught.value.message
+
+
 def test_a_schema_travels_as_its_own_text() -> None:
     """A JSON schema is not rewritten on its way, so the order of its keys stays."""
     data = b'{"prompt":"x","json_schema":{"type": "object", "a": 1}}'
@@ -220,6 +256,12 @@ def test_a_schema_travels_as_its_own_text() -> None:
         ({"echo": True, "prompt": None, "messages": [{"role": "user", "content": "x"}]}, "`echo` repeats"),
         ({"echo": True, "logprobs": 0}, "`echo` and `logprobs` do not go together"),
         ({"echo": "yes"}, "`echo` must be true or false"),
+        ({"grammar_lazy": True}, "need a `grammar` or a `json_schema`"),
+        ({"grammar_triggers": [{"type": 1, "value": "x"}]}, "need a `grammar` or a `json_schema`"),
+        ({"grammar": "x", "grammar_triggers": [{"type": 1, "value": "x"}]}, "set `grammar_lazy` to true"),
+        ({"grammar": "x", "grammar_triggers": [{"type": 4}]}, "`grammar_triggers[0].type` must be"),
+        ({"grammar": "x", "grammar_triggers": [{"typ": 1}]}, "did you mean type?"),
+        ({"grammar": "x", "grammar_triggers": ["x"]}, "`grammar_triggers[0]` must be an object"),
         ({"seed": -2}, "`seed` must be a whole number >= -1"),
         ({"seed": 2**32 - 1}, "`seed` must be a whole number <= 4294967294"),
         ({"stop": ["a", ""]}, "`stop[1]` must be a string of length >= 1"),

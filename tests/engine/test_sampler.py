@@ -7,63 +7,11 @@ import math
 
 import numpy as np
 import pytest
+from support.rows import FREE, GREEDY, Row
 
 from modeld.core.request import Sampling
-from modeld.engine.llama.constrained import logits_of
 from modeld.engine.llama.library import lib
-from modeld.engine.llama.sampler import Sampler
 from modeld.errors import InvalidRequest
-
-GREEDY = Sampling(temperature=0.0)
-FREE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-"""Nothing is left out before the draw."""
-
-
-class Row:
-    """The one row of logits of a decode of the tiny model, which a test may overwrite."""
-
-    def __init__(self, engine) -> None:
-        self.vocab = engine._vocab
-        self.context = engine._model.context
-        engine._batch.clear()
-        self.number = engine._batch.add_token(self.vocab.bos, 0, 0)
-        assert lib.llama_decode(self.context, engine._batch.struct) == 0
-        self.logits = logits_of(self.context, self.number, self.vocab.size)
-
-    def sample(self, sampling, prompt=(), **options):
-        """Return one token, drawn after this prompt."""
-        return self.draw(sampling, 1, prompt, **options)[0]
-
-    def draw(self, sampling, count, prompt=(), **options):
-        """Return so many tokens that one sampler draws, each from the logits that are there now."""
-        sampler = Sampler(self.vocab, sampling, context=256, **options)
-        sampler.see_prompt(np.array(prompt, dtype=np.int32))
-        try:
-            return [sampler.sample(self.context, self.number) for _ in range(count)]
-        finally:
-            sampler.close()
-
-    def offer(self, **logits):
-        """Let these tokens (`t5=1.0`) have these logits, and all others next to no chance."""
-        self.logits[:] = -100
-        for name, logit in logits.items():
-            self.logits[int(name[1:])] = logit
-
-    def follow_zipf(self):
-        """Let probabilities fall as those of words do, which Mirostat 1 takes for granted."""
-        self.logits[:] = -1.2 * np.log(np.arange(1, self.vocab.size + 1))
-
-    def greedy_in_c(self, biases=()):
-        """Return what llama.cpp's own greedy chain takes."""
-        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        array = (lib.llama_logit_bias * len(biases))(*(lib.llama_logit_bias(*bias) for bias in biases))
-        lib.llama_sampler_chain_add(
-            chain, lib.llama_sampler_init_logit_bias(self.vocab.size, len(biases), array)
-        )
-        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
-        token = lib.llama_sampler_sample(chain, self.context, self.number)
-        lib.llama_sampler_free(chain)
-        return token
 
 
 @pytest.fixture

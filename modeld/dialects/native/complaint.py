@@ -10,7 +10,7 @@ import msgspec
 
 from modeld.config.nearest import did_you_mean
 from modeld.core.request import Priority
-from modeld.dialects.native.wire import InferBody, MessageBody
+from modeld.dialects.native.wire import InferBody, MessageBody, TriggerBody
 
 _PLACE = re.compile(r"(?P<what>.*?)(?: - at `(?P<place>[^`]*)`)?", re.DOTALL)
 _EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`(?P<limit>[^`]*?)(?:, got `(?P<got>\w+)`)?")
@@ -48,8 +48,23 @@ def complain(reason: str, body: type[msgspec.Struct] = InferBody) -> str:
     return f"{name}: {what[:1].lower()}{what[1:]}"
 
 
+_ESCAPE = re.compile(r"\\u[dD]([89aAbB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|[89a-fA-F])|\\.", re.DOTALL)
+
+
+def malformed(text: str, reason: str) -> str:
+    """Return why `text` is no JSON; half of a surrogate pair is worth a sentence of its own."""
+    halves = (match for match in _ESCAPE.finditer(text) if match[1] and len(match[1]) == 1)
+    if any(halves):
+        return "the body holds an escape such as \\ud83d that is only half of a character"
+    return f"the body is not JSON: {reason.removeprefix('JSON is malformed: ')}"
+
+
 def _keys(place: str, body: type[msgspec.Struct]) -> Collection[str]:
-    return MessageBody.__struct_fields__ if place.startswith("$.messages") else body.__struct_fields__
+    if place.startswith("$.messages"):
+        return MessageBody.__struct_fields__
+    if place.startswith("$.grammar_triggers"):
+        return TriggerBody.__struct_fields__
+    return body.__struct_fields__
 
 
 def _expected(name: str, types: str, limit: str, got: str | None) -> str:

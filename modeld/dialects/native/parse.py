@@ -3,29 +3,24 @@
 
 from __future__ import annotations
 
-import re
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 
 from modeld.config.values import BadValue, parse_duration
 from modeld.core.request import (
-    Constraint,
-    ConstraintKind,
     GenerateRequest,
     Message,
     Order,
     Priority,
 )
-from modeld.dialects.native.complaint import complain
+from modeld.dialects.native.complaint import complain, malformed
+from modeld.dialects.native.constraint import constraint_of
 from modeld.dialects.native.sampling import sampling_of
 from modeld.dialects.native.wire import MAX_INT32, Duration, InferBody
 from modeld.errors import InvalidRequest
 
 Body = TypeVar("Body", bound=msgspec.Struct)
-
-MAX_SCHEMA_DEPTH = 100
-"""Levels of nesting in a JSON schema."""
 
 _decoder = msgspec.json.Decoder(InferBody)
 _request = GenerateRequest()
@@ -80,20 +75,9 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Body], example: str) -> Bo
     except msgspec.ValidationError as error:
         raise InvalidRequest(complain(str(error), decoder.type)) from None
     except (msgspec.DecodeError, UnicodeError) as error:
-        raise InvalidRequest(_malformed(text, str(error))) from None
+        raise InvalidRequest(malformed(text, str(error))) from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
-
-
-_ESCAPE = re.compile(r"\\u[dD]([89aAbB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|[89a-fA-F])|\\.", re.DOTALL)
-
-
-def _malformed(text: str, reason: str) -> str:
-    """Return why `text` is no JSON; half of a surrogate pair is worth a sentence of its own."""
-    halves = (match for match in _ESCAPE.finditer(text) if match[1] and len(match[1]) == 1)
-    if any(halves):
-        return "the body holds an escape such as \\ud83d that is only half of a character"
-    return f"the body is not JSON: {reason.removeprefix('JSON is malformed: ')}"
 
 
 def _generation(wire: InferBody) -> GenerateRequest:
@@ -114,7 +98,7 @@ def _generation(wire: InferBody) -> GenerateRequest:
         stop_tokens=tuple(wire.stop_token_ids or ()),
         ignore_eos=bool(wire.ignore_eos),
         logprobs=_logprobs(wire.logprobs),
-        constraint=_constraint(wire),
+        constraint=constraint_of(wire),
     )
 
 
@@ -178,44 +162,3 @@ def timeout_of(value: Duration | None) -> float | None:
 
 def _logprobs(value: int | bool | None) -> int | None:
     return None if value is None or value is False else int(value) if value is not True else 0
-
-
-def _constraint(wire: InferBody) -> Constraint | None:
-    schema = wire.json_schema
-    has_schema = isinstance(schema, msgspec.Raw) and bytes(schema) != b"null"
-    if wire.grammar is not None and has_schema:
-        raise InvalidRequest("give either `grammar` or `json_schema`, not both")
-    if wire.grammar is not None:
-        if not wire.grammar.strip():
-            raise InvalidRequest("`grammar` is empty; leave it out for free text")
-        return Constraint(kind=ConstraintKind.GRAMMAR, text=wire.grammar)
-    if not has_schema:
-        return None
-    text = bytes(cast("msgspec.Raw", schema)).decode()
-    _check_schema(text)
-    return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text)
-
-
-def _check_schema(text: str) -> None:
-    """Refuse a schema that is no object, or that nests deeper than a recursive reader can follow."""
-    try:
-        level: list[object] = [msgspec.json.decode(text, type=dict[str, object])]
-    except msgspec.ValidationError:
-        raise InvalidRequest('`json_schema` must be an object, such as {"type": "object"}') from None
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise InvalidRequest(_malformed(text, str(error))) from None
-    except RecursionError:
-        level, depth = [], MAX_SCHEMA_DEPTH + 1
-    else:
-        depth = 0
-    while level and depth <= MAX_SCHEMA_DEPTH:
-        depth += 1
-        level = [child for value in level for child in _children(value)]
-    if depth > MAX_SCHEMA_DEPTH:
-        raise InvalidRequest(f"`json_schema` is nested more than {MAX_SCHEMA_DEPTH} levels deep")
-
-
-def _children(value: object) -> list[object]:
-    if isinstance(value, dict):
-        return list(cast("dict[str, object]", value).values())
-    return cast("list[object]", value) if isinstance(value, list) else []

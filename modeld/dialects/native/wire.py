@@ -35,6 +35,14 @@ class MessageBody(msgspec.Struct, forbid_unknown_fields=True):
     content: Annotated[str, Meta(description="Plain text: control tokens in it mean nothing")]
 
 
+class TriggerBody(msgspec.Struct, forbid_unknown_fields=True):
+    """With what a lazy grammar begins, as llama.cpp's server has it: a token (type 0) or a word (type 1)."""
+
+    type: Annotated[int, Meta(ge=0, le=3)]
+    value: str | None = None
+    token: Annotated[int, Meta(ge=0, le=MAX_INT32)] | None = None
+
+
 class InferBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What `POST /infer` takes. One of `prompt` and `messages` is needed; null means the default."""
 
@@ -158,6 +166,13 @@ class InferBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             extra_json_schema={"type": ["object", "null"]},
         ),
     ] = UNSET
+    grammar_lazy: Annotated[
+        bool | None, Meta(description="The text is free until a trigger comes; default false")
+    ] = None
+    grammar_triggers: Annotated[
+        Annotated[list[TriggerBody], Meta(max_length=16)] | None,
+        Meta(description="With `grammar_lazy`: from the first of these on, itself included, text is bound"),
+    ] = None
     timeout: Annotated[
         Duration | None,
         Meta(description="From arrival to last token: `30s`, `1m30s`, or seconds; default: no limit"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +49,7 @@ class ConstrainedDraw:
             reason = log.tell(1) or "a rule refers to itself"
             raise InvalidGrammar(f"the grammar cannot be compiled; llama.cpp says: {reason}")
         self._grammar = pointer
-        self._candidates = _Candidates(vocab.size)
+        self.candidates = Candidates(vocab.size)
 
     def draw(self, chain: int, context: int, row: int, banned: Collection[int]) -> int:
         """Choose the token after this row of the last batch, and take note of it.
@@ -57,7 +57,7 @@ class ConstrainedDraw:
         Returns: a token that the grammar allows, or NO_TOKEN when it allows none that is not banned.
         Raises: InvalidGrammar when the grammar takes too much time.
         """
-        candidates, grammar = self._candidates, self._grammar
+        candidates, grammar = self.candidates, self._grammar
         until = time.thread_time() + MAX_DRAW
         candidates.fill(context, row)
         token = candidates.choose(chain)
@@ -72,8 +72,21 @@ class ConstrainedDraw:
         if token not in self._end_tokens:
             lib.llama_sampler_accept(grammar, token)
             lib.llama_sampler_accept(chain, token)
-        _check_time(until)
+        check_time(until)
         return token
+
+    def feed(self, tokens: Iterable[int]) -> bool:
+        """Let the text begin with these tokens; return False, and begin anew, if the grammar forbids that."""
+        for token in tokens:
+            if not self.candidates.allows(self._grammar, token):
+                self.restart()
+                return False
+            lib.llama_sampler_accept(self._grammar, token)
+        return True
+
+    def restart(self) -> None:
+        """Forget the text so far."""
+        lib.llama_sampler_reset(self._grammar)
 
     def close(self) -> None:
         """Free what C holds. Idempotent."""
@@ -88,7 +101,8 @@ def logits_of(context: int, row: int, size: int) -> npt.NDArray[np.float32]:
     return np.frombuffer(memoryview((ctypes.c_float * size).from_address(address)), dtype=np.float32)
 
 
-def _check_time(until: float) -> None:
+def check_time(until: float) -> None:
+    """Raise InvalidGrammar when this thread has used its time for one draw before the end."""
     if time.thread_time() > until:
         raise InvalidGrammar(
             f"the grammar is too ambiguous: to choose one token with it took more than {MAX_DRAW:g} s; let "
@@ -96,10 +110,15 @@ def _check_time(until: float) -> None:
         )
 
 
-class _Candidates:
-    """All tokens with their logits, in memory that C reads and writes."""
+class Candidates:
+    """All tokens with their logits, in memory that C reads and writes.
+
+    Attributes:
+      hidden: tokens that are left out of every draw from now on.
+    """
 
     def __init__(self, size: int) -> None:
+        self.hidden: npt.NDArray[np.intp] | None = None
         self._data = np.zeros(size, dtype=_CANDIDATE)
         self._ids = np.arange(size, dtype=np.int32)
         self._array = lib.llama_token_data_array()
@@ -112,9 +131,15 @@ class _Candidates:
         """Take the logits of a row of the last batch."""
         self._data["id"] = self._ids
         self._data["logit"] = logits_of(context, row, len(self._ids))
+        if self.hidden is not None:
+            self._data["logit"][self.hidden] = -math.inf
         array = self._array
         array.data = ctypes.cast(self._data.ctypes.data, lib.llama_token_data_p)
         array.size, array.selected, array.sorted = len(self._ids), -1, False
+
+    def leave_out(self, tokens: Collection[int]) -> None:
+        """Leave these tokens out of the draw that comes."""
+        self._data["logit"][list(tokens)] = -math.inf
 
     def choose(self, chain: int) -> int:
         """Run the chain and return the token it selected."""
@@ -132,7 +157,7 @@ class _Candidates:
             part.data = ctypes.cast(address, lib.llama_token_data_p)
             part.size, part.selected, part.sorted = min(_SLICE, len(self._data) - begin), -1, False
             lib.llama_sampler_apply(grammar, self._one_reference)
-            _check_time(until)
+            check_time(until)
 
     def allows(self, grammar: int, token: int) -> bool:
         """Ask the grammar about one token."""

@@ -29,10 +29,20 @@ _REASON_CHARACTERS = 200
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """A grammar in GBNF. `names_tokens`: it mentions single tokens, control tokens perhaps."""
+    """A grammar in GBNF. `names_tokens`: it mentions single tokens, control tokens perhaps.
+
+    It binds the text from the first trigger on, or all of it where there is none.
+    """
 
     gbnf: str
     names_tokens: bool = False
+    trigger_words: tuple[str, ...] = ()
+    trigger_tokens: tuple[int, ...] = ()
+
+    @property
+    def lazy(self) -> bool:
+        """Whether text is free until a trigger comes."""
+        return bool(self.trigger_words or self.trigger_tokens)
 
 
 def compile_constraint(constraint: Constraint) -> Grammar:
@@ -40,11 +50,12 @@ def compile_constraint(constraint: Constraint) -> Grammar:
 
     Raises: InvalidGrammar with the reason.
     """
+    words, tokens = constraint.trigger_words, constraint.trigger_tokens
     if constraint.kind is ConstraintKind.GRAMMAR:
-        return Grammar(constraint.text, check_gbnf(constraint.text))
+        return Grammar(constraint.text, check_gbnf(constraint.text), words, tokens)
     gbnf = _from_schema(constraint.text)
     check_gbnf(gbnf)
-    return Grammar(gbnf)
+    return Grammar(gbnf, trigger_words=words, trigger_tokens=tokens)
 
 
 def _from_schema(text: str) -> str:

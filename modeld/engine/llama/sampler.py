@@ -17,6 +17,7 @@ from modeld.core.request import Sampling
 from modeld.engine.llama.chain import check, links, looks_back
 from modeld.engine.llama.constrained import ConstrainedDraw, logits_of
 from modeld.engine.llama.grammar import Grammar
+from modeld.engine.llama.lazy import LazyDraw
 from modeld.engine.llama.library import lib
 from modeld.engine.llama.vocab import TokenArray, Vocab
 from modeld.errors import InvalidRequest
@@ -46,7 +47,7 @@ class Sampler:
         self._banned = [token for token, bias in biases.items() if bias == -math.inf]
         if len(self._banned) >= vocab.size:
             raise InvalidRequest("logit_bias and ignore_eos together ban every token of the model")
-        self._constrained = None if grammar is None else ConstrainedDraw(vocab, grammar)
+        self._constrained = None if grammar is None else _drawing(vocab, grammar)
         self._looks_back = looks_back(sampling, context)
         bare = sampling.temperature <= 0 and not self._looks_back and grammar is None
         self._highest = _Highest(vocab.size, biases) if bare else None
@@ -100,11 +101,15 @@ class Sampler:
                 biases[token] = -math.inf
         if ignore_end:
             biases.update(dict.fromkeys(self._vocab.end_tokens, -math.inf))
-        if grammar is not None and not grammar.names_tokens:
+        if grammar is not None and not grammar.names_tokens and not grammar.lazy:
             # llama.cpp lets a grammar match the spelling of a control token, which is no text
             hidden = (token for token in self._vocab.control_tokens if token not in self._vocab.end_tokens)
             biases.update(dict.fromkeys(hidden, -math.inf))
         return biases
+
+
+def _drawing(vocab: Vocab, grammar: Grammar) -> ConstrainedDraw | LazyDraw:
+    return LazyDraw(vocab, grammar) if grammar.lazy else ConstrainedDraw(vocab, grammar)
 
 
 class _Highest:

@@ -146,11 +146,11 @@ class Vocab:
         first = tokens[0]
         if len(first) > 1 and first[0] == first[1] == self.bos:
             tokens[0] = first[1:]
-        tokens += [self._continuation(part) for part in parts[1:] if part]
+        tokens += [self.continuation(part) for part in parts[1:] if part]
         return tokens[0] if len(tokens) == 1 else np.concatenate(tokens)
 
-    def _continuation(self, text: str) -> TokenArray:
-        """Tokenise text that follows other text.
+    def continuation(self, text: str) -> TokenArray:
+        """Tokenise text that follows other text; control tokens are parsed.
 
         SentencePiece vocabularies put a space before a text; behind a line break, which merges
         with nothing, they do not, and the tokens of the line break itself are known.
