@@ -13,6 +13,7 @@ from modeld import __version__
 from modeld.cli.check_config import check_config
 from modeld.cli.run import run
 from modeld.cli.serve import serve
+from modeld.cli.simulate import simulate
 
 _OWN_FLAGS = frozenset({"--help", "-h", "--version", "-V"})
 
@@ -45,6 +46,7 @@ def modeld() -> None:
 modeld.add_command(serve)
 modeld.add_command(run)
 modeld.add_command(check_config)
+modeld.add_command(simulate)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ become free are its own, so no eviction is made in vain and no later demand dela
     (2) other demands, the most urgent first, are loaded where they fit in what no claim needs
     (3) the first that does not fit gets a claim on models that are idle, or, once it waited for
         `max_wait_before_drain`, on busy ones, whose gates close when their turn is over
+        (models whose loss costs more than twice as much as that of busy ones are spared for a second)
     (4) behind a demand that still waits for its claim, nothing is evicted
 """
 
@@ -26,7 +27,7 @@ from modeld.core.models import MIB, ModelSpec
 from modeld.core.note import Outcome, close
 from modeld.core.order import demands, oldest_arrival
 from modeld.core.placement import never_fits, share_cores
-from modeld.core.room import drain_set, idle_set, movable
+from modeld.core.room import SPARE_S, cost, drain_set, idle_set, movable
 from modeld.errors import Evicted, Problem
 
 
@@ -110,9 +111,11 @@ def _claim(fleet: Fleet, spec: ModelSpec, now: Instant) -> Claim | None:
     """Say who goes for a demand that does not fit: idle models, or busy ones if it waited long enough."""
     missing = spec.footprint.total - (fleet.free or 0) + owed(fleet, fleet.claims)
     idle = idle_set(fleet, spec, missing, now)
-    if idle is not None:
-        return Claim(model_id=spec.id, victims=idle, since=now, widened_at=now, committed=True)
     oldest = oldest_arrival(fleet, spec.id)
+    if idle is not None:
+        if oldest is not None and now < oldest + SPARE_S and _is_dear(fleet, spec, idle, missing, now):
+            return None
+        return Claim(model_id=spec.id, victims=idle, since=now, widened_at=now, committed=True)
     if oldest is None or now < oldest + fleet.limits.max_wait_before_drain_s:
         return None
     for states in ({State.READY}, {State.READY, State.LOADING}):
@@ -120,6 +123,14 @@ def _claim(fleet: Fleet, spec: ModelSpec, now: Instant) -> Claim | None:
         if victims is not None:
             return Claim(model_id=spec.id, victims=victims, since=now, widened_at=now)
     return None
+
+
+def _is_dear(fleet: Fleet, spec: ModelSpec, idle: tuple[str, ...], missing: int, now: Instant) -> bool:
+    """Whether busy models would cost less than half as much: they may be idle in a moment."""
+    if fleet.limits.eviction is Eviction.LRU:
+        return False
+    cheapest = drain_set(fleet, spec, missing, {State.READY}, now)
+    return cheapest is not None and cost(fleet, cheapest, now) < cost(fleet, idle, now) / 2
 
 
 def _hurry(fleet: Fleet, claim: Claim, spec: ModelSpec, missing: int, now: Instant) -> Outcome:

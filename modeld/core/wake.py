@@ -9,6 +9,7 @@ from modeld.core.fleet import Claim, Fleet, InstanceView, Instant
 from modeld.core.gates import closed_since, turn_ends
 from modeld.core.lifecycle import State
 from modeld.core.placement import is_pinned
+from modeld.core.room import SPARE_S
 
 
 def next_deadline(fleet: Fleet, now: Instant) -> Instant | None:
@@ -61,8 +62,10 @@ def _room(fleet: Fleet, now: Instant) -> Iterator[Instant]:
     if not queued:
         return
     for waiter in fleet.waiting:
-        if waiter.model_id in queued and waiter.arrived + limits.max_wait_before_drain_s > now:
-            yield waiter.arrived + limits.max_wait_before_drain_s
+        if waiter.model_id in queued:
+            for patience in (SPARE_S, limits.max_wait_before_drain_s):
+                if waiter.arrived + patience > now:
+                    yield waiter.arrived + patience
     for view in fleet.instances.values():
         if view.state is State.READY and view.idle and view.ready_at + limits.min_residency_s > now:
             yield view.ready_at + limits.min_residency_s

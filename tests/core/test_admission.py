@@ -162,8 +162,7 @@ def test_nobody_is_passed_by_who_came_much_later(plan: list[tuple[Priority, floa
         rank, since = came[ticket]
         for other in order[:place]:
             other_rank, other_since = came[other]
-            # One class more at most, as both are raised in whole steps.
-            assert other_since <= since + AGING_S * max(0, rank - other_rank + 1)
+            assert other_since <= since + AGING_S * max(0, rank - other_rank)
 
 
 def test_a_cold_model_with_slots_of_its_own_counts_them_from_its_file() -> None:
