@@ -16,7 +16,7 @@ import msgspec
 
 from modeld.config.address import parse_address
 from modeld.config.nearest import did_you_mean
-from modeld.config.settings import ModelSettings, Settings
+from modeld.config.settings import AUTO, ModelSettings, Settings
 from modeld.config.values import (
     BOOL,
     LIST,
@@ -26,6 +26,7 @@ from modeld.config.values import (
     Kind,
     duration,
     one_of,
+    or_auto,
     or_none,
     parse_size,
     parse_text,
@@ -109,8 +110,8 @@ def _log_level(value: object) -> str:
 
 
 _NAME = or_none(TEXT, ("",))
-_CTX = whole(16, _INT32, "CELLS")
-_SLOTS = whole(1, _MOST_SLOTS)
+_CTX = or_auto(whole(16, _INT32, "CELLS"), AUTO)
+_SLOTS = or_auto(whole(1, _MOST_SLOTS), AUTO)
 _THREADS = whole(1, _MOST_THREADS)
 _NGL = or_none(whole(-1, _INT32), ("auto",), lambda layers: layers == -1)
 _FLASH = or_none(BOOL, ("auto",))
@@ -124,10 +125,13 @@ _LLAMA: tuple[Field, ...] = (
     Field(
         "llama_ctx",
         _CTX,
-        "KV cells shared by all slots of a model; at most slots times its trained context.",
+        "KV cells shared by all slots of a model; at most slots times its trained context. `auto`: as many "
+        "as fit, see below.",
         zero_is_default=True,
     ),
-    Field("llama_slots", _SLOTS, "Requests that one model decodes together."),
+    Field(
+        "llama_slots", _SLOTS, "Requests that one model decodes together; `auto` follows from its KV cells."
+    ),
     Field(
         "llama_threads",
         _THREADS,
@@ -163,6 +167,7 @@ MODEL_FIELDS: tuple[Field, ...] = (
 )
 """What one entry of `models:` may set. Unset ones follow the setting of the same name."""
 
+_CHOSEN = {"llama_ctx", "llama_slots"}
 _MODEL_FIELD = {field.name: field for field in MODEL_FIELDS}
 
 
@@ -225,7 +230,7 @@ def _show_models(value: object) -> str:
     models = cast("Mapping[str, ModelSettings]", value)
     plain = {
         name: {
-            key: option
+            key: _MODEL_FIELD[key].kind.show(option) if key in _CHOSEN and option == AUTO else option
             for key, option in cast("Mapping[str, object]", msgspec.structs.asdict(options)).items()
             if option != getattr(ModelSettings(), key)
         }

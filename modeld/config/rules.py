@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 
 from modeld.config.fields import QUANTISED_KV
-from modeld.config.settings import ModelSettings, Settings
+from modeld.config.settings import AUTO, ModelSettings, Settings
 
 Finding = tuple[str, str]
 _CELLS_PER_SLOT = 16
@@ -65,7 +65,7 @@ def _events(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
 
 def _cells(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
     def few(ctx: int, slots: int) -> str | None:
-        if ctx >= slots * _CELLS_PER_SLOT:
+        if AUTO in {ctx, slots} or ctx >= slots * _CELLS_PER_SLOT:
             return None
         return (
             f"{ctx} cells are too few for {slots} slots; the least is {slots * _CELLS_PER_SLOT} "

@@ -16,6 +16,9 @@ import msgspec
 
 from modeld.core.models import EngineKind
 
+AUTO = 0
+"""Of `llama_ctx` and `llama_slots`: chosen from the model's facts and the budget."""
+
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `models:`. None takes the daemon-wide setting of the same name."""
@@ -75,7 +78,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Path | None = None
     isolation: str = "thread"
     llama_ctx: int = 8192
+    """KV cells; `AUTO`: chosen."""
     llama_slots: int = 4
+    """`AUTO`: chosen."""
     llama_threads: int = os.cpu_count() or 1
     llama_ngl: int | None = None
     llama_flash_attn: bool | None = None

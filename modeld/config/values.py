@@ -255,6 +255,16 @@ def or_none(kind: Kind, words: Collection[str], is_none: Callable[[object], bool
     return Kind(metavar, parse, lambda value: word if value is None else kind.show(value))
 
 
+def or_auto(kind: Kind, chosen: int) -> Kind:
+    """The kind, or the word `auto`, which becomes the value `chosen`."""
+
+    def parse(value: object) -> object:
+        is_auto = isinstance(value, str) and value.strip().lower() == "auto"
+        return chosen if is_auto else kind.parse(value)
+
+    return Kind(f"{kind.metavar}|auto", parse, lambda value: "auto" if value == chosen else kind.show(value))
+
+
 BOOL = Kind("BOOL", parse_bool, show_bool)
 TEXT = Kind("TEXT", parse_text)
 LIST = Kind("A,B,...", parse_list, show_list)

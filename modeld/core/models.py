@@ -107,6 +107,10 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     options: LoadOptions = LoadOptions()
     footprint: Footprint = Footprint()
     """Estimate for `options`."""
+    sizing: str = ""
+    """Why `auto` chose these cells and slots; empty where nothing was left to choose."""
+    fitting_ctx: int = 0
+    """Where the footprint does not fit the budget: the largest `llama_ctx` that does; 0: there is none."""
     pinned: bool = False
     ttl_s: float | None = None
     """Unload after this many idle seconds; None: never by time."""

@@ -29,15 +29,30 @@ def never_fits(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     return DoesNotFit(
         f"model {spec.id} needs about {_mb(need)} MiB, and the budget is "
         f"{_mb(limits.budget)} MiB less a margin of {_mb(limits.margin)} MiB"
-        f"{holders if pinned else ''}; raise vram_budget_mb, lower llama_ctx, or take a smaller model",
+        f"{holders if pinned else ''}; {_remedy(spec)}",
         details={
             "need_mb": _mb(need),
             "budget_mb": _mb(limits.budget),
             "margin_mb": _mb(limits.margin),
             "pinned_mb": _mb(sum(pinned.values())),
             "available_mb": _mb(room),
+            "llama_ctx": spec.options.ctx,
+            "llama_slots": spec.options.slots,
+            **({"fitting_ctx": spec.fitting_ctx} if spec.fitting_ctx else {}),
         },
     ).as_problem()
+
+
+def _remedy(spec: ModelSpec) -> str:
+    """Say what makes it fit. A context that the config names is never made smaller unasked."""
+    if spec.sizing:
+        slots = spec.options.slots
+        size = f"{spec.options.ctx} cells and {slots} slot{'' if slots == 1 else 's'}"
+        return f"auto chose {size} for it, {spec.sizing}; raise vram_budget_mb, or take a smaller model"
+    if spec.fitting_ctx:
+        fitting = f"lower llama_ctx from {spec.options.ctx} to {spec.fitting_ctx} or less (or set it to auto)"
+        return f"raise vram_budget_mb, {fitting}, or take a smaller model"
+    return "raise vram_budget_mb, lower llama_ctx, or take a smaller model"
 
 
 def is_pinned(fleet: Fleet, model_id: str) -> bool:

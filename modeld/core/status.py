@@ -49,6 +49,10 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     last_error: str | None = None
     context_length: int = 0
+    kv_cells: int = 0
+    """Shared by its slots."""
+    sizing: str | None = None
+    """Why `auto` chose so many cells and slots; None where the config names them."""
     threads: int = 0
     silent_s: float | None = None
     """Seconds since its last step while requests hold slots; None when there are none."""

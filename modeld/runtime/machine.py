@@ -42,3 +42,14 @@ def budget_bytes(setting_mb: int | None) -> int | None:
     if setting_mb is None:
         return int(memory_of_machine().available * AUTO_SHARE) // MIB * MIB
     return setting_mb * MIB or None
+
+
+def sizing_room(budget: int | None, margin: int) -> int | None:
+    """Return the bytes for all models together, by which sizes that are `auto` are chosen.
+
+    The budget (None: unlimited) less the margin; without a budget, what the machine has: its memory
+    does not change, what is available does. None: the system does not tell.
+    """
+    if budget is None:
+        return int(memory_of_machine().total * AUTO_SHARE) or None
+    return max(0, budget - margin)

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from modeld.config.settings import ModelSettings, Settings
+from modeld.config.settings import AUTO, ModelSettings, Settings
 from modeld.core.models import LoadOptions
+from modeld.core.sizing import Open
 
+_DEFAULT = LoadOptions()
 _PLAIN = ModelSettings()
 
 
@@ -45,11 +47,22 @@ def assign(entries: Mapping[str, ModelSettings], names: Iterable[Sequence[str]])
     return Assignment(found, tuple(sorted(key for key in entries if key not in known)))
 
 
+def left_open(settings: Settings, entry: ModelSettings) -> Open:
+    """Return what of a model's size is `auto`."""
+    return Open(
+        ctx=_first(entry.llama_ctx, settings.llama_ctx) == AUTO,
+        slots=_first(entry.llama_slots, settings.llama_slots) == AUTO,
+    )
+
+
 def options_of(settings: Settings, entry: ModelSettings) -> LoadOptions:
-    """Return how a model is loaded: its own entry, and the daemon-wide setting where that is silent."""
+    """Return how a model is loaded: its own entry, and the daemon-wide setting where that is silent.
+
+    What is `auto` has its default here; `modeld.core.sizing` chooses it.
+    """
     return LoadOptions(
-        ctx=_first(entry.llama_ctx, settings.llama_ctx),
-        slots=_first(entry.llama_slots, settings.llama_slots),
+        ctx=_first(entry.llama_ctx, settings.llama_ctx) or _DEFAULT.ctx,
+        slots=_first(entry.llama_slots, settings.llama_slots) or _DEFAULT.slots,
         threads=_first(entry.llama_threads, settings.llama_threads),
         gpu_layers=settings.llama_ngl if entry.llama_ngl is None else entry.llama_ngl,
         flash_attn=settings.llama_flash_attn if entry.llama_flash_attn is None else entry.llama_flash_attn,

@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from modeld.config.settings import ModelSettings, Settings
-from modeld.core.models import Catalog
+from modeld.core.models import MIB, Catalog
 from modeld.runtime.scan import Scan, Scanner
 
 INTERVAL_S = 2.0
@@ -45,14 +45,16 @@ class Registry:
         *,
         on_change: Callable[[Catalog], None] | None = None,
         scan: Callable[[], Scan] | None = None,
+        room: int | None = None,
     ) -> None:
         """`on_change` is called in the event loop with each catalogue that differs from the last.
 
-        `scan` looks at the folder, in a thread (default: a `Scanner` of `settings`).
+        `scan` looks at the folder, in a thread (default: a `Scanner` of `settings` and `room`, the bytes
+        for all models together).
         """
         self.scanned = Scan()
         self._folder = settings.models_dir
-        self._scan = Scanner(settings).scan if scan is None else scan
+        self._scan = Scanner(settings, room).scan if scan is None else scan
         self._on_change = on_change
         self._limiter = trio.CapacityLimiter(1)
         self._wanted = trio.Event()
@@ -190,3 +192,12 @@ def _report(before: Scan, now: Scan) -> None:
         error = known[spec.id].error if spec.id in known else None
         if spec.error is not None and spec.error != error:
             _log.warning("a model cannot be served", model=spec.id, reason=spec.error)
+        if spec.sizing and spec != known.get(spec.id):
+            _log.info(
+                "a model's size was chosen",
+                model=spec.id,
+                cells=spec.options.ctx,
+                slots=spec.options.slots,
+                need_mb=spec.footprint.total // MIB,
+                reason=spec.sizing,
+            )

@@ -24,7 +24,7 @@ from modeld.core.fleet import Limits
 from modeld.core.models import MIB, Catalog, ModelSpec
 from modeld.runtime import systemd
 from modeld.runtime.daemon import Daemon
-from modeld.runtime.machine import budget_bytes
+from modeld.runtime.machine import budget_bytes, sizing_room
 from modeld.runtime.observer import Observer
 from modeld.runtime.registry import Registry
 from modeld.runtime.scheduler import Scheduler
@@ -76,15 +76,17 @@ class Root:
         self._on_stop = on_stop
         self._supervision = supervision
         self._observer = Observer(metrics)
+        limits = limits_of(settings)
         self._scheduler = Scheduler(
-            limits=limits_of(settings),
+            limits=limits,
             host=host,
             observer=self._observer,
             engine=settings.engine,
             fake_script=self._fake_script,
             max_stream_backlog=settings.max_stream_backlog,
         )
-        self._registry = Registry(settings, on_change=self._catalog_changed)
+        room = sizing_room(limits.budget, limits.margin)
+        self._registry = Registry(settings, on_change=self._catalog_changed, room=room)
         self._preloaded: set[str] = set()
         reporter = StatusReporter(self._scheduler, self._observer, node_id=node_id)
         self.daemon = Daemon(self._scheduler, self._registry, reporter)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,9 +22,10 @@ import msgspec
 from modeld.config.settings import ModelSettings, Settings
 from modeld.core.catalog import Candidate, File, candidates_of, is_model_name
 from modeld.core.models import Catalog, EngineKind, Footprint, ModelFacts, ModelSpec, make_catalog
+from modeld.core.sizing import choose, largest_ctx
 from modeld.engine.llama.footprint import estimate
 from modeld.engine.llama.gguf import GgufError, Kind, facts_of, kind_of, read_header, split_of
-from modeld.runtime.model_settings import assign, options_of
+from modeld.runtime.model_settings import assign, left_open, options_of
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,8 +60,10 @@ class _Outcome(msgspec.Struct, frozen=True):
 class Scanner:
     """Looks at one folder again and again. Use it from one thread at a time."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, room: int | None = None) -> None:
+        """`room`: bytes for all models together, None: unlimited; sizes that are `auto` follow from it."""
         self._settings = settings
+        self._room = room
         self._known: dict[tuple[File, ...], _Outcome] = {}
         self._last: tuple[list[File], tuple[str, ...], Scan] | None = None
 
@@ -85,10 +89,7 @@ class Scanner:
     ) -> Scan:
         models = [candidate for candidate in candidates if outcomes[candidate.id].kind is Kind.MODEL]
         assignment = assign(self._settings.models, ((model.id, *model.aliases) for model in models))
-        specs = [
-            self._spec(model, outcomes[model.id], assignment.entries.get(model.id, ModelSettings()))
-            for model in models
-        ]
+        specs = self._specs(models, outcomes, assignment.entries)
         catalog = make_catalog(specs, self._settings.default_model)
         if catalog.default is None and self._settings.default_model is not None:
             problems = (*problems, f"default_model {self._settings.default_model!r} names no model")
@@ -108,17 +109,52 @@ class Scanner:
         known = self._known.get(candidate.files)
         return _read(candidate) if known is None else known
 
-    def _spec(self, candidate: Candidate, outcome: _Outcome, entry: ModelSettings) -> ModelSpec:
+    def _specs(
+        self,
+        models: list[Candidate],
+        outcomes: Mapping[str, _Outcome],
+        entries: Mapping[str, ModelSettings],
+    ) -> list[ModelSpec]:
+        """All models with their sizes: what is pinned first, since the others have to fit beside it.
+
+        Pinned models whose size is `auto` share evenly what the other pinned ones leave, with one
+        share for all the models that are not pinned.
+        """
+        plain = ModelSettings()
+        pairs = [(model, entries.get(model.id, plain)) for model in models]
+        pinned = [pair for pair in pairs if pair[1].pinned]
+        others = [pair for pair in pairs if not pair[1].pinned]
+        fixed = [pair for pair in pinned if not left_open(self._settings, pair[1])]
+        sharing = [pair for pair in pinned if left_open(self._settings, pair[1])]
+
+        def specs_of(pairs: list[tuple[Candidate, ModelSettings]], room: int | None) -> list[ModelSpec]:
+            return [self._spec(model, outcomes[model.id], entry, room) for model, entry in pairs]
+
+        specs = specs_of(fixed, self._room)
+        rest = _less(self._room, specs)
+        share = None if rest is None else rest // (len(sharing) + bool(others) or 1)
+        specs += specs_of(sharing, share)
+        return specs + specs_of(others, _less(self._room, specs))
+
+    def _spec(
+        self, candidate: Candidate, outcome: _Outcome, entry: ModelSettings, room: int | None
+    ) -> ModelSpec:
         """The model as it is served. The fake engine takes any file that can be read, GGUF or not."""
         facts, error = outcome.facts, outcome.error
         if self._settings.engine is EngineKind.FAKE and candidate.error is None and not outcome.refused:
             error = None
         options = options_of(self._settings, entry)
         size = sum(file.size for file in candidate.files)
+        footprint = Footprint(weights=size if error is None else 0)
+        sizing, fitting_ctx = "", 0
         if facts is not None:
             footprint = estimate(facts, options)
-        else:
-            footprint = Footprint(weights=size if error is None else 0)
+            left = left_open(self._settings, entry)
+            if left:
+                chosen = choose(facts, options, left, room, partial(estimate, facts))
+                options, footprint, sizing = chosen.options, chosen.footprint, chosen.reason
+            elif room is not None and footprint.total > room:
+                fitting_ctx = largest_ctx(facts, options, room, partial(estimate, facts))
         return ModelSpec(
             id=candidate.id,
             path=candidate.path,
@@ -130,11 +166,17 @@ class Scanner:
             aliases=tuple(dict.fromkeys((*candidate.aliases, *entry.aliases))),
             options=options,
             footprint=footprint,
+            sizing=sizing,
+            fitting_ctx=fitting_ctx,
             pinned=entry.pinned,
             ttl_s=entry.ttl,
             preload=entry.preload,
             max_queue_depth=entry.max_queue_depth,
         )
+
+
+def _less(room: int | None, specs: list[ModelSpec]) -> int | None:
+    return None if room is None else max(0, room - sum(spec.footprint.total for spec in specs))
 
 
 def list_files(folder: Path) -> tuple[list[File], tuple[str, ...]]:

@@ -83,6 +83,8 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
         restarts=view.restarts,
         last_error=None if problem is None else problem.message,
         context_length=0 if info is None else info.context,
+        kv_cells=0 if info is None else info.cells,
+        sizing=None if spec is None else spec.sizing or None,
         threads=view.threads,
         silent_s=None if instance is None or view.inflight == 0 else trio.current_time() - instance.last_step,
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from modeld.config.fields import BY_NAME, FIELDS, LEGACY, MODEL_FIELDS, show_default
 from modeld.config.load import ConfigError, Loaded, load_settings
-from modeld.config.settings import ModelSettings, Settings
+from modeld.config.settings import AUTO, ModelSettings, Settings
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -314,6 +314,18 @@ models:
     )
     assert models["small"] == ModelSettings(llama_slots=8, max_queue_depth=4, llama_flash_attn=False)
     assert models["other"] == models["plain"] == ModelSettings()
+
+
+def test_a_size_may_be_left_to_be_chosen(tmp_path: Path) -> None:
+    """`auto` is neither the default nor a number of cells, and too few cells for it there are none."""
+    loaded = load(
+        {"llama_slots": "auto", "llama_ctx": "64"}, None, "models: {a: {llama_ctx: AUTO}}", tmp_path
+    )
+    assert (loaded.settings.llama_slots, loaded.settings.llama_ctx) == (AUTO, 64)
+    assert loaded.settings.models["a"] == ModelSettings(llama_ctx=AUTO)
+    assert BY_NAME["llama_slots"].kind.show(AUTO) == "auto"
+    models = BY_NAME["models"].kind
+    assert models.parse(models.show(loaded.settings.models)) == loaded.settings.models
 
 
 def test_a_quantised_cache_turns_flash_attention_on(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from modeld.core.lifecycle import State
-from modeld.core.models import Catalog, ModelFacts, ModelSpec
+from modeld.core.models import MIB, Catalog, ModelFacts, ModelSpec
 
 
 class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +28,13 @@ class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...]
     default: bool
     pinned: bool
+    kv_cells: int
+    """KV cells shared by its slots, as it is or would be loaded."""
+    slots: int
+    est_vram_mb: float
+    """What it takes, or would take."""
+    sizing: str | UnsetType = UNSET
+    """Why `auto` chose these cells and slots, where the config left it to choose."""
     error: str | UnsetType = UNSET
 
 
@@ -63,5 +70,9 @@ def _model(spec: ModelSpec, state: State, *, is_default: bool) -> ModelBody:
         aliases=spec.aliases,
         default=is_default,
         pinned=spec.pinned,
+        kv_cells=spec.options.ctx,
+        slots=spec.options.slots,
+        est_vram_mb=spec.footprint.total / MIB,
+        sizing=spec.sizing or UNSET,
         error=UNSET if spec.error is None else spec.error,
     )

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Sizes that are `auto`, from the files in a folder to what is loaded, told and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from support import tiny_gguf
+from support.engines import Bench, ask
+from support.fleets import limits
+
+from modeld.config.settings import AUTO, ModelSettings, Settings
+from modeld.core.fleet import Fleet
+from modeld.core.models import MIB, ModelSpec
+from modeld.core.placement import never_fits
+from modeld.dialects.native import models_body
+from modeld.engine.llama.engine import load
+from modeld.engine.protocol import LoadSpec
+from modeld.runtime.machine import sizing_room
+from modeld.runtime.scan import Scan, Scanner
+
+CHOSEN = ModelSettings(llama_ctx=AUTO, llama_slots=AUTO)
+
+
+def look(folder: Path, room_mb: float | None = None, **models: ModelSettings) -> Scan:
+    room = None if room_mb is None else int(room_mb * MIB)
+    return Scanner(Settings(models_dir=folder, models=models), room).scan()
+
+
+def size(spec: ModelSpec) -> tuple[int, int]:
+    return spec.options.ctx, spec.options.slots
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three models that are alike, trained for 64 Ki tokens."""
+    for name in "abc":
+        tiny_gguf.write_model(tmp_path / f"{name}.gguf", extra={"llama.context_length": 65536})
+    return tmp_path
+
+
+def test_a_size_follows_from_the_budget(folder):
+    """The same files with more room are larger; without `auto` they are as the config says."""
+    sizes = [size(look(folder, room, a=CHOSEN).catalog.models["a.gguf"]) for room in (30, 60, 120, 4000)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < (8192, 4) < sizes[-1]
+    assert size(look(folder, 30).catalog.models["a.gguf"]) == (8192, 4)
+
+
+def test_what_is_chosen_fits_and_says_why(folder):
+    """Estimate, reason and figures are in the catalogue, and in the list that clients see."""
+    scan = look(folder, 40, a=CHOSEN)
+    spec = scan.catalog.models["a.gguf"]
+    assert spec.footprint.total <= 40 * MIB
+    shown, other, _ = models_body(scan.catalog, {}).models
+    assert (shown.kv_cells, shown.slots) == size(spec)
+    assert shown.sizing == spec.sizing != ""
+    assert shown.est_vram_mb == spec.footprint.total / MIB
+    assert other.sizing is msgspec.UNSET
+
+
+def test_pinned_models_come_first_and_share_evenly(folder):
+    """The others are sized for what is left beside them, whether or not they are loaded."""
+    pinned = ModelSettings(pinned=True, llama_ctx=AUTO, llama_slots=AUTO)
+    specs = look(folder, 90, a=pinned, b=pinned, c=CHOSEN).catalog.models
+    one, two, other = (specs[f"{name}.gguf"] for name in "abc")
+    assert size(one) == size(two)
+    assert one.footprint.total <= 30 * MIB
+    assert sum(spec.footprint.total for spec in (one, two, other)) <= 90 * MIB
+    assert size(look(folder, 90, c=CHOSEN).catalog.models["c.gguf"]) > size(other)
+
+
+def test_a_size_that_the_config_names_is_refused_with_the_one_that_fits(folder):
+    """Nothing is made smaller unasked; the refusal has the numbers, and they are right."""
+    spec = look(folder, 30).catalog.models["a.gguf"]
+    scan = look(folder, 30, a=ModelSettings(llama_ctx=spec.fitting_ctx))
+    fleet = Fleet(limits=limits(30), catalog=scan.catalog)
+    refusal = never_fits(fleet, spec)
+    assert refusal.details["fitting_ctx"] == spec.fitting_ctx
+    assert f"lower llama_ctx from 8192 to {spec.fitting_ctx} or less (or set it to auto)" in refusal.message
+    assert never_fits(fleet, scan.catalog.models["a.gguf"]) is None
+
+
+def test_what_cannot_be_made_small_enough_is_refused(folder):
+    """With `auto` too, and the refusal tells that even the least was too much."""
+    scan = look(folder, 1, a=CHOSEN)
+    refusal = never_fits(Fleet(limits=limits(1), catalog=scan.catalog), scan.catalog.models["a.gguf"])
+    assert "auto chose 256 cells and 1 slot for it, the least there is" in refusal.message
+
+
+def test_the_engine_has_the_size_that_was_chosen(folder):
+    """What llama.cpp allocates is what the catalogue says, and it generates."""
+    spec = look(folder, 40, a=CHOSEN).catalog.models["a.gguf"]
+    engine = load(LoadSpec(model_id=spec.id, path=spec.path, options=spec.options), lambda _fraction: True)
+    assert (engine.info.cells, engine.info.slots) == size(spec)
+    bench = Bench(engine)
+    assert bench.tokens(bench.run(ask("hello", max_tokens=3, ignore_eos=True))[0]) == 3
+    engine.close()
+
+
+def test_the_room_is_the_budget_less_the_margin_or_the_machine():
+    """A margin stays free; without a budget the memory of the machine counts, not what is free of it."""
+    assert sizing_room(100, 30) == 70
+    assert sizing_room(100, 200) == 0
+    assert sizing_room(None, 30) == sizing_room(None, 30) > MIB
