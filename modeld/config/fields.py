@@ -149,6 +149,13 @@ _LLAMA: tuple[Field, ...] = (
     Field("llama_ubatch", _UBATCH, "Most tokens of one physical batch."),
     Field("llama_mmap", BOOL, "Map model files into memory instead of reading them."),
     Field(
+        "llama_kv_unified",
+        or_none(BOOL, ("auto",)),
+        "One KV cache for all slots, or (`false`) an equal share of the cells for each: faster from a few "
+        "streams on, but no request can have more. `auto` begins with shares, and gives them up for "
+        "the first request that needs more.",
+    ),
+    Field(
         "llama_prefix_cells",
         _PREFIX,
         "KV cells that ended requests leave to prompts which begin alike; 0 switches that off, "

@@ -70,6 +70,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     ubatch: int = 512
     """Most tokens of one physical batch."""
     mmap: bool = True
+    kv_unified: bool | None = None
+    """One KV cache for all slots, or (False) one for each; None: by rule, see engine/llama/layout.py."""
     prefix_cells: int | None = None
     """KV cells kept for prompts that begin alike; 0: none; None: by rule, see docs/prefix-cache.md."""
 

@@ -69,6 +69,7 @@ def options_of(settings: Settings, entry: ModelSettings) -> LoadOptions:
         kv_type=settings.llama_kv_type if entry.llama_kv_type is None else entry.llama_kv_type,
         ubatch=_first(entry.llama_ubatch, settings.llama_ubatch),
         mmap=settings.llama_mmap if entry.llama_mmap is None else entry.llama_mmap,
+        kv_unified=settings.llama_kv_unified if entry.llama_kv_unified is None else entry.llama_kv_unified,
         prefix_cells=(
             settings.llama_prefix_cells if entry.llama_prefix_cells is None else entry.llama_prefix_cells
         ),

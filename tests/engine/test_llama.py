@@ -467,7 +467,7 @@ def test_interrupts_from_another_thread_lose_nothing(bench):
 def test_when_cells_run_out_the_newest_pays_and_the_rest_goes_on(tiny_lab):
     """Should the cache be full against all accounts, one request fails and the others end well."""
     bench = Bench(tiny_lab.load(slots=2, ctx=256))
-    bench.engine._cache = PrefixCache(Slots(2, 10_000), 0)
+    bench.engine._places.cache = PrefixCache(Slots(2, 10_000), 0)
     old = bench.submit(ask("x" * 100, max_tokens=150, ignore_eos=True))
     new = bench.submit(ask("x" * 100, max_tokens=150, ignore_eos=True))
     bench.finish()

@@ -47,7 +47,7 @@ def chances(bench, request_id):
 
 def assert_accounts(engine):
     """What llama.cpp holds is what the bookkeeping says, sequence for sequence."""
-    cache, memory = engine._cache, engine._memory
+    cache, memory = engine._places.cache, engine._places.memory
     assert not engine.busy
     assert cache.slots.busy == 0
     lengths = {number: memory.length(number) for number in range(engine._model.sequences)}
@@ -131,11 +131,11 @@ def test_a_grammar_penalties_and_log_probabilities_are_those_of_the_whole_prompt
 def test_values_that_are_no_numbers_are_not_handed_on(bench, monkeypatch):
     """A request with broken logits ends what is retained: it may have begun with the cause."""
     bench.generate(ask(SYSTEM))
-    assert bench.engine._cache.retained
+    assert bench.engine._places.cache.retained
     with monkeypatch.context() as patch:
         patch.setattr("modeld.engine.llama.engine.np.isfinite", np.isnan)
         bench.generate(ask(SYSTEM + "more"))
-    assert bench.engine._cache.retained == ()
+    assert bench.engine._places.cache.retained == ()
 
 
 def test_random_requests_leave_the_memory_as_the_accounts_say(bench, plain):
@@ -167,7 +167,7 @@ def test_a_recurrent_model_goes_without(tmp_path, tiny_lab):
     """A state that cannot be cut serves no other prompt; the texts are right all the same."""
     path = write_recurrent(tmp_path / "recurrent.gguf")
     bench = Bench(tiny_lab.load(path=path, slots=2, ctx=256))
-    assert bench.engine._cache.cap == 0
+    assert bench.engine._places.cache.cap == 0
     request = ask(SYSTEM, max_tokens=10, ignore_eos=True)
     (first,), (second,) = bench.run(request), bench.run(request)
     assert cached(bench, second) == 0
@@ -179,7 +179,7 @@ def test_a_memory_that_fails_the_trial_goes_without(tiny_lab, monkeypatch):
     """Should a memory not cut or not share as it should, nothing is retained."""
     monkeypatch.setattr(lib, "llama_memory_seq_cp", lambda *_: None)
     bench = Bench(tiny_lab.load(slots=2, ctx=256))
-    assert bench.engine._cache.cap == 0
+    assert bench.engine._places.cache.cap == 0
     bench.engine.close()
 
 
@@ -188,7 +188,7 @@ def test_a_window_that_lost_its_beginning_is_not_begun_with(tmp_path, tiny_lab):
     path = write_windowed(tmp_path / "windowed.gguf", window=16)
     plain = Bench(tiny_lab.load(path=path, slots=2, ctx=512, ubatch=32, prefix_cells=0))
     bench = Bench(tiny_lab.load(path=path, slots=2, ctx=512, ubatch=32, prefix_cells=400))
-    assert bench.engine._memory.windowed
+    assert bench.engine._places.memory.windowed
     requests = [
         ask(f"{SYSTEM * times}{end}", max_tokens=30, ignore_eos=True) for times in (1, 3, 5) for end in "ab"
     ] * 3

@@ -16,9 +16,9 @@ from modeld.errors import InvalidRequest
 
 @pytest.fixture
 def row(tiny_lab):
-    engine = tiny_lab.bench(slots=2, ctx=512, ubatch=64).engine
+    engine = tiny_lab.bench(slots=2, ctx=512, ubatch=64, prefix_cells=0).engine
     yield Row(engine)
-    engine._memory.clear()
+    engine._places.memory.clear()
 
 
 def test_greedy_takes_the_token_that_the_chain_takes(row):

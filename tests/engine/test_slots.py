@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeld.engine.llama.prefill import FLOOR_S, SMALLEST, STRETCH, ChunkRule
+from modeld.engine.llama.prefill import FIRST, FLOOR_S, SMALLEST, STRETCH, ChunkRule, shares
 from modeld.engine.llama.slots import Slots
 
 
@@ -66,8 +66,56 @@ def test_beside_streams_a_chunk_takes_the_time_that_is_left():
         rule.learn(4, 10, 0.02 + 10 * 0.001)
     chunk = rule.budget(4)
     assert chunk * 0.001 + 0.02 <= max(FLOOR_S, STRETCH * 0.02) * 1.05
-    assert chunk > 60
+    assert chunk >= 29
 
+
+def test_the_usual_step_is_that_of_as_many_streams():
+    """What one stream takes says nothing of eight, and a prompt's steps nothing of the usual one."""
+    rule = ChunkRule(512)
+    for _ in range(50):
+        rule.learn(1, 0, 0.02)
+        rule.learn(8, 0, 0.1)
+        rule.learn(8, 40, 0.1 + 40 * 0.001)
+    assert rule.budget(8) == pytest.approx((STRETCH - 1) * 0.1 / 0.001, abs=2)
+    assert rule.budget(1) == pytest.approx((STRETCH - 1) * 0.02 / 0.001, abs=2)
+
+
+def test_what_a_prompt_takes_alone_is_the_first_guess_beside_streams():
+    """The first chunk beside streams is no leap in the dark once a prompt was decoded."""
+    rule = ChunkRule(512)
+    assert rule.budget(4) == FIRST
+    rule.learn(0, 512, 0.512)
+    rule.learn(4, 0, 0.04)
+    assert 30 <= rule.budget(4) <= 60
+
+
+@given(st.lists(st.integers(1, 4000), max_size=16), st.integers(1, 512))
+def test_every_step_moves_the_oldest_prompt_by_its_part(rests, budget):
+    """Nothing is granted twice or to excess, nothing is left over, and whatever comes behind, none starves."""
+    granted = shares(rests, budget)
+    assert sum(granted) == min(budget, sum(rests))
+    assert all(0 <= tokens <= rest for tokens, rest in zip(granted, rests, strict=True))
+    if rests:
+        assert granted[0] >= min(rests[0], budget // len(rests))
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one():
+    """It is decoded whole with the next step; the long ones go on in the order of their arrival."""
+    assert shares([3000, 20, 2000, 5], 400) == [375, 20, 0, 5]
+
+
+def test_prompts_of_one_length_go_one_after_another():
+    """Fifteen first tokens now and one later are better than sixteen later."""
+    assert shares([33] * 16, 512) == [33] * 15 + [17]
+
+
+def test_prompts_that_arrive_for_ever_do_not_starve_a_long_one():
+    """With three short ones beside it in every step, the long one is done in as many steps as its part takes."""
+    left, steps = 3000, 0
+    while left:
+        left -= shares([left, 100, 100, 100], 400)[0]
+        steps += 1
+    assert steps == 30
 
 def test_a_prefill_always_moves():
     """However slow a prompt token is, some go with every step."""

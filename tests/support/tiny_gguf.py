@@ -39,6 +39,7 @@ def write_model(
     extra: Extra | None = None,
     split: tuple[int, int] | None = None,
     layers: int = LAYERS,
+    context: int = CONTEXT,
 ) -> Path:
     """Write a whole model. `split` is (part from 0, parts) and only marks the file."""
     writer = gguf.GGUFWriter(path, architecture)
@@ -48,7 +49,7 @@ def write_model(
         writer.add_file_type(file_type)
     if split is not None:
         _add_split(writer, *split)
-    _add_hyperparameters(writer, layers, vocabulary)
+    _add_hyperparameters(writer, layers, vocabulary, context)
     _add_vocabulary(writer, vocabulary)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
@@ -173,8 +174,10 @@ def _add_split(writer: gguf.GGUFWriter, part: int, parts: int) -> None:
     writer.add_int32("split.tensors.count", TENSORS)
 
 
-def _add_hyperparameters(writer: gguf.GGUFWriter, layers: int, vocabulary: int) -> None:
-    writer.add_context_length(CONTEXT)
+def _add_hyperparameters(
+    writer: gguf.GGUFWriter, layers: int, vocabulary: int, context: int = CONTEXT
+) -> None:
+    writer.add_context_length(context)
     writer.add_embedding_length(EMBEDDING)
     writer.add_block_count(layers)
     writer.add_feed_forward_length(FEED_FORWARD)

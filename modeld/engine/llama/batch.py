@@ -38,9 +38,7 @@ class Batch:
         self._slot_view = np.frombuffer(memoryview(self._slots), dtype=np.uintp)
         self._wanted_view = np.frombuffer(memoryview(self._wanted), dtype=np.int8)
         self._arange = np.arange(capacity, dtype=np.int32)
-        self._numbers = (ctypes.c_int32 * slots)(*range(slots))
-        base, size = ctypes.addressof(self._numbers), ctypes.sizeof(ctypes.c_int32)
-        self._addresses = [base + slot * size for slot in range(slots)]
+        self.reach(slots)
         int32_p, int8_p = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
         self.struct = lib.llama_batch()
         self.struct.token = ctypes.cast(self._tokens, int32_p)
@@ -48,6 +46,12 @@ class Batch:
         self.struct.n_seq_id = ctypes.cast(self._counts, int32_p)
         self.struct.seq_id = ctypes.cast(self._slots, ctypes.POINTER(int32_p))
         self.struct.logits = ctypes.cast(self._wanted, int8_p)
+
+    def reach(self, slots: int) -> None:
+        """Make it good for the slots 0 to `slots` - 1. Between `clear` and the first token only."""
+        self._numbers = (ctypes.c_int32 * slots)(*range(slots))
+        base, size = ctypes.addressof(self._numbers), ctypes.sizeof(ctypes.c_int32)
+        self._addresses = [base + slot * size for slot in range(slots)]
 
     def clear(self) -> None:
         """Begin a new batch."""

@@ -19,25 +19,24 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from operator import attrgetter
 
 import numpy as np
 
 from modeld.core.events import FinishReason, Usage
-from modeld.core.models import LoadOptions
 from modeld.core.request import Aside, EmbedRequest, Request
 from modeld.engine.llama.aside import answer
 from modeld.engine.llama.batch import Batch
 from modeld.engine.llama.constrained import NO_TOKEN, logits_of
 from modeld.engine.llama.job import Job, prepare
 from modeld.engine.llama.library import last_lines, lib, logger
-from modeld.engine.llama.memory import Memory
 from modeld.engine.llama.model import Model
 from modeld.engine.llama.patience import abortable
-from modeld.engine.llama.prefill import ChunkRule
-from modeld.engine.llama.prefix import Move, PrefixCache, Wait, rule_of_cap
-from modeld.engine.llama.slots import Slots
+from modeld.engine.llama.prefill import ChunkRule, shares
+from modeld.engine.llama.prefix import Wait
+from modeld.engine.llama.residency import Residency
 from modeld.engine.llama.template import ChatTemplate
-from modeld.engine.llama.vocab import TokenArray, Vocab
+from modeld.engine.llama.vocab import Vocab
 from modeld.engine.protocol import (
     Admitted,
     Answered,
@@ -52,6 +51,7 @@ from modeld.engine.protocol import (
 )
 from modeld.errors import EngineFailed, InvalidGrammar, InvalidRequest, ModeldError, ModelFailed
 
+_SLOT = attrgetter("slot")
 _OK, _NO_CELLS, _ABORTED = 0, 1, 2
 """What `llama_decode` returns; below zero it failed."""
 _MOST_FAULTS = 3
@@ -81,8 +81,6 @@ class LlamaEngine:
             eos=vocab.text(vocab.eos),
             controls=vocab.control_texts,
         )
-        slots = spec.options.slots
-        self._memory = Memory(model.memory, windowed=model.windowed)
         self._batch = Batch(model.batch_tokens, model.sequences)
         self._chunks = ChunkRule(model.batch_tokens)
         self._submitted: deque[tuple[int, Request]] = deque()
@@ -91,22 +89,22 @@ class LlamaEngine:
         self._cancelled: set[int] = set()
         self._full = False
         self._faults = 0
+        try:
+            with abortable(self._flag, on_progress, self._id):
+                self._warm_up()
+            self._places = Residency(model, spec.options, self._batch, max(vocab.bos, 0))
+        except BaseException:
+            self.close()
+            raise
         self._info = EngineInfo(
-            slots=slots,
-            cells=model.cells,
-            context=min(model.trained_context or model.cells, model.cells),
+            slots=spec.options.slots,
+            cells=max(model.cells, self._places.context),
+            context=self._places.context,
             trained_context=model.trained_context,
             vocabulary=vocab.size,
             description=model.description,
             has_chat_template=self._template.usable,
         )
-        try:
-            with abortable(self._flag, on_progress, self._id):
-                self._warm_up()
-            self._cache = self._prefix_cache(spec.options)
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def info(self) -> EngineInfo:
@@ -132,7 +130,7 @@ class LlamaEngine:
 
     def set_threads(self, threads: int) -> None:
         """Use so many CPU threads from the next step on."""
-        lib.llama_set_n_threads(self._model.context, threads, threads)
+        self._model.set_threads(threads)
 
     def close(self) -> None:
         """Free the model and all requests. Idempotent."""
@@ -174,29 +172,14 @@ class LlamaEngine:
     def _admit(self, outputs: list[Output]) -> bool:
         """Give the first waiting job a slot, or note that until one ends there is no room for it."""
         job = self._waiting[0]
-        if self._memory.windowed:
-            self._forget_holes()
-        decoded = {
-            other.slot: min(other.kept, other.prompt_length)
-            for other in self._running
-            if not self._memory.windowed or self._memory.is_whole(other.slot)
-        }
-        admission = self._cache.admit(job.prompt, job.cells, decoded)
-        if isinstance(admission, Wait):
-            self._full = admission is Wait.ROOM
+        wait = self._places.admit(job, self._running)
+        if wait is not None:
+            self._full = wait is Wait.ROOM
             return False
-        self._memory.perform(admission.moves)
         self._waiting.popleft()
-        job.begin(admission.sequence, admission.cached)
         self._running.append(job)
         outputs.append(Admitted(id=job.id, prompt_tokens=job.prompt_length, cached_tokens=job.cached))
         return True
-
-    def _forget_holes(self) -> None:
-        """Give up retained sequences whose windowed layers lost their beginning to others."""
-        for sequence in self._cache.retained:
-            if not self._memory.is_whole(sequence):
-                self._memory.perform(self._cache.forget(sequence))
 
     def _prepare_submitted(self, outputs: list[Output]) -> None:
         while self._submitted:
@@ -239,28 +222,30 @@ class LlamaEngine:
     # schedule
 
     def _schedule(self) -> list[Job]:
-        """Write the batch; return the jobs that are in it, streams first."""
-        batch, members = self._batch, list[Job]()
+        """Write the batch; return the jobs that are in it, the oldest first.
+
+        It is written in the order of slots: a split cache decodes such together whose numbers follow
+        each other.
+        """
+        prompts = [job for job in self._running if job.pending < 0]
+        if prompts:
+            budget = self._chunks.budget(len(self._running) - len(prompts))
+            granted = shares([job.prompt_length - job.kept for job in prompts], budget)
+            for job, tokens in zip(prompts, granted, strict=True):
+                job.upto = job.kept + tokens
+            members = [job for job in self._running if job.pending >= 0 or job.upto > job.kept]
+        else:
+            members = self._running.copy()
+        batch = self._batch
         batch.clear()
-        prefilling: list[Job] = []
-        for job in self._running:
+        for job in sorted(members, key=_SLOT):
             if job.pending >= 0:
                 job.row = batch.add_token(job.pending, job.kept, job.slot)
                 job.upto = job.kept + 1
-                members.append(job)
             else:
-                prefilling.append(job)
-        if prefilling:
-            budget = self._chunks.budget(len(members))
-            for job in prefilling:
-                if budget <= 0:
-                    break
-                job.upto = min(job.kept + budget, job.prompt_length)
-                budget -= job.upto - job.kept
                 last = job.upto == job.prompt_length
                 row = batch.add_chunk(job.prompt[job.kept : job.upto], job.kept, job.slot, wants_logits=last)
                 job.row = row if last else -1
-                members.append(job)
         return members
 
     # forward
@@ -305,10 +290,10 @@ class LlamaEngine:
 
     def _read_back(self, job: Job) -> None:
         """Take what the cache holds of a job as its state; a row whose logits are lost comes out again."""
-        kept = self._memory.length(job.slot)
+        kept = self._places.memory.length(job.slot)
         if job.row >= 0 and kept >= job.upto:
             kept = job.upto - 1
-            if not self._memory.cut(job.slot, kept):
+            if not self._places.memory.cut(job.slot, kept):
                 raise EngineFailed(
                     f"{self._id}: the KV cache of this model cannot be wound back; load it anew"
                 )
@@ -322,8 +307,7 @@ class LlamaEngine:
         if not job.generated and not np.isfinite(logits_of(context, job.row, self._vocab.size)).all():
             fault = EngineFailed(f"{self._id} computes values that are no numbers; its file may be damaged")
             self._break(job, fault, outputs)
-            for sequence in self._cache.retained:  # What it began with may be the cause.
-                self._memory.perform(self._cache.forget(sequence))
+            self._places.forget_all()  # What it began with may be the cause.
             return
         try:
             token = job.sampler.sample(context, job.row)
@@ -351,21 +335,17 @@ class LlamaEngine:
     def _finish(self, job: Job, reason: FinishReason, rest: str, outputs: list[Output]) -> None:
         if rest:
             outputs.append(Tokens(id=job.id, text=rest, count=0))
-        self._release(job, self._cache.finish(job.slot, self._decoded(job)))
+        self._places.finish(job)
+        self._release(job)
         outputs.append(Done(id=job.id, reason=reason, usage=job.usage))
 
     def _break(self, job: Job, error: ModeldError, outputs: list[Output]) -> None:
-        self._release(job, self._cache.drop(job.slot))
+        self._places.drop(job)
+        self._release(job)
         outputs.append(Broken(id=job.id, problem=error.as_problem(), usage=job.usage))
 
-    def _decoded(self, job: Job) -> TokenArray:
-        """Return what the cache holds of a job for others to begin with: nothing, if a window lost some."""
-        whole = not self._memory.windowed or self._memory.is_whole(job.slot)
-        return job.decoded if whole else job.decoded[:0]
-
-    def _release(self, job: Job, moves: tuple[Move, ...]) -> None:
-        """Give back the slot and the sampler; the KV cells stay or go, as the moves say."""
-        self._memory.perform(moves)
+    def _release(self, job: Job) -> None:
+        """Take note that a slot is free; its sampler ends."""
         self._running.remove(job)
         self._full = False
         job.sampler.close()
@@ -380,18 +360,4 @@ class LlamaEngine:
             raise ModelFailed(f"{self._id} was loaded, but its first decode failed with {result}")
         if not np.isfinite(logits_of(self._model.context, row, self._vocab.size)).all():
             raise ModelFailed(f"{self._id} computes values that are no numbers; its file is damaged")
-        self._memory.clear()
-
-    def _prefix_cache(self, options: LoadOptions) -> PrefixCache:
-        """Make the accounts of slots and cells, with room for retained ones if the model can share them."""
-        model = self._model
-        slots = Slots(options.slots, model.cells, model.sequences)
-        if options.prefix_cells == 0 or model.recurrent:
-            return PrefixCache(slots, 0)
-        cell_bytes = self._memory.try_out(model.context, self._batch, max(self._vocab.bos, 0))
-        if not cell_bytes:
-            logger.info("%s: no prefix cache: the memory of this model cannot be cut or shared", self._id)
-            return PrefixCache(slots, 0)
-        if options.prefix_cells is not None:
-            return PrefixCache(slots, min(options.prefix_cells, model.cells))
-        return PrefixCache(slots, rule_of_cap(model.cells, model.weights_bytes, cell_bytes), yields=True)
+        lib.llama_memory_clear(self._model.memory, False)

@@ -10,7 +10,8 @@ buffer becomes resident only as deep as it is used; a budget must not be broken 
 | weights  | all tensors (mapped or read), and a copy of the matrices llama.cpp rearranges for    |
 |          | the CPU (`CPU_REPACK` in its log; without mmap there is only that copy)              |
 | kv       | cells x sum over layers of KV heads x (key length x K type + value length x V type), |
-|          | cells = min(ctx, slots x trained context), in groups of 256; recurrent state a slot  |
+|          | cells = min(ctx, slots x trained context), in groups of 256 (of a split cache at     |
+|          | least one a slot); recurrent state a slot                                            |
 | compute  | without flash attention scores and mask in F32, ubatch x cells x (heads + 1) x 4;    |
 |          | with it the mask in F32 and F16, ubatch x cells x 6; activations of one layer,       |
 |          | ubatch x (4 embedding + 2 feed forward) x 4; two rows of logits a slot, and one a    |
@@ -85,7 +86,8 @@ def estimate(facts: ModelFacts, options: LoadOptions, *, repacked: frozenset[str
 def cells_of(facts: ModelFacts, options: LoadOptions) -> int:
     """Return the KV cells that llama.cpp allocates for these options."""
     cells = min(options.ctx, options.slots * facts.context_length) if facts.context_length else options.ctx
-    return -(-cells // CELL_GROUP) * CELL_GROUP
+    cells = -(-cells // CELL_GROUP) * CELL_GROUP
+    return cells if options.kv_unified is not False else max(cells, options.slots * CELL_GROUP)
 
 
 def retained_sequences(options: LoadOptions) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from modeld.engine.llama.batch import Batch
 from modeld.engine.llama.library import lib
-from modeld.engine.llama.prefix import Cut, Move
+from modeld.engine.llama.prefix import Copy, Cut, Move, Share
 
 _PROBE_TOKENS = 4
 
@@ -21,21 +21,28 @@ class Memory:
     """The memory of one context.
 
     Attributes:
+      split: each sequence has a cache of its own.
       windowed: the model attends only to the last tokens in some layers, and the cells before them
         may be given to others while their sequence lives; then `is_whole` tells whether they were.
     """
 
-    def __init__(self, pointer: int, *, windowed: bool) -> None:
+    def __init__(self, pointer: int, *, windowed: bool, split: bool = False) -> None:
         self._pointer = pointer
+        self.split = split
         self.windowed = windowed
 
     def perform(self, moves: Iterable[Move]) -> None:
         """Perform what the bookkeeping decided, in its order."""
         for move in moves:
-            if isinstance(move, Cut):
-                self.cut(move.sequence, move.keep)
-            else:
-                lib.llama_memory_seq_cp(self._pointer, move.source, move.sequence, 0, move.upto)
+            match move:
+                case Cut(sequence=sequence, keep=keep):
+                    self.cut(sequence, keep)
+                case Copy(source=source, sequence=sequence, upto=upto):
+                    # llama.cpp copies whole caches only, with the next decode; it notes the cells at once
+                    lib.llama_memory_seq_cp(self._pointer, source, sequence, -1, -1)
+                    self.cut(sequence, upto)
+                case Share(source=source, sequence=sequence, upto=upto):
+                    lib.llama_memory_seq_cp(self._pointer, source, sequence, 0, upto)
 
     def cut(self, sequence: int, keep: int) -> bool:
         """Remove a sequence from position `keep` on; return False if this memory cannot do that.
@@ -71,7 +78,7 @@ class Memory:
         able = lib.llama_decode(context, batch.struct) == 0
         cell_bytes = lib.llama_state_seq_get_size(context, 0) // _PROBE_TOKENS
         if able:
-            lib.llama_memory_seq_cp(self._pointer, 0, 1, 0, half)
+            self.perform([Copy(0, 1, half) if self.split else Share(0, 1, half)])
             able = self.length(1) == half and self.is_whole(1)
             able = able and self.cut(0, half + 1) and self.length(0) == half + 1 and self.length(1) == half
             able = able and self.cut(0, 0) and self.length(0) == 0 and self.length(1) == half

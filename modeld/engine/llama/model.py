@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modeld.core.models import LoadOptions
-from modeld.engine.llama.footprint import retained_sequences
+from modeld.engine.llama.layout import Layout, first_layout, unified_layout
 from modeld.engine.llama.library import capture, initialise, lib
 from modeld.engine.protocol import LoadAborted, LoadSpec, OnProgress
 from modeld.errors import ModelFailed
@@ -32,8 +32,6 @@ GGML_TYPES = {
 
 _FLOAT_TYPES = frozenset({"f32", "f16", "bf16"})
 _DESCRIPTION_BYTES = 256
-MOST_SEQUENCES = 256
-"""LLAMA_MAX_SEQ of llama.cpp."""
 
 
 class AbortFlag:
@@ -72,13 +70,12 @@ def model_params(options: LoadOptions) -> Any:
     return params
 
 
-def context_params(options: LoadOptions, trained_context: int, sequences: int | None = None) -> Any:
+def context_params(options: LoadOptions, layout: Layout) -> Any:
     """Return llama.cpp's parameters for a context with these options.
 
-    One unified KV cache for all slots; more cells than all slots could use are not asked for.
-    One row of logits a slot is all a step needs, and keeps the compute buffer small; llama.cpp wants
-    as many as `sequences` (None: those of the options). Windowed layers have as many cells as others
-    (`swa_full`): a window alone has lost what the beginning of another prompt would need.
+    One row of logits a sequence is all a step needs, and keeps the compute buffer small. Windowed layers
+    have as many cells as others (`swa_full`): a window alone has lost what the beginning of another
+    prompt would need.
     Raises: ModelFailed for a KV type that llama.cpp does not have.
     """
     if options.kv_type not in GGML_TYPES:
@@ -87,21 +84,16 @@ def context_params(options: LoadOptions, trained_context: int, sequences: int | 
             f"{options.kv_type!r} is no type for a KV cache; set llama_kv_type to one of {names}"
         )
     params = lib.llama_context_default_params()
-    params.n_ctx = min(options.ctx, options.slots * trained_context) if trained_context else options.ctx
+    params.n_ctx = layout.cells
     params.n_batch = params.n_ubatch = max(options.ubatch, options.slots)
-    params.n_seq_max = params.n_outputs_max = sequences_of(options) if sequences is None else sequences
+    params.n_seq_max = params.n_outputs_max = layout.sequences
     params.swa_full = True
     params.n_threads = params.n_threads_batch = options.threads
     params.flash_attn_type = _flash_attention(options)
     params.type_k = params.type_v = GGML_TYPES[options.kv_type]
-    params.kv_unified = True
+    params.kv_unified = layout.unified
     params.no_perf = True
     return params
-
-
-def sequences_of(options: LoadOptions) -> int:
-    """Return how many sequences a context has: those in slots, and those the prefix cache retains."""
-    return max(options.slots, min(options.slots + retained_sequences(options), MOST_SEQUENCES))
 
 
 def _flash_attention(options: LoadOptions) -> int:
@@ -125,15 +117,20 @@ class Model:
     """A loaded model with one context.
 
     Attributes:
+      id: its name.
       pointer, context, memory, vocab: addresses for calls into llama.cpp.
       flag: aborts a running decode (on the CPU; on a GPU only the size of a batch bounds it).
+      layout: of the context's KV cache; `unify` changes it.
       cells, sequences, batch_tokens: what the context has room for.
     """
 
     def __init__(self, spec: LoadSpec, on_progress: OnProgress) -> None:
         """Load. Raises LoadAborted, or ModelFailed with the last words of llama.cpp."""
         initialise()
+        self.id = spec.model_id
         self.flag = AbortFlag()
+        self._options = spec.options
+        self._threads = spec.options.threads
         self._pointer: int | None = None
         self._context: int | None = None
         try:
@@ -141,14 +138,31 @@ class Model:
             self._refuse_what_cannot_generate(spec)
             self.vocab = lib.llama_model_get_vocab(self.pointer)
             self.trained_context = lib.llama_model_n_ctx_train(self.pointer)
-            self.context = self._context = self._new_context(spec, on_progress)
-            self.memory = self._find_memory(spec)
+            self._ask_once_more(on_progress)
+            self._open(first_layout(spec.options, self.trained_context, recurrent=self.recurrent))
         except BaseException:
             self.close()
             raise
-        self.cells = lib.llama_n_ctx(self.context)
-        self.sequences = lib.llama_n_seq_max(self.context)
-        self.batch_tokens = lib.llama_n_ubatch(self.context)
+
+    @property
+    def unified_layout(self) -> Layout:
+        """The layout that `unify` changes to."""
+        return unified_layout(self._options, self.trained_context, recurrent=self.recurrent)
+
+    def unify(self) -> None:
+        """Replace the context by one whose slots share one KV cache. What the old one held is gone.
+
+        The old one is freed before, so that no more memory is taken than one of them needs.
+        Raises: ModelFailed; then there is no context, and all that is left is `close`.
+        """
+        lib.llama_free(self.context)
+        self._context = None
+        self._open(self.unified_layout)
+
+    def set_threads(self, threads: int) -> None:
+        """Use so many CPU threads from the next decode on."""
+        self._threads = threads
+        lib.llama_set_n_threads(self.context, threads, threads)
 
     @property
     def recurrent(self) -> bool:
@@ -217,25 +231,30 @@ class Model:
             )
         return pointer
 
+    def _ask_once_more(self, on_progress: OnProgress) -> None:
+        if not on_progress(1.0):
+            raise LoadAborted(f"the load of {self.id} was given up before its context was made")
+
     def _refuse_what_cannot_generate(self, spec: LoadSpec) -> None:
         if lib.llama_model_has_encoder(self.pointer) or not lib.llama_model_has_decoder(self.pointer):
             raise ModelFailed(
                 f"{spec.model_id} is no decoder-only model; modeld generates text with those only"
             )
 
-    def _find_memory(self, spec: LoadSpec) -> int:
+    def _open(self, layout: Layout) -> None:
+        self.layout = layout
+        self.context = self._context = self._new_context(layout)
         memory = lib.llama_get_memory(self.context)
         if memory is None:
-            raise ModelFailed(
-                f"{spec.model_id} has no KV cache (an embedding model?): it cannot generate text"
-            )
-        return memory
+            raise ModelFailed(f"{self.id} has no KV cache (an embedding model?): it cannot generate text")
+        self.memory = memory
+        self.cells = lib.llama_n_ctx(self.context)
+        self.sequences = lib.llama_n_seq_max(self.context)
+        self.batch_tokens = lib.llama_n_ubatch(self.context)
 
-    def _new_context(self, spec: LoadSpec, on_progress: OnProgress) -> int:
-        if not on_progress(1.0):
-            raise LoadAborted(f"the load of {spec.model_id} was given up before its context was made")
-        sequences = spec.options.slots if self.recurrent else sequences_of(spec.options)
-        params = context_params(spec.options, self.trained_context, sequences)
+    def _new_context(self, layout: Layout) -> int:
+        params = context_params(self._options, layout)
+        params.n_threads = params.n_threads_batch = self._threads
         if not self.recurrent:
             # A recurrent state that was half updated cannot be wound back: there only chunks bound a wait.
             params.abort_callback = self.flag.callback
@@ -244,8 +263,8 @@ class Model:
             context = lib.llama_init_from_model(self.pointer, params)
         if context is None:
             raise ModelFailed(
-                f"{spec.model_id} was loaded, but a context of {params.n_ctx} KV cells of type "
-                f"{spec.options.kv_type} for {spec.options.slots} slots could not be made; llama.cpp says: "
+                f"{self.id} was loaded, but a context of {params.n_ctx} KV cells of type "
+                f"{self._options.kv_type} for {self._options.slots} slots could not be made; llama.cpp says: "
                 f"{log.tell() or 'nothing'}. Lower llama_ctx, or change llama_kv_type or llama_flash_attn"
             )
         return context

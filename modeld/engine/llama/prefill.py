@@ -1,23 +1,33 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: how many prompt tokens the next batch takes, from how long the last ones took.
+"""Pure: how many prompt tokens the next batch takes, from how long the last ones took, and whose.
 
-Alone, a prompt goes in whole batches. Beside running streams each prompt token lengthens the gap
-between their tokens, so a chunk gets the time that is left until a bound:
+Alone, prompts go in whole batches. Beside running streams each prompt token lengthens the gap between
+their tokens, so a chunk gets the time that is left until a bound:
 
-    chunk = (max(FLOOR_S, STRETCH * decode step) - decode step) / seconds per prompt token
+    bound = max(FLOOR_S, STRETCH * usual step)
+    chunk = (bound - usual step) / seconds per prompt token
 
-within [SMALLEST, batch]. The two times are moving averages of what was measured here, since they
-depend on the machine, the model and the depth of the cache.
+within [SMALLEST, batch]. The usual step is that of as many streams without a prompt. The times are moving
+averages of what was measured here, since they depend on the machine, the model and the depth of
+the cache; a token alone in a batch of hundreds and one beside streams are told apart. So streams keep
+1 / STRETCH of their speed at the least, and the prompt has the rest of the time: neither waits for the other.
+Source: docs/performance.md, "A prompt beside streams".
 """
 
 from __future__ import annotations
 
-FLOOR_S = 0.1
-"""A gap of this many seconds between tokens is always allowed."""
+from collections.abc import Sequence
+
+FLOOR_S = 0.04
+"""A gap of this many seconds between tokens is always allowed: no reader sees it."""
 STRETCH = 2.5
 """And one of so many usual gaps."""
-SMALLEST = 16
+SMALLEST = 8
 """Prompt tokens a step at the least: a prefill always moves."""
+FIRST = 32
+"""Prompt tokens beside streams as long as nothing was measured."""
+_BESIDE = 1.5
+"""First guess of what a prompt token beside streams takes, in tokens of a prompt alone."""
 _WEIGHT = 0.3
 """Of the newest measurement in the moving averages."""
 
@@ -27,26 +37,58 @@ class ChunkRule:
 
     def __init__(self, batch: int) -> None:
         self._batch = batch
-        self._decode_s = 0.0
-        self._token_s = 0.0
+        self._usual: dict[int, float] = {}
+        """Seconds of a step without prompt tokens, by the number of streams."""
+        self._alone_s = 0.0
+        self._beside_s = 0.0
 
     def budget(self, decoding: int) -> int:
         """Return how many prompt tokens may join `decoding` streams in the next batch."""
         room = self._batch - decoding
         if not decoding:
             return room
-        if not self._token_s:
-            return min(room, 4 * SMALLEST)
-        spare = max(FLOOR_S, STRETCH * self._decode_s) - self._decode_s
-        return min(room, max(SMALLEST, int(min(room, spare / self._token_s))))
+        token_s = self._beside_s or _BESIDE * self._alone_s
+        usual = self._usual_s(decoding)
+        if not token_s or not usual:
+            return min(room, FIRST)
+        spare = max(FLOOR_S, STRETCH * usual) - usual
+        return min(room, max(SMALLEST, int(min(room, spare / token_s))))
 
     def learn(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """Take in how long a finished step took."""
         if not prompt_tokens:
-            self._decode_s = _mix(self._decode_s, seconds)
-            return
-        prompt_s = seconds - (self._decode_s if decoding else 0.0)
-        self._token_s = _mix(self._token_s, max(prompt_s, 0.1 * seconds) / prompt_tokens)
+            self._usual[decoding] = _mix(self._usual.get(decoding, 0.0), seconds)
+        elif not decoding:
+            self._alone_s = _mix(self._alone_s, seconds / prompt_tokens)
+        else:
+            rest = max(seconds - self._usual_s(decoding), 0.1 * seconds)
+            self._beside_s = _mix(self._beside_s, rest / prompt_tokens)
+
+    def _usual_s(self, decoding: int) -> float:
+        """Return the usual step of so many streams, or of the nearest number that was seen; 0 without any."""
+        if decoding in self._usual or not self._usual:
+            return self._usual.get(decoding, 0.0)
+        return self._usual[min(self._usual, key=lambda seen: abs(seen - decoding))]
+
+
+def shares(rests: Sequence[int], budget: int) -> list[int]:
+    """Divide a budget of tokens among prompts, of which so many tokens are left, the oldest first.
+
+    (1) Prompts that an equal part of the budget finishes are finished: a short one never waits long.
+    (2) The others get what is left, the oldest first: of two long ones the first is done as soon as alone.
+    The oldest has at least an equal part in every step, whatever arrives behind it; so each prompt moves,
+    and none starves.
+    """
+    granted = [0] * len(rests)
+    if not rests:
+        return granted
+    part = budget // len(rests)
+    for wanted in (lambda rest: rest <= part, lambda rest: rest > part):
+        for place, rest in enumerate(rests):
+            if wanted(rest):
+                granted[place] = min(rest, budget)
+                budget -= granted[place]
+    return granted
 
 
 def _mix(average: float, value: float) -> float:

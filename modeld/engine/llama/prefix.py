@@ -3,7 +3,8 @@
 
 The KV of a request that has ended stays as a retained sequence, so that a later prompt which begins
 alike is not decoded again. What a decision means for llama.cpp's memory comes out as moves (`Cut`,
-`Share`), which the engine performs in their order, before its next decode.
+`Share`), which the engine performs in their order, before its next decode. This is for a cache that all
+slots have in common; `split.SplitCache` is its twin for one that is split between them.
 
 Admission of a prompt, cells needed = prompt + answer:
   (1) No slot is free: wait.
@@ -60,7 +61,16 @@ class Share:
     upto: int
 
 
-Move = Cut | Share
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy the first `upto` cells of `source` to `sequence`, which is empty and in a cache of its own."""
+
+    source: int
+    sequence: int
+    upto: int
+
+
+Move = Cut | Share | Copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +138,11 @@ class PrefixCache:
         slots = self.slots
         if slots.busy >= slots.count:  # (1)
             return Wait.ROOM
-        source, shared = self._longest(prompt, decoded) if self.cap else (None, 0)  # (2)
-        if self.cap and self._promised(prompt, decoded) >= shared + WORTH_WAITING:
-            return Wait.PREFIX
+        source, shared = None, 0
+        if self.cap:  # (2)
+            source, shared = longest(prompt, self._retained, self._prompts, decoded)
+            if promised(prompt, self._prompts, decoded) >= shared + WORTH_WAITING:
+                return Wait.PREFIX
         if not slots.fits(cells, source, shared):  # (3)
             return Wait.ROOM
         moves: list[Move] = []
@@ -158,8 +170,8 @@ class PrefixCache:
     def finish(self, sequence: int, tokens: TokenArray) -> tuple[Move, ...]:
         """End a run, and retain `tokens`, which is what is decoded of it, if that is of use."""
         del self._prompts[sequence]
-        retained = {other: _common(tokens, held) for other, held in self._retained.items()}
-        known = next((other for other, common in retained.items() if common == len(tokens)), None)
+        retained = {other: common(tokens, held) for other, held in self._retained.items()}
+        known = next((other for other, length in retained.items() if length == len(tokens)), None)
         if not self.cap or not len(tokens) or known is not None:
             self.slots.give_back(sequence)
             if known is not None:
@@ -167,8 +179,8 @@ class PrefixCache:
             return (Cut(sequence, 0), *self._within_cap())
         moves: list[Move] = [Cut(sequence, len(tokens))]
         self.slots.retain(sequence, len(tokens))
-        for other, common in retained.items():
-            if common == len(self._retained[other]):
+        for other, length in retained.items():
+            if length == len(self._retained[other]):
                 moves += self._remove(other)
         self._retained[sequence] = tokens
         return (*moves, *self._within_cap())
@@ -182,34 +194,6 @@ class PrefixCache:
     def forget(self, sequence: int) -> tuple[Move, ...]:
         """Give up a retained sequence."""
         return tuple(self._remove(sequence))
-
-    def _longest(self, prompt: TokenArray, decoded: Mapping[int, int]) -> tuple[int | None, int]:
-        """Return the sequence with the longest common beginning, and its length; (None, 0) without any.
-
-        Among equals a retained sequence wins, and the most recently used of those.
-        """
-        source, best = None, 0
-        wanted = prompt[:-1]
-        for sequence in reversed(self._retained):
-            held = self._retained[sequence]
-            if best < len(wanted) and best < len(held) and held[best] == wanted[best]:
-                common = _common(wanted, held)
-                if common > best:
-                    source, best = sequence, common
-        for sequence, held in self._prompts.items():
-            common = _common(wanted, held[: decoded.get(sequence, 0)])
-            if common > best:
-                source, best = sequence, common
-        return source, best
-
-    def _promised(self, prompt: TokenArray, decoded: Mapping[int, int]) -> int:
-        """Return how many tokens of the prompt will be there when the running prompts are decoded."""
-        under_way = (
-            held
-            for sequence, held in self._prompts.items()
-            if sequence in decoded and decoded[sequence] < len(held)
-        )
-        return max((_common(prompt[:-1], held) for held in under_way), default=0)
 
     def _continued(self, source: int, shared: int, prompt: TokenArray, moves: list[Move]) -> Admission:
         del self._retained[source]
@@ -255,7 +239,41 @@ def rule_of_cap(cells: int, weights_bytes: int, cell_bytes: int) -> int:
     return min(cells // 2, max(LEAST_CELLS, weights_bytes // (WEIGHTS_A_CELL * max(cell_bytes, 1))))
 
 
-def _common(one: TokenArray, other: TokenArray) -> int:
+def longest(
+    prompt: TokenArray,
+    retained: Mapping[int, TokenArray],
+    prompts: Mapping[int, TokenArray],
+    decoded: Mapping[int, int],
+) -> tuple[int | None, int]:
+    """Return the sequence with the longest common beginning, and its length; (None, 0) without any.
+
+    Args: what is `retained` and what runs (`prompts`), by sequence, and how far the latter are `decoded`.
+    Among equals a retained sequence wins, and the most recently used (the last) of those.
+    """
+    source, best = None, 0
+    wanted = prompt[:-1]
+    for sequence in reversed(retained):
+        held = retained[sequence]
+        if best < len(wanted) and best < len(held) and held[best] == wanted[best]:
+            length = common(wanted, held)
+            if length > best:
+                source, best = sequence, length
+    for sequence, held in prompts.items():
+        length = common(wanted, held[: decoded.get(sequence, 0)])
+        if length > best:
+            source, best = sequence, length
+    return source, best
+
+
+def promised(prompt: TokenArray, prompts: Mapping[int, TokenArray], decoded: Mapping[int, int]) -> int:
+    """Return how many tokens of the prompt will be there when the running prompts are decoded."""
+    under_way = (
+        held for sequence, held in prompts.items() if sequence in decoded and decoded[sequence] < len(held)
+    )
+    return max((common(prompt[:-1], held) for held in under_way), default=0)
+
+
+def common(one: TokenArray, other: TokenArray) -> int:
     """Return how many tokens two texts have in common from their beginning."""
     most = min(len(one), len(other))
     if not most:
