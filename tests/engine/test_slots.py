@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeld.engine.llama.prefill import FIRST, FLOOR_S, SMALLEST, STRETCH, ChunkRule, shares
+from modeld.engine.llama.prefill import CEILING_S, FIRST, FLOOR_S, SMALLEST, STRETCH, ChunkRule, shares
 from modeld.engine.llama.slots import Slots
 
 
@@ -87,6 +87,17 @@ def test_what_a_prompt_takes_alone_is_the_first_guess_beside_streams():
     rule.learn(0, 512, 0.512)
     rule.learn(4, 0, 0.04)
     assert 30 <= rule.budget(4) <= 60
+
+
+def test_many_prompts_beside_few_streams_may_take_longer():
+    """Fifteen that wait for a first token weigh more than one that waits for the next, up to the ceiling."""
+    rule = ChunkRule(512)
+    for _ in range(50):
+        rule.learn(1, 0, 0.02)
+        rule.learn(1, 40, 0.02 + 40 * 0.001)
+    assert rule.budget(1, 2) == pytest.approx((2 * STRETCH - 1) * 0.02 / 0.001, abs=2)
+    assert rule.budget(1, 15) == pytest.approx((CEILING_S - 0.02) / 0.001, abs=2)
+    assert rule.budget(8, 4) == rule.budget(8, 1)
 
 
 @given(st.lists(st.integers(1, 4000), max_size=16), st.integers(1, 512))

@@ -21,6 +21,9 @@ from benchmark.systems import Setup, System, at_url, bare, own_modeld
 MODES = ("throughput", "cancel", "stream", "control")
 _GRAIN = 64
 """KV cells are asked for in steps of so many, with one step a slot to spare."""
+_GRAIN = 256
+"""KV cells of a slot are asked for in steps of so many, as llama.cpp makes them, with some to spare."""
+_SPARE = 64
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -152,7 +155,7 @@ def run_throughput(options: argparse.Namespace) -> int:
         raise BenchError("--shared-prefix must be shorter than --prompt-tokens")
     slots = max(options.concurrency)
     tokens = options.prompt_tokens + options.max_tokens
-    cells = slots * ((tokens + _GRAIN - 1) // _GRAIN + 1) * _GRAIN
+    cells = slots * -(-(tokens + _SPARE) // _GRAIN) * _GRAIN
     setup = Setup(options.model, slots=slots, ctx=cells, threads=options.threads)
     report = Report("throughput", options.out, options.json)
     report.head(

@@ -229,7 +229,7 @@ class LlamaEngine:
         """
         prompts = [job for job in self._running if job.pending < 0]
         if prompts:
-            budget = self._chunks.budget(len(self._running) - len(prompts))
+            budget = self._chunks.budget(len(self._running) - len(prompts), len(prompts))
             granted = shares([job.prompt_length - job.kept for job in prompts], budget)
             for job, tokens in zip(prompts, granted, strict=True):
                 job.upto = job.kept + tokens

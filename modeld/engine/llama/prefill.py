@@ -4,13 +4,17 @@
 Alone, prompts go in whole batches. Beside running streams each prompt token lengthens the gap between
 their tokens, so a chunk gets the time that is left until a bound:
 
-    bound = max(FLOOR_S, STRETCH * usual step)
+    bound = max(FLOOR_S, STRETCH * usual step), and more where prompts are many (below)
     chunk = (bound - usual step) / seconds per prompt token
 
 within [SMALLEST, batch]. The usual step is that of as many streams without a prompt. The times are moving
 averages of what was measured here, since they depend on the machine, the model and the depth of
 the cache; a token alone in a batch of hundreds and one beside streams are told apart. So streams keep
 1 / STRETCH of their speed at the least, and the prompt has the rest of the time: neither waits for the other.
+
+Where more prompts than streams wait, more people wait for a first token than for the next one: the bound grows
+with their ratio, up to CEILING_S. So requests that arrive together, and of which the first already runs, are
+soon all running, which also is the way to the most tokens a second.
 Source: docs/performance.md, "A prompt beside streams".
 """
 
@@ -22,6 +26,8 @@ FLOOR_S = 0.04
 """A gap of this many seconds between tokens is always allowed: no reader sees it."""
 STRETCH = 2.5
 """And one of so many usual gaps."""
+CEILING_S = 0.25
+"""A gap that many prompts may make together."""
 SMALLEST = 8
 """Prompt tokens a step at the least: a prefill always moves."""
 FIRST = 32
@@ -42,8 +48,8 @@ class ChunkRule:
         self._alone_s = 0.0
         self._beside_s = 0.0
 
-    def budget(self, decoding: int) -> int:
-        """Return how many prompt tokens may join `decoding` streams in the next batch."""
+    def budget(self, decoding: int, prompts: int = 1) -> int:
+        """Return how many tokens of so many prompts may join `decoding` streams in the next batch."""
         room = self._batch - decoding
         if not decoding:
             return room
@@ -51,7 +57,8 @@ class ChunkRule:
         usual = self._usual_s(decoding)
         if not token_s or not usual:
             return min(room, FIRST)
-        spare = max(FLOOR_S, STRETCH * usual) - usual
+        bound = max(FLOOR_S, STRETCH * usual)
+        spare = max(bound, min(CEILING_S, bound * prompts / decoding)) - usual
         return min(room, max(SMALLEST, int(min(room, spare / token_s))))
 
     def learn(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
