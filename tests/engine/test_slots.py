@@ -102,7 +102,7 @@ def test_many_prompts_beside_few_streams_may_take_longer():
 
 @given(st.lists(st.integers(1, 4000), max_size=16), st.integers(1, 512))
 def test_every_step_moves_the_oldest_prompt_by_its_part(rests, budget):
-    """Nothing is granted twice or to excess, nothing is left over, and whatever comes behind, none starves."""
+    """Nothing is granted twice or to excess, nothing is left over, and none starves."""
     granted = shares(rests, budget)
     assert sum(granted) == min(budget, sum(rests))
     assert all(0 <= tokens <= rest for tokens, rest in zip(granted, rests, strict=True))
@@ -121,12 +121,13 @@ def test_prompts_of_one_length_go_one_after_another():
 
 
 def test_prompts_that_arrive_for_ever_do_not_starve_a_long_one():
-    """With three short ones beside it in every step, the long one is done in as many steps as its part takes."""
+    """With three short ones beside it in every step, the long one gets its part."""
     left, steps = 3000, 0
     while left:
         left -= shares([left, 100, 100, 100], 400)[0]
         steps += 1
     assert steps == 30
+
 
 def test_a_prefill_always_moves():
     """However slow a prompt token is, some go with every step."""

@@ -90,11 +90,9 @@ def shares(rests: Sequence[int], budget: int) -> list[int]:
     if not rests:
         return granted
     part = budget // len(rests)
-    for wanted in (lambda rest: rest <= part, lambda rest: rest > part):
-        for place, rest in enumerate(rests):
-            if wanted(rest):
-                granted[place] = min(rest, budget)
-                budget -= granted[place]
+    for place in sorted(range(len(rests)), key=lambda place: rests[place] > part):
+        granted[place] = min(rests[place], budget)
+        budget -= granted[place]
     return granted
 
 

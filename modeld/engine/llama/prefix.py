@@ -138,7 +138,8 @@ class PrefixCache:
         slots = self.slots
         if slots.busy >= slots.count:  # (1)
             return Wait.ROOM
-        source, shared = None, 0
+        source: int | None = None
+        shared = 0
         if self.cap:  # (2)
             source, shared = longest(prompt, self._retained, self._prompts, decoded)
             if promised(prompt, self._prompts, decoded) >= shared + WORTH_WAITING:
@@ -241,7 +242,7 @@ def rule_of_cap(cells: int, weights_bytes: int, cell_bytes: int) -> int:
 
 def longest(
     prompt: TokenArray,
-    retained: Mapping[int, TokenArray],
+    retained: dict[int, TokenArray],
     prompts: Mapping[int, TokenArray],
     decoded: Mapping[int, int],
 ) -> tuple[int | None, int]:
@@ -250,7 +251,8 @@ def longest(
     Args: what is `retained` and what runs (`prompts`), by sequence, and how far the latter are `decoded`.
     Among equals a retained sequence wins, and the most recently used (the last) of those.
     """
-    source, best = None, 0
+    source: int | None = None
+    best = 0
     wanted = prompt[:-1]
     for sequence in reversed(retained):
         held = retained[sequence]

@@ -81,7 +81,8 @@ class SplitCache:
             raise AssertionError(f"{cells} cells are more than the share of a slot, {self.share}")
         if self.busy >= self.count:  # (1)
             return Wait.ROOM
-        source, shared = None, 0
+        source: int | None = None
+        shared = 0
         if self.cap:  # (2)
             source, shared = longest(prompt, self._retained, self._prompts, decoded)
             if promised(prompt, self._prompts, decoded) >= shared + WORTH_WAITING:
