@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from modeld.engine.llama.library import lib
+from modeld.engine.llama.split import SplitCache
 
 
 def held(engine):
@@ -12,7 +13,7 @@ def held(engine):
     Their positions begin at 0, but for a recurrent state, which has only the last, and for windows.
     """
     lengths = {}
-    plain = not (engine._memory.windowed or engine._model.recurrent)
+    plain = not (engine._places.memory.windowed or engine._model.recurrent)
     for sequence in range(engine._model.sequences):
         first = lib.llama_memory_seq_pos_min(engine._model.memory, sequence)
         last = lib.llama_memory_seq_pos_max(engine._model.memory, sequence)
@@ -27,13 +28,11 @@ def assert_accounts(engine):
 
     What others have overwritten in a windowed layer is given up at the next admission.
     """
-    cache, slots = engine._cache, engine._cache.slots
+    cache, memory = engine._places.cache, engine._places.memory
     running = {job.slot: job.kept for job in engine._running}
     retained = {sequence: len(cache.tokens(sequence)) for sequence in cache.retained}
     assert not running.keys() & retained.keys()
-    lost = {
-        sequence for sequence in retained if engine._memory.windowed and not engine._memory.is_whole(sequence)
-    }
+    lost = {sequence for sequence in retained if memory.windowed and not memory.is_whole(sequence)}
     inside = {sequence: length for sequence, length in held(engine).items() if sequence not in lost}
     known = {
         sequence: length
@@ -41,6 +40,12 @@ def assert_accounts(engine):
         if length and sequence not in lost
     }
     assert inside == known, f"llama.cpp holds {inside}, the accounts say {running} and {retained}"
+    if isinstance(cache, SplitCache):
+        assert len(engine._running) == cache.busy <= cache.count
+        assert all(job.kept <= job.cells <= cache.share for job in engine._running)
+        assert sum(retained.values()) <= cache.cap
+        return
+    slots = cache.slots
     assert len(engine._running) == slots.busy <= slots.count
     for job in engine._running:
         assert job.kept <= slots.length(job.slot) == job.cells
@@ -56,6 +61,10 @@ def assert_at_rest(engine):
     """With nothing to do: the accounts agree, and all that is held is what may be retained."""
     assert not engine.busy
     assert_accounts(engine)
-    slots = engine._cache.slots
+    cache = engine._places.cache
+    if isinstance(cache, SplitCache):
+        assert cache.busy == 0
+        return
+    slots = cache.slots
     assert slots.busy == 0
     assert slots.cells - slots.free_cells == slots.idle_cells

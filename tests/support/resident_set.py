@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Program: loads a model as the engine does, fills its context, prints by how many bytes its process grew.
+"""Program: loads a model as the engine does, fills one context, prints by how many bytes its process grew.
 
 python tests/support/resident_set.py MODEL.gguf '{"ctx": 2048, "slots": 1}'
 """
@@ -13,6 +13,7 @@ import llama_cpp
 import msgspec
 
 from modeld.core.models import LoadOptions
+from modeld.engine.llama.layout import unified_layout
 from modeld.engine.llama.model import context_params, model_params
 
 
@@ -30,7 +31,8 @@ def main() -> None:
     llama_cpp.llama_backend_init()
     before = resident_set()
     model = llama_cpp.llama_model_load_from_file(path.encode(), model_params(options))
-    params = context_params(options, llama_cpp.llama_model_n_ctx_train(model))
+    layout = unified_layout(options, llama_cpp.llama_model_n_ctx_train(model))
+    params = context_params(options, layout)
     context = llama_cpp.llama_init_from_model(model, params)
     cells, chunk = llama_cpp.llama_n_ctx(context), llama_cpp.llama_n_ubatch(context)
     vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))

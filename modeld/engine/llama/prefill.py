@@ -12,7 +12,7 @@ averages of what was measured here, since they depend on the machine, the model 
 the cache; a token alone in a batch of hundreds and one beside streams are told apart. So streams keep
 1 / STRETCH of their speed at the least, and the prompt has the rest of the time: neither waits for the other.
 
-Where more prompts than streams wait, more people wait for a first token than for the next one: the bound grows
+Where more prompts than streams wait, more people wait for a first token than for the next: the bound grows
 with their ratio, up to CEILING_S. So requests that arrive together, and of which the first already runs, are
 soon all running, which also is the way to the most tokens a second.
 Source: docs/performance.md, "A prompt beside streams".
