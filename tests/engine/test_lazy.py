@@ -26,9 +26,9 @@ HIGH, LOW = 9.0, 5.0
 
 @pytest.fixture
 def row(tiny_lab):
-    engine = tiny_lab.bench(slots=2, ctx=512, ubatch=64).engine
+    engine = tiny_lab.bench(slots=2, ctx=512, ubatch=64, prefix_cells=0).engine
     yield Row(engine)
-    engine._memory.clear()
+    engine._places.memory.clear()
 
 
 def letters(text):

@@ -19,8 +19,6 @@ from benchmark.report import Report, default_model
 from benchmark.systems import Setup, System, at_url, bare, own_modeld
 
 MODES = ("throughput", "cancel", "stream", "control")
-_GRAIN = 64
-"""KV cells are asked for in steps of so many, with one step a slot to spare."""
 _GRAIN = 256
 """KV cells of a slot are asked for in steps of so many, as llama.cpp makes them, with some to spare."""
 _SPARE = 64
