@@ -217,10 +217,10 @@ class Instance:
                 tokens += output.count
                 if ticket.first_token is None:
                     ticket.add(Started(ticket.usage), now)
+                touched[ticket.id] = ticket
                 ticket.completion_tokens += output.count
                 if output.text or output.logprobs:
                     ticket.add(Delta(output.text, output.logprobs), now)
-                    touched[ticket.id] = ticket
             else:
                 self._deliver(ticket, output)
         for ticket in touched.values():
@@ -228,7 +228,7 @@ class Instance:
         if tokens:
             self._count(tokens, now)
 
-    def _deliver(self, ticket: Ticket, output: Admitted | Done | Broken) -> None:
+    def _deliver(self, ticket: Ticket, output: Admitted | Vectors | Answered | Done | Broken) -> None:
         match output:
             case Admitted(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens):
                 ticket.admit(prompt_tokens, cached_tokens)

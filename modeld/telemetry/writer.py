@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from io import UnsupportedOperation
 from typing import TextIO
@@ -16,6 +16,8 @@ from typing import TextIO
 QUEUE_RECORDS = 10_000
 _CHUNK_BYTES = 4096
 """A pipe that polls as writable takes this much at once (pipe(7): one page)."""
+_GATHER_S = 0.01
+"""After it wrote, the thread gathers records for so long. To wake it costs as much as a few records."""
 _LAST_WORDS_S = 1.0
 """How long stopping waits for a reader that does not read."""
 
@@ -35,7 +37,10 @@ class LogWriter:
         self._stream = stream
         self._render = render
         self._capacity = capacity
-        self._queue: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._records: deque[logging.LogRecord] = deque()
+        self._asleep = False
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
         self._give_up_at: float | None = None
         self._fd = _descriptor(stream)
         self._thread = threading.Thread(target=self._run, name="modeld-log", daemon=True)
@@ -46,25 +51,46 @@ class LogWriter:
 
     def put(self, record: logging.LogRecord) -> None:
         """Take a record without waiting; count it when there is no room."""
-        if self._queue.qsize() >= self._capacity:
+        if len(self._records) >= self._capacity:
             self.dropped += 1
-        else:
-            self._queue.put(record)
+            return
+        self._records.append(record)
+        if self._asleep:  # It says so before it looks for records once more, so none is left lying.
+            self._asleep = False
+            self._woken.set()
 
     def stop(self) -> None:
         """Write what is left, for at most a second when nobody reads, and end the thread."""
         self._give_up_at = time.monotonic() + _LAST_WORDS_S
-        self._queue.put(None)
+        self._stopping.set()
+        self._woken.set()
         self._thread.join(_LAST_WORDS_S + 2.0)
 
     def _run(self) -> None:
-        while (record := self._queue.get()) is not None:
-            self._write(self._line(record))
-            if self.dropped > self._told:
-                lost, self._told = self.dropped - self._told, self.dropped
-                note = logging.LogRecord("modeld.log", logging.WARNING, "", 0, "log lines lost", (), None)
-                note.fields = {"lines": lost, "why": "standard error was not read fast enough"}
-                self._write(self._line(note))
+        while True:
+            stopping = self._stopping.is_set()  # What was put before that is still written.
+            while self._records:
+                self._write(self._line(self._records.popleft()))
+                self._tell_lost()
+            if stopping:
+                return
+            self._stopping.wait(_GATHER_S)
+            if not self._records:
+                self._sleep()
+
+    def _sleep(self) -> None:
+        self._woken.clear()
+        self._asleep = True
+        if not self._records and not self._stopping.is_set():
+            self._woken.wait()
+        self._asleep = False
+
+    def _tell_lost(self) -> None:
+        if self.dropped > self._told:
+            lost, self._told = self.dropped - self._told, self.dropped
+            note = logging.LogRecord("modeld.log", logging.WARNING, "", 0, "log lines lost", (), None)
+            note.fields = {"lines": lost, "why": "standard error was not read fast enough"}
+            self._write(self._line(note))
 
     def _line(self, record: logging.LogRecord) -> str:
         try:

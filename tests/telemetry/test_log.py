@@ -181,6 +181,39 @@ def test_lost_lines_are_told_when_the_reader_comes_back() -> None:
         assert found[0]["lines"]
 
 
+def test_a_record_is_written_whatever_the_thread_does() -> None:
+    """While it sleeps, writes or gathers: each line comes although no other follows it."""
+    reader, writer = os.pipe()
+    with (
+        os.fdopen(writer, "w", encoding="utf-8") as stream,
+        os.fdopen(reader, "rb") as source,
+        logging_to_stderr("info", "json", stream=stream),
+    ):
+        log = get_logger("modeld.x")
+        for number in range(100):
+            log.info("line", number=number)
+            assert json.loads(source.readline())["number"] == number
+
+
+def test_many_threads_lose_nothing() -> None:
+    """All that was put before the stop is written, once."""
+    out = io.StringIO()
+    with logging_to_stderr("info", "json", stream=out):
+        log = get_logger("modeld.x")
+
+        def talk(name: str) -> None:
+            for number in range(500):
+                log.info("line", by=name, number=number)
+
+        threads = [threading.Thread(target=talk, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    said = sorted((line["by"], line["number"]) for line in lines_of(out))
+    assert said == [(name, number) for name in "abcd" for number in range(500)]
+
+
 def test_a_reader_that_left_stops_nothing() -> None:
     """Standard error that is a broken pipe loses lines, and nothing else happens."""
     reader, writer = os.pipe()

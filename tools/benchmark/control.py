@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmark import figures
+from benchmark import figures, noise
 from benchmark.daemon import BenchError, Server, environment, modeld, post
 from benchmark.prompts import WORDS, make_prompts
 from benchmark.systems import HERE, Setup, bare, served
@@ -115,22 +115,29 @@ def requests(model: Path, *, clients: int, rounds: int, seconds: float, say: Say
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(modeld(*flags, models_dir=model.parent))
         request = {**_SHORT, "model": model.name}
-        ports = {"modeld": ours.port}
+        ports, pids = {"modeld": ours.port}, {"modeld": ours.process.pid}
 
         def ask(name: str, wanted: float) -> Found:
             text = post(ports[name], "/infer", request)
             job = {"port": ports[name], "request": text, "clients": clients, "seconds": wanted}
-            return flood(requests=job)
+            watch = noise.Watch([pids[name]])
+            one = flood(requests=job)
+            one["cpu_ms"] = 1e3 * (watch.stop().watched_s or float("nan")) / one["answers"]
+            return one
 
         size = len(ask("modeld", 1.0)["body"])
-        ports["bare app"] = stack.enter_context(_bare_app(size)).port
+        other = stack.enter_context(_bare_app(size))
+        ports["bare app"], pids["bare app"] = other.port, other.process.pid
         ask("bare app", 1.0)
         for number in range(rounds):
             for name in sorted(ports, reverse=bool(number % 2)):
                 one = ask(name, seconds)
                 answers[name].append(one)
                 rate = one["answers"] / one["seconds"]
-                say(f"round {number + 1}/{rounds}  {name:<9} {rate:8.0f} requests/s")
+                say(
+                    f"round {number + 1}/{rounds}  {name:<9} {rate:8.0f} requests/s, "
+                    f"{one['cpu_ms']:.2f} ms of CPU each"
+                )
     rates = {name: [one["answers"] / one["seconds"] for one in each] for name, each in answers.items()}
     pairs = zip(rates["modeld"], rates["bare app"], strict=True)
     return {
@@ -142,6 +149,7 @@ def requests(model: Path, *, clients: int, rounds: int, seconds: float, say: Say
                 "spread": figures.spread(rates[name]),
                 "p50_ms": median(one["p50_ms"] for one in each),
                 "p99_ms": median(one["p99_ms"] for one in each),
+                "cpu_ms": median(one["cpu_ms"] for one in each),
                 "client_busy": median(one["cpu_s"] / one["seconds"] for one in each),
             }
             for name, each in answers.items()
@@ -190,13 +198,14 @@ def of_steps(profile: Found) -> Found:
     ]
     if not full:
         raise BenchError(f"no two steps in a row had {STEP_SLOTS} tokens")
-    engine, loop, inside, kernel = [], [], [], []
+    engine, loop, inside, draws, kernel = [], [], [], [], []
     for before, after in full:
-        _, thread, llama, calls, event_loop, writing, writes = (
+        _, thread, llama, calls, drawing, event_loop, writing, writes = (
             now - then for now, then in zip(after, before, strict=True)
         )
         engine.append((thread - llama - calls * profile["call_ns"] - profile["row_ns"]) / _US)
         inside.append(llama / _US)
+        draws.append(drawing / _US)
         loop.append((event_loop - writing - writes * profile["call_ns"]) / _US)
         kernel.append(writing / _US)
     return {
@@ -205,6 +214,7 @@ def of_steps(profile: Found) -> Found:
         "loop_us": median(loop),
         "python_us": median(one + other for one, other in zip(engine, loop, strict=True)),
         "python_mean_us": sum(engine + loop) / len(full),
+        "draws_us": median(draws),
         "writing_us": median(kernel),
         "llama_ms": median(inside) / 1e3,
         "clock_us": (profile["call_ns"] + profile["row_ns"]) / _US,
@@ -277,12 +287,13 @@ def tell(found: Found) -> str:
         tables.append(figures.table(head, rows))
     if "requests" in found:
         it = found["requests"]
-        head = ["short requests", "requests/s", "spread", "p50 ms", "p99 ms", "client busy"]
+        head = ["short requests", "requests/s", "spread", "CPU ms each", "p50 ms", "p99 ms", "client busy"]
         rows = [
             [
                 name,
                 f"{it[name]['requests_per_s']:.0f}",
                 f"{it[name]['spread']:.0%}",
+                f"{it[name]['cpu_ms']:.2f}",
                 f"{it[name]['p50_ms']:.2f}",
                 f"{it[name]['p99_ms']:.2f}",
                 f"{it[name]['client_busy']:.0%}",
@@ -294,10 +305,11 @@ def tell(found: Found) -> str:
         it = found["steps"]
         head = ["Python per step of 8 slots", "us"]
         rows = [
-            ["engine's thread, outside of llama.cpp", f"{it['engine_us']:.0f}"],
+            ["engine's thread, outside of llama.cpp and of draws", f"{it['engine_us']:.0f}"],
             ["event loop's thread, outside of write(2)", f"{it['loop_us']:.0f}"],
             ["both", f"{it['python_us']:.0f}"],
             ["both, mean", f"{it['python_mean_us']:.0f}"],
+            ["(draws: the arithmetic over 8 vocabularies)", f"{it['draws_us']:.0f}"],
             ["(write(2): the kernel's loopback TCP)", f"{it['writing_us']:.0f}"],
         ]
         tables.append(figures.table(head, rows))

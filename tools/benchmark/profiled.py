@@ -4,8 +4,10 @@
 Nothing in modeld knows of it. Every function `llama_*` of the bindings is wrapped by one that adds the
 CPU time of its thread to a sum, and at the end of each step of the engine one row is kept:
 
-    [tokens, engine's thread, of it in llama.cpp, calls of it,
+    [tokens, engine's thread, of it in llama.cpp and in draws, calls of these, of it in draws,
      event loop's thread, of it in write(2), calls of it]                              (CPU time in ns)
+
+A draw is `Sampler.sample`: arithmetic over the whole vocabulary, whether llama.cpp does it or numpy.
 
 What the clocks themselves cost is measured before the start, and written beside the rows:
 `call_ns` for each call (outside of its own interval), `row_ns` for each row.
@@ -34,17 +36,22 @@ class Sum:
     def __init__(self) -> None:
         self.ns = 0
         self.calls = 0
+        self._inside = False
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function with clocks."""
+        """Return the function with clocks; what it calls that has them too is not counted again."""
 
         def timed(*arguments: Any) -> Any:
+            if self._inside:
+                return function(*arguments)
+            self._inside = True
             began = time.thread_time_ns()
             try:
                 return function(*arguments)
             finally:
                 self.ns += time.thread_time_ns() - began
                 self.calls += 1
+                self._inside = False
 
         return timed
 
@@ -54,6 +61,7 @@ class Clocks:
 
     def __init__(self) -> None:
         self.llama = Sum()
+        self.draws = Sum()
         self.writes = Sum()
         self.rows: list[tuple[int, ...]] = []
         self._loop = time.pthread_getcpuclockid(threading.main_thread().ident or 0)
@@ -63,7 +71,16 @@ class Clocks:
         loop = time.clock_gettime_ns(self._loop)
         llama, writes = self.llama, self.writes
         self.rows.append(
-            (tokens, time.thread_time_ns(), llama.ns, llama.calls, loop, writes.ns, writes.calls)
+            (
+                tokens,
+                time.thread_time_ns(),
+                llama.ns,
+                llama.calls,
+                self.draws.ns,
+                loop,
+                writes.ns,
+                writes.calls,
+            )
         )
 
     def own_costs(self) -> dict[str, float]:
@@ -94,9 +111,11 @@ def install(clocks: Clocks) -> None:
         if name.startswith("llama_") and callable(value) and not isinstance(value, type):
             setattr(lib, name, clocks.llama.around(value))
     os.write = clocks.writes.around(os.write)
-    from modeld.engine.llama import engine  # noqa: PLC0415 - it must see the wrapped functions
+    from modeld.engine.llama import engine, sampler  # noqa: PLC0415 - they must see the wrapped functions
     from modeld.engine.protocol import Tokens  # noqa: PLC0415
 
+    draw = clocks.llama.around(clocks.draws.around(sampler.Sampler.sample))
+    sampler.Sampler.sample = draw  # type: ignore[method-assign] # what this program is for
     step = engine.LlamaEngine.step
 
     def timed_step(self: engine.LlamaEngine) -> Any:
