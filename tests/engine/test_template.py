@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modeld.core.request import Message
-from modeld.engine.llama.template import ChatTemplate
+from modeld.engine.llama.either import either
+from modeld.engine.llama.template import MAX_PROMPT, MAX_SOURCE, ChatTemplate, Guard, fault_of
 from modeld.errors import InvalidRequest
 
 CONTROLS = ("<|start|>", "<|end|>", "<s>", "</s>", "[INST]")
@@ -78,16 +82,77 @@ def test_templates_find_what_they_may_expect():
 
 def test_without_a_template_the_error_says_what_to_do():
     """A model without a chat template refuses messages and points to `prompt`."""
-    assert not template(None).usable
     with pytest.raises(InvalidRequest, match="send `prompt`"):
         template(None).render([user("hi")])
 
 
 def test_a_template_that_does_not_compile_is_no_template():
-    """A broken template refuses messages with the reason."""
-    assert not template("{% if %}").usable
+    """A broken template refuses messages with the reason; so does one that breaks when it is computed."""
     with pytest.raises(InvalidRequest, match="cannot be compiled"):
         template("{% if %}").render([user("hi")])
+    with pytest.raises(InvalidRequest, match="cannot be compiled"):
+        template("{{ x | unknown_filter }}").render([user("hi")])
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (None, "no chat template"),
+        ("", "no chat template"),
+        ("{% if %}", "cannot be compiled"),
+        ("x" * (MAX_SOURCE + 1), "characters"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "cannot be compiled"),
+    ],
+)
+def test_what_is_no_template_is_known_beforehand(source, says):
+    """A source that is missing, wrong, too long or too deep is told without running any of it."""
+    assert says in fault_of(source)
+
+
+def test_nothing_of_a_template_runs_when_it_is_looked_at():
+    """Jinja computes what is constant when it compiles; looking for faults only parses."""
+    began = time.perf_counter()
+    assert fault_of("{{ 'x' * 10**10 }}{{ 'x'.center(10**10) }}{{ 10 ** (10 ** 9) }}") is None
+    assert time.perf_counter() - began < 1
+
+
+def test_a_prompt_that_is_too_long_is_refused():
+    """Its length is told, and it is not cut in silence."""
+    with pytest.raises(InvalidRequest, match=f"makes {MAX_PROMPT + 1} characters"):
+        template(f"{{{{ 'x' * {MAX_PROMPT + 1} }}}}").render([user("hi")])
+
+
+def test_an_objection_is_not_endless():
+    """Of a long complaint the client reads the beginning."""
+    with pytest.raises(InvalidRequest) as caught:
+        template("{{ raise_exception('no ' * 10000) }}").render([user("hi")])
+    assert len(caught.value.message) < 600
+
+
+def test_thousands_of_control_tokens_cost_nothing():
+    """A vocabulary with 6,000 unused tokens does not slow down messages that are full of their beginnings."""
+    guard = Guard([f"<unused{number}>" for number in range(6000)])
+    for text in ("<" * 100_000, "<unused" * 10_000):
+        began = time.process_time()
+        assert guard.break_up(text, "\ue000").removesuffix("\ue000") == text
+        assert time.process_time() - began < 2  # trying one token after the other took 28 s
+
+
+@given(
+    texts=st.lists(st.text("ab<>", min_size=1, max_size=5), min_size=1, max_size=9),
+    text=st.text("ab<>", max_size=40),
+)
+def test_either_is_an_alternation_of_the_longest_first(texts, text):
+    """The pattern finds what the plain alternation finds, at the same places."""
+    plain = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
+    assert [match.span() for match in re.finditer(either(texts), text)] == [
+        match.span() for match in re.finditer(plain, text)
+    ]
+
+
+def test_texts_that_contain_each_other_a_thousandfold_compile():
+    """The pattern does not nest without end."""
+    assert re.fullmatch(either("a" * length for length in range(1, 1500)), "a" * 1499)
 
 
 @pytest.mark.parametrize(

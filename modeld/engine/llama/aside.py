@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from modeld.core.events import AsideAnswer, Detokenized, Templated, Tokenized
 from modeld.core.request import Aside, DetokenizeRequest, TemplateRequest, TokenizeRequest
-from modeld.engine.llama.template import ChatTemplate
+from modeld.engine.llama.renderer import Renderer
 from modeld.engine.llama.vocab import Vocab
 
 
-def answer(request: Aside, vocab: Vocab, template: ChatTemplate) -> AsideAnswer:
+def answer(request: Aside, vocab: Vocab, template: Renderer) -> AsideAnswer:
     """Answer a request that needs no slot.
 
     Raises: InvalidRequest for a token that the vocabulary does not have, and what the template objects to.

@@ -34,8 +34,8 @@ from modeld.engine.llama.model import Model
 from modeld.engine.llama.patience import abortable
 from modeld.engine.llama.prefill import ChunkRule, shares
 from modeld.engine.llama.prefix import Wait
+from modeld.engine.llama.renderer import Renderer, StillRendering
 from modeld.engine.llama.residency import Residency
-from modeld.engine.llama.template import ChatTemplate
 from modeld.engine.llama.vocab import Vocab
 from modeld.engine.protocol import (
     Admitted,
@@ -56,6 +56,10 @@ _OK, _NO_CELLS, _ABORTED = 0, 1, 2
 """What `llama_decode` returns; below zero it failed."""
 _MOST_FAULTS = 3
 """Failed decodes in a row after which the engine as a whole counts as broken."""
+_RENDER_PATIENCE = 0.003
+"""Seconds that streams wait for the prompt of a chat: a usual one is there by then."""
+_IDLE_RENDER_PATIENCE = 0.02
+"""The same when nobody streams. After it the owner looks for messages."""
 
 
 def load(spec: LoadSpec, on_progress: OnProgress) -> Engine:
@@ -75,7 +79,7 @@ class LlamaEngine:
         self._closed = False
         self._flag = model.flag
         self._vocab = vocab = Vocab(model.vocab)
-        self._template = ChatTemplate(
+        self._template = Renderer(
             model.chat_template,
             bos=vocab.text(vocab.bos),
             eos=vocab.text(vocab.eos),
@@ -137,6 +141,7 @@ class LlamaEngine:
         if self._closed:
             return
         self._closed = True
+        self._template.close()
         for job in (*self._running, *self._waiting):
             job.sampler.close()
         self._running.clear()
@@ -182,20 +187,25 @@ class LlamaEngine:
         return True
 
     def _prepare_submitted(self, outputs: list[Output]) -> None:
+        """Prepare requests in order. The first whose prompt is still being rendered holds the others up."""
+        for entry in [entry for entry in self._submitted if entry[0] in self._cancelled]:
+            self._submitted.remove(entry)
+            outputs.append(Done(id=entry[0], reason=FinishReason.CANCELLED, usage=Usage()))
+        self._template.patience_s = _RENDER_PATIENCE if self._running else _IDLE_RENDER_PATIENCE
         while self._submitted:
-            request_id, request = self._submitted.popleft()
-            if request_id in self._cancelled:
-                self._cancelled.discard(request_id)
-                outputs.append(Done(id=request_id, reason=FinishReason.CANCELLED, usage=Usage()))
-                continue
+            request_id, request = self._submitted[0]
             try:
                 self._prepare(request_id, request, outputs)
+            except StillRendering:
+                return
             except ModeldError as error:
                 outputs.append(Broken(id=request_id, problem=error.as_problem()))
             except Exception as error:  # noqa: BLE001 - a defect here must not end the neighbours
                 logger.exception("%s: a request could not be prepared", self._id)
                 fault = EngineFailed(f"{self._id}: this request could not be prepared: {error!r}")
                 outputs.append(Broken(id=request_id, problem=fault.as_problem()))
+            self._submitted.popleft()
+            self._template.patience_s = _RENDER_PATIENCE
 
     def _prepare(self, request_id: int, request: Request, outputs: list[Output]) -> None:
         """Let a request wait for a slot, or answer it if it needs none. Raises what is wrong with it."""

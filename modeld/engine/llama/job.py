@@ -15,8 +15,8 @@ from modeld.core.text import TextFilter
 from modeld.engine.llama.constrained import logits_of
 from modeld.engine.llama.grammar import compile_constraint
 from modeld.engine.llama.logprobs import logprobs_of
+from modeld.engine.llama.renderer import Renderer
 from modeld.engine.llama.sampler import Sampler
-from modeld.engine.llama.template import ChatTemplate
 from modeld.engine.llama.vocab import TokenArray, Vocab
 from modeld.errors import InvalidRequest, PromptTooLong
 
@@ -119,11 +119,11 @@ class Job:
 
 
 def prepare(
-    request_id: int, request: GenerateRequest, *, vocab: Vocab, template: ChatTemplate, context: int
+    request_id: int, request: GenerateRequest, *, vocab: Vocab, template: Renderer, context: int
 ) -> Job:
     """Turn a request into a job that only needs a slot.
 
-    Raises: InvalidRequest, PromptTooLong, InvalidGrammar.
+    Raises: InvalidRequest, PromptTooLong, InvalidGrammar; StillRendering: try again later.
     """
     if request.max_tokens < 1:
         raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1")

@@ -2,7 +2,8 @@
 """Messages to a prompt by the model's own chat template, with their text kept plain.
 
 Templates are Jinja, as Hugging Face's tokenizers define them, and come with the file: they run in
-Jinja's immutable sandbox. What a message says may look like a control token. Before rendering,
+Jinja's immutable sandbox, which bounds neither their time nor their memory. So `renderer` has all of
+this done in a process of its own. What a message says may look like a control token. Before rendering,
 each such place gets a break in its middle: one private-use character that occurs nowhere else.
 Afterwards the prompt is cut there, and a text that is cut in two cannot become one token. Other
 text is left as it is, so that templates may trim and compare it.
@@ -24,9 +25,16 @@ import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from modeld.core.request import Message
+from modeld.engine.llama.either import either
 from modeld.errors import InvalidRequest
 
 _PRIVATE_USE = range(0xE000, 0xF900)
+MAX_SOURCE = 256 * 1024
+"""Characters of a template; those of today have 20,000 at the most."""
+MAX_PROMPT = 16 * 1024 * 1024
+"""Characters that a template may make of messages."""
+MAX_REASON = 500
+"""Characters of a template's own words that a client is told."""
 _KNOWN_ROLES = frozenset({"system", "user", "assistant", "tool", "developer", "function", "ipython", "model"})
 """Roles that templates build control tokens of on purpose, as in `<|` role `|>`."""
 
@@ -40,10 +48,7 @@ class Guard:
 
     def __init__(self, controls: Iterable[str]) -> None:
         self._controls = sorted(controls, key=len, reverse=True)
-        self._inside = None
-        if self._controls:
-            firsts = "".join(map(re.escape, sorted({text[0] for text in self._controls})))
-            self._inside = re.compile(f"(?=[{firsts}])(?=" + "|".join(map(re.escape, self._controls)) + ")")
+        self._inside = re.compile(f"(?={either(self._controls)})") if self._controls else None
         self._heads = {text[:end] for text in self._controls for end in range(1, len(text))}
         self._tails = {text[begin:] for text in self._controls for begin in range(1, len(text))}
         self._longest = max((len(text) for text in self._controls), default=0)
@@ -70,8 +75,21 @@ class Guard:
         return mark.join(text[begin:end] for begin, end in itertools.pairwise(cuts))
 
 
+def fault_of(source: str | None) -> str | None:
+    """Say why a template cannot be used, or None. It is only parsed: compiling may run parts of it."""
+    if not source:
+        return "this model's file has no chat template"
+    if len(source) > MAX_SOURCE:
+        return f"this model's chat template has {len(source)} characters, and {MAX_SOURCE} are the most"
+    try:
+        _environment().parse(source)
+    except (jinja2.TemplateError, RecursionError, MemoryError) as error:
+        return f"this model's chat template cannot be compiled ({_words(error)})"
+    return None
+
+
 class ChatTemplate:
-    """The chat template of one model.
+    """The chat template of one model. It takes whatever time and memory its source makes it take.
 
     Args:
       source: the template, None when the file has none.
@@ -84,28 +102,17 @@ class ChatTemplate:
         self._source = source or ""
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._template: jinja2.Template | None = None
-        self._fault = "this model's file has no chat template"
-        if source:
-            try:
-                self._template = _environment().from_string(source)
-            except (jinja2.TemplateError, RecursionError) as error:
-                self._fault = f"this model's chat template cannot be compiled ({error})"
-
-    @property
-    def usable(self) -> bool:
-        """Whether messages can be rendered."""
-        return self._template is not None
+        self._fault = fault_of(source)
 
     def render(self, messages: Sequence[Message]) -> list[str]:
         """Return the prompt in parts; no control token may form across two of them.
 
         Raises: InvalidRequest if there is no template, or with what the template objects to.
         """
-        if self._template is None:
-            raise InvalidRequest(f"{self._fault}; send `prompt` instead of `messages`")
+        template = self._compiled()
         mark = self._unused_character(messages)
         try:
-            prompt = self._template.render(
+            prompt = template.render(
                 messages=[self._guard.protect(message, mark) for message in messages],
                 add_generation_prompt=True,
                 tools=None,
@@ -115,9 +122,25 @@ class ChatTemplate:
                 **self._tokens,
             )
         except Exception as error:  # a template of a stranger may raise anything: told to the client as 400
-            reason = str(error).replace(mark, "") or type(error).__name__
+            reason = _words(error).replace(mark, "")
             raise InvalidRequest(f"the model's chat template refuses these messages: {reason}") from error
+        if len(prompt) > MAX_PROMPT:
+            raise InvalidRequest(
+                f"the model's chat template makes {len(prompt)} characters of these messages, and "
+                f"{MAX_PROMPT} are the most; send fewer or shorter messages"
+            )
         return prompt.split(mark)
+
+    def _compiled(self) -> jinja2.Template:
+        """Compile at the first use: Jinja computes what is constant in a template right then."""
+        if self._template is None and self._fault is None:
+            try:
+                self._template = _environment().from_string(self._source)
+            except Exception as error:  # noqa: BLE001 - what is constant may fail in any way
+                self._fault = f"this model's chat template cannot be compiled ({_words(error)})"
+        if self._template is None:
+            raise InvalidRequest(f"{self._fault}; send `prompt` instead of `messages`")
+        return self._template
 
     def _unused_character(self, messages: Sequence[Message]) -> str:
         texts = [self._source, *(text for message in messages for text in (message.role, message.content))]
@@ -147,6 +170,12 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
     environment.filters["tojson"] = _tojson
     return environment
+
+
+def _words(error: BaseException) -> str:
+    """What an exception says, or what it is called; not too much of it."""
+    said = str(error)[: MAX_REASON + 1] or type(error).__name__
+    return said if len(said) <= MAX_REASON else f"{said[:MAX_REASON]}..."
 
 
 def _raise(message: str) -> NoReturn:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from modeld.engine.llama.either import either
 from modeld.engine.llama.library import lib
 from modeld.errors import InvalidRequest
 
@@ -66,8 +67,7 @@ class Vocab:
             if attrs[token] & user and _TURN_MARKER.fullmatch(text := self.text(token))
         }
         self.control_texts = frozenset(text for text in texts if len(text) > 1)
-        longest_first = sorted(map(re.escape, self.control_texts), key=len, reverse=True)
-        self._controls = re.compile("|".join(longest_first)) if longest_first else None
+        self._controls = re.compile(either(self.control_texts)) if self.control_texts else None
 
     def text(self, token: int) -> str:
         """Return how the vocabulary spells a token; empty for -1 (no such token)."""
