@@ -22,7 +22,7 @@ from modeld.runtime.daemon import Daemon
 from modeld.runtime.root import Root
 from modeld.telemetry.log import get_logger
 from modeld.telemetry.metrics import Metrics
-from modeld.worker.thread import ThreadWorker
+from modeld.worker.hosts import make_worker
 
 _log = get_logger("modeld")
 
@@ -65,7 +65,7 @@ async def _run(settings: Settings, supervision: systemd.Supervision, binds: tupl
     metrics = Metrics()
     root = Root(
         settings,
-        host=ThreadWorker,
+        host=make_worker,
         metrics=metrics,
         supervision=supervision,
         node_id=f"{socket.gethostname()}-{os.getpid()}",

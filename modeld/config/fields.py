@@ -33,7 +33,7 @@ from modeld.config.values import (
     told,
     whole,
 )
-from modeld.core.models import MIB, EngineKind
+from modeld.core.models import MIB, EngineKind, Isolation
 
 _INT32 = 2**31 - 1
 """llama.cpp counts cells, tokens and layers in 32 bits."""
@@ -101,6 +101,10 @@ def _engine(value: object) -> EngineKind:
     return EngineKind(cast("str", one_of([str(kind) for kind in EngineKind]).parse(value)))
 
 
+def _isolation(value: object) -> Isolation:
+    return Isolation(cast("str", one_of([str(kind) for kind in Isolation]).parse(value)))
+
+
 _LOG_LEVEL = one_of(LOG_LEVELS)
 
 
@@ -160,6 +164,12 @@ _LLAMA: tuple[Field, ...] = (
         _PREFIX,
         "KV cells that ended requests leave to prompts which begin alike; 0 switches that off, "
         "`auto` follows from the model, and is less while slots are busy.",
+    ),
+    Field(
+        "isolation",
+        Kind("process|thread", _isolation),
+        "Where an engine runs: in a process of its own, which may crash or hang without harm to others, "
+        "or in a thread of the daemon.",
     ),
 )
 
@@ -318,7 +328,7 @@ FIELDS: Sequence[Field] = (
         Field(
             "stall_timeout",
             duration(0.1),
-            "An engine that shows no sign of life for so long is taken for broken.",
+            "An engine that finishes no step for so long while it has work is killed and started again.",
         ),
         Field(
             "max_stream_backlog",
@@ -361,15 +371,7 @@ FIELDS: Sequence[Field] = (
             "Cut requests that run on for longer than `evict_timeout` when their model has to make room.",
         ),
     ),
-    *_group(
-        "llama.cpp",
-        *_LLAMA,
-        Field(
-            "isolation",
-            one_of(("thread", "process")),
-            "Where an engine runs: in a thread of the daemon, or in a process of its own.",
-        ),
-    ),
+    *_group("llama.cpp", *_LLAMA),
     *_group(
         "Logs and events",
         Field(

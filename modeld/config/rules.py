@@ -16,7 +16,6 @@ _CELLS_PER_SLOT = 16
 _IDLE = {
     "events_enable": "this version writes no events yet; /status and the log tell each decision",
     "events_file": "this version writes no events yet; /status and the log tell each decision",
-    "stall_timeout": "this version cannot stop an engine that hangs",
 }
 """Settings of the contract that are read and checked, but have no effect yet."""
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9*_.-]+)(:\d{1,5})?", re.IGNORECASE)
@@ -128,11 +127,6 @@ def notices(given: Mapping[str, str]) -> Iterator[Finding]:
             yield name, sentence
 
 
-def _not_yet(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
-    if settings.isolation == "process" and "isolation" in given:
-        yield "isolation", "this version runs models in threads only; write thread, or leave it out"
-
-
 def _same_file(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
     if settings.events_file is not None and settings.events_file == settings.config:
         yield "events_file", "this is the config file; events would be written into it"
@@ -145,6 +139,5 @@ _RULES: tuple[Callable[[Settings, Mapping[str, str]], Iterator[Finding]], ...] =
     _cells,
     _flash,
     _aliases,
-    _not_yet,
     _same_file,
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from modeld.core.models import EngineKind
+from modeld.core.models import EngineKind, Isolation
 
 AUTO = 0
 """Of `llama_ctx` and `llama_slots`: chosen from the model's facts and the budget."""
@@ -37,6 +37,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     llama_mmap: bool | None = None
     llama_kv_unified: bool | None = None
     llama_prefix_cells: int | None = None
+    isolation: Isolation | None = None
     max_queue_depth: int | None = None
     fake: str | None = None
 
@@ -77,7 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     events_enable: bool = False
     events_file: Path | None = None
     state_dir: Path | None = None
-    isolation: str = "thread"
+    isolation: Isolation = Isolation.PROCESS
     llama_ctx: int = 8192
     """KV cells; `AUTO`: chosen."""
     llama_slots: int = 4

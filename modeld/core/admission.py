@@ -14,6 +14,8 @@ from modeld.core.placement import never_fits
 from modeld.core.restart import is_open
 from modeld.errors import DeadlineUnreachable, Draining, ModelFailed, Problem, QueueFull
 
+STUCK_RETRY_S = 60.0
+"""A model that hangs in a thread comes back with a restart of the daemon, if ever."""
 RETRY_DAMAGED_S = 30.0
 """A damaged file is looked at again within seconds of its repair; clients need not ask sooner."""
 
@@ -24,8 +26,8 @@ def admit(
     """Return why a request for this model is refused, or None: it may wait.
 
     (1) The daemon goes down. (2) The file is damaged. (3) The model can never fit.
-    (4) It failed, and its backoff is not over. (5) Its queue is full, or that of all models is.
-    (6) Its deadline passes before those in front of it can have been served. One that needs no slot
+    (4) It hangs, or it failed and its backoff is not over. (5) Its queue is full, or that of all models
+    is. (6) Its deadline passes before those in front of it can have been served. One that needs no slot
     (`aside`) waits with its like only, and not for a turn.
     """
     # (1)
@@ -41,6 +43,9 @@ def admit(
     if too_large is not None:
         return too_large
     # (4)
+    stuck = fleet.instance(spec.id).stuck
+    if stuck is not None:
+        return model_failed(spec.id, stuck, STUCK_RETRY_S)
     failures = fleet.instance(spec.id).failures
     if is_open(failures, now):
         return model_failed(spec.id, failures.problem, failures.retry_at - now)

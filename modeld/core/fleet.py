@@ -72,6 +72,8 @@ class Waiter(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s: float | None = None
     aside: bool = False
     """It needs no slot: it is granted as soon as its model is ready."""
+    deaths: int = 0
+    """Engines that died while it was in a slot of theirs."""
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +85,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     deadline: Instant | None = None
     priority: Priority = Priority.NORMAL
     keep_alive_s: float | None = None
+    deaths: int = 0
     slot_since: Instant | None = None
     """When it got a slot; None while it waits in the instance's FIFO."""
     aside: bool = False
@@ -138,6 +141,8 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     """To be loaded although nobody waits (preload)."""
     failures: Failures = Failures()
     restarts: int = 0
+    stuck: Problem | None = None
+    """It hangs and cannot be killed: its memory is held until it comes back, or the daemon ends."""
 
     def reuse_rate(self, now: Instant) -> float:
         """Return how often it is asked for lately, in requests per second."""

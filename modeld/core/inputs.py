@@ -58,7 +58,16 @@ class LoadFailed(msgspec.Struct, frozen=True):
 
 
 class Died(msgspec.Struct, frozen=True):
-    """The engine broke and its memory is gone. What was in its slots was failed; the rest waits again."""
+    """The engine broke and its memory is gone. What had begun to answer was failed; the rest waits again."""
+
+    model_id: str
+    problem: Problem
+    unstarted: frozenset[int] = frozenset()
+    """Requests that the engine had, and of whose answer nothing was seen: they may begin anew."""
+
+
+class Stuck(msgspec.Struct, frozen=True):
+    """The engine hangs, and cannot be killed. What was in its slots was failed; its memory is still held."""
 
     model_id: str
     problem: Problem
@@ -102,6 +111,7 @@ Input = (
     | Loaded
     | LoadFailed
     | Died
+    | Stuck
     | Stopped
     | CatalogChanged
     | Wanted

@@ -19,6 +19,13 @@ class EngineKind(StrEnum):
     FAKE = "fake"
 
 
+class Isolation(StrEnum):
+    """Where an engine runs."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+
+
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Facts from a GGUF file's metadata and tensor table. Zero: the file does not say.
 
@@ -74,6 +81,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """One KV cache for all slots, or (False) one for each; None: by rule, see engine/llama/layout.py."""
     prefix_cells: int | None = None
     """KV cells kept for prompts that begin alike; 0: none; None: by rule, see docs/prefix-cache.md."""
+    isolation: Isolation = Isolation.THREAD
+    """A thread of the daemon, or a process of its own, which takes some memory more."""
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,14 +10,14 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from modeld.core import inputs
-from modeld.core.admission import admit, model_failed
+from modeld.core.admission import STUCK_RETRY_S, admit, model_failed
 from modeld.core.effects import Cut, CutReason, Effect, Refuse, Tell
 from modeld.core.fleet import REUSE_WINDOW_S, Failures, Fleet, InstanceView, Instant, Lease, Waiter
 from modeld.core.inputs import Input
 from modeld.core.lifecycle import State, move
 from modeld.core.models import ModelSpec
-from modeld.core.restart import after_failure
-from modeld.errors import Draining, ModelNotFound, Problem
+from modeld.core.restart import after_failure, after_service, crashed, is_open
+from modeld.errors import Draining, EngineFailed, ModelNotFound, Problem
 
 SERVICE_WEIGHT = 0.3
 """Weight of the newest sample in the decaying average of service times."""
@@ -40,8 +40,10 @@ def note(fleet: Fleet, event: Input, now: Instant) -> Outcome:
             return _loaded(fleet, model_id, slots, now)
         case inputs.LoadFailed(model_id=model_id, problem=problem):
             return _load_failed(fleet, model_id, problem, now)
-        case inputs.Died(model_id=model_id, problem=problem):
-            return _died(fleet, model_id, problem, now)
+        case inputs.Died():
+            return _died(fleet, event, now)
+        case inputs.Stuck(model_id=model_id, problem=problem):
+            return _stuck(fleet, model_id, problem, now)
         case inputs.Stopped(model_id=model_id):
             return _stopped(fleet, model_id), []
         case inputs.CatalogChanged(catalog=catalog):
@@ -121,7 +123,7 @@ def _released(fleet: Fleet, ticket: int, now: Instant, *, served: bool) -> Fleet
         last_used=now,
         service_s=service,
         keep_until=None if keep is None or keep < 0 else now + keep,
-        failures=Failures() if served else view.failures,
+        failures=after_service(view.failures) if served else view.failures,
     )
     return fleet.having(view)
 
@@ -170,33 +172,84 @@ def _load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) ->
             numbers={"failures": failures.in_a_row, "retry_in_s": failures.retry_at - now},
         )
     ]
-    effects += [Refuse(waiter.ticket, refusal) for waiter in fleet.waiters(model_id)]
+    fleet, more = _refuse_waiters(fleet, model_id, refusal)
+    return fleet, effects + more
+
+
+def _died(fleet: Fleet, event: inputs.Died, now: Instant) -> Outcome:
+    """Give the memory back and let those who saw nothing wait again, unless the breaker opened.
+
+    A request that was in a slot begins anew once: if two engines died over it, it may be the cause.
+    """
+    model_id, problem = event.model_id, event.problem
+    view = fleet.instance(model_id)
+    failures = crashed(view.failures, problem, now, loading=view.state is State.LOADING)
+    spec = fleet.catalog.models.get(model_id)
+    before = view.leases
+    view = replace(
+        _without_memory(view, State.ERROR, failures),
+        restarts=view.restarts + 1,
+        wanted=view.wanted or (spec is not None and spec.preload),
+    )
+    numbers = {"failures": failures.in_a_row, "retry_in_s": failures.retry_at - now}
+    effects: list[Effect] = [Tell(action="died", model_id=model_id, reason=problem.message, numbers=numbers)]
+    waiting: list[Waiter] = []
+    for lease in before:
+        in_slot = lease.slot_since is not None or lease.ticket in event.unstarted
+        if lease.closed or (in_slot and lease.ticket not in event.unstarted):
+            continue
+        if in_slot and lease.deaths:
+            effects.append(Refuse(lease.ticket, _cause_of_two(problem)))
+        else:
+            waiting.append(_waiter_again(lease, model_id, now, deaths=lease.deaths + in_slot))
+    fleet = replace(fleet.having(view), waiting=(*waiting, *fleet.waiting))
+    if not is_open(failures, now):
+        return fleet, effects
+    fleet, more = _refuse_waiters(fleet, model_id, model_failed(model_id, problem, failures.retry_at - now))
+    return fleet, effects + more
+
+
+def _stuck(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
+    """Take nothing more in; its memory stays held, and its end is waited for."""
+    view = fleet.instance(model_id)
+    failures = after_failure(view.failures, problem, now, while_loading=True)
+    refusal = model_failed(model_id, problem, STUCK_RETRY_S)
+    fifo = [lease.ticket for lease in view.leases if lease.slot_since is None and not lease.closed]
+    state = move(view.state, State.DRAINING)
+    view = replace(view, state=state, leases=(), stopping=True, stuck=problem, failures=failures)
+    effects: list[Effect] = [Tell(action="stuck", model_id=model_id, reason=problem.message)]
+    effects += [Refuse(ticket, refusal) for ticket in fifo]
+    fleet, more = _refuse_waiters(fleet.having(view), model_id, refusal)
+    return fleet, effects + more
+
+
+def _refuse_waiters(fleet: Fleet, model_id: str, refusal: Problem) -> Outcome:
+    effects: list[Effect] = [Refuse(waiter.ticket, refusal) for waiter in fleet.waiters(model_id)]
     waiting = tuple(waiter for waiter in fleet.waiting if waiter.model_id != model_id)
     return replace(fleet, waiting=waiting), effects
 
 
-def _died(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
-    view = fleet.instance(model_id)
-    failures = after_failure(view.failures, problem, now, while_loading=False)
-    before = view.leases
-    view = replace(_without_memory(view, State.ERROR, failures), restarts=view.restarts + 1)
-    numbers = {"failures": failures.in_a_row, "retry_in_s": failures.retry_at - now}
-    tell = Tell(action="died", model_id=model_id, reason=problem.message, numbers=numbers)
-    waiting = tuple(
-        Waiter(
-            ticket=lease.ticket,
-            model_id=model_id,
-            arrived=lease.arrived,
-            waiting_since=lease.waiting_since,
-            deadline=lease.deadline,
-            priority=lease.priority,
-            keep_alive_s=lease.keep_alive_s,
-            aside=lease.aside,
-        )
-        for lease in before
-        if lease.slot_since is None and not lease.closed
+def _waiter_again(lease: Lease, model_id: str, now: Instant, *, deaths: int) -> Waiter:
+    """Return a request to the queue. The time it had a slot is no time of waiting."""
+    served = 0.0 if lease.slot_since is None else now - lease.slot_since
+    return Waiter(
+        ticket=lease.ticket,
+        model_id=model_id,
+        arrived=lease.arrived,
+        waiting_since=lease.waiting_since + served,
+        deadline=lease.deadline,
+        priority=lease.priority,
+        keep_alive_s=lease.keep_alive_s,
+        aside=lease.aside,
+        deaths=deaths,
     )
-    return replace(fleet.having(view), waiting=(*waiting, *fleet.waiting)), [tell]
+
+
+def _cause_of_two(problem: Problem) -> Problem:
+    return EngineFailed(
+        f"two engines died while they read this prompt, so it is not tried a third time; the last one: "
+        f"{problem.message}"
+    ).as_problem()
 
 
 def _stopped(fleet: Fleet, model_id: str) -> Fleet:
@@ -211,6 +264,7 @@ def _without_memory(view: InstanceView, state: State, failures: Failures) -> Ins
         reserved=0,
         leases=(),
         stopping=False,
+        stuck=None,
         stale=False,
         keep_until=None,
         threads=0,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from modeld.core.fleet import Failures, Instant
 from modeld.errors import Problem
 
@@ -26,6 +28,22 @@ def after_failure(failures: Failures, problem: Problem, now: Instant, *, while_l
         while_loading=while_loading,
         problem=problem,
     )
+
+
+def crashed(failures: Failures, problem: Problem, now: Instant, *, loading: bool) -> Failures:
+    """Count a death. The first one in a row is tried again for those who wait, wherever it happened.
+
+    One that comes again while the model is loaded is the model's own: a file that crashes llama.cpp.
+    """
+    again = failures.in_a_row > 0
+    return after_failure(failures, problem, now, while_loading=loading and again)
+
+
+def after_service(failures: Failures) -> Failures:
+    """Count a request that was served: the next backoff is the first again, the breaker forgets nothing."""
+    if not failures.in_a_row:
+        return failures
+    return replace(failures, in_a_row=0, while_loading=False)
 
 
 def is_open(failures: Failures, now: Instant) -> bool:

@@ -72,6 +72,7 @@ def _grant(fleet: Fleet, now: Instant) -> Outcome:
                 priority=waiter.priority,
                 keep_alive_s=waiter.keep_alive_s,
                 aside=waiter.aside,
+                deaths=waiter.deaths,
             )
             for waiter in chosen
         )

@@ -18,7 +18,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     at_unix: float
     action: str
-    """load, ready, evict, unload, refuse, load_failed, died, ..."""
+    """load, ready, evict, unload, refuse, load_failed, died, stuck, ..."""
     model_id: str
     reason: str
     numbers: Mapping[str, float] = {}
@@ -37,9 +37,11 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Requests in a slot."""
     max_queue_depth: int
     pid: int | None = None
+    """Of its worker process; None where it runs in a thread."""
     slots: int = 0
     busy_slots: int = 0
     measured_mb: float | None = None
+    """Proportional set size of its worker process, seen within the last 15 s of work."""
     pinned: bool = False
     ttl_s: float | None = None
     load_progress: float | None = None

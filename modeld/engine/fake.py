@@ -12,11 +12,14 @@ A script is a list of `key=value`, separated by blanks:
     context=8192   tokens it was "trained" with      eos_after=0   answers end after so many tokens
     fail_load=     the load fails with these words (_ is a blank)
     die_at=0       the engine breaks in this decode  stall_at=0    this one ends only by `interrupt`
+    abort_at=0     the whole process aborts in it    abort_load=0  it aborts in the load (1)
+    spam=0         lines on standard error a step
 """
 
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -85,6 +88,9 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     fail_load: str = ""
     die_at: int = 0
     stall_at: int = 0
+    abort_at: int = 0
+    abort_load: int = 0
+    spam: int = 0
 
 
 def parse_script(text: str) -> Script:
@@ -108,11 +114,19 @@ def load(spec: LoadSpec, on_progress: OnProgress, pause: Pause | None = None) ->
         if not on_progress(part / parts):
             raise LoadAborted
         engine.pause(script.load_s / parts)
+    if script.abort_load:
+        _abort("in its load")
     if script.fail_load:
         raise ModelFailed(script.fail_load.replace("_", " "))
     if not on_progress(1.0):
         raise LoadAborted
     return engine
+
+
+def _abort(where: str) -> None:
+    """End the process as llama.cpp does when an assertion fails."""
+    os.write(2, f"fake.c:1: GGML_ASSERT(false) {where}\n".encode())
+    os.abort()
 
 
 class _Job:
@@ -196,6 +210,10 @@ class FakeEngine:
         self._steps += 1
         if self._steps == self._script.die_at:
             raise EngineFailed(f"the script lets this engine die in its step {self._steps}")
+        if self._steps == self._script.abort_at:
+            _abort(f"in its step {self._steps}")
+        if self._script.spam:
+            os.write(2, b"".join(b"spam %d\n" % number for number in range(self._script.spam)))
         prefilling = [job for job in self._slots.values() if job.prefilled < len(job.words)]
         chunks = self._chunks(prefilling)
         seconds = self._script.step_s if len(prefilling) < len(self._slots) else 0.0

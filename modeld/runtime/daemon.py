@@ -48,7 +48,7 @@ class Daemon:
         return self._reporter.report((device,), error=self._registry.error)
 
     def health(self) -> str | None:
-        """Return None while the scheduler makes progress, else what is wrong."""
+        """Return None while the scheduler makes progress, else what is wrong; see `Scheduler.health`."""
         return self._scheduler.health()
 
     def readiness(self) -> str:

@@ -7,6 +7,7 @@ What the scheduler must know goes to it as inputs.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from trio_util import AsyncValue
 
 from modeld.core.effects import Cut, CutReason
 from modeld.core.events import Delta, Embedded, FinishReason, Started
-from modeld.core.inputs import GotSlot, Input, Loaded, Released
+from modeld.core.inputs import GotSlot, Input, Loaded, Released, Stuck
 from modeld.core.lifecycle import State, move
 from modeld.engine.protocol import (
     Admitted,
@@ -30,6 +31,7 @@ from modeld.engine.protocol import (
 )
 from modeld.errors import EngineFailed
 from modeld.runtime.ticket import Ticket
+from modeld.runtime.watch import LOOKS, StallWatch
 from modeld.worker.host import Host
 from modeld.worker.messages import (
     Cancel,
@@ -92,6 +94,7 @@ class Instance:
         host: Host,
         feed: Callable[[Input], None],
         on_progress: Callable[[str, float], None],
+        stall_timeout_s: float = math.inf,
     ) -> None:
         self.model_id = load.model_id
         self.state: AsyncValue[State] = AsyncValue(State.LOADING)
@@ -101,6 +104,8 @@ class Instance:
         self._feed = feed
         self._on_progress = on_progress
         self._worker = host(load, self._on_message)
+        self._stall_timeout_s = stall_timeout_s
+        self._watch = StallWatch()
         # One round of slots waits here; another one passes through it when the model becomes ready.
         self._fifo, self._incoming = trio.open_memory_channel[Ticket](2 * load.options.slots)
         self._running: dict[int, Ticket] = {}
@@ -108,6 +113,7 @@ class Instance:
         self._ending: Ending | None = None
         self._interrupts = InterruptRule()
         self._tokens: deque[tuple[float, int]] = deque()
+        self._unstarted: frozenset[int] = frozenset()
 
     async def run(self) -> Ending:
         """Load the model and serve until it is stopped or breaks.
@@ -118,6 +124,7 @@ class Instance:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._fill_slots)
+                nursery.start_soon(self._watch_for_stalls)
                 await self._worker.run()
                 nursery.cancel_scope.cancel()
         finally:
@@ -169,6 +176,59 @@ class Instance:
         self._forget_old_tokens()
         return sum(count for _, count in self._tokens) / max(1, len(self._tokens))
 
+    @property
+    def unstarted(self) -> frozenset[int]:
+        """After a death: the tickets that were given to the engine, and of whose answer nothing had come."""
+        return self._unstarted
+
+    @property
+    def pid(self) -> int | None:
+        """The process of its worker, if it has one of its own."""
+        return self._worker.pid
+
+    @property
+    def measured(self) -> int | None:
+        """Bytes its worker holds, where that can be told apart."""
+        return self._worker.measured
+
+    async def _watch_for_stalls(self) -> None:
+        """End an engine that shows no sign of life while it has something to do.
+
+        A step or a chunk of a prompt is a sign. A load shows its progress, and where it has a process of
+        its own, any use of the CPU and any page it reads: reading 40 GB into memory takes long. A
+        thread cannot be killed: its requests end, and its memory stays held.
+        """
+        await trio.sleep(self._stall_timeout_s / LOOKS)
+        while not self._hangs():  # noqa: ASYNC110 -- silence sets no event
+            await trio.sleep(self._stall_timeout_s / LOOKS)
+        self._end_stalled()
+
+    def _hangs(self) -> bool:
+        state = self.state.value
+        if state is State.LOADING:
+            pulse = self._worker.pulse()
+            return self._watch.look(busy=pulse is not None, pulse=pulse)
+        return self._watch.look(busy=bool(self._running) or state is State.DRAINING)
+
+    def _end_stalled(self) -> None:
+        doing = {State.LOADING: "was loaded", State.DRAINING: "was unloaded"}.get(self.state.value, "served")
+        text = (
+            f"the engine of model {self.model_id} hangs: no sign of life for {self._stall_timeout_s:g} s "
+            f"(stall_timeout) while it {doing}"
+        )
+        if self._worker.kill(EngineFailed(f"{text}; its process was killed").as_problem()):
+            return
+        problem = EngineFailed(
+            f"{text}; a thread cannot be killed (isolation: process can), so its memory stays held "
+            "until it comes back or the daemon is restarted"
+        ).as_problem()
+        self.state.value = move(self.state.value, State.DRAINING)
+        for ticket in self._running.values():
+            ticket.fail(problem)
+        self._running.clear()
+        self._worker.stop()
+        self._feed(Stuck(self.model_id, problem))
+
     async def _fill_slots(self) -> None:
         async for ticket in self._incoming:
             await self._free_slots.acquire()
@@ -180,9 +240,11 @@ class Instance:
 
     def _submit(self, ticket: Ticket) -> None:
         self._running[ticket.id] = ticket
+        self._watch.sign()
         self._worker.send(Submit(ticket.id, ticket.order.request))
 
     def _on_message(self, message: FromWorker) -> None:
+        self._watch.sign()
         match message:
             case Step(outputs=outputs):
                 self._stepped(outputs)
@@ -253,13 +315,18 @@ class Instance:
         self._feed(Released(ticket.id, served=served))
 
     def _fail_running(self) -> None:
-        """Fail what was in the slots. After a death, what had no slot yet waits for the restart."""
+        """Fail what was in the slots. After a death, those of whose answer nothing came may begin anew."""
         died = self._ending if isinstance(self._ending, Died) else None
         text = f"model {self.model_id} was stopped while it served this request"
         problem = EngineFailed(text).as_problem() if died is None else died.problem
+        again: set[int] = set()
         for ticket in self._running.values():
-            if died is None or ticket.admitted is not None:
+            if died is not None and not ticket.begun:
+                ticket.begin_anew()
+                again.add(ticket.id)
+            else:
                 ticket.fail(problem)
+        self._unstarted = frozenset(again)
         self._running.clear()
 
     def _count(self, tokens: int, now: float) -> None:

@@ -73,6 +73,7 @@ def options_of(settings: Settings, entry: ModelSettings) -> LoadOptions:
         prefix_cells=(
             settings.llama_prefix_cells if entry.llama_prefix_cells is None else entry.llama_prefix_cells
         ),
+        isolation=settings.isolation if entry.isolation is None else entry.isolation,
     )
 
 

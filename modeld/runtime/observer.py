@@ -16,7 +16,7 @@ from modeld.telemetry.metrics import Metrics
 KEPT_DECISIONS = 50
 KEPT_REFUSALS = 10
 """Refusals of one model for one reason are one decision that counts; so many of these are kept."""
-_LOUD = {"load_failed", "died"}
+_LOUD = {"load_failed", "died", "stuck"}
 
 
 class Observer:

@@ -84,6 +84,7 @@ class Root:
             engine=settings.engine,
             fake_script=self._fake_script,
             max_stream_backlog=settings.max_stream_backlog,
+            stall_timeout_s=settings.stall_timeout,
         )
         room = sizing_room(limits.budget, limits.margin)
         self._registry = Registry(settings, on_change=self._catalog_changed, room=room)

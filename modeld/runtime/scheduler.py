@@ -60,6 +60,7 @@ class Scheduler:
         engine: EngineKind = EngineKind.LLAMA,
         fake_script: Callable[[ModelSpec], str] = lambda _spec: "",
         max_stream_backlog: int = 1024 * 1024,
+        stall_timeout_s: float = math.inf,
     ) -> None:
         self.fleet = Fleet(limits=limits)
         self.inside: AsyncValue[int] = AsyncValue(0)
@@ -70,6 +71,7 @@ class Scheduler:
         self._engine = engine
         self._fake_script = fake_script
         self._max_backlog = max_stream_backlog
+        self._stall_timeout_s = stall_timeout_s
         self._tickets: dict[int, Ticket] = {}
         self._next_ticket = 1
         self._submitting: Ticket | None = None
@@ -171,10 +173,13 @@ class Scheduler:
         return {model_id: self.fleet.instance(model_id).state for model_id in self.fleet.catalog.models}
 
     def health(self) -> str | None:
-        """Return None while the scheduler makes progress, else what is wrong."""
+        """Return None while the scheduler makes progress and no engine hangs that only a restart ends."""
         silent = trio.current_time() - self._alive_at
         if self._nursery is None:
             return "the scheduler does not run"
+        for view in self.fleet.instances.values():
+            if view.stuck is not None:
+                return view.stuck.message
         return None if silent < STUCK_S else f"the scheduler made no progress for {silent:.1f} s"
 
     def readiness(self) -> str:
@@ -230,7 +235,7 @@ class Scheduler:
         match event:
             case inputs.Left(ticket=ticket_id) | inputs.Released(ticket=ticket_id):
                 self._forget(ticket_id)
-            case inputs.Died():
+            case inputs.Died() | inputs.Stuck():
                 for ticket in [ticket for ticket in self._tickets.values() if ticket.ended]:
                     self._forget(ticket.id)
             case _:
@@ -270,6 +275,7 @@ class Scheduler:
             host=self._host,
             feed=self._feed,
             on_progress=self._progressed,
+            stall_timeout_s=self._stall_timeout_s,
         )
         self.instances[spec.id] = instance
         self._nursery.start_soon(supervise, instance, self._feed)

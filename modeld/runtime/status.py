@@ -35,6 +35,7 @@ class StatusReporter:
             _instance(fleet, view, self._scheduler.instances.get(view.model_id), wall)
             for view in sorted(fleet.instances.values(), key=lambda view: view.model_id)
         )
+        stuck = [view for view in fleet.instances.values() if view.stuck is not None]
         loading = [view for view in fleet.instances.values() if view.state is State.LOADING]
         return DaemonStatus(
             state=self._scheduler.readiness(),
@@ -46,7 +47,7 @@ class StatusReporter:
             budget_mb=(fleet.limits.budget or 0) / MIB,
             used_est_mb=fleet.held / MIB,
             reserved_mb=sum(view.reserved for view in loading) / MIB,
-            unaccounted_mb=0.0,
+            unaccounted_mb=sum(view.reserved for view in stuck) / MIB,
             margin_mb=fleet.limits.margin / MIB,
             error=error or self._scheduler.health(),
             last_error=self._observer.last_error,
@@ -65,14 +66,17 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
     spec = fleet.catalog.models.get(view.model_id)
     info = None if instance is None else instance.info
     problem = view.failures.problem
+    measured = None if instance is None else instance.measured
     return InstanceStatus(
         model_id=view.model_id,
-        state=view.state,
+        state=State.ERROR if view.stuck is not None else view.state,
         last_used_unix=view.last_used + wall if view.last_used else 0.0,
         est_vram_mb=(view.reserved or (spec.footprint.total if spec else 0)) / MIB,
         queue_len=fleet.queue_len(view.model_id),
         inflight=view.inflight,
         max_queue_depth=fleet.queue_depth(view.model_id),
+        pid=None if instance is None else instance.pid,
+        measured_mb=None if measured is None else measured / MIB,
         slots=view.slots,
         busy_slots=view.inflight,
         pinned=spec is not None and spec.pinned,

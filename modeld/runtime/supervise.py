@@ -35,4 +35,4 @@ async def supervise(  # noqa: ASYNC910 -- on the way out after a defect there is
         case LoadFailed(problem=problem):
             feed(inputs.LoadFailed(instance.model_id, problem))
         case Died(problem=problem):
-            feed(inputs.Died(instance.model_id, problem))
+            feed(inputs.Died(instance.model_id, problem, instance.unstarted))

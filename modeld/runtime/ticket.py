@@ -14,6 +14,7 @@ import trio
 
 from modeld.core.events import (
     Delta,
+    Embedded,
     Event,
     Failed,
     Finished,
@@ -47,6 +48,7 @@ class Ticket:
       request_id: the id that logs and answers carry.
       order: what was asked for, and on which terms.
       model: the model that serves it, resolved.
+      begun: whether any of its answer was put in.
       loading: whether its model was being loaded when it was last told anything.
       position: its place in the queue when that was last told, from 1.
     """
@@ -68,6 +70,7 @@ class Ticket:
         self.created = trio.current_time()
         self.admitted: float | None = None
         self.first_token: float | None = None
+        self.begun = False
         self.load_s = 0.0
         self.position: int | None = None
         self.loading = False
@@ -174,6 +177,9 @@ class Ticket:
                     return
             case Started():
                 self.first_token = now
+                self.begun = True
+            case Embedded():
+                self.begun = True
             case Loading() | Queued():
                 self.loading = isinstance(event, Loading)
             case Finished() | Failed():
@@ -187,6 +193,12 @@ class Ticket:
         self.admitted = trio.current_time()
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = cached_tokens
+
+    def begin_anew(self) -> None:
+        """Forget the slot it had: its engine died before anything of its answer came."""
+        self.admitted = None
+        self.position = None
+        self.prompt_tokens = self.cached_tokens = 0
 
     def finish(self, reason: FinishReason) -> None:
         """Put the `Finished` event, with what was counted and measured here."""

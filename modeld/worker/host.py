@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from modeld.engine.protocol import LoadSpec
+from modeld.errors import Problem
 from modeld.worker.messages import FromWorker, ToWorker
 
 OnMessage = Callable[[FromWorker], None]
@@ -15,6 +16,16 @@ OnMessage = Callable[[FromWorker], None]
 
 class Worker(Protocol):
     """One engine somewhere else, and the way to it. All methods belong to the event loop."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, if it has one of its own."""
+        ...
+
+    @property
+    def measured(self) -> int | None:
+        """Bytes it holds, where that can be told apart."""
+        ...
 
     async def run(self) -> None:
         """Load the model and serve until the worker's last message was delivered.
@@ -29,6 +40,14 @@ class Worker(Protocol):
 
     def stop(self) -> None:
         """Ask it to stop soon, whatever it does: a load is given up, a decode interrupted."""
+        ...
+
+    def kill(self, problem: Problem) -> bool:
+        """End it by force; it ends by `Died` with this problem. False: it cannot be killed."""
+        ...
+
+    def pulse(self) -> object:
+        """Return something that changes while it works, also between messages; None where unknown."""
         ...
 
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """What the daemon and a worker say to each other, both directions.
 
-    to the worker     Submit  Cancel  SetThreads  Close
+    to the worker     (Start)  Submit  Cancel  SetThreads  Close
     from the worker   Progress  (Ready Step*)  Stopped | LoadFailed | Died
 
 A worker holds one engine. `Progress* Ready Step* Stopped` is a good life; `LoadFailed` ends one
 that never became ready, `Died` one whose engine broke. Exactly one of the three comes last.
+`Start` is the first word to a child process; a thread is given what is in it when it is made.
 """
 
 from __future__ import annotations
@@ -13,8 +14,17 @@ from __future__ import annotations
 import msgspec
 
 from modeld.core.request import Request
-from modeld.engine.protocol import EngineInfo, Output
+from modeld.engine.protocol import EngineInfo, LoadSpec, Output
 from modeld.errors import Problem
+
+
+class Start(msgspec.Struct, frozen=True, tag="start"):
+    """What to load. `path` is that of `load` as bytes: a path need not be UTF-8, a message must be."""
+
+    load: LoadSpec
+    path: bytes
+    log_level: int
+    """Lines below it are not written (a number of `logging`)."""
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):

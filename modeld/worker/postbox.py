@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from modeld.worker.host import OnMessage
 from modeld.worker.messages import FromWorker, Step
@@ -35,20 +35,27 @@ class Postbox:
 
     def _deliver(self) -> None:
         self._called = False
-        steps: list[Step] = []
-        for _ in range(len(self._messages)):  # For what comes meanwhile there will be another call.
-            message = self._messages.popleft()
-            if isinstance(message, Step):
-                steps.append(message)
-                continue
-            self._deliver_steps(steps)
+        count = len(self._messages)  # For what comes meanwhile there will be another call.
+        for message in merged(self._messages.popleft() for _ in range(count)):
             self._on_message(message)
-        self._deliver_steps(steps)
 
-    def _deliver_steps(self, steps: list[Step]) -> None:
-        if len(steps) == 1:
-            self._on_message(steps[0])
-        elif steps:
-            outputs = tuple(output for step in steps for output in step.outputs)
-            self._on_message(Step(outputs, sum(step.seconds for step in steps)))
+
+def merged(messages: Iterable[FromWorker]) -> Iterator[FromWorker]:
+    """Yield messages in their order, with steps that follow one another made one."""
+    steps: list[Step] = []
+    for message in messages:
+        if isinstance(message, Step):
+            steps.append(message)
+            continue
+        yield from _one_step(steps)
         steps.clear()
+        yield message
+    yield from _one_step(steps)
+
+
+def _one_step(steps: list[Step]) -> Iterator[Step]:
+    if len(steps) == 1:
+        yield steps[0]
+    elif steps:
+        outputs = tuple(output for step in steps for output in step.outputs)
+        yield Step(outputs, sum(step.seconds for step in steps))

@@ -9,6 +9,7 @@ import trio
 
 from modeld.engine.load import load_engine
 from modeld.engine.protocol import LoadSpec
+from modeld.errors import Problem
 from modeld.worker.drive import Inbox, drive
 from modeld.worker.host import OnMessage
 from modeld.worker.messages import Close, Died, FromWorker, LoadFailed, Stopped, ToWorker
@@ -16,7 +17,13 @@ from modeld.worker.postbox import Postbox
 
 
 class ThreadWorker:
-    """Runs `drive` by `trio.to_thread`; messages come back once a step at the most, by `run_sync_soon`."""
+    """Runs `drive` by `trio.to_thread`; messages come back once a step at the most, by `run_sync_soon`.
+
+    It has no process and no memory of its own to tell of, and cannot be killed.
+    """
+
+    pid: int | None = None
+    measured: int | None = None
 
     def __init__(self, load: LoadSpec, on_message: OnMessage) -> None:
         self._load = load
@@ -44,6 +51,13 @@ class ThreadWorker:
     def stop(self) -> None:
         """Make the thread end soon."""
         self._inbox.put(Close())
+
+    def kill(self, problem: Problem) -> bool:  # noqa: ARG002 -- see `Worker`
+        """Say that a thread cannot be killed."""
+        return False
+
+    def pulse(self) -> None:
+        """Return nothing: what one thread does cannot be told apart."""
 
     async def _run_thread(self) -> None:
         post = Postbox(trio.lowlevel.current_trio_token().run_sync_soon, self._deliver).put

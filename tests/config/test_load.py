@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from modeld.config.fields import BY_NAME, FIELDS, LEGACY, MODEL_FIELDS, show_default
 from modeld.config.load import ConfigError, Loaded, load_settings
 from modeld.config.settings import AUTO, ModelSettings, Settings
+from modeld.core.models import Isolation
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -377,11 +378,14 @@ def test_whatever_is_given_either_loads_or_is_told_in_short_lines(
 
 
 def test_what_has_no_effect_yet_is_said() -> None:
-    """A setting that is accepted but not served is a warning; a process for each model is refused."""
+    """A setting that is accepted but not served is a warning."""
     loaded = load({"events_enable": "on", "stall_timeout": "5s"})
-    assert sorted(warning.partition(":")[0] for warning in loaded.warnings) == [
-        "--events-enable",
-        "--stall-timeout",
-    ]
-    with pytest.raises(ConfigError, match="threads only"):
-        load({"isolation": "process"})
+    assert [warning.partition(":")[0] for warning in loaded.warnings] == ["--events-enable"]
+
+
+def test_isolation_is_by_process_unless_a_model_or_the_daemon_says_thread() -> None:
+    """The default is the safe one; one model may differ."""
+    assert load({}).settings.isolation is Isolation.PROCESS
+    settings = load({"isolation": "thread", "models": {"a": {"isolation": "process"}}}).settings
+    assert settings.isolation is Isolation.THREAD
+    assert settings.models["a"].isolation is Isolation.PROCESS

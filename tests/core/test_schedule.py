@@ -18,6 +18,7 @@ from modeld.core.inputs import (
     Left,
     LoadFailed,
     Released,
+    Stuck,
     Tick,
     Wanted,
 )
@@ -297,6 +298,95 @@ def test_after_a_death_those_without_a_slot_wait_for_the_restart() -> None:
     paper.loaded("a")
     assert paper.grants[-2:] == [queued, behind]
     assert paper.fleet.instance("a.gguf").restarts == 1
+
+
+def test_after_a_death_those_in_prefill_begin_anew_once() -> None:
+    """Nothing of them was seen; but a prompt over which two engines died is not given to a third."""
+    paper = Paper([spec("a", slots=2)], limits())
+    streaming, reading = paper.arrive("a"), paper.arrive("a")
+    for _ in range(2):
+        paper.loaded("a")
+        for ticket in {lease.ticket for lease in paper.fleet.instance("a.gguf").leases}:
+            paper.feed(GotSlot(ticket))
+        paper.feed(Died("a.gguf", DEAD, frozenset({reading})))
+        paper.now += 2
+        paper.feed(Tick())
+    assert streaming not in paper.refusals  # It had its last event from the instance.
+    assert paper.refusals == {reading: "engine_failed"}
+    assert paper.fleet.waiting == ()
+    assert paper.fleet.held == 0
+
+
+def test_five_deaths_within_a_minute_open_the_breaker_although_requests_are_served_between() -> None:
+    """Those who wait and those who come get 503 with Retry-After, until half a minute is over."""
+    paper = Paper([spec("a", slots=1)], limits())
+    for _ in range(5):
+        ticket, queued = paper.arrive("a"), paper.arrive("a")
+        paper.loaded("a")
+        paper.serve(ticket)
+        paper.feed(GotSlot(queued))
+        behind = paper.arrive("a")
+        paper.feed(Died("a.gguf", DEAD))
+        paper.now += 2
+        paper.feed(Tick())
+        if paper.state("a") is State.LOADING:
+            paper.loaded("a")
+            paper.serve(behind)
+    assert paper.refusals == {behind: "model_failed"}
+    assert paper.state("a") is State.ERROR
+    late = paper.arrive("a")
+    assert paper.refusals[late] == "model_failed"
+    paper.now += 30
+    paper.arrive("a")
+    assert paper.state("a") is State.LOADING
+
+
+def test_a_death_while_loading_is_tried_again_once_for_those_who_wait() -> None:
+    """The first may be bad luck; the second in a row is the file, and its waiters are told."""
+    paper = Paper([spec("a")], limits())
+    ticket = paper.arrive("a")
+    paper.feed(Died("a.gguf", DEAD))
+    assert paper.refusals == {}
+    paper.now = 0.5
+    paper.feed(Tick())
+    assert paper.loads == ["a.gguf", "a.gguf"]
+    paper.feed(Died("a.gguf", DEAD))
+    assert paper.refusals == {ticket: "model_failed"}
+    assert paper.fleet.held == 0
+
+
+def test_a_preloaded_model_comes_back_after_its_death_without_a_request() -> None:
+    """It was wanted without one, and still is; a model loaded on demand waits for demand."""
+    paper = Paper([spec("a", preload=True), spec("b")], limits())
+    paper.up("a", "b")
+    paper.feed(Died("a.gguf", DEAD))
+    paper.feed(Died("b.gguf", DEAD))
+    paper.now += 0.5
+    paper.feed(Tick())
+    assert paper.state("a") is State.LOADING
+    assert paper.state("b") is State.ERROR
+
+
+def test_an_engine_that_is_stuck_keeps_its_memory_and_gets_nothing_more() -> None:
+    """Its queue and arrivals are refused with the reason, others see the memory as taken, until it ends."""
+    paper = Paper([spec("a", 60, slots=1), spec("b", 60)], limits(100))
+    running, queued, behind, last = (paper.arrive("a") for _ in range(4))
+    paper.loaded("a")
+    paper.feed(GotSlot(running))
+    paper.feed(Stuck("a.gguf", DEAD))
+    late = paper.arrive("a")
+    assert paper.refusals == dict.fromkeys((queued, behind, last, late), "model_failed")
+    other = paper.arrive("b")
+    paper.now += 5
+    paper.feed(Tick())
+    assert paper.fleet.held == paper.fleet.instance("a.gguf").reserved > 0
+    assert paper.state("b") is State.QUEUED
+    paper.stopped("a")
+    assert paper.state("b") is State.LOADING
+    paper.loaded("b")
+    assert paper.grants[-1] == other
+    paper.now += 60
+    assert paper.fleet.instance("a.gguf").stuck is None
 
 
 def test_a_damaged_file_is_refused_with_its_error() -> None:

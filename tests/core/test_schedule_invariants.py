@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support.fleets import Paper, limits, spec
 
 from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, Stop
-from modeld.core.inputs import CutAll, Died, GotSlot, Left, Loaded, LoadFailed, Released, Stopped, Tick
+from modeld.core.inputs import CutAll, Died, GotSlot, Left, Loaded, LoadFailed, Released, Stopped, Stuck, Tick
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB
 from modeld.core.wake import next_deadline
@@ -112,14 +112,29 @@ class World(RuleBasedStateMachine):
         self._feed(Released(ticket, served=served))
 
     @rule(data=st.data())
-    @precondition(lambda self: self.up)
+    @precondition(lambda self: self.up | self.loading | self.stopping)
     def die(self, data: st.DataObject) -> None:
-        model = data.draw(st.sampled_from(sorted(self.up)))
-        self.up.discard(model)
-        for ticket in self.slots.pop(model, []):
+        model = data.draw(st.sampled_from(sorted(self.up | self.loading | self.stopping)))
+        for models in (self.up, self.loading, self.stopping):
+            models.discard(model)
+        slots = self.slots.pop(model, [])
+        unstarted = data.draw(st.sets(st.sampled_from(slots))) if slots else set()
+        for ticket in set(slots) - unstarted:
             self.live.pop(ticket, None)  # failed by the instance
         self.fifo.pop(model, None)  # waits again
-        self._feed(Died(model, PROBLEM))
+        self._feed(Died(model, PROBLEM, frozenset(unstarted)))
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.up | self.loading)
+    def hang(self, data: st.DataObject) -> None:
+        model = data.draw(st.sampled_from(sorted(self.up | self.loading)))
+        self.up.discard(model)
+        self.loading.discard(model)
+        self.stopping.add(model)
+        for ticket in self.slots.pop(model, []):
+            self.live.pop(ticket, None)  # failed by the instance
+        self.fifo.pop(model, None)
+        self._feed(Stuck(model, PROBLEM))
 
     @rule(data=st.data())
     @precondition(lambda self: self.stopping)

@@ -40,6 +40,8 @@ def test_an_engine_that_hangs_cannot_hold_the_stop(tmp_path: Path) -> None:
         "2s",
         "--drain-timeout",
         "500ms",
+        "--isolation",
+        "thread",
     ]
     with subprocess.Popen(
         [sys.executable, "-c", HANGS, *flags], stderr=subprocess.PIPE, text=True, env=os.environ

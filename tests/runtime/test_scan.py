@@ -16,7 +16,7 @@ import pytest
 from support import tiny_gguf
 
 from modeld.config.settings import ModelSettings, Settings
-from modeld.core.models import EngineKind, LoadOptions
+from modeld.core.models import EngineKind, Isolation, LoadOptions
 from modeld.engine.llama.footprint import estimate
 from modeld.runtime import scan as scan_module
 from modeld.runtime.scan import Scan, Scanner
@@ -344,9 +344,10 @@ def test_options_come_from_the_models_entry_then_from_the_daemon(tmp_path: Path,
         llama_threads=3,
         llama_mmap=False,
         llama_prefix_cells=512,
+        isolation=Isolation.THREAD,
         models={
             "a.gguf": ModelSettings(llama_ctx=512, llama_flash_attn=True, pinned=True, ttl=60.0),
-            "c": ModelSettings(llama_prefix_cells=0),
+            "c": ModelSettings(llama_prefix_cells=0, isolation=Isolation.PROCESS),
             "b": ModelSettings(
                 llama_kv_type="q8_0", llama_mmap=True, preload=True, llama_ngl=0, max_queue_depth=3
             ),
@@ -355,7 +356,7 @@ def test_options_come_from_the_models_entry_then_from_the_daemon(tmp_path: Path,
     )
     a, b, c = scan.catalog.models.values()
     common = LoadOptions(ctx=2048, slots=2, threads=3, mmap=False, prefix_cells=512)
-    assert c.options == msgspec.structs.replace(common, prefix_cells=0)
+    assert c.options == msgspec.structs.replace(common, prefix_cells=0, isolation=Isolation.PROCESS)
     assert a.options == msgspec.structs.replace(common, ctx=512, flash_attn=True)
     assert b.options == msgspec.structs.replace(common, mmap=True, kv_type="q8_0", gpu_layers=0)
     assert (a.pinned, a.ttl_s, a.preload) == (True, 60.0, False)

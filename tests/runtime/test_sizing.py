@@ -13,7 +13,7 @@ from support.fleets import limits
 
 from modeld.config.settings import AUTO, ModelSettings, Settings
 from modeld.core.fleet import Fleet
-from modeld.core.models import MIB, ModelSpec
+from modeld.core.models import MIB, Isolation, ModelSpec
 from modeld.core.placement import never_fits
 from modeld.dialects.native import models_body
 from modeld.engine.llama.engine import load
@@ -26,7 +26,7 @@ CHOSEN = ModelSettings(llama_ctx=AUTO, llama_slots=AUTO)
 
 def look(folder: Path, room_mb: float | None = None, **models: ModelSettings) -> Scan:
     room = None if room_mb is None else int(room_mb * MIB)
-    return Scanner(Settings(models_dir=folder, models=models), room).scan()
+    return Scanner(Settings(models_dir=folder, models=models, isolation=Isolation.THREAD), room).scan()
 
 
 def size(spec: ModelSpec) -> tuple[int, int]:

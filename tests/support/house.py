@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
@@ -49,6 +50,7 @@ async def house(
     *,
     host: object = InlineWorker,
     max_stream_backlog: int = 1 << 20,
+    stall_timeout_s: float = math.inf,
 ) -> AsyncIterator[House]:
     """Run a scheduler; at the end it is cancelled, and everything must be gone."""
     scripts = scripts or {}
@@ -60,6 +62,7 @@ async def house(
         engine=EngineKind.FAKE,
         fake_script=lambda spec: scripts.get(spec.id, ""),
         max_stream_backlog=max_stream_backlog,
+        stall_timeout_s=stall_timeout_s,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(scheduler.run)

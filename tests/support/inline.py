@@ -12,7 +12,7 @@ import trio
 
 from modeld.engine import fake
 from modeld.engine.protocol import LoadSpec
-from modeld.errors import ModeldError
+from modeld.errors import ModeldError, Problem
 from modeld.worker.host import OnMessage
 from modeld.worker.messages import (
     Cancel,
@@ -30,7 +30,14 @@ from modeld.worker.messages import (
 
 
 class InlineWorker:
-    """Keeps the contract of `modeld.worker.host.Worker`; time passes by `trio.sleep`."""
+    """Keeps the contract of `modeld.worker.host.Worker`; time passes by `trio.sleep`.
+
+    `killable` is whether it acts like a process that can be killed, or like a thread that cannot.
+    """
+
+    pid = None
+    measured = None
+    killable = True
 
     def __init__(self, load: LoadSpec, on_message: OnMessage) -> None:
         self.load = load
@@ -40,8 +47,16 @@ class InlineWorker:
         self._interrupted = trio.Event()
         self._load_scope = trio.CancelScope()
         self._owed = 0.0
+        self._killed: Problem | None = None
+        self._life = trio.CancelScope()
 
     async def run(self) -> None:
+        with self._life:
+            await self._live()
+        if self._killed is not None:
+            self.deliver(Died(self._killed))
+
+    async def _live(self) -> None:
         timeline: list[tuple[float, float]] = []
 
         def on_progress(fraction: float) -> bool:
@@ -85,6 +100,8 @@ class InlineWorker:
                     case Close():
                         self.deliver(Stopped())
                         return
+            if not engine.busy:
+                continue
             self._owed = 0.0
             self._interrupted = trio.Event()
             try:
@@ -106,6 +123,15 @@ class InlineWorker:
     def stop(self) -> None:
         self._load_scope.cancel()
         self.send(Close())
+
+    def kill(self, problem: Problem) -> bool:
+        if self.killable:
+            self._killed = problem
+            self._life.cancel()
+        return self.killable
+
+    def pulse(self) -> object:
+        return ()
 
     def _owe(self, seconds: float) -> None:
         self._owed += seconds

@@ -230,7 +230,7 @@ def test_a_bare_loop_and_the_daemon_give_the_same_text(tmp_path: Path, capsys) -
     lengths = ["--prompt-tokens", "2", "--max-tokens", "8", "--rounds", "1", "--concurrency", "1,2"]
     assert cli.main(["--model", str(model), "--threads", "1", "--json", str(out), *lengths]) == 0
     shown = capsys.readouterr().out
-    assert "100% of modeld's answers are the same text as those of bare loop" in shown
+    assert "100% of the answers of modeld are the same text as those of bare loop" in shown
     found = json.loads(out.read_text())
     assert {(it["system"], it["concurrency"]) for it in found["results"]} == {
         (name, count) for name in ("bare loop", "modeld") for count in (1, 2)

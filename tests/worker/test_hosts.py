@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 import trio
+from support.ear import PATIENCE_S, Ear, load_spec, request
 from support.inline import InlineWorker
 
 from modeld.core.events import FinishReason
-from modeld.core.models import EngineKind, LoadOptions
-from modeld.core.request import GenerateRequest
-from modeld.engine.protocol import Admitted, Done, LoadSpec, Output, Tokens
+from modeld.engine.protocol import Admitted, Done, Tokens
+from modeld.errors import EngineFailed
 from modeld.worker.host import Worker
 from modeld.worker.messages import (
     Cancel,
@@ -28,45 +28,14 @@ from modeld.worker.messages import (
     Stopped,
     Submit,
 )
+from modeld.worker.process import ProcessWorker
 from modeld.worker.thread import ThreadWorker
 
-HOSTS = [pytest.param(InlineWorker, id="inline"), pytest.param(ThreadWorker, id="thread")]
-PATIENCE_S = 10.0
-
-
-class Ear:
-    """Listens to a worker, and lets a test wait until it has said something."""
-
-    def __init__(self) -> None:
-        self.heard: list[FromWorker] = []
-        self._more = trio.Event()
-
-    def __call__(self, message: FromWorker) -> None:
-        self.heard.append(message)
-        self._more.set()
-
-    async def until(self, found: Callable[[], bool]) -> None:
-        with trio.fail_after(PATIENCE_S):
-            while not found():
-                self._more = trio.Event()
-                await self._more.wait()
-
-    async def ready(self) -> None:
-        await self.until(lambda: any(isinstance(message, Ready) for message in self.heard))
-
-    def outputs(self, request_id: int) -> list[Output]:
-        steps = [message for message in self.heard if isinstance(message, Step)]
-        return [output for step in steps for output in step.outputs if output.id == request_id]
-
-
-def load_spec(script: str = "") -> LoadSpec:
-    return LoadSpec(
-        model_id="m", path="/m.gguf", kind=EngineKind.FAKE, fake=script, options=LoadOptions(slots=2)
-    )
-
-
-def request(prompt: str = "one two", max_tokens: int = 3) -> GenerateRequest:
-    return GenerateRequest(prompt=prompt, max_tokens=max_tokens)
+HOSTS = [
+    pytest.param(InlineWorker, id="inline"),
+    pytest.param(ThreadWorker, id="thread"),
+    pytest.param(ProcessWorker, id="process"),
+]
 
 
 async def use(host: type, script: str, test: Callable[[Worker, Ear], object]) -> list[FromWorker]:
@@ -193,3 +162,34 @@ async def test_cancellation_takes_the_worker_along(host: type) -> None:
             await ear.until(lambda: len(ear.outputs(1)) == 1)
             nursery.cancel_scope.cancel()
     assert not [thread for thread in threading.enumerate() if thread.name == "modeld m"]
+
+
+@pytest.mark.parametrize("host", [InlineWorker, ProcessWorker])
+@pytest.mark.parametrize("script", ["load_s=30", "stall_at=1", "step_s=0.001"])
+async def test_what_is_killed_dies_of_the_reason_given(host: type, script: str) -> None:
+    """Whatever it does: `kill` says that it can, and Died tells the reason."""
+    reason = EngineFailed("it hung").as_problem()
+
+    async def test(worker: Worker, ear: Ear) -> None:
+        if "load_s" in script:
+            await ear.until(lambda: len(ear.heard) > 0)
+        else:
+            await ear.ready()
+            worker.send(Submit(1, request(max_tokens=100_000)))
+            await ear.until(lambda: len(ear.outputs(1)) >= 1)
+        assert worker.kill(reason)
+
+    heard = await use(host, script, test)
+    assert heard[-1] == Died(reason)
+
+
+async def test_a_thread_says_that_it_cannot_be_killed() -> None:
+    """It goes on, and ends when it is asked to."""
+
+    async def test(worker: Worker, ear: Ear) -> None:
+        await ear.ready()
+        assert not worker.kill(EngineFailed("it hung").as_problem())
+        worker.stop()
+
+    heard = await use(ThreadWorker, "", test)
+    assert isinstance(heard[-1], Stopped)

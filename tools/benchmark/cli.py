@@ -72,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     text = "build llama.cpp's own server into the cache, start it with equal settings, and measure it too"
     mode.add_argument("--with-llama-server", action="store_true", help=text)
     mode.add_argument("--llama-server", metavar="FLAGS", default="", help="more flags for it, as one text")
+    text = "run the models of modeld so; given twice, both are measured, each in a daemon of its own"
+    mode.add_argument("--isolation", action="append", choices=("process", "thread"), help=text)
     mode.add_argument("--no-bare", action="store_true", help="leave the bare loop out")
     mode.add_argument("--plot", action="store_true", help="draw a PNG (needs matplotlib)")
 
@@ -174,8 +176,10 @@ def run_throughput(options: argparse.Namespace) -> int:
             loop = stack.enter_context(bare(setup))
             words = loop.ask(single=list(WORDS)) or WORDS
             systems.append(loop)
-        ours = stack.enter_context(own_modeld(setup, _extra(options)))
+        first, *others = options.isolation or [""]
+        ours = stack.enter_context(own_modeld(setup, _extra(options), first))
         systems.append(ours)
+        systems += [stack.enter_context(own_modeld(setup, _extra(options), other)) for other in others]
         if options.with_llama_server:
             program = ensure_built()
             systems.append(
@@ -196,7 +200,7 @@ def run_throughput(options: argparse.Namespace) -> int:
     report.say("\n" + throughput.tell(found, ours.name) + "\n")
     for name in {cell.system for cell in found} - {ours.name}:
         same = throughput.same_texts(found, ours.name, name)
-        report.say(f"{same:.0%} of modeld's answers are the same text as those of {name}")
+        report.say(f"{same:.0%} of the answers of {ours.name} are the same text as those of {name}")
     report.say(NOTE)
     report.say(noise.verdict(seen for cell in found for seen in cell.seen))
     report.add(**throughput.as_json(found, ours.name))

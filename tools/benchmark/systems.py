@@ -136,18 +136,20 @@ class Http:
         return streams
 
 
-def served(server: Server, model: str) -> Http:
+def served(server: Server, model: str, name: str = "modeld") -> Http:
     """Return a running modeld as a system."""
-    return Http("modeld", "modeld", port=server.port, path="/infer", model=model, pids=[server.process.pid])
+    return Http(name, "modeld", port=server.port, path="/infer", model=model, pids=[server.process.pid])
 
 
 @contextlib.contextmanager
-def own_modeld(setup: Setup, extra: Sequence[str] = ()) -> Generator[Http]:
+def own_modeld(setup: Setup, extra: Sequence[str] = (), isolation: str = "") -> Generator[Http]:
     """Start modeld with these slots, cells and threads, and defaults for the rest."""
     flags = ["--llama-slots", str(setup.slots), "--llama-ctx", str(setup.ctx)]
     flags += ["--llama-threads", str(setup.threads), "--max-queue-depth", str(max(32, setup.slots))]
+    if isolation:
+        flags += ["--isolation", isolation]
     with modeld(*flags, *extra, models_dir=setup.model.parent) as server:
-        yield served(server, setup.model.name)
+        yield served(server, setup.model.name, f"modeld {isolation}".strip())
 
 
 def at_url(url: str, model: str) -> Http:

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Starts a worker process: what it is given, and what it is not.
+
+It gets one socket, /dev/null as input, and a pipe for what it writes; no other descriptor, and of the
+environment only what llama.cpp, its backends and the C library read. It has a session of its own,
+so that Ctrl-C on the daemon's terminal does not reach it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import modeld
+
+_PASSED = re.compile(
+    r"PATH|HOME|USER|TMPDIR|TZ|LANG|LANGUAGE|LC_[A-Z]+|XDG_CACHE_HOME|XDG_RUNTIME_DIR"
+    r"|LD_LIBRARY_PATH|LD_PRELOAD|DYLD_[A-Z_]+|MALLOC_[A-Z_]+|GLIBC_TUNABLES"
+    r"|(LLAMA|GGML|GOMP|OMP|KMP|OPENBLAS|MKL|CUDA|NVIDIA|NCCL|HIP|HSA|ROCR|ROCM|AMD|GPU|VK|MESA|RADV"
+    r"|ONEAPI|SYCL|ZE|ZES|UR|METAL|MTL)_[A-Z0-9_]+"
+)
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")
+
+
+class Spawned:
+    """A process that was started, and the daemon's ends of what joins the two. Owns both descriptors.
+
+    Attributes:
+      process: the process; nobody has waited for it.
+      sock: messages, both ways; does not block.
+      log_fd: what it writes to standard output and error.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket, log_fd: int) -> None:
+        self.process = process
+        self.sock = sock
+        self.log_fd = log_fd
+
+    def close(self) -> None:
+        """Close both descriptors. The child ends itself when it notices."""
+        self.sock.close()
+        os.close(self.log_fd)
+
+
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what a worker process may know of the daemon's environment.
+
+    The places Python imports from are those of this process, so that both run the same code.
+    """
+    env = {
+        name: value for name, value in environ.items() if _PASSED.fullmatch(name) and not _SECRET.search(name)
+    }
+    env["GGML_NO_BACKTRACE"] = "1"  # An abort would first start a debugger.
+    env.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy only looks at arrays here.
+    own = str(Path(modeld.__file__).resolve().parents[1])
+    env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([own, *(path for path in sys.path if path)]))
+    return env
+
+
+def spawn(model_id: str) -> Spawned:
+    """Start a worker process. Takes a few ms, until the new program runs.
+
+    To be called from the main thread: Linux ties a child to the thread that started it
+    (`PR_SET_PDEATHSIG`), and one of another thread is only told by the end of its socket.
+    Raises: OSError when there can be no more processes or descriptors.
+    """
+    ours, theirs = socket.socketpair()
+    reader = writer = -1
+    try:
+        reader, writer = os.pipe()
+        tied_to = os.getpid() if threading.current_thread() is threading.main_thread() else 0
+        command = [sys.executable, "-P", "-S", "-m", "modeld.worker.child"]
+        process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module
+            [*command, str(theirs.fileno()), str(tied_to), model_id],
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=writer,
+            pass_fds=(theirs.fileno(),),
+            env=child_environment(os.environ),
+            cwd="/",
+            start_new_session=True,
+        )
+    except BaseException:
+        ours.close()
+        if reader >= 0:
+            os.close(reader)
+        raise
+    finally:
+        theirs.close()
+        if writer >= 0:
+            os.close(writer)
+    ours.setblocking(False)
+    os.set_blocking(reader, False)
+    return Spawned(process, ours, reader)
