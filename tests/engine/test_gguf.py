@@ -441,3 +441,48 @@ def test_a_walk_over_strings_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     strings = struct.pack("<IQ", 8, 64) + string(b"x" * 4000) * 64
     message = refusal(tmp_path, container(pairs=(pair(b"k", 9, strings),)))
     assert "header of more than 4096 bytes" in message
+
+
+@pytest.mark.parametrize(
+    ("tokens", "says"),
+    [
+        ((b"a", b"b", b"a"), "two tokens of the text 'a'"),
+        ((b"a\0b", b"a\0c"), "two tokens of the text 'a'"),
+        ((b"", b"[EMPTY_0]"), "two tokens of the text"),
+        ((b"a", b"b"), "bytes have no token, first of them 0x00"),
+        ((b"a", b"x" * 2**21), "a string of 2097152 bytes, 65535 at most"),
+    ],
+)
+def test_a_vocabulary_on_which_llama_cpp_aborts_is_refused(
+    tmp_path: Path, tokens: tuple[bytes, ...], says: str
+) -> None:
+    """Tokens are compared as llama.cpp reads them, and each byte of a text must have one."""
+    array = struct.pack("<IQ", 8, len(tokens)) + b"".join(map(string, tokens))
+    pairs = (
+        ARCHITECTURE,
+        u32(b"llama.block_count", 1),
+        pair(b"tokenizer.ggml.model", 8, string(b"llama")),
+        pair(b"tokenizer.ggml.tokens", 9, array),
+    )
+    assert says in refusal(tmp_path, container(pairs=pairs, tensors=(tensor(b"t", (8,)),), data=32))
+
+
+def test_a_vocabulary_is_bounded(tmp_path: Path) -> None:
+    """More than a million tokens are no vocabulary, even if the file has them all."""
+    tokens = pair(b"tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 2**20 + 1) + b"\0" * 8 * (2**20 + 1))
+    assert "more than 1048576 tokens" in refusal(tmp_path, container(pairs=(tokens,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        (b"blk.0.attn_norm.weight", 1, "adds and scales by F32 only"),
+        (b"blk.0.attn_q.bias", 30, "adds and scales by F32 only"),
+        (b"blk.0.attn_q.weight", 26, "type I32, which no weights have"),
+        (b"token_embd.weight", 24, "type I8, which no weights have"),
+    ],
+)
+def test_types_on_which_llama_cpp_dies_are_refused(tmp_path: Path, name: bytes, kind: int, says: str) -> None:
+    """It would find out in its first decode, and end the process."""
+    pairs = (ARCHITECTURE, u32(b"llama.block_count", 1))
+    assert says in refusal(tmp_path, container(pairs=pairs, tensors=(tensor(name, (8,), kind),), data=64))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 MAX_HEADER_BYTES = 256 * 1024 * 1024
@@ -105,6 +105,32 @@ class Cursor:
             self._at = at
         if self.left < 0:
             self._cut(what)
+
+    def strings(self, count: int, what: str, longest: int) -> Iterator[bytes]:
+        """Yield `count` strings. One that is not in the buffer as a whole has at most `longest` bytes."""
+        unpack: Callable[[bytes, int], tuple[int]] = _U64.unpack_from
+        if count * 8 > self.left:
+            self._cut(what)
+        while count:
+            self._refill(8, what)
+            buffer, at = self._buffer, self._at
+            end = len(buffer)
+            while count and at + 8 <= end:
+                stop = at + 8 + unpack(buffer, at)[0]
+                if stop > end:
+                    break
+                yield buffer[at + 8 : stop]
+                at = stop
+                count -= 1
+            self._at = at
+            if count and at + 8 <= end:
+                self._refill(8 + self._next_length(what, longest), what)
+
+    def _next_length(self, what: str, longest: int) -> int:
+        length: int = _U64.unpack_from(self._buffer, self._at)[0]
+        if length > longest:
+            self.fail(f"is damaged: {what} has a string of {length} bytes, {longest} at most")
+        return length
 
     def fail(self, what: str) -> NoReturn:
         """Raise the GgufError that says this of the file."""

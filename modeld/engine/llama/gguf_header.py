@@ -37,6 +37,9 @@ MAX_TENSOR_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
 MAX_STRINGS = 8_000_000
 """Strings in all arrays together: half a second. Vocabulary and merges come to a million."""
+MAX_TOKENS = 2**20
+"""Tokens of a vocabulary: four times those of the largest one, and some 70 MB while they are compared."""
+MAX_TOKEN_BYTES = 65_535
 KEPT_STRING_BYTES = 256
 KEPT_NUMBERS = 65_536
 """Numbers kept of all arrays together; a longer array is known by its length only."""
@@ -45,6 +48,9 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _ELEMENTS_LIMIT = 2**63
+_TOKENS = "tokenizer.ggml.tokens"
+_BYTE_TOKEN_LENGTHS = frozenset({1, 6})
+_SHOWN_BYTES = 64
 
 Value = bool | int | float | str | tuple[int, ...]
 
@@ -64,7 +70,9 @@ class Header(msgspec.Struct, frozen=True):
     """What the header says.
 
     `metadata` holds all scalars, strings (cut at `KEPT_STRING_BYTES`) and short arrays of whole
-    numbers; `lengths` the number of elements of every array and the bytes of every string.
+    numbers; `lengths` the number of elements of every array and the bytes of every string;
+    `byte_tokens` the bytes that have a token of their own, as SentencePiece vocabularies spell them;
+    `twin_token` the text of a token that another one has, too.
     """
 
     version: int
@@ -72,6 +80,8 @@ class Header(msgspec.Struct, frozen=True):
     metadata: Mapping[str, Value]
     lengths: Mapping[str, int]
     tensors: tuple[Tensor, ...]
+    byte_tokens: frozenset[int] = frozenset()
+    twin_token: bytes | None = None
 
 
 def read_header(path: Path) -> Header:
@@ -98,6 +108,8 @@ class _Reader(Cursor):
         super().__init__(fd, name, size)
         self._strings_left = MAX_STRINGS
         self._numbers_left = KEPT_NUMBERS
+        self._byte_tokens: frozenset[int] = frozenset()
+        self._twin_token: bytes | None = None
 
     def read(self) -> Header:
         version = self._preamble()
@@ -107,7 +119,15 @@ class _Reader(Cursor):
         lengths: dict[str, int] = {}
         alignment = self._metadata(key_count, metadata, lengths)
         tensors = self._tensors(tensor_count, alignment)
-        return Header(version=version, size=self.size, metadata=metadata, lengths=lengths, tensors=tensors)
+        return Header(
+            version=version,
+            size=self.size,
+            metadata=metadata,
+            lengths=lengths,
+            tensors=tensors,
+            byte_tokens=self._byte_tokens,
+            twin_token=self._twin_token,
+        )
 
     def _preamble(self) -> int:
         if self.size == 0:
@@ -167,7 +187,10 @@ class _Reader(Cursor):
             self._strings_left -= count
             if self._strings_left < 0:
                 self.fail(f"has more than {MAX_STRINGS} strings in its metadata, {show(key)} has {count}")
-            self.skip_strings(count, what)
+            if key == _TOKENS:
+                self._tokens(count, what)
+            else:
+                self.skip_strings(count, what)
         elif kind == ARRAY:
             self.fail(f"has nested arrays in {show(key)}; llama.cpp does not read them")
         elif VALUE_FORMATS.get(kind, "f") in "fd" or count > self._numbers_left:
@@ -176,6 +199,22 @@ class _Reader(Cursor):
             self._numbers_left -= count
             values = self._numbers(key, kind, count)
             metadata[key] = tuple(int(value) for value in values)
+
+    def _tokens(self, count: int, what: str) -> None:
+        """Look at each token as llama.cpp does: up to a zero byte, and an empty one gets a name."""
+        if count > MAX_TOKENS:
+            self.fail(f"is damaged: {what} is a vocabulary of more than {MAX_TOKENS} tokens")
+        seen: set[int] = set()
+        short: set[bytes] = set()
+        for index, raw in enumerate(self.strings(count, what, MAX_TOKEN_BYTES)):
+            text = raw if 0 not in raw else raw[: raw.index(0)]
+            if len(text) in _BYTE_TOKEN_LENGTHS:
+                short.add(text)
+            known = len(seen)
+            seen.add(hash(text or b"[EMPTY_%d]" % index))
+            if len(seen) == known:
+                self._twin_token = text[:_SHOWN_BYTES]
+        self._byte_tokens = frozenset(byte for byte in range(256) if _spelled(byte) & short)
 
     def _numbers(self, key: str, kind: int, count: int) -> tuple[bool | int | float, ...]:
         layout = f"<{count}{self._format(key, kind)}"
@@ -244,6 +283,11 @@ class _Reader(Cursor):
             elements=elements,
             bytes=elements // tensor_type.block * tensor_type.size,
         )
+
+
+def _spelled(byte: int) -> set[bytes]:
+    """How a SentencePiece vocabulary may spell the token of a byte."""
+    return {b"<0x%02X>" % byte, bytes((byte,))}
 
 
 def _padded(value: int, alignment: int) -> int:

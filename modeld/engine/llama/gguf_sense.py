@@ -15,10 +15,19 @@ MAX_LAYERS = 512
 """LLAMA_MAX_LAYERS."""
 MAX_EXPERTS = 1024
 """LLAMA_MAX_EXPERTS."""
+MIN_CONTEXT = 8
+"""Tokens. Nothing can be asked of a model that takes fewer."""
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _NO_TOKENIZERS = ("no_vocab", "none")
 _EMBEDDING_TOKENIZER = "bert"
 _ONE_EXPERT_IS_NONE = ("hunyuan-dense", "hunyuan_vl")
+_SENTENCE_PIECE = "llama"
+_NEVER_IN_TEXT = frozenset({0xC0, 0xC1, *range(0xF5, 0x100)})
+"""Bytes that UTF-8 does not use."""
+_NO_WEIGHTS = frozenset({"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"})
+"""Types that llama.cpp does not multiply by; some it only computes with, between two steps."""
+_ADDED = ("norm.weight", "norm.bias", ".bias")
+_INDEX = "tid2eid"
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 
 
@@ -36,6 +45,11 @@ def check_sense(header: Header, arch: str, layers: int) -> None:
         raise GgufError(
             f"the metadata are damaged: {arch}.nextn_predict_layers is {predicting} of {layers} layers"
         )
+    context = header.metadata.get(f"{arch}.context_length")
+    if isinstance(context, int) and 0 < context < MIN_CONTEXT:
+        raise GgufError(
+            f"the metadata are damaged: {arch}.context_length is {context}; it must be {MIN_CONTEXT} at least"
+        )
     _check_experts(header, arch)
     scaling = header.metadata.get(f"{arch}.rope.scaling.type")
     if isinstance(scaling, str) and scaling not in _ROPE_SCALINGS:
@@ -44,13 +58,40 @@ def check_sense(header: Header, arch: str, layers: int) -> None:
         epsilon = header.metadata.get(f"{arch}.attention.{name}")
         if isinstance(epsilon, float) and not epsilon >= 0:  # not a number is wrong as well
             raise GgufError(f"the metadata are damaged: {arch}.attention.{name} is {epsilon}")
+    _check_tensors(header)
+    if header.twin_token is not None:
+        shown = header.twin_token.decode(errors="replace")
+        raise GgufError(f"the vocabulary is damaged: it has two tokens of the text {shown!a}")
     tokenizer = header.metadata.get("tokenizer.ggml.model")
+    if tokenizer == _SENTENCE_PIECE:
+        _check_bytes(header)
     if tokenizer in _NO_TOKENIZERS:
         raise GgufError("the file has no vocabulary (tokenizer.ggml.model is none): it cannot read text")
     if tokenizer == _EMBEDDING_TOKENIZER:
         raise GgufError(
             "the file has the tokenizer of an embedding model (tokenizer.ggml.model is bert): "
             "it cannot generate text"
+        )
+
+
+def _check_tensors(header: Header) -> None:
+    """Refuse types that llama.cpp would find out about in the middle of its first decode."""
+    for tensor in header.tensors:
+        added = tensor.name.endswith(_ADDED)
+        weight = tensor.name.endswith(".weight") and _INDEX not in tensor.name
+        if (added and tensor.type != "F32") or (weight and tensor.type in _NO_WEIGHTS):
+            raise GgufError(
+                f"the file is damaged: its tensor {tensor.name!a} has the type {tensor.type}"
+                + (", and llama.cpp adds and scales by F32 only" if added else ", which no weights have")
+            )
+
+
+def _check_bytes(header: Header) -> None:
+    """Refuse a vocabulary that cannot spell every text: llama.cpp ends the process at the first one."""
+    missing = [byte for byte in range(256) if byte not in header.byte_tokens | _NEVER_IN_TEXT]
+    if missing:
+        raise GgufError(
+            f"the vocabulary is damaged: {len(missing)} bytes have no token, first of them 0x{missing[0]:02X}"
         )
 
 
