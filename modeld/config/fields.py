@@ -160,6 +160,12 @@ _LLAMA: tuple[Field, ...] = (
         "the first request that needs more.",
     ),
     Field(
+        "llama_context_shift",
+        BOOL,
+        "Let a generation go on at the end of its context: half of what follows the prompt is forgotten, as "
+        "often as needed. Slots then have a cache each, or one in which nothing is retained.",
+    ),
+    Field(
         "llama_prefix_cells",
         _PREFIX,
         "KV cells that ended requests leave to prompts which begin alike; 0 switches that off, "

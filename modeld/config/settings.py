@@ -36,6 +36,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     llama_ubatch: int | None = None
     llama_mmap: bool | None = None
     llama_kv_unified: bool | None = None
+    llama_context_shift: bool | None = None
     llama_prefix_cells: int | None = None
     isolation: Isolation | None = None
     max_queue_depth: int | None = None
@@ -90,6 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     llama_ubatch: int = 512
     llama_mmap: bool = True
     llama_kv_unified: bool | None = None
+    llama_context_shift: bool = False
     llama_prefix_cells: int | None = None
     engine: EngineKind = EngineKind.LLAMA
     """`fake` serves scripted text without llama.cpp: for tests and load tests."""

@@ -77,6 +77,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     ubatch: int = 512
     """Most tokens of one physical batch."""
     mmap: bool = True
+    context_shift: bool = False
+    """A generation goes on at the context's end, without its middle."""
     kv_unified: bool | None = None
     """One KV cache for all slots, or (False) one for each; None: by rule, see engine/llama/layout.py."""
     prefix_cells: int | None = None

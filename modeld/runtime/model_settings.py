@@ -70,6 +70,9 @@ def options_of(settings: Settings, entry: ModelSettings) -> LoadOptions:
         ubatch=_first(entry.llama_ubatch, settings.llama_ubatch),
         mmap=settings.llama_mmap if entry.llama_mmap is None else entry.llama_mmap,
         kv_unified=settings.llama_kv_unified if entry.llama_kv_unified is None else entry.llama_kv_unified,
+        context_shift=(
+            settings.llama_context_shift if entry.llama_context_shift is None else entry.llama_context_shift
+        ),
         prefix_cells=(
             settings.llama_prefix_cells if entry.llama_prefix_cells is None else entry.llama_prefix_cells
         ),

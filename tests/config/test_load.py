@@ -98,6 +98,7 @@ SAMPLES: Mapping[str, tuple[str, object]] = {
     "llama_ubatch": ("128", 128),
     "llama_mmap": ("no", False),
     "llama_kv_unified": ("false", False),
+    "llama_context_shift": ("true", True),
     "llama_prefix_cells": ("1024", 1024),
     "isolation": ("Thread", "thread"),
     "log_level": ("debug", "debug"),

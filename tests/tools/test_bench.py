@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from benchmark import cli, client, figures, noise, plot, throughput
+from benchmark import cli, client, figures, interfere, noise, plot, throughput
 from benchmark.daemon import BenchError, loopback
 from benchmark.prompts import make_prompts
 from benchmark.systems import at_url
@@ -265,3 +265,50 @@ def test_a_stream_is_read_to_its_end(tmp_path: Path, capsys) -> None:
     found = json.loads(out.read_text())["results"]
     assert (found["finish"], found["lines"], found["problems"]) == ("length", 200, [])
     assert "arrived whole" in capsys.readouterr().out
+
+
+FAKE_PROMPTS = "step_s=0.005 prefill_s=0.0005 chunk=20"
+
+
+@pytest.mark.e2e
+def test_a_prompt_among_streams_is_measured_on_both_sides(tmp_path: Path, capsys) -> None:
+    """Over the fake engine: gaps before and beside it, and its own time alone and beside them."""
+    out = tmp_path / "interfere.json"
+    options = ["--prompts", "200", "--streams", "2", "--times", "1", "--fake", FAKE_PROMPTS]
+    model = write_tiny(tmp_path)
+    assert cli.main(["interfere", "--model", str(model), *options, "--json", str(out)]) == 0
+    [found] = json.loads(out.read_text())["results"]
+    [times] = found["times"]
+    assert (found["system"], found["tokens"], found["medians"].keys() >= {"slower", "stretch"}) == (
+        "modeld",
+        200,
+        True,
+    )
+    assert times["alone"] > 0.05
+    assert len(times["before"]) > 100
+    assert len(times["during"]) > 4
+    assert "prompt of   200" in capsys.readouterr().out
+
+
+@pytest.mark.e2e
+def test_abandoned_prompts_are_measured_by_the_next_request(tmp_path: Path, capsys) -> None:
+    """Over the fake engine: as many times as asked for, against the idle server."""
+    out = tmp_path / "abandon.json"
+    options = ["--prompt-tokens", "400", "--times", "2", "--fake", FAKE_PROMPTS]
+    model = write_tiny(tmp_path)
+    assert cli.main(["abandon", "--model", str(model), *options, "--json", str(out)]) == 0
+    [found] = json.loads(out.read_text())["results"]
+    assert (len(found["idle"]), len(found["after"])) == (9, 2)
+    assert "times idle" in capsys.readouterr().out
+
+
+def test_gaps_are_told_as_multiples_of_those_before() -> None:
+    """The p99 beside the prompt over the median before, then medians; the worst gap of all times."""
+    times = [
+        interfere.Times(1.0, 1.5, [0.01, 0.02, 0.03], [0.02, 0.05]),
+        interfere.Times(1.0, 1.7, [0.02, 0.02], [0.06]),
+    ]
+    values = interfere.summary(interfere.Found("a", 1000, times))
+    assert values["slower"] == pytest.approx(1.6)
+    assert values["stretch"] == pytest.approx(2.75)
+    assert values["during_worst_s"] == 0.06

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The command line: `bench [throughput|cancel|stream|control] [options]`."""
+"""The command line: `bench [throughput|interfere|abandon|cancel|stream|control] [options]`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmark import cancel, control, noise, plot, stream, throughput
+from benchmark import cancel, control, long_prompts, noise, plot, stream, throughput
 from benchmark.daemon import BenchError, modeld
 from benchmark.llama_server import ensure_built, llama_server
 from benchmark.prompts import WORDS
 from benchmark.report import Report, default_model
 from benchmark.systems import Setup, System, at_url, bare, own_modeld
 
-MODES = ("throughput", "cancel", "stream", "control")
+MODES = ("throughput", "interfere", "abandon", "cancel", "stream", "control")
 _GRAIN = 256
 """KV cells of a slot are asked for in steps of so many, as llama.cpp makes them, with some to spare."""
 _SPARE = 64
@@ -77,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     mode.add_argument("--no-bare", action="store_true", help="leave the bare loop out")
     mode.add_argument("--plot", action="store_true", help="draw a PNG (needs matplotlib)")
 
+    long_prompts.add_modes(modes, common, whole)
+
     text = "time from a client's leaving until what it held is free for another"
     mode = modes.add_parser("cancel", parents=[common], help=text, description=text)
     mode.add_argument("--times", type=whole(1, 1000), default=100)
@@ -121,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cancel": run_cancel,
         "stream": run_stream,
         "control": run_control,
+        "interfere": lambda options: long_prompts.run_interfere(options, _extra(options)),
+        "abandon": lambda options: long_prompts.run_abandon(options, _extra(options)),
     }[options.mode]
     try:
         require_model(options.model)

@@ -30,6 +30,15 @@ class Setup(NamedTuple):
     ubatch: int = 512
 
 
+class Target(NamedTuple):
+    """A server on 127.0.0.1, and how to ask it."""
+
+    name: str
+    port: int
+    path: str
+    model: str
+
+
 class System(Protocol):
     """One of them."""
 
@@ -103,6 +112,10 @@ class Http:
         self._port = port
         self._path = path
         self._model = model
+
+    def target(self) -> Target:
+        """Return how to ask it one request at a time."""
+        return Target(self.name, self._port, self._path, self._model)
 
     def request(self, prompt: str, max_tokens: int) -> str:
         """Return the HTTP request for one greedy stream of exactly `max_tokens` tokens."""

@@ -215,7 +215,12 @@ class LlamaEngine:
         if isinstance(request, EmbedRequest):
             raise InvalidRequest(f"{self._id} makes no embeddings")
         job = prepare(
-            request_id, request, vocab=self._vocab, template=self._template, context=self._info.context
+            request_id,
+            request,
+            vocab=self._vocab,
+            template=self._template,
+            context=self._info.context,
+            shifts=self._places.shifts,
         )
         self._waiting.append(job)
 
@@ -248,6 +253,9 @@ class LlamaEngine:
             members = self._running.copy()
         batch = self._batch
         batch.clear()
+        for job in members:
+            if job.kept >= job.context:
+                self._places.make_room(job)
         for job in sorted(members, key=_SLOT):
             if job.pending >= 0:
                 job.row = batch.add_token(job.pending, job.kept, job.slot)

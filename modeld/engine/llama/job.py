@@ -35,15 +35,19 @@ class Job:
       upto: what `kept` becomes when the batch under way is decoded.
       pending: the token sampled last, to be decoded next; -1 during prefill.
       row: row of its logits in the batch under way; -1 if it asked for none.
+      context: cells it may have; at their end it shifts, if it is one that shifts.
+      intact: tokens of its beginning that are as decoded; None: all of them, as it did not shift.
       generated: tokens sampled, not counting one that ended the generation.
     """
 
     __slots__ = (
         "answer",
         "cached",
+        "context",
         "ends",
         "generated",
         "id",
+        "intact",
         "kept",
         "limit",
         "logprobs",
@@ -78,6 +82,8 @@ class Job:
         self.slot = -1
         self.cached = 0
         self.answer: list[int] = []
+        self.context = self.prompt_length + limit
+        self.intact: int | None = None
         self.kept = 0
         self.upto = 0
         self.pending = -1
@@ -87,7 +93,12 @@ class Job:
     @property
     def cells(self) -> int:
         """KV cells it needs at the most."""
-        return self.prompt_length + self.limit
+        return min(self.prompt_length + self.limit, self.context)
+
+    @property
+    def lends(self) -> int:
+        """Tokens of its prompt that others can begin with."""
+        return min(self.kept, self.prompt_length if self.intact is None else self.intact)
 
     @property
     def usage(self) -> Usage:
@@ -100,7 +111,12 @@ class Job:
 
     @property
     def decoded(self) -> TokenArray:
-        """The tokens of it that are in the KV cache: of the prompt, then of the answer."""
+        """The tokens of it that are in the KV cache: of the prompt, then of the answer.
+
+        What follows a shift saw tokens that are gone, and is of no use to others.
+        """
+        if self.intact is not None:
+            return self.prompt[: self.intact]
         rest = self.kept - self.prompt_length
         if rest <= 0:
             return self.prompt[: self.kept]
@@ -119,9 +135,15 @@ class Job:
 
 
 def prepare(
-    request_id: int, request: GenerateRequest, *, vocab: Vocab, template: Renderer, context: int
+    request_id: int,
+    request: GenerateRequest,
+    *,
+    vocab: Vocab,
+    template: Renderer,
+    context: int,
+    shifts: bool = False,
 ) -> Job:
-    """Turn a request into a job that only needs a slot.
+    """Turn a request into a job that only needs a slot. One that `shifts` goes on at the context's end.
 
     Raises: InvalidRequest, PromptTooLong, InvalidGrammar; StillRendering: try again later.
     """
@@ -148,7 +170,10 @@ def prepare(
         vocab, request.sampling, context=context, ignore_end=request.ignore_eos, grammar=grammar
     )
     sampler.see_prompt(prompt)
-    return Job(request_id, request, prompt, min(request.max_tokens, room), sampler=sampler, ends=ends)
+    limit = request.max_tokens if shifts else min(request.max_tokens, room)
+    job = Job(request_id, request, prompt, limit, sampler=sampler, ends=ends)
+    job.context = context
+    return job
 
 
 def _ends(request: GenerateRequest, vocab: Vocab) -> frozenset[int]:

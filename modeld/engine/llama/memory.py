@@ -51,6 +51,20 @@ class Memory:
         """
         return lib.llama_memory_seq_rm(self._pointer, sequence, keep or -1, -1)
 
+    @property
+    def can_shift(self) -> bool:
+        """Whether `shift` is possible."""
+        return lib.llama_memory_can_shift(self._pointer)
+
+    def shift(self, sequence: int, keep: int, discard: int) -> None:
+        """Remove `discard` tokens behind the first `keep`, and let the rest move up.
+
+        llama.cpp turns the keys of the rest to their new positions with the next decode. No other sequence
+        may hold any of these cells: it would be moved too.
+        """
+        lib.llama_memory_seq_rm(self._pointer, sequence, keep, keep + discard)
+        lib.llama_memory_seq_add(self._pointer, sequence, keep + discard, -1, -discard)
+
     def length(self, sequence: int) -> int:
         """Return how many tokens of a sequence are decoded."""
         return lib.llama_memory_seq_pos_max(self._pointer, sequence) + 1

@@ -26,6 +26,7 @@ class Residency:
     Attributes:
       memory, cache: of the layout that the model has now.
       context: most tokens that one request may use, prompt and answer together.
+      shifts: at the end of the context a generation goes on without its middle.
     """
 
     def __init__(self, model: Model, options: LoadOptions, batch: Batch, probe_token: int) -> None:
@@ -33,10 +34,17 @@ class Residency:
         self._options = options
         self._batch = batch
         self._probe_token = probe_token
-        fixed = model.layout.unified or options.kv_unified is False
+        fixed = model.layout.unified or options.kv_unified is False or options.context_shift
         room = model.layout.share if fixed else model.unified_layout.share
         self.context = min(model.trained_context or room, room)
         self._open()
+        self.shifts = options.context_shift and not model.recurrent and self.memory.can_shift
+        if options.context_shift and not self.shifts:
+            logger.warning(
+                "%s: llama_context_shift is on, but the memory of this model cannot be shifted; generations "
+                "end with the context",
+                model.id,
+            )
 
     def admit(self, job: Job, running: Sequence[Job]) -> Wait | None:
         """Give a job its slot and cells; return why it has to wait, or None.
@@ -50,7 +58,7 @@ class Residency:
         if self.memory.windowed:
             self._forget_holes()
         decoded = {
-            other.slot: min(other.kept, other.prompt_length)
+            other.slot: other.lends
             for other in running
             if not self.memory.windowed or self.memory.is_whole(other.slot)
         }
@@ -65,6 +73,17 @@ class Residency:
         """Take back the slot of a job that ended; its cells may stay for others to begin with."""
         whole = not self.memory.windowed or self.memory.is_whole(job.slot)
         self._perform(self.cache.finish(job.slot, job.decoded if whole else job.decoded[:0]))
+
+    def make_room(self, job: Job) -> None:
+        """Shift the context of a job that is at its end: half of what follows its prompt goes.
+
+        Of a prompt that fills more than half of the context, the first half of the context stays.
+        """
+        keep = min(job.prompt_length, job.context // 2)
+        discard = (job.kept - keep) // 2
+        self.memory.shift(job.slot, keep, discard)
+        job.kept -= discard
+        job.intact = keep
 
     def drop(self, job: Job) -> None:
         """Take back the slot of a job of which nothing may be kept."""
@@ -102,7 +121,9 @@ class Residency:
         model, options, layout = self._model, self._options, self._model.layout
         self.memory = Memory(model.memory, windowed=model.windowed, split=not layout.unified)
         cell_bytes = 0
-        if options.prefix_cells != 0 and not model.recurrent and layout.sequences > 1:
+        shared_cells_move = options.context_shift and layout.unified
+        able = not model.recurrent and layout.sequences > 1 and not shared_cells_move
+        if options.prefix_cells != 0 and able:
             cell_bytes = self.memory.try_out(model.context, self._batch, self._probe_token)
             if not cell_bytes:
                 logger.info("%s: no prefix cache: this model's memory cannot be cut or shared", model.id)
