@@ -237,6 +237,14 @@ class Http1(H11Protocol):
         if request.method != request.method.upper():
             await self._refuse_method(request.method.decode("ascii"))
             return False
+        if _is_ambiguous(request):
+            await self.refuse(
+                400,
+                "invalid_request",
+                "a request has a Content-Length or a Transfer-Encoding, not both, and no Transfer-Encoding in "
+                "HTTP/1.0",
+            )
+            return False
         size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
         if size > self._limits.max_header_bytes:
             await self._refuse_large_headers()
@@ -330,3 +338,11 @@ def origin_form(target: bytes) -> bytes | None:
     slash = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
     path = rest[slash:]
     return path if path.startswith(b"/") else b"/" + path
+
+
+def _is_ambiguous(request: h11.Request) -> bool:
+    """Whether another server on the way could see the end of this request elsewhere (RFC 9112, 6.1)."""
+    names = {name for name, _ in request.headers}
+    if b"transfer-encoding" not in names:
+        return False
+    return b"content-length" in names or request.http_version == b"1.0"
