@@ -132,7 +132,7 @@ def statuses(answer: bytes) -> Iterator[int]:
     ending=st.sampled_from(["read", "half-close", "leave"]),
 )
 def test_no_bytes_harm_the_server(data: bytes, where: list[float], ending: str) -> None:
-    """Whatever comes, in whatever pieces: a legal answer or none; the next client is served, nothing leaks."""
+    """Whatever comes, in whatever pieces: a legal answer or none, the next client is served, no leak."""
 
     async def main() -> None:
         async with serving(say("a"), **BOUNDS) as served:

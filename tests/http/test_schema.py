@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The OpenAPI document against the server, by schemathesis: what it promises holds for odd requests too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from support.real import Daemon, daemon
+from support.tiny_gguf import write_model
+
+from modeld.http.openapi import openapi_document
+
+EXAMPLES = 25 * int(os.environ.get("MODELD_FUZZ", "1"))
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+OPERATIONS = {
+    f"{result.ok().method.upper()} {result.ok().path}": result.ok()
+    for result in schemathesis.openapi.from_dict(openapi_document()).get_all_operations()
+}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("models")
+    write_model(folder / "tiny.gguf")
+    flags = ("--engine", "fake", "--fake", "eos_after=3", "--isolation", "thread", "--log-level", "off")
+    with daemon(*flags, models_dir=folder) as running:
+        yield running
+
+
+BOTH = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    # What takes no input can be asked in one way only.
+    [(name, mode) for name, it in OPERATIONS.items() for mode in (BOTH if it.body else BOTH[:1])],
+)
+def test_the_server_keeps_what_its_document_says(running: Daemon, name: str, mode: GenerationMode) -> None:
+    """No 5xx; every status, content type and body is one that the document knows for that operation."""
+
+    @settings(
+        max_examples=EXAMPLES,
+        phases=[Phase.generate],
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=OPERATIONS[name].as_strategy(mode))
+    def ask(case: Case) -> None:
+        case.call_and_validate(base_url=running.url, checks=CHECKS, timeout=20)
+
+    ask()
