@@ -57,6 +57,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     recurrent_bytes: int = 0
     """Recurrent state of one sequence, bytes (Mamba and its kind)."""
     has_chat_template: bool = False
+    pooling: str = ""
+    """Of an embedding model, how it pools: `mean`, `cls` or `last`. Empty: it generates text."""
 
 
 class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):

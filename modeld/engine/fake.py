@@ -3,7 +3,7 @@
 
 It keeps the contract of `protocol.Engine` without llama.cpp. A prompt of n words has n tokens; the
 answer repeats the prompt's words, one token a word. Text never depends on neighbours. To those who
-only ask for tokens, a byte is a token.
+only ask for tokens, a byte is a token. Embeddings are four numbers made of the input's checksum.
 
 A script is a list of `key=value`, separated by blanks:
 
@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import threading
+import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -58,6 +60,7 @@ from modeld.engine.protocol import (
     OnProgress,
     Output,
     Tokens,
+    Vectors,
 )
 from modeld.errors import (
     EngineFailed,
@@ -151,6 +154,15 @@ class _Job:
         return Usage(prompt_tokens=len(self.words), completion_tokens=self.produced)
 
 
+class _EmbedJob(_Job):
+    """A request for embeddings: ready when all its words are prefilled."""
+
+    def __init__(self, request_id: int, request: EmbedRequest) -> None:
+        words = [str(word) for given in request.inputs for word in _words(given)]
+        super().__init__(request_id, GenerateRequest(max_tokens=1), words, 0)
+        self.vectors = tuple(_vector(given) for given in request.inputs)
+
+
 class FakeEngine:
     """See the module's docstring and `protocol.Engine`."""
 
@@ -186,7 +198,7 @@ class FakeEngine:
                 case GenerateRequest():
                     self._queue.append(self._job(request_id, request))
                 case EmbedRequest():
-                    raise InvalidRequest("the fake engine makes no embeddings")
+                    self._queue.append(_EmbedJob(request_id, request))
                 case _:
                     self._outputs.append(Answered(request_id, _answer(request)))
         except ModeldError as error:
@@ -301,7 +313,15 @@ class FakeEngine:
     def _advance(self, chunks: dict[int, int]) -> None:
         for job in list(self._slots.values()):
             job.prefilled += chunks.get(job.id, 0)
-            if job.prefilled == len(job.words):
+            if job.prefilled < len(job.words):
+                continue
+            if isinstance(job, _EmbedJob):
+                del self._slots[job.id]
+                self._outputs += [
+                    Vectors(job.id, 0, job.vectors),
+                    Done(job.id, FinishReason.STOP, job.usage()),
+                ]
+            else:
                 self._token(job)
 
     def _token(self, job: _Job) -> None:
@@ -320,6 +340,17 @@ class FakeEngine:
         if reason is not None:
             del self._slots[job.id]
             self._outputs.append(Done(job.id, reason, job.usage()))
+
+
+def _words(given: str | tuple[int, ...]) -> Sequence[object]:
+    return given.split() or [given] if isinstance(given, str) else given
+
+
+def _vector(given: str | tuple[int, ...]) -> bytes:
+    """Four numbers of length 1 together, the same ones for the same input."""
+    seed = zlib.crc32(repr(given).encode())
+    numbers = [(seed >> shift & 255) + 1 for shift in (0, 8, 16, 24)]
+    return struct.pack("<4f", *(number / math.hypot(*numbers) for number in numbers))
 
 
 def _answer(request: Aside) -> AsideAnswer:

@@ -14,6 +14,7 @@ from modeld.http.edge import Edge, EdgeRequest, current_request
 from modeld.http.errors import BACKPRESSURE, error_of, error_response
 from modeld.http.exchange import Exchange
 from modeld.http.limits import Limits, limits_of
+from modeld.http.routes.embed import EmbedRoute
 from modeld.http.routes.infer import InferRoute
 from modeld.http.routes.meta import MetaRoutes
 from modeld.http.routes.state import StateRoutes
@@ -42,6 +43,7 @@ class EdgeApp(QuartTrio):
             *StateRoutes(edge).table(),
             *MetaRoutes(edge).table(),
             *InferRoute(edge).table(),
+            *EmbedRoute(edge).table(),
             *VocabularyRoutes(edge).table(),
         ):
             self.add_url_rule(rule, rule, view, methods=methods)

@@ -14,6 +14,8 @@ from modeld.dialects.native import (
     Answer,
     ContentBody,
     DetokenizeBody,
+    EmbedAnswer,
+    EmbedBody,
     ErrorBody,
     InferBody,
     LoadingLine,
@@ -36,6 +38,8 @@ _BODIES = (
     TokenLine,
     QueuedLine,
     LoadingLine,
+    EmbedBody,
+    EmbedAnswer,
     TokenizeBody,
     TokensBody,
     DetokenizeBody,
@@ -78,6 +82,7 @@ def openapi_document() -> Json:
         },
         "paths": {
             "/infer": {"post": _infer()},
+            "/embed": {"post": _embed()},
             "/tokenize": {
                 "post": _post("Text to tokens", "TokenizeBody", "TokensBody", {"content": "Hello"})
             },
@@ -211,6 +216,16 @@ def _infer() -> Json:
             },
             **{str(status): _refusal(status, text) for status, text in _REFUSALS.items()},
         },
+    }
+
+
+def _embed() -> Json:
+    found = _post("Make embeddings", "EmbedBody", "EmbedAnswer", {"input": ["Hello", "world"]})
+    return found | {
+        "description": (
+            "One vector for each input, in their order. Served like `/infer`: it waits for a slot; streams "
+            "of the model run beside it. Any model that generates text can embed, too."
+        )
     }
 
 

@@ -11,6 +11,8 @@ from werkzeug.http import parse_accept_header
 
 from modeld.dialects.framing import json_bytes
 
+MOST_GZIP_BYTES = 1024 * 1024
+"""Above it, compression would hold up the event loop, and with it all streams, for more than some 50 ms."""
 LEAST_GZIP_BYTES = 512
 """Below this, compression gains nothing over a network packet."""
 
@@ -28,7 +30,7 @@ def text_reply(text: str, status: int = 200) -> Response:
 
 def compress(data: bytes, headers: Headers, accept_encoding: str) -> bytes:
     """Return `data` as it goes on the wire, and say so in the answer's headers."""
-    if len(data) < LEAST_GZIP_BYTES:
+    if not LEAST_GZIP_BYTES <= len(data) <= MOST_GZIP_BYTES:
         return data
     headers.add("Vary", "Accept-Encoding")
     if "gzip" not in accept_encoding or parse_accept_header(accept_encoding).quality("gzip") <= 0:

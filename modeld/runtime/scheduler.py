@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from trio_util import AsyncValue
 
 from modeld.core import inputs
+from modeld.core.capability import unfit
 from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, SetThreads, Stop, Tell
 from modeld.core.eta import eta
 from modeld.core.events import Loading, Queued
@@ -109,11 +110,15 @@ class Scheduler:
     def submit(self, order: Order, *, request_id: str) -> Ticket:
         """Take a request in. Its events arrive in the ticket; the caller closes it in the end.
 
-        Raises: ModelNotFound, ModelFailed, DoesNotFit, QueueFull, Draining.
+        Raises: ModelNotFound, InvalidRequest for what the model cannot do, ModelFailed, DoesNotFit,
+        QueueFull, Draining.
         """
         spec = self.fleet.catalog.find(order.model)
         if spec is None:
             raise ModelNotFound(_no_such_model(self.fleet.catalog, order.model))
+        problem = unfit(order.request, spec)
+        if problem is not None:
+            raise problem.as_error()
         now = trio.current_time()
         ticket = Ticket(
             ticket_id=self._next_ticket,

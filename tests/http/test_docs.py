@@ -8,7 +8,7 @@ from pathlib import Path
 import trio
 from support.backend import ScriptedBackend
 
-from modeld.dialects.native import DetokenizeBody, InferBody, TemplateBody, TokenizeBody
+from modeld.dialects.native import DetokenizeBody, EmbedBody, InferBody, TemplateBody, TokenizeBody
 from modeld.errors import ERRORS
 from modeld.http.openapi import openapi_document
 from modeld.telemetry.metrics import Metrics
@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def test_every_key_and_error_is_in_the_api_document() -> None:
     """A key or an error that nobody documented does not exist for its users."""
     text = (DOCS / "api.md").read_text()
-    bodies = (InferBody, TokenizeBody, DetokenizeBody, TemplateBody)
+    bodies = (InferBody, EmbedBody, TokenizeBody, DetokenizeBody, TemplateBody)
     for name in (*(key for body in bodies for key in body.__struct_fields__), *ERRORS):
         assert f"`{name}`" in text, name
 

@@ -3,15 +3,27 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import trio
 from support.fleets import limits, spec
 from support.house import house, last, read, text_of
 
-from modeld.core.events import Delta, Failed, Finished, FinishReason, Loading, Queued, Started, Tokenized
+from modeld.core.events import (
+    Delta,
+    Embedded,
+    Failed,
+    Finished,
+    FinishReason,
+    Loading,
+    Queued,
+    Started,
+    Tokenized,
+)
 from modeld.core.lifecycle import State
-from modeld.core.request import Order, TokenizeRequest
-from modeld.errors import DoesNotFit, Draining, ModelFailed, ModelNotFound, QueueFull
+from modeld.core.models import ModelFacts
+from modeld.core.request import EmbedRequest, Order, Pooling, TokenizeRequest
+from modeld.errors import DoesNotFit, Draining, InvalidRequest, ModelFailed, ModelNotFound, QueueFull
 
 
 async def test_a_stream_has_its_order(autojump_clock: trio.testing.MockClock) -> None:
@@ -328,3 +340,46 @@ async def test_an_aside_is_answered_while_every_slot_is_taken(autojump_clock: tr
         for stream in streams:
             assert isinstance(await last(stream), Finished)
         assert here.scheduler.fleet.instance("a.gguf").idle
+
+
+async def test_embeddings_wait_for_a_slot_like_everybody(autojump_clock: trio.testing.MockClock) -> None:
+    """They are queued behind a generation, take its slot, and their tokens are counted."""
+    async with house([spec("a", slots=1)], limits(), {"a.gguf": "step_s=1"}) as here:
+        stream = here.ask("a", max_tokens=5)
+        order = Order(request=EmbedRequest(inputs=("one two", "three")), model="a")
+        ticket = here.scheduler.submit(order, request_id="test")
+        *waiting, embedded, ended = await read(ticket)
+        assert any(isinstance(event, Queued) for event in waiting)
+        assert isinstance(embedded, Embedded)
+        assert (embedded.first, len(embedded.vectors)) == (0, 2)
+        assert isinstance(ended, Finished)
+        assert ended.usage.prompt_tokens == 3
+        assert stream.ended
+
+
+async def test_embeddings_have_a_deadline_and_end_when_the_client_leaves(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Too late is a failure, never half an answer; who leaves frees the slot."""
+    async with house([spec("a", slots=1)], limits(), {"a.gguf": "prefill_s=1 chunk=1"}) as here:
+        request = EmbedRequest(inputs=("a b c d e f g h",))
+        late = here.scheduler.submit(Order(request=request, model="a", timeout_s=3.0), request_id="test")
+        assert (await last(late)).problem.kind == "deadline_exceeded"
+        left = here.scheduler.submit(Order(request=request, model="a"), request_id="test")
+        while left.admitted is None:
+            await trio.sleep(0.1)
+        left.close()
+        assert isinstance(await last(here.ask("a", max_tokens=1)), Finished)
+        assert here.scheduler.inside.value == 0
+
+
+async def test_an_embedding_model_is_not_loaded_for_text(autojump_clock: trio.testing.MockClock) -> None:
+    """What its file says speaks against it, so nothing is loaded or evicted for it."""
+    facts = ModelFacts(architecture="bert", pooling="cls")
+    async with house([msgspec.structs.replace(spec("a"), facts=facts)], limits()) as here:
+        with pytest.raises(InvalidRequest, match="embedding model"):
+            here.ask("a")
+        order = Order(request=EmbedRequest(inputs=("x",), pooling=Pooling.MEAN), model="a")
+        with pytest.raises(InvalidRequest, match="pools by cls"):
+            here.scheduler.submit(order, request_id="test")
+        assert here.told == []

@@ -21,6 +21,8 @@ FEED_FORWARD = 128
 CONTEXT = 256
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 VOCABULARY = 320
+BERT_CONTEXT = 128
+BERT_WORDS = ["a", "b", "c", "hello", "world", "cat", "dog", *(f"w{number}" for number in range(88))]
 TENSORS = 2 + 9 * LAYERS + 1
 
 Extra = Mapping[str, int | float | str | bool | list[int]]
@@ -109,6 +111,57 @@ def write_recurrent(path: Path) -> Path:
         ("blk.0.ssm_out.weight", (EMBEDDING, inner)),
     ):
         add_tensor(writer, name, shape)
+    return finish(writer, path)
+
+
+def write_bert(path: Path, *, pooling: int | None = 1) -> Path:
+    """Write an embedding model: attention looks both ways, no KV cache, words as tokens; two layers."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"\u2581{word}" for word in BERT_WORDS)]
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_name("Tiny embedder")
+    writer.add_context_length(BERT_CONTEXT)
+    writer.add_embedding_length(EMBEDDING)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    if pooling is not None:
+        writer.add_pooling_type(gguf.PoolingType(pooling))
+    writer.add_tokenizer_model("bert")
+    writer.add_token_type_count(2)
+    writer.add_token_list(words)
+    writer.add_token_scores([0.0] * len(words))
+    kinds = [gguf.TokenType.CONTROL] * 5 + [gguf.TokenType.NORMAL] * len(BERT_WORDS)
+    writer.add_token_types(kinds)
+    writer.add_pad_token_id(0)
+    writer.add_unk_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_sep_token_id(3)
+    writer.add_eos_token_id(3)
+    writer.add_mask_token_id(4)
+    for name, shape in (
+        ("token_embd.weight", (len(words), EMBEDDING)),
+        ("position_embd.weight", (BERT_CONTEXT, EMBEDDING)),
+        ("token_types.weight", (2, EMBEDDING)),
+        ("token_embd_norm.weight", (EMBEDDING,)),
+        ("token_embd_norm.bias", (EMBEDDING,)),
+    ):
+        add_tensor(writer, name, shape)
+    for layer in range(2):
+        for name, shape in (
+            ("attn_q", (EMBEDDING, EMBEDDING)),
+            ("attn_k", (EMBEDDING, EMBEDDING)),
+            ("attn_v", (EMBEDDING, EMBEDDING)),
+            ("attn_output", (EMBEDDING, EMBEDDING)),
+            ("ffn_up", (FEED_FORWARD, EMBEDDING)),
+            ("ffn_down", (EMBEDDING, FEED_FORWARD)),
+        ):
+            add_tensor(writer, f"blk.{layer}.{name}.weight", shape)
+            add_tensor(writer, f"blk.{layer}.{name}.bias", (shape[0],))
+        for name in ("attn_output_norm", "layer_output_norm"):
+            add_tensor(writer, f"blk.{layer}.{name}.weight", (EMBEDDING,))
+            add_tensor(writer, f"blk.{layer}.{name}.bias", (EMBEDDING,))
     return finish(writer, path)
 
 

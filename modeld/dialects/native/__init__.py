@@ -2,10 +2,11 @@
 """The native API: bodies in, lines and bodies out. Pure.
 
 `wire` holds the values as they are written, `parse` turns a body into a `Generate`, `render` turns
-the events of one request into lines; `vocabulary` does both for what needs no slot; `listing` tells of the
-models. docs/api.md is the contract.
+the events of one request into lines; `embed` does both for vectors and
+`vocabulary` for what needs no slot; `listing` tells of the models. docs/api.md is the contract.
 """
 
+from modeld.dialects.native.embed import EmbedAnswer, EmbedBody, EmbedRenderer, parse_embed
 from modeld.dialects.native.listing import ModelsBody, models_body
 from modeld.dialects.native.parse import Generate, parse
 from modeld.dialects.native.render import Renderer, error_body, shows_text
@@ -34,6 +35,9 @@ __all__ = [
     "Answer",
     "ContentBody",
     "DetokenizeBody",
+    "EmbedAnswer",
+    "EmbedBody",
+    "EmbedRenderer",
     "ErrorBody",
     "Generate",
     "InferBody",
@@ -51,6 +55,7 @@ __all__ = [
     "models_body",
     "parse",
     "parse_detokenize",
+    "parse_embed",
     "parse_template",
     "parse_tokenize",
     "shows_text",

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from modeld.config.nearest import did_you_mean
-from modeld.core.request import Priority
+from modeld.core.request import Pooling, Priority
 from modeld.dialects.native.wire import InferBody, MessageBody, TriggerBody
 
 _PLACE = re.compile(r"(?P<what>.*?)(?: - at `(?P<place>[^`]*)`)?", re.DOTALL)
@@ -41,7 +41,7 @@ def complain(reason: str, body: type[msgspec.Struct] = InferBody) -> str:
     if found := _MISSING.fullmatch(what):
         return f'{name} lacks the key "{found["key"]}"'
     if found := _INVALID.fullmatch(what):
-        choices = ", ".join(Priority)
+        choices = ", ".join(Pooling if place == "$.pooling" else Priority)
         return f'{name} must be one of {choices}, not "{found["value"][:80]}"'
     if found := _EXPECTED.fullmatch(what):
         return _expected(name, found["types"], found["limit"].strip(), found["got"])

@@ -130,7 +130,7 @@ class Renderer:
             logprobs=self._logprobs or UNSET,
             finish_reason=last.reason if isinstance(last, Finished) else FinishReason.ERROR,
             usage=_usage(last.usage),
-            stats=_stats(last.stats),
+            stats=stats_body(last.stats),
             model=self._model,
             id=self._request_id,
         )
@@ -170,7 +170,8 @@ def _usage(usage: Usage) -> UsageBody:
     )
 
 
-def _stats(stats: Stats) -> StatsBody:
+def stats_body(stats: Stats) -> StatsBody:
+    """Return durations as they are written."""
     return StatsBody(
         duration_ms=round(stats.duration_s * 1000),
         queue_ms=round(stats.queue_s * 1000),

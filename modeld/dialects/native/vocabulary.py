@@ -23,7 +23,7 @@ from modeld.core.request import (
 )
 from modeld.dialects.framing import json_bytes
 from modeld.dialects.native.parse import decode, keep_alive_of, model_of, timeout_of
-from modeld.dialects.native.wire import MAX_INT32, Duration, MessageBody
+from modeld.dialects.native.wire import MAX_INT32, MessageBody, Terms
 from modeld.errors import InvalidRequest
 
 MOST = 131_072
@@ -32,18 +32,7 @@ MOST = 131_072
 _Token = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 
 
-class _Terms(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """On which terms it is answered. The model is loaded if it is not, as for `POST /infer`."""
-
-    model: Annotated[str | None, Meta(description="Id or alias; default: the default model")] = None
-    timeout: Annotated[Duration | None, Meta(description="From arrival to answer; default: no limit")] = None
-    priority: Annotated[Priority | None, Meta(description="Class in the queue; default normal")] = None
-    keep_alive: Annotated[
-        Duration | None, Meta(description="How long the model stays loaded afterwards; default: its ttl")
-    ] = None
-
-
-class TokenizeBody(_Terms):
+class TokenizeBody(Terms):
     """What `POST /tokenize` takes."""
 
     content: Annotated[str, Meta(max_length=MOST, description="Any text")]
@@ -56,13 +45,13 @@ class TokenizeBody(_Terms):
     with_pieces: Annotated[bool | None, Meta(description="Tell the text of each token, too")] = None
 
 
-class DetokenizeBody(_Terms):
+class DetokenizeBody(Terms):
     """What `POST /detokenize` takes."""
 
     tokens: Annotated[list[_Token], Meta(max_length=MOST, description="Ids of tokens")]
 
 
-class TemplateBody(_Terms):
+class TemplateBody(Terms):
     """What `POST /apply-template` takes."""
 
     messages: Annotated[list[MessageBody], Meta(min_length=1, description="As in `POST /infer`")]
@@ -143,7 +132,7 @@ def aside_body(answer: AsideAnswer) -> bytes:
             return json_bytes(PromptBody(prompt))
 
 
-def _order(wire: _Terms, request: Aside) -> Order:
+def _order(wire: Terms, request: Aside) -> Order:
     return Order(
         request=request,
         model=model_of(wire.model),

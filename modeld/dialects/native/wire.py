@@ -185,6 +185,17 @@ class InferBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ignore_eos: Annotated[bool | None, Meta(description="Ban end-of-generation tokens; default false")] = None
 
 
+class Terms(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """On which terms it is answered; a model that is not loaded is, as for `POST /infer`."""
+
+    model: Annotated[str | None, Meta(description="Id or alias; default: the default model")] = None
+    timeout: Annotated[Duration | None, Meta(description="From arrival to answer; default: no limit")] = None
+    priority: Annotated[Priority | None, Meta(description="Class in the queue; default normal")] = None
+    keep_alive: Annotated[
+        Duration | None, Meta(description="How long the model stays loaded afterwards; default: its ttl")
+    ] = None
+
+
 class UsageBody(msgspec.Struct, frozen=True):
     """Token counts. `cached_tokens` of the prompt came from the prefix cache."""
 

@@ -57,6 +57,10 @@ class Batch:
         """Begin a new batch."""
         self.size = self.struct.n_tokens = 0
 
+    def want_all(self) -> None:
+        """Ask for the output of every token."""
+        self._wanted_view[: self.size] = 1
+
     def add_token(self, token: int, position: int, slot: int) -> int:
         """Add the next token of a running slot and ask for its logits; return its row."""
         row = self.size

@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from operator import attrgetter
+from pathlib import Path
 
 import numpy as np
 
@@ -28,6 +29,10 @@ from modeld.core.request import Aside, EmbedRequest, Request
 from modeld.engine.llama.aside import answer
 from modeld.engine.llama.batch import Batch
 from modeld.engine.llama.constrained import NO_TOKEN, logits_of
+from modeld.engine.llama.embedder import Embedder
+from modeld.engine.llama.embedding import EmbedJob, prepare_embedding
+from modeld.engine.llama.embedding_engine import EmbeddingEngine
+from modeld.engine.llama.gguf import GgufError, read_facts
 from modeld.engine.llama.job import Job, prepare
 from modeld.engine.llama.library import last_lines, lib, logger
 from modeld.engine.llama.model import Model
@@ -49,7 +54,7 @@ from modeld.engine.protocol import (
     Output,
     Tokens,
 )
-from modeld.errors import EngineFailed, InvalidGrammar, InvalidRequest, ModeldError, ModelFailed
+from modeld.errors import EngineFailed, InvalidGrammar, ModeldError, ModelFailed
 
 _SLOT = attrgetter("slot")
 _OK, _NO_CELLS, _ABORTED = 0, 1, 2
@@ -67,7 +72,18 @@ def load(spec: LoadSpec, on_progress: OnProgress) -> Engine:
 
     Raises: LoadAborted when `on_progress` returns False; ModelFailed.
     """
-    return LlamaEngine(spec, on_progress)
+    pooling = _pooling_of(spec)
+    return EmbeddingEngine(spec, on_progress, pooling) if pooling else LlamaEngine(spec, on_progress)
+
+
+def _pooling_of(spec: LoadSpec) -> str:
+    """Return how an embedding model pools, empty for any other, and for a file that cannot be read."""
+    if spec.facts is not None:
+        return spec.facts.pooling
+    try:
+        return read_facts(Path(spec.path)).pooling
+    except (GgufError, OSError):
+        return ""
 
 
 class LlamaEngine:
@@ -87,8 +103,9 @@ class LlamaEngine:
         )
         self._batch = Batch(model.batch_tokens, model.sequences)
         self._chunks = ChunkRule(model.batch_tokens)
+        self._embedder = Embedder(model, self._batch)
         self._submitted: deque[tuple[int, Request]] = deque()
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[Job | EmbedJob] = deque()
         self._running: list[Job] = []
         self._cancelled: set[int] = set()
         self._full = False
@@ -118,7 +135,7 @@ class LlamaEngine:
     @property
     def busy(self) -> bool:
         """Whether `step` has anything to do."""
-        return bool(self._running or self._waiting or self._submitted)
+        return bool(self._running or self._waiting or self._submitted or self._embedder.jobs)
 
     def submit(self, request_id: int, request: Request) -> None:
         """Take a request; `step` refuses it if it is bad."""
@@ -143,8 +160,10 @@ class LlamaEngine:
         self._closed = True
         self._template.close()
         for job in (*self._running, *self._waiting):
-            job.sampler.close()
+            if isinstance(job, Job):
+                job.sampler.close()
         self._running.clear()
+        self._embedder.jobs.clear()
         self._waiting.clear()
         self._submitted.clear()
         self._model.close()
@@ -161,6 +180,8 @@ class LlamaEngine:
             batch = self._schedule()
             if batch:
                 self._forward(batch, outputs)
+            if self._embedder.jobs:
+                self._embed(outputs)
         self._flag.down()
         return outputs
 
@@ -177,12 +198,17 @@ class LlamaEngine:
     def _admit(self, outputs: list[Output]) -> bool:
         """Give the first waiting job a slot, or note that until one ends there is no room for it."""
         job = self._waiting[0]
-        wait = self._places.admit(job, self._running)
+        if isinstance(job, EmbedJob):
+            job.reserve(self._embedder.rows, self._model.layout, self._info.cells)
+        wait = self._places.admit(job, [*self._running, *self._embedder.jobs])
         if wait is not None:
             self._full = wait is Wait.ROOM
             return False
         self._waiting.popleft()
-        self._running.append(job)
+        if isinstance(job, EmbedJob):
+            self._embedder.jobs.append(job)
+        else:
+            self._running.append(job)
         outputs.append(Admitted(id=job.id, prompt_tokens=job.prompt_length, cached_tokens=job.cached))
         return True
 
@@ -213,7 +239,11 @@ class LlamaEngine:
             outputs.append(Answered(request_id, answer(request, self._vocab, self._template)))
             return
         if isinstance(request, EmbedRequest):
-            raise InvalidRequest(f"{self._id} makes no embeddings")
+            embedding = prepare_embedding(
+                request_id, request, self._vocab, context=self._info.context, why=", or raise llama_ctx"
+            )
+            self._waiting.append(embedding)
+            return
         job = prepare(
             request_id,
             request,
@@ -228,8 +258,12 @@ class LlamaEngine:
         for job in [job for job in self._waiting if job.id in self._cancelled]:
             self._waiting.remove(job)
             self._full = False
-            job.sampler.close()
+            if isinstance(job, Job):
+                job.sampler.close()
             outputs.append(Done(id=job.id, reason=FinishReason.CANCELLED, usage=Usage()))
+        for embedding in [job for job in self._embedder.jobs if job.id in self._cancelled]:
+            self._end_embedding(embedding)
+            outputs.append(Done(embedding.id, FinishReason.CANCELLED, embedding.usage))
         for job in [job for job in self._running if job.id in self._cancelled]:
             self._finish(job, FinishReason.CANCELLED, job.text.flush(), outputs)
         self._cancelled.clear()
@@ -316,6 +350,44 @@ class LlamaEngine:
                     f"{self._id}: the KV cache of this model cannot be wound back; load it anew"
                 )
         job.kept = kept
+
+    def _embed(self, outputs: list[Output]) -> None:
+        """Decode for embeddings, as much as the streams beside it allow, and give out what is ready."""
+        streams = sum(job.pending >= 0 for job in self._running)
+        most = self._chunks.budget(streams, 1) if streams else self._embedder.rows
+        result, parts = self._embedder.decode(self._places.memory, most, self._places.cache.spare)
+        if result == _ABORTED:
+            return
+        if result != _OK:
+            self._embedding_failed(parts[-1].job, result, outputs)
+            return
+        self._faults = 0
+        for job in self._embedder.take(parts):
+            fault = EngineFailed(f"{self._id} computes values that are no numbers; its file may be damaged")
+            self._end_embedding(job)
+            outputs.append(Broken(job.id, fault.as_problem(), job.usage))
+        for job in [job for job in self._embedder.jobs if job.index > job.told]:
+            outputs.append(job.tell())
+            if job.ended:
+                self._end_embedding(job)
+                outputs.append(Done(job.id, FinishReason.STOP, job.usage))
+
+    def _embedding_failed(self, job: EmbedJob, result: int, outputs: list[Output]) -> None:
+        self._faults += 1
+        said = last_lines[-1] if last_lines else "no reason given"
+        reason = f"llama_decode failed with {result} for an embedding ({said})"
+        if self._faults >= _MOST_FAULTS:
+            raise EngineFailed(f"{self._id}: {reason}, {self._faults} times in a row; load the model anew")
+        logger.warning("%s: %s", self._id, reason)
+        self._end_embedding(job)
+        fault = EngineFailed(f"{self._id}: {reason}; send the request again")
+        outputs.append(Broken(job.id, fault.as_problem(), job.usage))
+
+    def _end_embedding(self, job: EmbedJob) -> None:
+        """Give back the slot and the cells of a job."""
+        self._embedder.jobs.remove(job)
+        self._places.drop(job)
+        self._full = False
 
     # process
 

@@ -15,7 +15,8 @@ buffer becomes resident only as deep as it is used; a budget must not be broken 
 | compute  | without flash attention scores and mask in F32, ubatch x cells x (heads + 1) x 4;    |
 |          | with it the mask in F32 and F16, ubatch x cells x 6; activations of one layer,       |
 |          | ubatch x (4 embedding + 2 feed forward) x 4; two rows of logits a slot, and one a    |
-|          | sequence that the prefix cache may retain (none for recurrent models); and the       |
+|          | sequence that the prefix cache may retain (none for recurrent models), but at least  |
+|          | 32 and one a slot; and the                                                           |
 |          | threads' work area: scores once more in F16, ubatch x cells x heads x 2              |
 | overhead | 384 bytes a token of the vocabulary (with its merges), and 5 MiB of tables; in a     |
 |          | process of its own 40 MiB of interpreter, libraries and llama.cpp's code more        |
@@ -46,7 +47,7 @@ from functools import cache
 from pathlib import Path
 
 from modeld.core.models import MIB, Footprint, Isolation, LoadOptions, ModelFacts
-from modeld.engine.llama.gguf_tables import TENSOR_TYPES
+from modeld.engine.llama.gguf_tables import ENCODERS, TENSOR_TYPES
 
 CELL_GROUP = 256
 """llama.cpp rounds the context up to whole groups."""
@@ -55,6 +56,10 @@ VOCABULARY_BYTES = 384
 FIXED_BYTES = 5 * MIB
 PROCESS_BYTES = 40 * MIB
 """A worker process before it loads anything; measured: 41 MiB of proportional set size alone on a machine."""
+EMBED_SEQUENCES = 32
+"""Inputs of one decode of an embedding model; a divisor of its tokens."""
+LEAST_ROWS = 32
+"""Rows of logits that a context has at the least: an embedding beside streams takes one a token."""
 MOST_RETAINED = 32
 """Sequences that the prefix cache may hold beside those in slots, where it is on."""
 
@@ -76,16 +81,49 @@ def estimate(facts: ModelFacts, options: LoadOptions, *, repacked: frozenset[str
     `repacked`: names of the tensor types that are rearranged (default: those of this machine's CPU).
     """
     types = repacked_types() if repacked is None else repacked
+    if facts.pooling:
+        return _embedding_model(facts, options, types)
     cells = cells_of(facts, options)
     ubatch = min(max(options.ubatch, options.slots), cells)
     return Footprint(
         weights=_weights(facts, options, types),
         kv=_kv(facts, options, cells),
         compute=_compute(facts, options, ubatch=ubatch, cells=cells),
-        overhead=facts.vocabulary * VOCABULARY_BYTES
-        + FIXED_BYTES
-        + (PROCESS_BYTES if options.isolation is Isolation.PROCESS else 0),
+        overhead=_overhead(facts, options),
     )
+
+
+def _embedding_model(facts: ModelFacts, options: LoadOptions, types: frozenset[str]) -> Footprint:
+    """Estimate an embedding model: a decode of whole inputs, with the logits of each token.
+
+    llama.cpp 0.3.36 keeps room for those although nobody asks for them. Encoders have no KV cache.
+    """
+    tokens = embed_tokens(options)
+    cells = -(-tokens // CELL_GROUP) * CELL_GROUP
+    rows = tokens * (facts.vocabulary + 2 * facts.embedding_length) * 4
+    activations = tokens * (6 * facts.embedding_length + 2 * facts.feed_forward_length) * 4
+    scores = tokens * tokens * (6 if uses_flash_attention(options) else 6 * facts.heads + 8)
+    return Footprint(
+        weights=_weights(facts, options, types),
+        kv=0 if facts.architecture in ENCODERS else _kv(facts, options, cells),
+        compute=rows + activations + scores,
+        overhead=_overhead(facts, options),
+    )
+
+
+def _overhead(facts: ModelFacts, options: LoadOptions) -> int:
+    process = PROCESS_BYTES if options.isolation is Isolation.PROCESS else 0
+    return facts.vocabulary * VOCABULARY_BYTES + FIXED_BYTES + process
+
+
+def embed_tokens(options: LoadOptions) -> int:
+    """Return the tokens of one decode of an embedding model: `ubatch` (or `ctx`), in whole groups."""
+    return -(-min(options.ubatch, options.ctx) // EMBED_SEQUENCES) * EMBED_SEQUENCES
+
+
+def output_rows(sequences: int) -> int:
+    """Return how many tokens of a batch may have their logits computed."""
+    return max(sequences, LEAST_ROWS)
 
 
 def cells_of(facts: ModelFacts, options: LoadOptions) -> int:
@@ -137,7 +175,7 @@ def _kv(facts: ModelFacts, options: LoadOptions, cells: int) -> int:
 def _compute(facts: ModelFacts, options: LoadOptions, *, ubatch: int, cells: int) -> int:
     activations = ubatch * (4 * facts.embedding_length + 2 * facts.feed_forward_length) * 4
     retained = 0 if facts.recurrent_bytes else retained_sequences(options)
-    logits = (2 * options.slots + retained) * facts.vocabulary * 4
+    logits = (options.slots + output_rows(options.slots + retained)) * facts.vocabulary * 4
     if not any(facts.kv_heads):
         return activations + logits
     if uses_flash_attention(options):

@@ -16,7 +16,7 @@ from modeld.core.models import ModelFacts
 from modeld.engine.llama.gguf_cursor import GgufError
 from modeld.engine.llama.gguf_header import Header, Tensor, read_header
 from modeld.engine.llama.gguf_sense import check_sense
-from modeld.engine.llama.gguf_tables import FILE_TYPE_GUESSED, FILE_TYPES
+from modeld.engine.llama.gguf_tables import ENCODERS, FILE_TYPE_GUESSED, FILE_TYPES
 
 __all__ = ["GgufError", "Header", "Kind", "facts_of", "kind_of", "read_facts", "read_header", "split_of"]
 
@@ -24,6 +24,10 @@ MAX_NAME_CHARACTERS = 128
 _MAX_NUMBER = 2**31 - 1
 ROW_GROUP = 8
 """llama.cpp repacks a matrix only if its rows come in groups of (at most) so many."""
+
+_POOLINGS = {1: "mean", 2: "cls", 3: "last"}
+_RANK = 4
+"""Values of `pooling_type` (llama_pooling_type of llama.h)."""
 
 _LOOKED_UP = (
     "token_embd.weight",
@@ -124,8 +128,22 @@ def facts_of(parts: Sequence[Header]) -> ModelFacts:
         output_bytes=output.bytes if output else 0,
         matrix_bytes=_matrix_bytes(tensors),
         recurrent_bytes=_recurrent_bytes(first, arch, kv_heads.count(0) or layers),
+        pooling=_pooling(first, arch),
         has_chat_template=first.lengths.get("tokenizer.chat_template", 0) > 0,
     )
+
+
+def _pooling(header: Header, arch: str) -> str:
+    """How an embedding model pools, empty for one that generates.
+
+    Raises: GgufError for a reranking model: its output is no embedding.
+    """
+    kind = _number(header, f"{arch}.pooling_type")
+    if kind == _RANK:
+        raise GgufError(
+            "the file holds a reranking model (pooling_type is rank), which modeld does not serve"
+        )
+    return _POOLINGS.get(kind, "mean" if arch in ENCODERS else "")
 
 
 def _quant(header: Header, tensors: Iterable[Tensor]) -> str:

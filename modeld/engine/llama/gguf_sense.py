@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from modeld.engine.llama.gguf_cursor import GgufError
 from modeld.engine.llama.gguf_header import Header
+from modeld.engine.llama.gguf_tables import ENCODERS
 
 MAX_LAYERS = 512
 """LLAMA_MAX_LAYERS."""
@@ -67,7 +68,7 @@ def check_sense(header: Header, arch: str, layers: int) -> None:
         _check_bytes(header)
     if tokenizer in _NO_TOKENIZERS:
         raise GgufError("the file has no vocabulary (tokenizer.ggml.model is none): it cannot read text")
-    if tokenizer == _EMBEDDING_TOKENIZER:
+    if tokenizer == _EMBEDDING_TOKENIZER and arch not in ENCODERS:
         raise GgufError(
             "the file has the tokenizer of an embedding model (tokenizer.ggml.model is bert): "
             "it cannot generate text"

@@ -10,6 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+ENCODERS = frozenset(
+    {
+        "bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "neo-bert",
+        "modern-bert",
+        "eurobert",
+        "gemma-embedding",
+    }
+)
+"""Architectures without a KV cache that read an input as a whole (llama_model::create_memory): they embed."""
+
 
 class TensorType(NamedTuple):
     """A ggml tensor type: its name, the elements of one block, and the bytes of one block."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modeld.core.models import LoadOptions
+from modeld.engine.llama.footprint import output_rows
 from modeld.engine.llama.layout import Layout, first_layout, unified_layout
 from modeld.engine.llama.library import capture, initialise, lib
 from modeld.engine.protocol import LoadAborted, LoadSpec, OnProgress
@@ -73,9 +74,9 @@ def model_params(options: LoadOptions) -> Any:
 def context_params(options: LoadOptions, layout: Layout) -> Any:
     """Return llama.cpp's parameters for a context with these options.
 
-    One row of logits a sequence is all a step needs, and keeps the compute buffer small. Windowed layers
-    have as many cells as others (`swa_full`): a window alone has lost what the beginning of another
-    prompt would need.
+    One row of logits a sequence is all a step needs, and keeps the compute buffer small; a decode for
+    embeddings has one a token. Windowed layers have as many cells as others (`swa_full`): a window alone
+    has lost what the beginning of another prompt would need.
     Raises: ModelFailed for a KV type that llama.cpp does not have.
     """
     if options.kv_type not in GGML_TYPES:
@@ -86,7 +87,8 @@ def context_params(options: LoadOptions, layout: Layout) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = layout.cells
     params.n_batch = params.n_ubatch = max(options.ubatch, options.slots)
-    params.n_seq_max = params.n_outputs_max = layout.sequences
+    params.n_seq_max = layout.sequences
+    params.n_outputs_max = output_rows(layout.sequences)
     params.swa_full = True
     params.n_threads = params.n_threads_batch = options.threads
     params.flash_attn_type = _flash_attention(options)
@@ -124,10 +126,14 @@ class Model:
       cells, sequences, batch_tokens: what the context has room for.
     """
 
-    def __init__(self, spec: LoadSpec, on_progress: OnProgress) -> None:
-        """Load. Raises LoadAborted, or ModelFailed with the last words of llama.cpp."""
+    def __init__(self, spec: LoadSpec, on_progress: OnProgress, pooling: str = "") -> None:
+        """Load. Raises LoadAborted, or ModelFailed with the last words of llama.cpp.
+
+        `pooling`: of an embedding model, how it pools.
+        """
         initialise()
         self.id = spec.model_id
+        self.pooling = pooling
         self.flag = AbortFlag()
         self._options = spec.options
         self._threads = spec.options.threads
@@ -135,7 +141,7 @@ class Model:
         self._context: int | None = None
         try:
             self.pointer = self._pointer = self._load(spec, on_progress)
-            self._refuse_what_cannot_generate(spec)
+            self._refuse(spec)
             self.vocab = lib.llama_model_get_vocab(self.pointer)
             self.trained_context = lib.llama_model_n_ctx_train(self.pointer)
             self._ask_once_more(on_progress)
@@ -178,6 +184,11 @@ class Model:
     def weights_bytes(self) -> int:
         """Size of all tensors, bytes."""
         return lib.llama_model_size(self.pointer)
+
+    @property
+    def output_width(self) -> int:
+        """Numbers of an embedding."""
+        return int(lib.llama_model_n_embd_out(self.pointer))
 
     @property
     def description(self) -> str:
@@ -235,7 +246,8 @@ class Model:
         if not on_progress(1.0):
             raise LoadAborted(f"the load of {self.id} was given up before its context was made")
 
-    def _refuse_what_cannot_generate(self, spec: LoadSpec) -> None:
+    def _refuse(self, spec: LoadSpec) -> None:
+        """Refuse what cannot generate."""
         if lib.llama_model_has_encoder(self.pointer) or not lib.llama_model_has_decoder(self.pointer):
             raise ModelFailed(
                 f"{spec.model_id} is no decoder-only model; modeld generates text with those only"
@@ -244,16 +256,22 @@ class Model:
     def _open(self, layout: Layout) -> None:
         self.layout = layout
         self.context = self._context = self._new_context(layout)
-        memory = lib.llama_get_memory(self.context)
-        if memory is None:
-            raise ModelFailed(f"{self.id} has no KV cache (an embedding model?): it cannot generate text")
-        self.memory = memory
+        self.memory = self._find_memory()
         self.cells = lib.llama_n_ctx(self.context)
         self.sequences = lib.llama_n_seq_max(self.context)
         self.batch_tokens = lib.llama_n_ubatch(self.context)
 
+    def _find_memory(self) -> int:
+        memory: int | None = lib.llama_get_memory(self.context)
+        if memory is None:
+            raise ModelFailed(f"{self.id} has no KV cache (an embedding model?): it cannot generate text")
+        return memory
+
+    def _params(self, layout: Layout) -> Any:
+        return context_params(self._options, layout)
+
     def _new_context(self, layout: Layout) -> int:
-        params = context_params(self._options, layout)
+        params = self._params(layout)
         params.n_threads = params.n_threads_batch = self._threads
         if not self.recurrent:
             # A recurrent state that was half updated cannot be wound back: there only chunks bound a wait.

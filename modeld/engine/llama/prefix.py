@@ -116,6 +116,11 @@ class PrefixCache:
         return 0 if self.yields and self.slots.busy else self.cap
 
     @property
+    def spare(self) -> list[int]:
+        """Sequences that nobody holds."""
+        return self.slots.spare
+
+    @property
     def retained(self) -> tuple[int, ...]:
         """Retained sequences, least recently used first."""
         return tuple(self._retained)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from modeld.core.models import LoadOptions
 from modeld.engine.llama.batch import Batch
+from modeld.engine.llama.embedding import EmbedJob
 from modeld.engine.llama.job import Job
 from modeld.engine.llama.library import logger
 from modeld.engine.llama.memory import Memory
@@ -46,7 +47,7 @@ class Residency:
                 model.id,
             )
 
-    def admit(self, job: Job, running: Sequence[Job]) -> Wait | None:
+    def admit(self, job: Job | EmbedJob, running: Sequence[Job | EmbedJob]) -> Wait | None:
         """Give a job its slot and cells; return why it has to wait, or None.
 
         Raises: ModelFailed when the cache had to be made anew, and could not.
@@ -85,7 +86,7 @@ class Residency:
         job.kept -= discard
         job.intact = keep
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: Job | EmbedJob) -> None:
         """Take back the slot of a job of which nothing may be kept."""
         self._perform(self.cache.drop(job.slot))
 
@@ -103,7 +104,7 @@ class Residency:
             if not self.memory.is_whole(sequence):
                 self._perform(self.cache.forget(sequence))
 
-    def _unify(self, job: Job) -> None:
+    def _unify(self, job: Job | EmbedJob) -> None:
         """Make one cache of the shares: from now on a request may have as much as there is."""
         logger.info(
             "%s: a request needs %d KV cells, more than the %d of its share; from now on all slots share one "

@@ -55,6 +55,11 @@ class Slots:
         """Whether one more sequence can begin without an old one's going."""
         return len(self._held) < self.sequences
 
+    @property
+    def spare(self) -> list[int]:
+        """Sequences that nobody holds."""
+        return [number for number in range(self.sequences) if number not in self._held]
+
     def length(self, sequence: int) -> int:
         """Return how many cells a sequence holds or has reserved."""
         return len(self._held[sequence])

@@ -63,6 +63,13 @@ class SplitCache:
         return tuple(self._retained)
 
     @property
+    def spare(self) -> list[int]:
+        """Slots with nothing in them."""
+        return [
+            slot for slot in range(self.count) if slot not in self._prompts and slot not in self._retained
+        ]
+
+    @property
     def busy(self) -> int:
         """Slots that are taken."""
         return len(self._prompts)
