@@ -58,7 +58,7 @@ def without_claim(fleet: Fleet, model_id: str) -> Fleet:
 
 
 def tidied(fleet: Fleet, now: Instant) -> Fleet:
-    """Return the fleet without claims that nobody needs any more, and victims that are gone or pinned."""
+    """Return the fleet without claims nobody needs, and without victims that are gone, hang or are pinned."""
     if not fleet.claims:
         return fleet
     wanted = {waiter.model_id for waiter in fleet.waiting}
@@ -81,9 +81,10 @@ def tidied(fleet: Fleet, now: Instant) -> Fleet:
 
 
 def _goes(fleet: Fleet, claim: Claim, victim: str) -> bool:
-    if not fleet.instance(victim).state.holds_memory:
+    view = fleet.instance(victim)
+    if not view.state.holds_memory or view.stuck is not None:
         return False
-    return claim.committed or fleet.instance(victim).stopping or not is_pinned(fleet, victim)
+    return claim.committed or view.stopping or not is_pinned(fleet, victim)
 
 
 def _need(fleet: Fleet, claim: Claim) -> int:

@@ -40,22 +40,25 @@ def load_demands(fleet: Fleet, now: Instant) -> Outcome:
         fleet, more = _meet(fleet, claim, now)
         effects += more
     blocked = False
+    spare = _spare(fleet)
+    claimed = {claim.model_id for claim in fleet.claims}
     for model_id in demands(fleet, now):
         view = fleet.instance(model_id)
         spec = fleet.catalog.models.get(model_id)
-        claimed = any(claim.model_id == model_id for claim in fleet.claims)
-        if spec is None or claimed or view.state.holds_memory or now < view.failures.retry_at:
+        if spec is None or model_id in claimed or view.state.holds_memory or now < view.failures.retry_at:
             continue
         if (refused := _refuse_if_never(fleet, spec)) is not None:
             fleet, more = refused
             effects += more
+            spare = _spare(fleet)
             continue
-        free = fleet.free
-        if free is None or spec.footprint.total <= free - owed(fleet, fleet.claims):  # (2)
+        if spare is None or spec.footprint.total <= spare:  # (2)
             fleet, more = _start(fleet, spec, now)
             effects += more
+            spare = _spare(fleet)
             continue
-        fleet = fleet.having(replace(view, state=move(view.state, State.QUEUED)))
+        if view.state is not State.QUEUED:
+            fleet = fleet.having(replace(view, state=move(view.state, State.QUEUED)))
         if blocked:  # (4)
             continue
         made = _claim(fleet, spec, now)  # (3)
@@ -63,12 +66,25 @@ def load_demands(fleet: Fleet, now: Instant) -> Outcome:
             blocked = True
             continue
         fleet = with_claim(fleet, made)
+        spare = _spare(fleet)
         if made.committed:
             fleet, more = _evict(fleet, made, now)
             effects += more
         else:
             effects += _tell_drains(fleet, made, made.victims, now)
+    if any(isinstance(effect, Load) and effect.spec.pinned for effect in effects):
+        for model_id in demands(fleet, now):  # What does not fit beside it is told so now.
+            spec = fleet.catalog.models.get(model_id)
+            if spec is not None and (refused := _refuse_if_never(fleet, spec)) is not None:
+                fleet, more = refused
+                effects += more
     return _forget_demands(fleet), effects
+
+
+def _spare(fleet: Fleet) -> int | None:
+    """Return the bytes that are free and that no claim needs; None if memory is unlimited."""
+    free = fleet.free
+    return None if free is None else free - owed(fleet, fleet.claims)
 
 
 def _refuse_if_never(fleet: Fleet, spec: ModelSpec) -> Outcome | None:
@@ -84,7 +100,10 @@ def _refuse_if_never(fleet: Fleet, spec: ModelSpec) -> Outcome | None:
 
 def _meet(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
     """Load what a claim is for if its bytes are there, else see to its victims."""
-    claim = next((one for one in fleet.claims if one.model_id == claim.model_id), claim)
+    now_claimed = next((one for one in fleet.claims if one.model_id == claim.model_id), None)
+    if now_claimed is None:
+        return fleet, []
+    claim = now_claimed  # Victims of an older claim that was met may have come to it.
     spec = fleet.catalog.models[claim.model_id]
     if (refused := _refuse_if_never(fleet, spec)) is not None:
         return refused
@@ -96,8 +115,9 @@ def _meet(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
         return _start(fleet, spec, now)
     missing = spec.footprint.total - usable
     if claim.committed:
-        # The budget or the estimate changed: what was evicted is not enough any more.
-        return (fleet if claim.victims else without_claim(fleet, claim.model_id)), []
+        # The budget or the estimate changed, or a victim hangs: what was evicted is not enough any more.
+        enough = pending(fleet, claim) >= missing
+        return (fleet if enough else without_claim(fleet, claim.model_id)), []
     idle = idle_set(fleet, spec, missing, now)
     if idle is not None:
         claim = replace(claim, victims=idle, committed=True)

@@ -16,6 +16,8 @@ def never_fits(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     limits = fleet.limits
     if limits.budget is None or fleet.instance(spec.id).state.holds_memory:
         return None
+    if spec.footprint.total <= (fleet.free or 0):
+        return None
     pinned = {
         view.model_id: view.reserved
         for view in fleet.instances.values()

@@ -28,7 +28,11 @@ def cost(fleet: Fleet, victims: Iterable[str], now: Instant) -> float:
 def idle_set(fleet: Fleet, spec: ModelSpec, missing: int, now: Instant) -> tuple[str, ...] | None:
     """Choose idle models that may go at once; those that stop already count first."""
     others = spoken_for(fleet, spec.id)
-    stopping = [view for view in fleet.instances.values() if view.stopping and view.model_id not in others]
+    stopping = [
+        view
+        for view in fleet.instances.values()
+        if view.stopping and view.stuck is None and view.model_id not in others
+    ]
     candidates = (
         candidate(view, now)
         for view in movable(fleet, others, {State.READY})
@@ -43,7 +47,11 @@ def drain_set(
     """Choose models that go once they are idle; those that drain already count first."""
     others = spoken_for(fleet, spec.id)
     views = fleet.instances.values()
-    draining = [view for view in views if view.state is State.DRAINING and view.model_id not in others]
+    draining = [
+        view
+        for view in views
+        if view.state is State.DRAINING and view.stuck is None and view.model_id not in others
+    ]
     candidates = (candidate(view, now) for view in movable(fleet, others, states))
     return _beside(draining, candidates, missing, fleet)
 

@@ -7,10 +7,11 @@ from support.fleets import Paper, limits, spec
 
 from modeld.core.effects import Tell
 from modeld.core.gates import is_closed
-from modeld.core.inputs import CatalogChanged, GotSlot, Left, Released, Tick
+from modeld.core.inputs import CatalogChanged, GotSlot, Left, Released, Stuck, Tick
 from modeld.core.lifecycle import State
-from modeld.core.models import make_catalog
+from modeld.core.models import MIB, make_catalog
 from modeld.core.wake import next_deadline
+from modeld.errors import EngineFailed
 
 
 class Timed(Paper):
@@ -290,3 +291,16 @@ def test_a_load_does_not_reset_what_a_request_has_waited_for_others() -> None:
     assert {**pair.refusals, **pair.cuts} == {}
     pair.pass_to(80.0)
     assert set(pair.refusals) | set(pair.cuts) == set(waiters[2:])
+
+
+def test_a_victim_that_hangs_is_not_waited_for() -> None:
+    """When a is stopped for b and hangs, c, which is idle too, goes instead; a's bytes are still held."""
+    paper = Paper([spec("a", 50), spec("b", 50), spec("c", 50)], limits(100))
+    paper.up("a", "c")
+    paper.arrive("b")
+    assert paper.stops == ["a.gguf"]
+    paper.feed(Stuck("a.gguf", EngineFailed("it hangs").as_problem()))
+    assert paper.stops == ["a.gguf", "c.gguf"]
+    paper.stopped("c")
+    assert paper.loads == ["a.gguf", "c.gguf", "b.gguf"]
+    assert paper.fleet.held == 100 * MIB

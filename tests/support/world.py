@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Clients, engines and a clock that play against `step`, and books of their own that are held against it.
+
+What happens is decided by `pick`: a number below its argument. So a schedule is a row of numbers, whoever
+makes them up, and one that fails can be replayed and made shorter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from support.fleets import Paper, limits, spec
+
+from modeld.core.claims import owed, pending
+from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, Stop, Tell
+from modeld.core.fleet import Eviction
+from modeld.core.inputs import (
+    Arrived,
+    CatalogChanged,
+    CutAll,
+    Died,
+    GotSlot,
+    Input,
+    Left,
+    Loaded,
+    LoadFailed,
+    Released,
+    Stopped,
+    Stuck,
+    Tick,
+    Wanted,
+)
+from modeld.core.lifecycle import State
+from modeld.core.models import MIB, make_catalog
+from modeld.core.request import Priority
+from modeld.core.wake import next_deadline
+from modeld.errors import EngineFailed, ModelFailed
+
+Pick = Callable[[int], int]
+BUDGET_MB = 100
+SIZES = {"a": 30, "b": 45, "c": 60, "d": 90, "e": 120}
+NAMES = [f"{name}.gguf" for name in SIZES]
+DEAD = EngineFailed("the engine broke").as_problem()
+BAD = ModelFailed("bad").as_problem()
+PATIENCE_S = 1e9
+"""A `max_wait` that never ends a request, so who waits in vain is seen."""
+
+
+class World:
+    """One schedule. Call `act` as often as there is something to happen, then `end`."""
+
+    def __init__(self, pick: Pick) -> None:
+        self.pick = pick
+        self.slots = 1 + pick(2)
+        self.pinned = {"a"} if pick(2) else set[str]()
+        self.impatient = pick(2) == 1
+        terms = {
+            "max_queue_depth": pick(4),
+            "max_queue_total": (6, 256)[pick(2)],
+            "max_wait_s": 20.0 if self.impatient else PATIENCE_S,
+            "max_wait_before_drain_s": (0.0, 2.0)[pick(2)],
+            "quantum_s": (0.0, 3.0)[pick(2)],
+            "backlog_time_s": (0.0, 4.0)[pick(2)],
+            "min_residency_s": (0.0, 1.0)[pick(2)],
+            "evict_timeout_s": 5.0,
+            "cut_streams": pick(4) == 3,
+            "eviction": (Eviction.COST, Eviction.COST, Eviction.LRU)[pick(3)],
+        }
+        self.paper = Paper(self._specs(), limits(BUDGET_MB, **terms))
+        self.live: dict[int, str] = {}  # ticket -> model, not ended yet
+        self.kinds: list[str] = []  # of all problems told
+        self.fifo: dict[str, list[int]] = {name: [] for name in NAMES}  # granted, no slot yet
+        self.running: dict[str, list[int]] = {name: [] for name in NAMES}
+        self.asides: dict[str, list[int]] = {name: [] for name in NAMES}
+        self.aside_tickets: set[int] = set()
+        self.loading: set[str] = set()
+        self.up: set[str] = set()
+        self.stopping: set[str] = set()
+        self.owed_loads: set[str] = set()  # something was evicted for them
+
+    def _specs(self) -> list[object]:
+        return [spec(name, mb, slots=self.slots, pinned=name in self.pinned) for name, mb in SIZES.items()]
+
+    # --- what may happen ---
+
+    def act(self) -> None:
+        """Let one thing happen, if it can."""
+        actions = (
+            self.arrive,
+            self.arrive,
+            self.arrive,
+            self.leave,
+            self.load_ends,
+            self.get_slot,
+            self.get_slot,
+            self.serve,
+            self.stop_ends,
+            self.time_passes,
+            self.time_passes,
+            self.rarely,
+        )
+        actions[self.pick(len(actions))]()
+        self.check()
+
+    def rarely(self) -> None:
+        (self.die, self.hang, self.repin, self.preload, self.answer_aside)[self.pick(5)]()
+
+    def arrive(self) -> None:
+        name = NAMES[self.pick(len(NAMES))]
+        wait = (None, None, 0.0, 3.0, 30.0)[self.pick(5)]
+        ticket = self.paper._tickets = self.paper._tickets + 1
+        self.live[ticket] = name  # It is live before the answer comes, as in the runtime.
+        aside = self.pick(8) == 7
+        if aside:
+            self.aside_tickets.add(ticket)
+        self.feed(
+            Arrived(
+                ticket=ticket,
+                model_id=name,
+                priority=list(Priority)[self.pick(3)],
+                deadline=None if wait is None else self.paper.now + wait,
+                aside=aside,
+            )
+        )
+
+    def leave(self) -> None:
+        if self.live:
+            ticket = sorted(self.live)[self.pick(len(self.live))]
+            del self.live[ticket]
+            told = len(self.kinds)
+            self.feed(Left(ticket))
+            # The room it leaves may be taken by a pinned model, beside which another cannot fit.
+            assert set(self.kinds[told:]) <= {"does_not_fit"}, "a client that leaves ends nobody else"
+
+    def load_ends(self) -> None:
+        if self.loading:
+            model = sorted(self.loading)[self.pick(len(self.loading))]
+            self.loading.discard(model)
+            if self.pick(4):
+                self.up.add(model)
+                self.feed(Loaded(model, self.paper.fleet.instance(model).slots))
+            else:
+                self.feed(LoadFailed(model, BAD))
+
+    def get_slot(self) -> None:
+        able = [
+            model
+            for model, fifo in self.fifo.items()
+            if fifo and (fifo[0] not in self.live or len(self.running[model]) < self.slots)
+        ]
+        if able:
+            model = able[self.pick(len(able))]
+            ticket = self.fifo[model].pop(0)
+            if ticket in self.live:
+                self.running[model].append(ticket)
+                self.feed(GotSlot(ticket))
+            else:  # It ended in the FIFO: dropped when it comes up.
+                self.feed(Released(ticket, served=False))
+
+    def serve(self) -> None:
+        busy = [model for model, tickets in self.running.items() if tickets]
+        if busy:
+            model = busy[self.pick(len(busy))]
+            ticket = self.running[model].pop(self.pick(len(self.running[model])))
+            served = self.live.pop(ticket, None) is not None
+            self.feed(Released(ticket, served=served))
+
+    def answer_aside(self) -> None:
+        asked = [model for model, tickets in self.asides.items() if tickets]
+        if asked:
+            ticket = self.asides[asked[self.pick(len(asked))]].pop(0)
+            self.feed(Released(ticket, served=self.live.pop(ticket, None) is not None))
+
+    def stop_ends(self) -> None:
+        if self.stopping:
+            model = sorted(self.stopping)[self.pick(len(self.stopping))]
+            self.stopping.discard(model)
+            self.feed(Stopped(model))
+
+    def die(self) -> None:
+        there = sorted(self.up | self.loading | self.stopping)
+        if there:
+            model = there[self.pick(len(there))]
+            for models in (self.up, self.loading, self.stopping):
+                models.discard(model)
+            unstarted = frozenset(ticket for ticket in self.running[model] if self.pick(2))
+            self._fail_running(model, unstarted)
+            self.feed(Died(model, DEAD, unstarted))
+
+    def hang(self) -> None:
+        there = sorted(self.up | self.loading)
+        if there:
+            model = there[self.pick(len(there))]
+            self.up.discard(model)
+            self.loading.discard(model)
+            self.stopping.add(model)  # It may come back.
+            self._fail_running(model, frozenset())
+            self.feed(Stuck(model, DEAD))
+
+    def _fail_running(self, model: str, unstarted: frozenset[int]) -> None:
+        for ticket in set(self.running[model]) - unstarted:
+            self.live.pop(ticket, None)  # failed by the instance
+        for place in (self.running, self.fifo, self.asides):
+            place[model] = []  # what had not begun waits again, or is refused
+
+    def repin(self) -> None:
+        name = list(SIZES)[self.pick(len(SIZES))]
+        self.pinned ^= {name}
+        self.feed(CatalogChanged(make_catalog(self._specs())))
+
+    def preload(self) -> None:
+        self.feed(Wanted(NAMES[self.pick(4)]))
+
+    def time_passes(self) -> None:
+        due = next_deadline(self.paper.fleet, self.paper.now)
+        step = (0.1, 1.0, 4.0, 12.0)[self.pick(4)]
+        if due is not None and self.pick(2):
+            step = min(60.0, max(0.0, due - self.paper.now))  # the engines may be slower than max_wait
+        self.paper.now += step
+        self.feed(Tick())
+
+    # --- what the runtime would do with the effects ---
+
+    def feed(self, event: Input) -> None:
+        before = {claim.model_id: claim for claim in self.paper.fleet.claims}
+        failing = {
+            name for name in NAMES if self.paper.now < self.paper.fleet.instance(name).failures.retry_at
+        }
+        effects = self.paper.feed(event)
+        evicted = {
+            effect.model_id for effect in effects if isinstance(effect, Tell) and effect.action == "evict"
+        }
+        for claim in self.paper.fleet.claims:
+            earlier = before.get(claim.model_id)
+            if claim.committed and (earlier is None or not earlier.committed):
+                assert claim.model_id not in failing, "nobody goes for a model that backs off"
+                if evicted & set(claim.victims):
+                    self.owed_loads.add(claim.model_id)
+        for effect in effects:
+            self._perform(effect)
+        self.owed_loads -= {name for name in self.owed_loads if not self._wanted(name)}
+
+    def _wanted(self, name: str) -> bool:
+        fleet = self.paper.fleet
+        view = fleet.instance(name)
+        waited_for = bool(fleet.waiters(name)) or view.wanted
+        return waited_for and self.paper.now >= view.failures.retry_at and not self._crowded_out(name)
+
+    def _crowded_out(self, name: str) -> bool:
+        """Whether models that were pinned since then leave no room."""
+        pinned = sum(SIZES[one] for one in self.pinned if f"{one}.gguf" != name)
+        return SIZES[name[0]] + pinned > BUDGET_MB
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Load(spec=found):
+                assert found.id not in self.loading | self.up | self.stopping
+                self.loading.add(found.id)
+                self.owed_loads.discard(found.id)
+            case Stop(model_id=model):
+                assert model in self.up | self.loading, "stopped twice, or what never ran"
+                assert not self.fifo[model], "a ticket with a lease keeps its model"
+                assert not self.running[model], "stopped while serving"
+                assert not self.asides[model], "stopped while answering"
+                self.up.discard(model)
+                self.loading.discard(model)
+                self.stopping.add(model)
+            case Grant(ticket=ticket, model_id=model):
+                assert model in self.up
+                assert self.live[ticket] == model
+                aside = ticket in self.aside_tickets
+                (self.asides if aside else self.fifo)[model].append(ticket)
+            case Refuse(ticket=ticket, problem=problem) | Cut(ticket=ticket, problem=problem):
+                assert ticket in self.live, "every ticket ends exactly once"
+                self.kinds.append(problem.kind)
+                del self.live[ticket]
+            case _:
+                pass
+
+    # --- what always holds ---
+
+    def check(self) -> None:
+        fleet = self.paper.fleet
+        held = self.loading | self.up | self.stopping
+        assert fleet.held == sum(SIZES[model[0]] for model in held) * MIB
+        assert fleet.held <= BUDGET_MB * MIB, "the ledger"
+        waiting = {waiter.ticket for waiter in fleet.waiting}
+        leased = {lease.ticket for view in fleet.instances.values() for lease in view.leases}
+        assert not waiting & leased
+        assert set(self.live) <= waiting | leased, "a live ticket is never lost"
+        assert waiting <= set(self.live)
+        for model, view in fleet.instances.items():
+            assert len(self.fifo[model]) + len(self.running[model]) <= 2 * view.slots
+        self._check_claims()
+
+    def _check_claims(self) -> None:
+        fleet = self.paper.fleet
+        names = [claim.model_id for claim in fleet.claims]
+        assert len(names) == len(set(names)), "one claim a model"
+        assert fleet.free is not None
+        assert owed(fleet, fleet.claims) <= max(0, fleet.free), "no claim is short of bytes"
+        for place, claim in enumerate(fleet.claims):
+            assert fleet.instance(claim.model_id).state is State.QUEUED
+            need = SIZES[claim.model_id[0]] * MIB
+            assert need <= fleet.free - owed(fleet, fleet.claims[:place]) + pending(fleet, claim)
+            others = [other for other in fleet.claims if other is not claim]
+            assert not set(claim.victims) & {victim for other in others for victim in other.victims}
+            for victim in claim.victims:
+                view = fleet.instance(victim)
+                assert view.state.holds_memory
+                assert view.stopping or not claim.committed
+
+    # --- the end ---
+
+    def end(self) -> None:
+        """Let everything go well from now on: then nobody may wait for ever, nor memory be stuck."""
+        for _ in range(3000):
+            if not self._progress():
+                if not self.live:
+                    break
+                due = next_deadline(self.paper.fleet, self.paper.now)
+                assert due is not None, "somebody waits, and nothing will ever wake the scheduler"
+                assert due < PATIENCE_S / 2, "a deadlock: only max_wait would end it"
+                self.paper.now = max(self.paper.now, due)
+                self.feed(Tick())
+            self.check()
+        assert not self.live, "a request waits for ever"
+        assert not self.owed_loads, "a model was evicted for one that did not load"
+        if not self.impatient:
+            assert "waited_too_long" not in self.kinds
+        views = self.paper.fleet.instances.values()
+        assert all(view.state is not State.QUEUED or view.wanted for view in views)
+        self.feed(CutAll())
+        assert self.paper.fleet.claims == ()
+
+    def _progress(self) -> bool:
+        if self.loading:
+            model = min(self.loading)
+            self.loading.discard(model)
+            self.up.add(model)
+            self.feed(Loaded(model, self.paper.fleet.instance(model).slots))
+        elif self.stopping:
+            model = min(self.stopping)
+            self.stopping.discard(model)
+            self.feed(Stopped(model))
+        elif any(self.asides.values()):
+            model = min(model for model, asides in self.asides.items() if asides)
+            ticket = self.asides[model].pop(0)
+            self.feed(Released(ticket, served=self.live.pop(ticket, None) is not None))
+        elif any(self.running.values()):
+            model = min(model for model, busy in self.running.items() if busy)
+            ticket = self.running[model].pop(0)
+            self.feed(Released(ticket, served=self.live.pop(ticket, None) is not None))
+        elif any(self.fifo.values()):
+            model = min(model for model, fifo in self.fifo.items() if fifo)
+            ticket = self.fifo[model].pop(0)
+            if ticket in self.live:
+                self.running[model].append(ticket)
+                self.feed(GotSlot(ticket))
+            else:
+                self.feed(Released(ticket, served=False))
+        else:
+            return False
+        return True
+
+
+def play(numbers: bytes) -> None:
+    """Play the schedule that these bytes spell: each is a pick, and when they are over, the end."""
+    left = iter(numbers)
+    world = World(lambda below: next(left, 0) % below)
+    for _ in range(len(numbers) // 3):
+        world.act()
+    world.end()
