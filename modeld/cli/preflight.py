@@ -27,6 +27,7 @@ from modeld.core.models import MIB, Catalog, EngineKind
 from modeld.engine.fake import parse_script
 from modeld.runtime.scan import Scan, Scanner
 from modeld.runtime.systemd import listen_binds
+from modeld.telemetry.render import printable
 
 _LIBRARY_TIMEOUT_S = 60.0
 _PROBE = (
@@ -51,15 +52,15 @@ Verdict = Ok | NotOk
 
 
 def run_preflight(loaded: Loaded, tell: Callable[[str], None]) -> bool:
-    """Run all checks, `tell` one line for each, and return whether all of them passed."""
+    """Run all checks, `tell` one line for each, whatever files are called; return whether all passed."""
     passed = True
     for name, verdict in _checks(loaded):
         match verdict:
             case Ok(note=note):
-                tell(f"[preflight] {name}: OK" + (f" ({note})" if note else ""))
+                tell(f"[preflight] {name}: OK" + (f" ({printable(note)})" if note else ""))
             case NotOk(why=why):
                 passed = False
-                tell(f"[preflight] {name}: NOT OK - {why}")
+                tell(f"[preflight] {name}: NOT OK - {printable(why)}")
     return passed
 
 

@@ -241,7 +241,7 @@ class Http1(H11Protocol):
             await self.refuse(
                 400,
                 "invalid_request",
-                "send a Content-Length or a Transfer-Encoding, not both, and no Transfer-Encoding in HTTP/1.0",
+                "send a Content-Length or a Transfer-Encoding, not both; HTTP/1.0 has no Transfer-Encoding",
             )
             return False
         size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)

@@ -47,11 +47,11 @@ def render_text(record: logging.LogRecord, *, colours: bool = False) -> str:
     at = datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "milliseconds")[:23]
     level = _level_name(record)
     painted = f"\x1b[{_COLOURS.get(level, '0')}m{level:<5}\x1b[0m" if colours else f"{level:<5}"
-    words = [at, painted, _printable(record.getMessage())]
+    words = [at, painted, printable(record.getMessage())]
     words += [f"{name}={_quoted(value)}" for name, value in _fields(record).items()]
     words.append(f"[{record.name}]")
     trace = _traceback(record)
-    tail = "".join(f"\n    {_printable(line)}" for line in trace.splitlines()) if trace else ""
+    tail = "".join(f"\n    {printable(line)}" for line in trace.splitlines()) if trace else ""
     return " ".join(words) + tail
 
 
@@ -59,7 +59,8 @@ def _fields(record: logging.LogRecord) -> Mapping[str, object]:
     return cast("Mapping[str, object]", getattr(record, "fields", {}))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return the text on one line, with nothing that a terminal would obey."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -69,4 +70,4 @@ def _quoted(value: object) -> str:
     text = str(value)
     if text and text.isprintable() and not any(char in ' "=' for char in text):
         return text
-    return '"' + _printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+    return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
