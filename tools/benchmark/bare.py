@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """The ceiling: a bare loop over llama.cpp's low-level bindings, in a process of its own.
 
-N sequences in one context with a unified KV cache; prompts in full batches, then one `llama_decode` a
-step for all; greedy, through a C sampler chain that bans end-of-generation tokens. No HTTP, no scheduler,
-no text. It reads commands as JSON lines from stdin and answers each with one line on stdout:
+N sequences in one context, a KV cache each, as modeld and llama-server have them here; prompts in full
+batches, then one `llama_decode` a step for all; greedy, through a C sampler chain that bans
+end-of-generation tokens. No HTTP, no scheduler, no text. It reads commands as JSON lines from stdin and answers each with one line on stdout:
 
     {"open": {"model", "slots", "ctx", "threads", "ubatch"}}  ->  {"version", "system"}
     {"single": [word, ...]}                                   ->  those that are one token after a blank
@@ -41,7 +41,7 @@ class Loop:
         wanted.n_seq_max = wanted.n_outputs_max = slots
         wanted.n_threads = wanted.n_threads_batch = threads
         wanted.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        wanted.kv_unified = True
+        wanted.kv_unified = False
         wanted.no_perf = True
         self.context = lib.llama_init_from_model(self.model, wanted)
         if not self.context:
