@@ -32,11 +32,16 @@ class FinishReason(StrEnum):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Token counts. `cached_tokens` of the prompt were served from the prefix cache."""
+    """Token counts. `cached_tokens` of the prompt were served from the prefix cache.
+
+    `drafted_tokens` were guessed ahead, and `accepted_tokens` of them were what then was drawn.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):

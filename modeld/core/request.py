@@ -98,6 +98,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     logprobs: int | None = None
     """None: no log-probabilities. N: those of the chosen token and of the N most probable."""
     constraint: Constraint | None = None
+    lookup: int = 0
+    """Most tokens that are guessed ahead from what the text repeats; 0 is off. Never changes the text."""
 
 
 class Pooling(StrEnum):

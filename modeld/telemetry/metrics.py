@@ -107,6 +107,12 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self._tokens_drafted = Counter(
+            "modeld_tokens_drafted_total",
+            "Tokens that prompt lookup guessed, by whether they came true",
+            ("model", "accepted"),
+            registry=registry,
+        )
         self._asides = Counter(
             "modeld_vocabulary_requests_total",
             "Requests that needed no slot (tokenize, detokenize, apply-template), by how they ended",
@@ -185,6 +191,10 @@ class Metrics:
         self._tokens_in.labels(model).inc(usage.prompt_tokens)
         self._tokens_out.labels(model).inc(usage.completion_tokens)
         self._tokens_cached.labels(model).inc(usage.cached_tokens)
+        if usage.drafted_tokens:
+            rejected = usage.drafted_tokens - usage.accepted_tokens
+            self._tokens_drafted.labels(model, "true").inc(usage.accepted_tokens)
+            self._tokens_drafted.labels(model, "false").inc(rejected)
 
     def count_aside(self, model: str, reason: str) -> None:
         """A request that needed no slot ended; `reason` as in `observe_request`."""

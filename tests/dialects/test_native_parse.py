@@ -44,6 +44,7 @@ def test_null_means_the_default() -> None:
         " xtc_threshold dynatemp_range dynatemp_exponent mirostat mirostat_tau mirostat_eta dry_multiplier"
     )
     keys += " dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers"
+    keys += " echo grammar_lazy grammar_triggers prompt_lookup"
     assert parse(body(**dict.fromkeys(keys.split()))) == parse(body())
 
 
@@ -148,6 +149,7 @@ def test_messages_take_the_place_of_a_prompt() -> None:
         ({"n_predict": 7}, lambda r: r.max_tokens, 7),
         ({"n_predict": 7, "max_tokens": 7}, lambda r: r.max_tokens, 7),
         ({"n_predict": -1}, lambda r: r.max_tokens, 2**31 - 1),
+        ({"prompt_lookup": 8}, lambda r: r.lookup, 8),
         ({"stop_token_ids": [2, 0]}, lambda r: r.stop_tokens, (2, 0)),
         ({"mirostat": 1, "top_k": 0, "top_p": 1, "min_p": 0}, lambda r: r.sampling.mirostat, 1),
         ({"mirostat": 0, "top_k": 5}, lambda r: r.sampling.top_k, 5),
@@ -229,6 +231,8 @@ def test_a_schema_travels_as_its_own_text() -> None:
         ({"n_predict": 0}, "`n_predict` is 0; it must be at least 1, or -1"),
         ({"n_predict": 3, "max_tokens": 4}, "`max_tokens` is 4 and `n_predict` 3, and both mean the same"),
         ({"n_predict": -1, "max_tokens": 4}, "`max_tokens` is 4 and `n_predict` -1"),
+        ({"prompt_lookup": 17}, "`prompt_lookup` must be a whole number <= 16"),
+        ({"prompt_lookup": True}, "`prompt_lookup` must be a whole number"),
         ({"stop_token_ids": [-1]}, "`stop_token_ids[0]` must be a whole number >= 0"),
         ({"stop_token_ids": ["a"]}, "`stop_token_ids[0]` must be a whole number, not a string"),
         ({"stop_token_ids": 2}, "`stop_token_ids` must be a list, not a whole number"),

@@ -46,6 +46,14 @@ def test_a_stream_is_written_as_documented() -> None:
     )
 
 
+def test_guessed_tokens_are_counted_where_there_were_any() -> None:
+    """Usage tells of guesses only when there were some, and then also of none that came true."""
+    usage = Usage(prompt_tokens=5, completion_tokens=2, drafted_tokens=4)
+    last = json.loads(renderer().lines([Finished(reason=FinishReason.STOP, usage=usage, stats=STATS)]))
+    assert (last["usage"]["drafted_tokens"], last["usage"]["accepted_tokens"]) == (4, 0)
+    assert "drafted_tokens" not in json.loads(renderer().lines([DONE]))["usage"]
+
+
 def test_an_echo_comes_first_and_once() -> None:
     """The prompt is the first line and the beginning of the content; waiting and refusals have none."""
     render = Renderer(model="tiny.gguf", request_id="r1", echo="Say: ")

@@ -99,6 +99,7 @@ def _generation(wire: InferBody) -> GenerateRequest:
         ignore_eos=bool(wire.ignore_eos),
         logprobs=_logprobs(wire.logprobs),
         constraint=constraint_of(wire),
+        lookup=wire.prompt_lookup or 0,
     )
 
 

@@ -167,6 +167,8 @@ def _usage(usage: Usage) -> UsageBody:
         completion_tokens=usage.completion_tokens,
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
+        drafted_tokens=usage.drafted_tokens or UNSET,
+        accepted_tokens=usage.accepted_tokens if usage.drafted_tokens else UNSET,
     )
 
 

@@ -182,6 +182,10 @@ class InferBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Duration | None,
         Meta(description="How long the model stays loaded afterwards; negative: for ever; default: its ttl"),
     ] = None
+    prompt_lookup: Annotated[
+        Annotated[int, Meta(ge=0, le=16)] | None,
+        Meta(description="Most tokens guessed ahead from what the text repeats; default 0: off"),
+    ] = None
     ignore_eos: Annotated[bool | None, Meta(description="Ban end-of-generation tokens; default false")] = None
 
 
@@ -197,12 +201,17 @@ class Terms(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class UsageBody(msgspec.Struct, frozen=True):
-    """Token counts. `cached_tokens` of the prompt came from the prefix cache."""
+    """Token counts. `cached_tokens` of the prompt came from the prefix cache.
+
+    With `prompt_lookup`: `drafted_tokens` were guessed, and `accepted_tokens` of them came true.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     cached_tokens: int
+    drafted_tokens: int | UnsetType = UNSET
+    accepted_tokens: int | UnsetType = UNSET
 
 
 class StatsBody(msgspec.Struct, frozen=True):

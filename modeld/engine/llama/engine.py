@@ -110,6 +110,8 @@ class LlamaEngine:
         self._cancelled: set[int] = set()
         self._full = False
         self._faults = 0
+        self._guessed = 0
+        self._can_guess = not (model.recurrent or model.windowed)
         try:
             with abortable(self._flag, on_progress, self._id):
                 self._warm_up()
@@ -252,6 +254,9 @@ class LlamaEngine:
             context=self._info.context,
             shifts=self._places.shifts,
         )
+        if job.lookup is not None and not self._can_guess:
+            logger.info("%s: no prompt lookup: the memory of this model cannot be wound back", self._id)
+            job.lookup = None
         self._waiting.append(job)
 
     def _end_cancelled(self, outputs: list[Output]) -> None:
@@ -287,6 +292,7 @@ class LlamaEngine:
             members = self._running.copy()
         batch = self._batch
         batch.clear()
+        self._guessed = 0
         for job in members:
             if job.kept >= job.context:
                 self._places.make_room(job)
@@ -294,11 +300,23 @@ class LlamaEngine:
             if job.pending >= 0:
                 job.row = batch.add_token(job.pending, job.kept, job.slot)
                 job.upto = job.kept + 1
+                if job.lookup is not None and not prompts:
+                    self._add_guess(job)
             else:
                 last = job.upto == job.prompt_length
                 row = batch.add_chunk(job.prompt[job.kept : job.upto], job.kept, job.slot, wants_logits=last)
                 job.row = row if last else -1
         return members
+
+    def _add_guess(self, job: Job) -> None:
+        """Let the batch compute ahead what may follow in a text, in rows behind that of its next token.
+
+        There are only so many rows of logits. Not while prompts are in prefill: they need the time more.
+        """
+        rows = min(self._model.rows, self._batch.capacity) - len(self._running) - self._guessed
+        for position, token in enumerate(job.take_guess(rows), job.upto):
+            self._batch.add_token(token, position, job.slot)
+        self._guessed += len(job.guess)
 
     # forward
 
@@ -310,10 +328,12 @@ class LlamaEngine:
             return
         self._faults = 0
         streams = sum(job.pending >= 0 for job in members)
-        prompt_tokens = self._batch.size - streams
+        prompt_tokens = self._batch.size - streams - self._guessed
         for job in members:
             job.kept = job.upto
-            if job.row >= 0:
+            if job.guess:
+                self._process_guess(job, outputs)
+            elif job.row >= 0:
                 self._process(job, outputs)
         self._chunks.learn(streams, prompt_tokens, time.perf_counter() - began)
 
@@ -342,6 +362,7 @@ class LlamaEngine:
 
     def _read_back(self, job: Job) -> None:
         """Take what the cache holds of a job as its state; a row whose logits are lost comes out again."""
+        job.guess = []
         kept = self._places.memory.length(job.slot)
         if job.row >= 0 and kept >= job.upto:
             kept = job.upto - 1
@@ -391,25 +412,46 @@ class LlamaEngine:
 
     # process
 
-    def _process(self, job: Job, outputs: list[Output]) -> None:
-        """Sample the next token of a job from its row, and end it if that was the last."""
+    def _process_guess(self, job: Job, outputs: list[Output]) -> None:
+        """Sample from row after row, as long as the token that is drawn is the one that was guessed."""
+        guess, job.guess = job.guess, []
+        job.drafted += len(guess)
+        accepted = 0
+        while self._process(job, outputs):
+            if accepted == len(guess) or job.pending != guess[accepted]:
+                break
+            accepted += 1
+            job.accepted += 1
+            job.kept += 1
+            job.row += 1
+        else:
+            return  # Its end has taken out of the cache what is not decoded of it.
+        if job.lookup is not None:
+            job.lookup.learn(len(guess), accepted)
+        if accepted < len(guess) and not self._places.memory.cut(job.slot, job.kept):
+            fault = EngineFailed(f"{self._id}: its KV cache cannot be wound back; do without prompt_lookup")
+            self._break(job, fault, outputs)
+
+    def _process(self, job: Job, outputs: list[Output]) -> bool:
+        """Sample the next token of a job from its row, and end it if that was the last.
+
+        Returns: whether it goes on.
+        """
         context = self._model.context
         if not job.generated and not np.isfinite(logits_of(context, job.row, self._vocab.size)).all():
             fault = EngineFailed(f"{self._id} computes values that are no numbers; its file may be damaged")
             self._break(job, fault, outputs)
             self._places.forget_all()  # What it began with may be the cause.
-            return
+            return False
         try:
             token = job.sampler.sample(context, job.row)
         except InvalidGrammar as error:  # it takes too long, which only shows now
             self._break(job, error, outputs)
-            return
+            return False
         if token == NO_TOKEN or token in job.ends:
             self._finish(job, FinishReason.STOP, job.text.flush(), outputs)
-            return
-        job.pending = token
-        job.answer.append(token)
-        job.generated += 1
+            return False
+        job.choose(token)
         text = job.text.push(self._vocab.piece(token))
         reason = None
         if job.generated >= job.limit:
@@ -419,8 +461,10 @@ class LlamaEngine:
             reason = FinishReason.STOP
         logprobs = () if job.logprobs is None else job.logprobs_at(context, token, self._vocab)
         outputs.append(Tokens(id=job.id, text=text, logprobs=logprobs))
-        if reason is not None:
-            self._finish(job, reason, "", outputs)
+        if reason is None:
+            return True
+        self._finish(job, reason, "", outputs)
+        return False
 
     def _finish(self, job: Job, reason: FinishReason, rest: str, outputs: list[Output]) -> None:
         if rest:

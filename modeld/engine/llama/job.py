@@ -15,6 +15,7 @@ from modeld.core.text import TextFilter
 from modeld.engine.llama.constrained import logits_of
 from modeld.engine.llama.grammar import compile_constraint
 from modeld.engine.llama.logprobs import logprobs_of
+from modeld.engine.llama.lookup import Lookup
 from modeld.engine.llama.renderer import Renderer
 from modeld.engine.llama.sampler import Sampler
 from modeld.engine.llama.vocab import TokenArray, Vocab
@@ -38,19 +39,26 @@ class Job:
       context: cells it may have; at their end it shifts, if it is one that shifts.
       intact: tokens of its beginning that are as decoded; None: all of them, as it did not shift.
       generated: tokens sampled, not counting one that ended the generation.
+      lookup: guesses its next tokens; None if it must not.
+      guess: those that follow the pending one in the batch under way, in the rows behind its own.
+      drafted, accepted: tokens guessed, and those of them that came true.
     """
 
     __slots__ = (
+        "accepted",
         "answer",
         "cached",
         "context",
+        "drafted",
         "ends",
         "generated",
+        "guess",
         "id",
         "intact",
         "kept",
         "limit",
         "logprobs",
+        "lookup",
         "pending",
         "prompt",
         "prompt_length",
@@ -89,6 +97,10 @@ class Job:
         self.pending = -1
         self.row = -1
         self.generated = 0
+        self.lookup = Lookup(prompt.tolist(), request.lookup) if request.lookup else None
+        self.guess: list[int] = []
+        self.drafted = 0
+        self.accepted = 0
 
     @property
     def cells(self) -> int:
@@ -107,6 +119,8 @@ class Job:
             prompt_tokens=self.prompt_length,
             completion_tokens=self.generated,
             cached_tokens=self.cached,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
         )
 
     @property
@@ -126,6 +140,20 @@ class Job:
         """Take note of its slot, and of the tokens that need not be decoded."""
         self.slot = sequence
         self.kept = self.cached = cached
+
+    def choose(self, token: int) -> None:
+        """Take note of the token that was sampled."""
+        self.pending = token
+        self.answer.append(token)
+        self.generated += 1
+        if self.lookup is not None:
+            self.lookup.add(token)
+
+    def take_guess(self, most: int) -> list[int]:
+        """Return tokens that may follow the pending one, for which it has room, and may still generate."""
+        room = min(most, self.limit - self.generated - 1, self.context - self.upto)
+        self.guess = [] if self.lookup is None else self.lookup.guess(room)
+        return self.guess
 
     def logprobs_at(self, context: int, token: int, vocab: Vocab) -> tuple[Logprobs, ...]:
         """Return the log-probabilities of the token sampled from its row; none if not asked for."""

@@ -74,9 +74,9 @@ def model_params(options: LoadOptions) -> Any:
 def context_params(options: LoadOptions, layout: Layout) -> Any:
     """Return llama.cpp's parameters for a context with these options.
 
-    One row of logits a sequence is all a step needs, and keeps the compute buffer small; a decode for
-    embeddings has one a token. Windowed layers have as many cells as others (`swa_full`): a window alone
-    has lost what the beginning of another prompt would need.
+    One row of logits a sequence, and some for tokens that are guessed ahead, are all a step needs, and
+    keep the compute buffer small; a decode for embeddings has one a token. Windowed layers have as many
+    cells as others (`swa_full`): a window alone has lost what the beginning of another prompt would need.
     Raises: ModelFailed for a KV type that llama.cpp does not have.
     """
     if options.kv_type not in GGML_TYPES:
@@ -124,6 +124,7 @@ class Model:
       flag: aborts a running decode (on the CPU; on a GPU only the size of a batch bounds it).
       layout: of the context's KV cache; `unify` changes it.
       cells, sequences, batch_tokens: what the context has room for.
+      rows: most rows of logits of one decode.
     """
 
     def __init__(self, spec: LoadSpec, on_progress: OnProgress, pooling: str = "") -> None:
@@ -259,6 +260,7 @@ class Model:
         self.memory = self._find_memory()
         self.cells = lib.llama_n_ctx(self.context)
         self.sequences = lib.llama_n_seq_max(self.context)
+        self.rows = output_rows(layout.sequences)
         self.batch_tokens = lib.llama_n_ubatch(self.context)
 
     def _find_memory(self) -> int:
