@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import time
 
@@ -24,7 +25,11 @@ def run(pieces, stops=()):
 
 def reference(data, stops):
     """Return the same of the whole, by the plainest means."""
-    text = data.decode("utf-8", errors="replace")
+    return plain(data.decode("utf-8", errors="replace"), stops)
+
+
+def plain(text, stops):
+    """Return (what comes before the first stop sequence, whether there is one)."""
     for end in range(1, len(text) + 1):
         ending = [stop for stop in stops if stop and text[:end].endswith(stop)]
         if ending:
@@ -39,8 +44,14 @@ def split(data, cuts):
 
 
 texts = st.text(alphabet="ab€\n😀", max_size=40).map(str.encode)
-raw = st.binary(max_size=40)
-stop_lists = st.lists(st.text(alphabet="ab€\n", min_size=1, max_size=5), max_size=3)
+raw = st.binary(max_size=40) | st.lists(st.sampled_from([b"a", b"b", b"\xe2", b"\x82\xac", b"\xff"])).map(
+    b"".join
+)
+stop_lists = st.lists(
+    st.text(alphabet="ab€\n😀\ufffd", min_size=1, max_size=5)
+    | st.text(alphabet="ab", min_size=1, max_size=2).map(lambda period: (period * 9)[:12]),
+    max_size=4,
+)
 cut_lists = st.lists(st.integers(0, 1000), max_size=40)
 
 
@@ -59,6 +70,26 @@ def test_nothing_shown_is_ever_taken_back(data, stops, cuts):
     for piece in split(data, cuts):
         shown += text_filter.push(piece)
         assert whole.startswith(shown)
+
+
+@given(texts | raw, stop_lists, cut_lists)
+def test_text_waits_only_as_long_as_it_could_begin_a_stop(data, stops, cuts):
+    """After each piece just the longest end is held back that a stop sequence begins with."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    text_filter = TextFilter(stops)
+    known = shown = ""
+    for piece in split(data, cuts):
+        known += decoder.decode(piece)
+        shown += text_filter.push(piece)
+        whole, stopped = plain(known, stops)
+        held = 0 if stopped else max((beginning(whole, stop) for stop in stops), default=0)
+        assert shown == whole[: len(whole) - held]
+        assert text_filter.stopped is stopped
+
+
+def beginning(text, stop):
+    """Return how many characters at the end of a text a stop sequence, not whole, begins with."""
+    return max(length for length in range(len(stop)) if text.endswith(stop[:length]))
 
 
 @given(raw, cut_lists)
