@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeld.engine.llama.prefill import CEILING_S, FIRST, FLOOR_S, SMALLEST, STRETCH, ChunkRule, shares
+from modeld.engine.llama.prefill import (
+    CEILING_S,
+    FIRST,
+    FLOOR_S,
+    LONGEST_S,
+    SMALLEST,
+    STRETCH,
+    ChunkRule,
+    shares,
+)
 from modeld.engine.llama.slots import Slots
 
 
@@ -56,6 +65,18 @@ def test_alone_a_prompt_goes_in_whole_batches():
     rule = ChunkRule(512)
     rule.learn(4, 100, 10.0)
     assert rule.budget(0) == 512
+
+
+def test_alone_a_slow_prompt_goes_in_chunks_that_show_life():
+    """No chunk takes longer than some seconds, by the first guess and then by what was measured."""
+    rule = ChunkRule(512, 0.5)
+    assert rule.budget(0) == LONGEST_S / 0.5
+    rule.learn(0, 10, 1.0)
+    assert rule.budget(0) == LONGEST_S / 0.1
+    for _ in range(50):
+        rule.learn(0, 50, 500.0)
+    assert rule.budget(0) == SMALLEST
+    assert ChunkRule(512, 1e-9).budget(0) == 512
 
 
 def test_beside_streams_a_chunk_takes_the_time_that_is_left():

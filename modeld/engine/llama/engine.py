@@ -102,7 +102,6 @@ class LlamaEngine:
             controls=vocab.control_texts,
         )
         self._batch = Batch(model.batch_tokens, model.sequences)
-        self._chunks = ChunkRule(model.batch_tokens)
         self._embedder = Embedder(model, self._batch)
         self._submitted: deque[tuple[int, Request]] = deque()
         self._waiting: deque[Job | EmbedJob] = deque()
@@ -114,7 +113,9 @@ class LlamaEngine:
         self._can_guess = not (model.recurrent or model.windowed)
         try:
             with abortable(self._flag, on_progress, self._id):
+                began = time.perf_counter()
                 self._warm_up()
+                self._chunks = ChunkRule(model.batch_tokens, time.perf_counter() - began)
             self._places = Residency(model, spec.options, self._batch, max(vocab.bos, 0))
         except BaseException:
             self.close()

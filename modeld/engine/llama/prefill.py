@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Pure: how many prompt tokens the next batch takes, from how long the last ones took, and whose.
 
-Alone, prompts go in whole batches. Beside running streams each prompt token lengthens the gap between
-their tokens, so a chunk gets the time that is left until a bound:
+Alone, prompts go in whole batches, or in what takes `LONGEST_S`: each chunk is a sign of life, and an engine
+that shows none for `stall_timeout` is taken for one that hangs. Beside running streams each prompt token
+lengthens the gap between their tokens, so a chunk gets the time that is left until a bound:
 
     bound = max(FLOOR_S, STRETCH * usual step), and more where prompts are many (below)
     chunk = (bound - usual step) / seconds per prompt token
@@ -22,6 +23,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LONGEST_S = 5.0
+"""Seconds of a chunk of prompts alone: a 7B model on two cores takes 30 s for a whole batch of 512."""
 FLOOR_S = 0.04
 """A gap of this many seconds between tokens is always allowed: no reader sees it."""
 STRETCH = 2.5
@@ -41,8 +44,10 @@ _WEIGHT = 0.3
 class ChunkRule:
     """Chooses chunks for one engine and learns from its steps. Times in seconds."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, token_s: float = 0.0) -> None:
+        """`token_s`: a first guess of what a prompt token takes at the most; the warm-up's decode of one."""
         self._batch = batch
+        self._guess_s = token_s
         self._usual: dict[int, float] = {}
         """Seconds of a step without prompt tokens, by the number of streams."""
         self._alone_s = 0.0
@@ -52,7 +57,8 @@ class ChunkRule:
         """Return how many tokens of so many prompts may join `decoding` streams in the next batch."""
         room = self._batch - decoding
         if not decoding:
-            return room
+            token_s = self._alone_s or self._guess_s
+            return min(room, max(SMALLEST, int(min(room, LONGEST_S / token_s)))) if token_s else room
         token_s = self._beside_s or _BESIDE * self._alone_s
         usual = self._usual_s(decoding)
         if not token_s or not usual:
