@@ -43,18 +43,8 @@ def with_claim(fleet: Fleet, claim: Claim) -> Fleet:
 
 
 def without_claim(fleet: Fleet, model_id: str) -> Fleet:
-    """Return the fleet without this model's claim.
-
-    Victims that stop already count for the oldest of the other claims, which need not evict for it.
-    """
-    gone = next((claim for claim in fleet.claims if claim.model_id == model_id), None)
-    if gone is None:
-        return fleet
-    rest = [claim for claim in fleet.claims if claim is not gone]
-    left_over = tuple(victim for victim in gone.victims if fleet.instance(victim).stopping)
-    if rest and left_over:
-        rest[0] = replace(rest[0], victims=(*rest[0].victims, *left_over))
-    return replace(fleet, claims=tuple(rest))
+    """Return the fleet without this model's claim; what its victims free is for anybody then."""
+    return replace(fleet, claims=tuple(claim for claim in fleet.claims if claim.model_id != model_id))
 
 
 def tidied(fleet: Fleet, now: Instant) -> Fleet:

@@ -103,7 +103,7 @@ def _meet(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
     now_claimed = next((one for one in fleet.claims if one.model_id == claim.model_id), None)
     if now_claimed is None:
         return fleet, []
-    claim = now_claimed  # Victims of an older claim that was met may have come to it.
+    claim = now_claimed
     spec = fleet.catalog.models[claim.model_id]
     if (refused := _refuse_if_never(fleet, spec)) is not None:
         return refused

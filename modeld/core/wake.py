@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modeld.core.fleet import Claim, Fleet, InstanceView, Instant
-from modeld.core.gates import closed_since, turn_ends
+from modeld.core.gates import closed_since
 from modeld.core.lifecycle import State
 from modeld.core.placement import is_pinned
 from modeld.core.room import SPARE_S
@@ -71,14 +71,12 @@ def _room(fleet: Fleet, now: Instant) -> Iterator[Instant]:
             yield view.ready_at + limits.min_residency_s
     for claim in fleet.claims:
         if not claim.committed:
-            yield from _drain(fleet, claim, now)
+            yield _drain_ends(fleet, claim)
 
 
-def _drain(fleet: Fleet, claim: Claim, now: Instant) -> Iterator[Instant]:
+def _drain_ends(fleet: Fleet, claim: Claim) -> Instant:
     closed = [claim.widened_at]
     for victim in claim.victims:
         view = fleet.instance(victim)
-        if turn_ends(fleet, view) > now:
-            yield turn_ends(fleet, view)
         closed.append(closed_since(fleet, claim, view))
-    yield max(closed) + fleet.limits.backlog_time_s + fleet.limits.evict_timeout_s
+    return max(closed) + fleet.limits.backlog_time_s + fleet.limits.evict_timeout_s

@@ -18,13 +18,11 @@ from trio_util import AsyncValue
 from modeld.core import inputs
 from modeld.core.capability import unfit
 from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, SetThreads, Stop, Tell
-from modeld.core.eta import eta
-from modeld.core.events import Loading, Queued
+from modeld.core.events import Loading
 from modeld.core.fleet import Fleet, Limits
 from modeld.core.inputs import Input
 from modeld.core.lifecycle import State
 from modeld.core.models import Catalog, EngineKind, ModelSpec
-from modeld.core.order import queue_order
 from modeld.core.request import Order
 from modeld.core.schedule import step
 from modeld.core.wake import next_deadline
@@ -33,11 +31,10 @@ from modeld.errors import ModelNotFound, Problem
 from modeld.runtime.instance import Instance
 from modeld.runtime.observer import Observer
 from modeld.runtime.supervise import supervise
+from modeld.runtime.telling import no_such_model, tell_positions, tell_progress
 from modeld.runtime.ticket import Ticket
 from modeld.worker.host import Host
 
-SHOWN_NAME = 100
-"""Characters of an unknown model's name that an error repeats."""
 HEARTBEAT_S = 1.0
 """The scheduler's task shows a sign of life at least so often."""
 STUCK_S = 10.0
@@ -115,7 +112,7 @@ class Scheduler:
         """
         spec = self.fleet.catalog.find(order.model)
         if spec is None:
-            raise ModelNotFound(_no_such_model(self.fleet.catalog, order.model))
+            raise ModelNotFound(no_such_model(self.fleet.catalog, order.model))
         problem = unfit(order.request, spec)
         if problem is not None:
             raise problem.as_error()
@@ -217,7 +214,7 @@ class Scheduler:
         for effect in effects:
             self._perform(effect)
         self._after(event)
-        self._tell_positions()
+        tell_positions(self.fleet, self._tickets, now)
 
     def _before(self, event: Input, now: float) -> None:
         """Note in the tickets what the input means to them."""
@@ -279,7 +276,9 @@ class Scheduler:
             ),
             host=self._host,
             feed=self._feed,
-            on_progress=self._progressed,
+            on_progress=lambda model_id, fraction: tell_progress(
+                self.fleet, self._tickets, model_id, fraction
+            ),
             stall_timeout_s=self._stall_timeout_s,
         )
         self.instances[spec.id] = instance
@@ -300,30 +299,11 @@ class Scheduler:
             instance.cancel(ticket)
         self._feed(inputs.Left(ticket.id))
 
+    def _progressed(self, model_id: str, fraction: float) -> None:
+        tell_progress(self.fleet, self._tickets, model_id, fraction)
+
     def _forget(self, ticket_id: int) -> None:
         ticket = self._tickets.pop(ticket_id, None)
         if ticket is not None:
             self.inside.value = len(self._tickets)
             self._observer.ended(ticket)
-
-    # --- telling those who wait -------------------------------------------------------------------
-
-    def _progressed(self, model_id: str, fraction: float) -> None:
-        for waiter in self.fleet.waiters(model_id):
-            self._tickets[waiter.ticket].put(Loading(fraction))
-
-    def _tell_positions(self) -> None:
-        now = trio.current_time()
-        for model_id in self.fleet.queued_models():
-            for position, ticket_id in enumerate(queue_order(self.fleet, model_id, now), start=1):
-                ticket = self._tickets.get(ticket_id)
-                if ticket is not None and ticket.position != position:
-                    ticket.position = position
-                    ticket.put(Queued(position, eta(self.fleet, model_id, position, now)))
-
-
-def _no_such_model(catalog: Catalog, name: str | None) -> str:
-    if name is None:
-        return "there is no default model: put a .gguf file into models_dir, or set default_model"
-    shown = name if len(name) <= SHOWN_NAME else f"{name[:SHOWN_NAME]}..."
-    return f"there is no model {shown!r}; GET /models lists the {len(catalog.models)} there are"

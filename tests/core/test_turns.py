@@ -207,6 +207,21 @@ def test_what_a_claim_does_not_need_is_for_others() -> None:
     assert paper.loads == ["a.gguf", "c.gguf", "b.gguf"]
 
 
+def test_the_older_of_two_claims_is_met_first() -> None:
+    """A and b (30 each) go for x (70), then c for y (30): a's bytes would do for y, but they are x's."""
+    paper = Paper([*(spec(name, 30) for name in "abc"), spec("x", 70), spec("y", 30)], limits(100))
+    paper.up("a", "b", "c")
+    paper.arrive("x")
+    paper.arrive("y")
+    assert paper.stops == ["a.gguf", "b.gguf", "c.gguf"]
+    paper.stopped("a")
+    assert paper.loads[3:] == []
+    paper.stopped("b")
+    assert paper.loads[3:] == ["x.gguf"]
+    paper.stopped("c")
+    assert paper.loads[3:] == ["x.gguf", "y.gguf"]
+
+
 def test_small_models_cannot_keep_a_large_one_out() -> None:
     """Once the large one waited long enough, the free bytes are its own, however many small ones come."""
     specs = [spec("big", 90), *(spec(name, 30, slots=1) for name in "abcd")]
