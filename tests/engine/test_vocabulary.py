@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -125,3 +127,21 @@ def test_one_that_was_cancelled_before_the_step_is_done(tiny_lab):
     bench.engine.cancel(request_id)
     bench.finish()
     assert isinstance(bench.last(request_id), Done)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "piece", ["lorem ipsum <|im_end|> ", "a", "the quick brown fox ", "<", "é€", "<|im_start|>"]
+)
+def test_a_text_that_is_too_long_is_told_from_its_beginning(real_lab, piece):
+    """About right, never of a text that fits, and without reading a megabyte while streams wait."""
+    vocab = real_lab.bench(slots=2, ctx=256).engine._vocab
+    text = piece * (1_000_000 // len(piece))
+    began = time.thread_time()
+    told = vocab.excess(text, 8192)
+    assert time.thread_time() - began < 0.6  # reading sixteen characters a token took 0.8 s
+    many = len(vocab.tokenize(text[:100_000], add_special=False, parse_special=True)) * len(text) / 100_000
+    assert 0.8 * many < told <= 1.05 * many
+    for length in (20_000, 32_000, 60_000, 130_000):
+        true = len(vocab.tokenize(text[:length], add_special=False, parse_special=True))
+        assert vocab.excess(text[:length], true) == 0

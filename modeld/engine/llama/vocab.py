@@ -28,6 +28,9 @@ _SEGMENT = 2048
 """Characters after which a long text is cut at the next control token."""
 _CHARACTERS_A_TOKEN = 16
 """More than text of any kind has on the average."""
+_FEW_CHARACTERS_A_TOKEN = 4
+"""What text of most kinds has on the average: with no more than this a text is tokenised at once."""
+_PIECE_CHARACTERS = 8192
 _MARGIN = 64
 
 
@@ -128,13 +131,19 @@ class Vocab:
     def excess(self, text: str, most: int) -> int:
         """Return about how many tokens a text has if that is surely more than `most`, else 0.
 
-        Reads only the beginning of a long text: tokenising a megabyte takes seconds, and streams wait.
+        Reads no more of a long text than it needs: tokenising a megabyte takes seconds, and streams wait.
+        A cut between two pieces may go through a control token, and cost as many tokens as it has letters.
         """
-        enough = _CHARACTERS_A_TOKEN * most
-        if len(text) <= enough:
+        if len(text) <= _FEW_CHARACTERS_A_TOKEN * most:
             return 0
-        count = len(self.tokenize(text[:enough], add_special=False, parse_special=True))
-        return count * len(text) // enough if count > most + _MARGIN else 0
+        count = read = 0
+        while read < min(len(text), _CHARACTERS_A_TOKEN * most):
+            piece = text[read : read + _PIECE_CHARACTERS]
+            count += len(self.tokenize(piece, add_special=False, parse_special=True)) - _MARGIN
+            read += len(piece)
+            if count > most:
+                return count * len(text) // read
+        return 0
 
     def tokenize_parts(self, parts: list[str]) -> TokenArray:
         """Return the tokens of a prompt that is cut where control tokens must not form.
