@@ -85,6 +85,21 @@ def test_cells_that_are_shifted_are_shared_with_nobody(bench):
     assert bench.text(first) == bench.text(second) == text
 
 
+def test_an_interrupt_spares_a_shift(bench):
+    """A cancel that comes while keys are turned to their new positions does not turn some of them twice."""
+    request = ask("hello there", max_tokens=700, ignore_eos=True, logprobs=1)
+    (alone,) = bench.run(request)
+    again = bench.submit(request)
+    interrupts = 0
+    while bench.engine.busy:
+        if any(job.kept >= job.context for job in bench.engine._running):
+            bench.engine.interrupt()
+            interrupts += 1
+        bench.step()
+    assert interrupts
+    assert bench.logprobs(again) == pytest.approx(bench.logprobs(alone))
+
+
 def test_a_state_that_cannot_be_shifted_ends_with_the_context(tmp_path, tiny_lab):
     """The option is ignored there, and the answer says `length`."""
     path = write_recurrent(tmp_path / "recurrent.gguf")

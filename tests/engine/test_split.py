@@ -294,6 +294,18 @@ def test_a_request_that_needs_more_than_its_share_gets_all_there_is(tiny_lab, tm
     bench.engine.close()
 
 
+def test_an_interrupt_while_the_cache_becomes_one_costs_no_prefix_cache(tiny_lab, tmp_path):
+    """A cancel of somebody else that comes right then does not pass for a memory that cannot be shared."""
+    bench = wide(tiny_lab, tmp_path)
+    long = ask("x " * 200, max_tokens=800, ignore_eos=True)
+    bench.submit(long)
+    bench.engine.interrupt()
+    bench.finish()
+    assert bench.engine._model.layout.unified
+    assert bench.generate(long)[1].usage.cached_tokens > 200
+    bench.engine.close()
+
+
 def test_explicit_shares_are_the_context_of_a_request(tmp_path, tiny_lab):
     """A prompt that is too long for its share is refused with the numbers; an answer ends there."""
     path = write_model(tmp_path / "wide.gguf", context=1024)

@@ -90,6 +90,11 @@ class Bench:
         """Return all text of an id."""
         return "".join(output.text for output in self.outputs[request_id] if isinstance(output, Tokens))
 
+    def logprobs(self, request_id):
+        """Return the log-probabilities of all tokens of an id that asked for them."""
+        steps = (output.logprobs for output in self.outputs[request_id] if isinstance(output, Tokens))
+        return [one.chosen.logprob for step in steps for one in step]
+
     def tokens(self, request_id):
         """Return the number of tokens that came for an id."""
         return sum(output.count for output in self.outputs[request_id] if isinstance(output, Tokens))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
 
@@ -108,6 +109,7 @@ class LlamaEngine:
         self._running: list[Job] = []
         self._cancelled: set[int] = set()
         self._full = False
+        self._shifting = False
         self._faults = 0
         self._guessed = 0
         self._can_guess = not (model.recurrent or model.windowed)
@@ -297,6 +299,7 @@ class LlamaEngine:
         for job in members:
             if job.kept >= job.context:
                 self._places.make_room(job)
+                self._shifting = True
         for job in sorted(members, key=_SLOT):
             if job.pending >= 0:
                 job.row = batch.add_token(job.pending, job.kept, job.slot)
@@ -323,7 +326,9 @@ class LlamaEngine:
 
     def _forward(self, members: list[Job], outputs: list[Output]) -> None:
         began = time.perf_counter()
-        result = lib.llama_decode(self._model.context, self._batch.struct)
+        with self._model.uninterrupted() if self._shifting else nullcontext():
+            result = lib.llama_decode(self._model.context, self._batch.struct)
+        self._shifting = False
         if result != _OK:
             self._recover(members, result, outputs)
             return

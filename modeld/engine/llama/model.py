@@ -6,8 +6,10 @@ Owns the two pointers and everything C holds an address of. Knows nothing of req
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,19 @@ class Model:
         lib.llama_free(self.context)
         self._context = None
         self._open(self.unified_layout)
+
+    @contextlib.contextmanager
+    def uninterrupted(self) -> Generator[None]:
+        """Let no decode in here be aborted: one that turns keys to new positions begins anew after that.
+
+        What it had turned already would be turned twice, in every slot that shifted.
+        """
+        lib.llama_set_abort_callback(self.context, lib.ggml_abort_callback(), None)
+        try:
+            yield
+        finally:
+            if not self.recurrent:
+                lib.llama_set_abort_callback(self.context, self.flag.callback, self.flag.address)
 
     def set_threads(self, threads: int) -> None:
         """Use so many CPU threads from the next decode on."""

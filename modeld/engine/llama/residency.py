@@ -125,7 +125,8 @@ class Residency:
         shared_cells_move = options.context_shift and layout.unified
         able = not model.recurrent and layout.sequences > 1 and not shared_cells_move
         if options.prefix_cells != 0 and able:
-            cell_bytes = self.memory.try_out(model.context, self._batch, self._probe_token)
+            with model.uninterrupted():  # an interrupt that is meant for another request proves nothing
+                cell_bytes = self.memory.try_out(model.context, self._batch, self._probe_token)
             if not cell_bytes:
                 logger.info("%s: no prefix cache: this model's memory cannot be cut or shared", model.id)
         most = model.cells if cell_bytes else 0
