@@ -42,6 +42,7 @@ from modeld.engine.llama.prefill import ChunkRule, shares
 from modeld.engine.llama.prefix import Wait
 from modeld.engine.llama.renderer import Renderer, StillRendering
 from modeld.engine.llama.residency import Residency
+from modeld.engine.llama.turns import Turns
 from modeld.engine.llama.vocab import Vocab
 from modeld.engine.protocol import (
     Admitted,
@@ -108,6 +109,7 @@ class LlamaEngine:
         self._waiting: deque[Job | EmbedJob] = deque()
         self._running: list[Job] = []
         self._cancelled: set[int] = set()
+        self._turns = Turns()
         self._full = False
         self._shifting = False
         self._faults = 0
@@ -181,7 +183,7 @@ class LlamaEngine:
         """
         outputs: list[Output] = []
         self._receive(outputs)
-        if not outputs:  # What is known already is told before a decode, which may take long.
+        if not self._turns.tells_first(known=bool(outputs)):  # A decode may take long.
             batch = self._schedule()
             if batch:
                 self._forward(batch, outputs)
@@ -218,17 +220,23 @@ class LlamaEngine:
         return True
 
     def _prepare_submitted(self, outputs: list[Output]) -> None:
-        """Prepare requests in order. The first whose prompt is still being rendered holds the others up."""
+        """Prepare requests in order, as long as it is their turn.
+
+        The first whose prompt is still being rendered holds the others up.
+        """
         for entry in [entry for entry in self._submitted if entry[0] in self._cancelled]:
             self._submitted.remove(entry)
             outputs.append(Done(id=entry[0], reason=FinishReason.CANCELLED, usage=Usage()))
+        streams = any(job.pending >= 0 for job in self._running)
+        if not self._turns.may_prepare(time.perf_counter(), streams=streams):
+            return
         self._template.patience_s = _RENDER_PATIENCE if self._running else _IDLE_RENDER_PATIENCE
         while self._submitted:
             request_id, request = self._submitted[0]
             try:
                 self._prepare(request_id, request, outputs)
             except StillRendering:
-                return
+                break
             except ModeldError as error:
                 outputs.append(Broken(id=request_id, problem=error.as_problem()))
             except Exception as error:  # noqa: BLE001 - a defect here must not end the neighbours
@@ -237,6 +245,9 @@ class LlamaEngine:
                 outputs.append(Broken(id=request_id, problem=fault.as_problem()))
             self._submitted.popleft()
             self._template.patience_s = _RENDER_PATIENCE
+            if not self._turns.may_go_on(time.perf_counter()):
+                break
+        self._turns.prepared(time.perf_counter())
 
     def _prepare(self, request_id: int, request: Request, outputs: list[Output]) -> None:
         """Let a request wait for a slot, or answer it if it needs none. Raises what is wrong with it."""
