@@ -3,7 +3,8 @@
 
 N sequences in one context, a KV cache each, as modeld and llama-server have them here; prompts in full
 batches, then one `llama_decode` a step for all; greedy, through a C sampler chain that bans
-end-of-generation tokens. No HTTP, no scheduler, no text. It reads commands as JSON lines from stdin and answers each with one line on stdout:
+end-of-generation tokens. No HTTP, no scheduler, no text. It reads commands as JSON lines from
+stdin and answers each with one line on stdout:
 
     {"open": {"model", "slots", "ctx", "threads", "ubatch"}}  ->  {"version", "system"}
     {"single": [word, ...]}                                   ->  those that are one token after a blank
