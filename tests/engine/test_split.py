@@ -359,3 +359,16 @@ def test_random_requests_leave_the_memory_as_the_accounts_say(bench, tiny_lab):
     for slot in range(3):
         kept = len(cache.tokens(slot)) if slot in cache.retained else 0
         assert memory.length(slot) == kept
+
+
+@pytest.mark.parametrize("more", [{"slots": 1}, {"slots": 2, "kv_unified": True}, {"slots": 2}], ids=str)
+def test_a_batch_of_a_token_or_two_is_enough(tiny_lab, more):
+    """The trial of the memory fits into it; the text is that of large batches, with a beginning retained."""
+    request = ask("hello there", max_tokens=10, ignore_eos=True)
+    text, _ = tiny_lab.bench(slots=1, ctx=512).generate(request)
+    bench = Bench(tiny_lab.load(ctx=512, ubatch=1, **more))
+    assert bench.generate(request)[0] == text
+    again, last = bench.generate(request)
+    assert again == text
+    assert last.usage.cached_tokens > 0
+    bench.engine.close()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from modeld.engine.llama.batch import Batch
 from modeld.engine.llama.library import lib
 from modeld.engine.llama.prefix import Copy, Cut, Move, Share
@@ -87,9 +85,11 @@ class Memory:
         """
         half = _PROBE_TOKENS // 2
         self.clear()
-        batch.clear()
-        batch.add_chunk(np.full(_PROBE_TOKENS, token, dtype=np.int32), 0, 0, wants_logits=True)
-        able = lib.llama_decode(context, batch.struct) == 0
+        able = True
+        for position in range(_PROBE_TOKENS):  # one by one: a batch may have room for no more
+            batch.clear()
+            batch.add_token(token, position, 0)
+            able = able and lib.llama_decode(context, batch.struct) == 0
         cell_bytes = lib.llama_state_seq_get_size(context, 0) // _PROBE_TOKENS
         if able:
             self.perform([Copy(0, 1, half) if self.split else Share(0, 1, half)])
