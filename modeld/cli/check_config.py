@@ -11,6 +11,9 @@ from modeld.cli.options import SettingsCommand, load_or_exit
 from modeld.config.fields import FIELDS, MODEL_FIELDS
 from modeld.config.load import Loaded
 from modeld.config.settings import ModelSettings
+from modeld.core.models import EngineKind
+from modeld.runtime.adapters import adapter_problems
+from modeld.telemetry.render import printable
 
 _HELP = """Check the settings without starting anything, and print what would run.
 
@@ -21,6 +24,11 @@ Takes the flags of serve. Prints what differs from the defaults and where it com
 
 def _check_config(*, show_all: bool, **flags: object) -> None:
     loaded = load_or_exit(flags)
+    problems = adapter_problems(loaded.settings) if loaded.settings.engine is EngineKind.LLAMA else []
+    for problem in problems:
+        click.echo(f"modeld: {printable(problem)}", err=True)
+    if problems:
+        raise SystemExit(2)
     for line in summary(loaded, show_all=show_all):
         click.echo(line)
 

@@ -25,6 +25,7 @@ from modeld.config.nearest import did_you_mean
 from modeld.config.settings import Settings
 from modeld.core.models import MIB, Catalog, EngineKind
 from modeld.engine.fake import parse_script
+from modeld.runtime.adapters import adapter_problems
 from modeld.runtime.scan import Scan, Scanner
 from modeld.runtime.systemd import listen_binds
 from modeld.telemetry.render import printable
@@ -72,6 +73,8 @@ def _checks(loaded: Loaded) -> Iterator[tuple[str, Verdict]]:
         scan = Scanner(settings).scan()
         yield "models", check_models(scan, settings.models_dir)
         yield "default_model", check_default_model(settings.default_model, scan.catalog)
+    if any(entry.lora for entry in settings.models.values()) and settings.engine is EngineKind.LLAMA:
+        yield "lora", check_adapters(settings)
     gpu = False
     if settings.engine is EngineKind.FAKE:
         yield "fake", check_scripts(settings)
@@ -114,6 +117,12 @@ def check_models(scan: Scan, folder: Path) -> Verdict:
     if scan.unmatched:
         notes.append(f"no file for these of models: {_some(scan.unmatched)}")
     return Ok("; ".join([*notes, *scan.problems[:3]]))
+
+
+def check_adapters(settings: Settings) -> Verdict:
+    """Each LoRA adapter that the settings name must be there, and be one."""
+    problems = adapter_problems(settings)
+    return NotOk("; ".join(problems[:3])) if problems else Ok()
 
 
 def check_default_model(wanted: str | None, catalog: Catalog) -> Verdict:

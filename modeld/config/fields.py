@@ -15,6 +15,7 @@ from typing import cast
 import msgspec
 
 from modeld.config.address import parse_address
+from modeld.config.lora import LORA, lora_as_json
 from modeld.config.nearest import did_you_mean
 from modeld.config.settings import AUTO, ModelSettings, Settings
 from modeld.config.values import (
@@ -185,6 +186,12 @@ MODEL_FIELDS: tuple[Field, ...] = (
     Field("ttl", _TTL, "Unload after so long without a request; `forever` (or -1): never by time."),
     Field("preload", BOOL, "Load it when the daemon starts."),
     *_LLAMA,
+    Field(
+        "lora",
+        LORA,
+        "LoRA adapters, applied together: a list of `{path: adapter.gguf, scale: 0.8}`. A relative path is "
+        "one in `models_dir`; `scale` is 1 where it is not given.",
+    ),
     Field("max_queue_depth", _DEPTH, "Requests that may wait for it.", zero_is_default=True),
     Field("fake", TEXT, "Script of the fake engine for it."),
 )
@@ -253,13 +260,20 @@ def _show_models(value: object) -> str:
     models = cast("Mapping[str, ModelSettings]", value)
     plain = {
         name: {
-            key: _MODEL_FIELD[key].kind.show(option) if key in _CHOSEN and option == AUTO else option
+            key: _plain(key, option)
             for key, option in cast("Mapping[str, object]", msgspec.structs.asdict(options)).items()
             if option != getattr(ModelSettings(), key)
         }
         for name, options in models.items()
     }
     return json.dumps(plain) if plain else ""
+
+
+def _plain(key: str, option: object) -> object:
+    """An option as JSON has it, and as the same table reads it again."""
+    if key == "lora":
+        return lora_as_json(option)
+    return _MODEL_FIELD[key].kind.show(option) if key in _CHOSEN and option == AUTO else option
 
 
 def _group(name: str, *fields: Field) -> tuple[Field, ...]:

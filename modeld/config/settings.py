@@ -20,6 +20,14 @@ AUTO = 0
 """Of `llama_ctx` and `llama_slots`: chosen from the model's facts and the budget."""
 
 
+class LoraSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA adapter that a model is served with."""
+
+    path: Path
+    """Relative to `models_dir`, or absolute."""
+    scale: float = 1.0
+
+
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `models:`. None takes the daemon-wide setting of the same name."""
 
@@ -39,6 +47,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     llama_context_shift: bool | None = None
     llama_prefix_cells: int | None = None
     isolation: Isolation | None = None
+    lora: tuple[LoraSettings, ...] = ()
     max_queue_depth: int | None = None
     fake: str | None = None
 

@@ -61,6 +61,18 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Of an embedding model, how it pools: `mean`, `cls` or `last`. Empty: it generates text."""
 
 
+class Adapter(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA adapter of a model. With another file in its place it is another adapter."""
+
+    path: str
+    scale: float = 1.0
+    """What it adds to the weights is multiplied by this; 0: as if it were not there."""
+    bytes: int = 0
+    """Size of its tensors."""
+    modified_ns: int = 0
+    """Time of modification of the file, ns since the epoch."""
+
+
 class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a model is loaded. Resolved: nothing here means "default" any more, except None."""
 
@@ -87,6 +99,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """KV cells kept for prompts that begin alike; 0: none; None: by rule, see docs/prefix-cache.md."""
     isolation: Isolation = Isolation.THREAD
     """A thread of the daemon, or a process of its own, which takes some memory more."""
+    lora: tuple[Adapter, ...] = ()
+    """Adapters that are applied together."""
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from modeld.config.settings import AUTO, ModelSettings, Settings
-from modeld.core.models import LoadOptions
+from modeld.core.models import Adapter, LoadOptions
 from modeld.core.sizing import Open
 
 _DEFAULT = LoadOptions()
@@ -55,10 +55,11 @@ def left_open(settings: Settings, entry: ModelSettings) -> Open:
     )
 
 
-def options_of(settings: Settings, entry: ModelSettings) -> LoadOptions:
+def options_of(settings: Settings, entry: ModelSettings, adapters: tuple[Adapter, ...] = ()) -> LoadOptions:
     """Return how a model is loaded: its own entry, and the daemon-wide setting where that is silent.
 
-    What is `auto` has its default here; `modeld.core.sizing` chooses it.
+    `adapters` are those of its entry, as they were found. What is `auto` has its default here;
+    `modeld.core.sizing` chooses it.
     """
     return LoadOptions(
         ctx=_first(entry.llama_ctx, settings.llama_ctx) or _DEFAULT.ctx,
@@ -77,6 +78,7 @@ def options_of(settings: Settings, entry: ModelSettings) -> LoadOptions:
             settings.llama_prefix_cells if entry.llama_prefix_cells is None else entry.llama_prefix_cells
         ),
         isolation=settings.isolation if entry.isolation is None else entry.isolation,
+        lora=adapters,
     )
 
 

@@ -25,6 +25,7 @@ from modeld.core.models import Catalog, EngineKind, Footprint, ModelFacts, Model
 from modeld.core.sizing import choose, largest_ctx
 from modeld.engine.llama.footprint import estimate
 from modeld.engine.llama.gguf import GgufError, Kind, facts_of, kind_of, read_header, split_of
+from modeld.runtime.adapters import AdapterFiles, Stamp
 from modeld.runtime.model_settings import assign, left_open, options_of
 
 
@@ -65,7 +66,9 @@ class Scanner:
         self._settings = settings
         self._room = room
         self._known: dict[tuple[File, ...], _Outcome] = {}
-        self._last: tuple[list[File], tuple[str, ...], Scan] | None = None
+        self._adapters = AdapterFiles(settings)
+        self._refused_adapter = False
+        self._last: tuple[list[File], tuple[str, ...], tuple[Stamp, ...], Scan] | None = None
 
     def scan(self) -> Scan:
         """Look at the folder. Never raises for what is in it, or for its absence."""
@@ -74,14 +77,24 @@ class Scanner:
             files, problems = list_files(folder.expanduser())
         except (OSError, RuntimeError) as error:
             return Scan(error=_folder_error(folder, error), unmatched=tuple(sorted(self._settings.models)))
-        if self._last is not None and self._last[:2] == (files, problems):
-            return self._last[2]
+        stamps = self._adapters.stamps()
+        if self._last is not None and self._last[:3] == (files, problems, stamps):
+            return self._last[3]
+        self._refused_adapter = False
         candidates = candidates_of(files)
         outcomes = {candidate.id: self._outcome(candidate) for candidate in candidates}
+        for candidate in candidates:
+            if outcomes[candidate.id].error is not None and candidate.path in {
+                stamp.path for stamp in stamps
+            }:
+                # A damaged file that is named as an adapter is no damaged model.
+                refused = outcomes[candidate.id].refused
+                outcomes[candidate.id] = _Outcome(kind=Kind.ADAPTER, refused=refused)
         scan = self._put_together(candidates, outcomes, problems)
         lasting = [each for each in candidates if not outcomes[each.id].refused]
         self._known = {candidate.files: outcomes[candidate.id] for candidate in lasting}
-        self._last = (files, problems, scan) if len(lasting) == len(candidates) else None
+        complete = len(lasting) == len(candidates) and not self._refused_adapter
+        self._last = (files, problems, stamps, scan) if complete else None
         return scan
 
     def _put_together(
@@ -141,9 +154,12 @@ class Scanner:
     ) -> ModelSpec:
         """The model as it is served. The fake engine takes any file that can be read, GGUF or not."""
         facts, error = outcome.facts, outcome.error
+        look = self._adapters.look(entry.lora, facts.architecture if facts is not None else None)
+        self._refused_adapter |= look.refused
+        error = error or look.error
         if self._settings.engine is EngineKind.FAKE and candidate.error is None and not outcome.refused:
             error = None
-        options = options_of(self._settings, entry)
+        options = options_of(self._settings, entry, look.adapters)
         size = sum(file.size for file in candidate.files)
         footprint = Footprint(weights=size if error is None else 0)
         sizing, fitting_ctx = "", 0

@@ -12,6 +12,13 @@ from modeld.core.lifecycle import State
 from modeld.core.models import MIB, Catalog, ModelFacts, ModelSpec
 
 
+class AdapterBody(msgspec.Struct, frozen=True):
+    """A LoRA adapter that a model is served with."""
+
+    path: str
+    scale: float
+
+
 class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
     """One model. Zero and the empty text mean that the file does not say; a damaged file has an `error`."""
 
@@ -35,6 +42,8 @@ class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
     """What it takes, or would take."""
     sizing: str | UnsetType = UNSET
     """Why `auto` chose these cells and slots, where the config left it to choose."""
+    lora: list[AdapterBody] | UnsetType = UNSET
+    """Its LoRA adapters, where the config names any."""
     error: str | UnsetType = UNSET
 
 
@@ -74,5 +83,6 @@ def _model(spec: ModelSpec, state: State, *, is_default: bool) -> ModelBody:
         slots=spec.options.slots,
         est_vram_mb=spec.footprint.total / MIB,
         sizing=spec.sizing or UNSET,
+        lora=[AdapterBody(adapter.path, adapter.scale) for adapter in spec.options.lora] or UNSET,
         error=UNSET if spec.error is None else spec.error,
     )

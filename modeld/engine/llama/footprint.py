@@ -8,7 +8,8 @@ buffer becomes resident only as deep as it is used; a budget must not be broken 
 | part     | bytes                                                                                |
 |----------|--------------------------------------------------------------------------------------|
 | weights  | all tensors (mapped or read), and a copy of the matrices llama.cpp rearranges for    |
-|          | the CPU (`CPU_REPACK` in its log; without mmap there is only that copy)              |
+|          | the CPU (`CPU_REPACK` in its log; without mmap there is only that copy); all tensors |
+|          | of LoRA adapters, which are read and never rearranged                                |
 | kv       | cells x sum over layers of KV heads x (key length x K type + value length x V type), |
 |          | cells = min(ctx, slots x trained context), in groups of 256 (of a split cache at     |
 |          | least one a slot); recurrent state a slot                                            |
@@ -160,9 +161,10 @@ def repacked_types(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def _weights(facts: ModelFacts, options: LoadOptions, types: frozenset[str]) -> int:
+    own = facts.weights_bytes + sum(adapter.bytes for adapter in options.lora)
     if not options.mmap or options.gpu_layers:
-        return facts.weights_bytes
-    return facts.weights_bytes + sum(size for name, size in facts.matrix_bytes if name in types)
+        return own
+    return own + sum(size for name, size in facts.matrix_bytes if name in types)
 
 
 def _kv(facts: ModelFacts, options: LoadOptions, cells: int) -> int:

@@ -56,7 +56,10 @@ Value = bool | int | float | str | tuple[int, ...]
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """One entry of the tensor table. `rows` is its second dimension (1 for a vector)."""
+    """One entry of the tensor table. `rows` is its second dimension (1 for a vector).
+
+    `shape` has the dimensions as ggml counts them: the one that lies together in memory comes first.
+    """
 
     name: str
     type: str
@@ -64,6 +67,7 @@ class Tensor(msgspec.Struct, frozen=True):
     rows: int
     elements: int
     bytes: int
+    shape: tuple[int, ...] = ()
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -72,7 +76,7 @@ class Header(msgspec.Struct, frozen=True):
     `metadata` holds all scalars, strings (cut at `KEPT_STRING_BYTES`) and short arrays of whole
     numbers; `lengths` the number of elements of every array and the bytes of every string;
     `byte_tokens` the bytes that have a token of their own, as SentencePiece vocabularies spell them;
-    `twin_token` the text of a token that another one has, too.
+    `twin_token` the text of a token that another one has, too; `types` the GGUF type of every value.
     """
 
     version: int
@@ -82,6 +86,7 @@ class Header(msgspec.Struct, frozen=True):
     tensors: tuple[Tensor, ...]
     byte_tokens: frozenset[int] = frozenset()
     twin_token: bytes | None = None
+    types: Mapping[str, int] = {}
 
 
 def read_header(path: Path) -> Header:
@@ -110,6 +115,7 @@ class _Reader(Cursor):
         self._numbers_left = KEPT_NUMBERS
         self._byte_tokens: frozenset[int] = frozenset()
         self._twin_token: bytes | None = None
+        self._types: dict[str, int] = {}
 
     def read(self) -> Header:
         version = self._preamble()
@@ -127,6 +133,7 @@ class _Reader(Cursor):
             tensors=tensors,
             byte_tokens=self._byte_tokens,
             twin_token=self._twin_token,
+            types=self._types,
         )
 
     def _preamble(self) -> int:
@@ -154,7 +161,7 @@ class _Reader(Cursor):
             if not raw or raw in seen:
                 self.fail(f"is damaged: its metadata key {index}, {show(key)}, is empty or a duplicate")
             seen.add(raw)
-            kind = self.u32()
+            kind = self._types[key] = self.u32()
             if key == "general.alignment":
                 alignment = self._alignment(kind)
             elif kind == STRING:
@@ -282,6 +289,7 @@ class _Reader(Cursor):
             rows=shape[1] if dimensions > 1 else 1,
             elements=elements,
             bytes=elements // tensor_type.block * tensor_type.size,
+            shape=shape,
         )
 
 

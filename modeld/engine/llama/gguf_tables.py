@@ -133,3 +133,4 @@ VALUE_FORMATS: Mapping[int, str] = {
 }
 """By `gguf_type`: the `struct` letter of each value of fixed size, little-endian."""
 UINT32 = 4
+FLOAT32 = 6

@@ -32,10 +32,12 @@ _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNI
 """Level of ggml (debug, info, warning, error) to ours: llama.cpp is talkative."""
 _CONTINUED = 5
 _INFO, _ERROR = 2, 4
-_ABORT = re.compile(
+_HARMLESS = re.compile(
     r"(compute status: 1|failed with error 1|failed to decode, ret = 2)$|removing memory module entries"
+    r"|lora for '[^']*' cannot use buft"
 )
-"""How llama.cpp reports a decode that we ourselves aborted: as an error."""
+"""What sounds worse than it is: a decode that we ourselves aborted, and (for each weight) that the halves of
+an adapter are not rearranged for the CPU, as the weights are."""
 _RING_LINES = 64
 
 last_lines: deque[str] = deque(maxlen=_RING_LINES)
@@ -78,7 +80,7 @@ def _receive(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", errors="replace").strip()
     if level == _CONTINUED or not line.strip("."):
         return
-    if level > _INFO and _ABORT.search(line):
+    if level > _INFO and _HARMLESS.search(line):
         level = 1
     if level > 1:
         last_lines.append(line)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modeld.core.models import LoadOptions
+from modeld.engine.llama.adapter import Adapters
 from modeld.engine.llama.footprint import output_rows
 from modeld.engine.llama.layout import Layout, first_layout, unified_layout
 from modeld.engine.llama.library import capture, initialise, lib
@@ -147,6 +148,7 @@ class Model:
             self._refuse(spec)
             self.vocab = lib.llama_model_get_vocab(self.pointer)
             self.trained_context = lib.llama_model_n_ctx_train(self.pointer)
+            self._adapters = Adapters(self.id, spec.path, self.pointer, spec.options.lora)
             self._ask_once_more(on_progress)
             self._open(first_layout(spec.options, self.trained_context, recurrent=self.recurrent))
         except BaseException:
@@ -220,7 +222,7 @@ class Model:
         return None if not text else text.decode("utf-8", errors="replace")
 
     def close(self) -> None:
-        """Free context and model. Idempotent."""
+        """Free context and model, and with it its adapters. Idempotent."""
         if self._context is not None:
             lib.llama_free(self._context)
             self._context = None
@@ -272,6 +274,7 @@ class Model:
     def _open(self, layout: Layout) -> None:
         self.layout = layout
         self.context = self._context = self._new_context(layout)
+        self._adapters.put_on(self.context)
         self.memory = self._find_memory()
         self.cells = lib.llama_n_ctx(self.context)
         self.sequences = lib.llama_n_seq_max(self.context)
