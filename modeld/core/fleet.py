@@ -206,6 +206,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
     def having(self, *views: InstanceView) -> Fleet:
         """Return this fleet with these instances in place of those of the same models."""
+        if not views:
+            return self
         return msgspec.structs.replace(
             self, instances={**self.instances, **{view.model_id: view for view in views}}
         )

@@ -34,7 +34,7 @@ from modeld.errors import Evicted, Problem
 def load_demands(fleet: Fleet, now: Instant) -> Outcome:
     """Start the loads that fit, and make room for the others. See the module's docstring."""
     effects: list[Effect] = []
-    if fleet.draining:
+    if fleet.draining or not (fleet.waiting or fleet.claims or _unmet(fleet)):
         return fleet, effects
     for claim in fleet.claims:  # (1)
         fleet, more = _meet(fleet, claim, now)
@@ -79,6 +79,11 @@ def load_demands(fleet: Fleet, now: Instant) -> Outcome:
                 fleet, more = refused
                 effects += more
     return _forget_demands(fleet), effects
+
+
+def _unmet(fleet: Fleet) -> bool:
+    """Whether a model is to be loaded, or a demand to be forgotten, although nobody waits."""
+    return any(view.wanted or view.state is State.QUEUED for view in fleet.instances.values())
 
 
 def _spare(fleet: Fleet) -> int | None:

@@ -53,6 +53,8 @@ def _grant(fleet: Fleet, now: Instant) -> Outcome:
     What needs no slot passes by them.
     """
     effects: list[Effect] = []
+    if not fleet.waiting:
+        return fleet, effects
     for model_id in dict.fromkeys(waiter.model_id for waiter in fleet.waiting):
         view = fleet.instance(model_id)
         if view.state is not State.READY:
