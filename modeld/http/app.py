@@ -52,7 +52,7 @@ class EdgeApp(QuartTrio):
         request = current_request()
         if self.cors.is_preflight(request.method, request.headers):
             return self.cors.preflight(request.headers)
-        if request.headers.get("Upgrade", "").lower() == "websocket":
+        if request.sent(b"upgrade").lower() == "websocket":
             raise InvalidRequest(
                 "WebSocket is not spoken here; POST /infer streams over plain HTTP, see /docs"
             )

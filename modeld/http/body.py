@@ -38,7 +38,7 @@ async def read_json(request: EdgeRequest) -> bytes:
         sent = request.headers.get("Content-Type")
         shown = f'not "{sent[:80]}"' if sent else "but the request names none"
         raise UnsupportedMediaType(f"Content-Type must be application/json, {shown}")
-    encoding = request.headers.get("Content-Encoding", "identity")
+    encoding = request.sent(b"content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedMediaType(f'the body must not be encoded, but Content-Encoding is "{encoding[:80]}"')
     return body

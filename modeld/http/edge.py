@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import cast
+from typing import cast, overload
 
 import trio
-from quart import request
+from quart.globals import request_ctx
 from quart_trio.wrappers import TrioRequest
 
 from modeld.config.settings import Settings
@@ -41,7 +41,24 @@ class EdgeRequest(TrioRequest):
     work_began: trio.Event
     cleanup: ExitStack
 
+    @overload
+    def sent(self, name: bytes, default: str = "") -> str: ...
+
+    @overload
+    def sent(self, name: bytes, default: None) -> str | None: ...
+
+    def sent(self, name: bytes, default: str | None = "") -> str | None:
+        """Return a header's first value by its name in small letters.
+
+        As `headers.get`, but that one raises and catches an exception for each header which is not there.
+        """
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return value.decode("latin-1")
+        return default
+
 
 def current_request() -> EdgeRequest:
     """Return the request that this task serves."""
-    return cast("EdgeRequest", request)
+    # Not the proxy `quart.request`: each look through that finds the request anew.
+    return cast("EdgeRequest", request_ctx.request)

@@ -68,7 +68,7 @@ class Exchange(TrioASGIHTTPConnection):
 
     def _create_request_from_scope(self, send: ASGISendCallable) -> TrioRequest:
         request = cast("EdgeRequest", super()._create_request_from_scope(send))
-        request.id = request_id(request.headers.get("X-Request-ID"))
+        request.id = request_id(request.sent(b"x-request-id"))
         request.cleanup = self._cleanup
         request.work_began = trio.Event()
         self._request = request
@@ -103,7 +103,7 @@ class Exchange(TrioASGIHTTPConnection):
             return
         body, data = response.response, b""
         if isinstance(body, DataBody):
-            data = compress(body.data, headers, request.headers.get("Accept-Encoding", ""))
+            data = compress(body.data, headers, request.sent(b"accept-encoding"))
         await send(
             {
                 "type": "http.response.start",

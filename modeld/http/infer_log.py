@@ -6,28 +6,31 @@ from __future__ import annotations
 from logging import DEBUG
 
 from structlog.typing import FilteringBoundLogger
-from werkzeug.datastructures import Headers
 
 from modeld.core.events import Failed, Last
 from modeld.errors import InternalError, InvalidRequest
+from modeld.http.edge import EdgeRequest
 from modeld.telemetry.log import request_level, request_logger
 
 
-def wanted_level(query: str | None, headers: Headers) -> str | None:
+def wanted_level(request: EdgeRequest) -> str | None:
     """Return the level that a request asks for itself, or None when it leaves that to `log_level`.
 
     `?log=` goes before `X-Log-Level`, and that before the old `X-Log-Infer: 1`.
 
     Raises: InvalidRequest for a level that there is not.
     """
-    for name, value in (("?log", query), ("X-Log-Level", headers.get("X-Log-Level"))):
+    for name, value in (
+        ("?log", request.args.get("log") if request.query_string else None),
+        ("X-Log-Level", request.sent(b"x-log-level", None)),
+    ):
         if value is None:
             continue
         level = request_level(value)
         if level is None:
             raise InvalidRequest(f'{name}: there is no level "{value[:40]}"; use off, error, info or debug')
         return level
-    return "debug" if headers.get("X-Log-Infer") == "1" else None
+    return "debug" if request.sent(b"x-log-infer") == "1" else None
 
 
 class InferLog:

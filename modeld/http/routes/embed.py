@@ -31,7 +31,7 @@ class EmbedRoute:
         """Return a vector for each input. They become text as they come, so others hardly wait for that."""
         request = current_request()
         body = await read_json(request)
-        level = wanted_level(request.args.get("log"), request.headers)
+        level = wanted_level(request)
         command = native.parse_embed(body)
         ticket = await submit(self._edge, request, command.order)
         request.work_began.set()

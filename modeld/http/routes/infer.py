@@ -34,7 +34,7 @@ class InferRoute:
         """Stream text, or return it whole. The status waits for the first token or the first failure."""
         request = current_request()
         body = await read_json(request)
-        level = wanted_level(request.args.get("log"), request.headers)
+        level = wanted_level(request)
         command = native.parse(body)
         ticket = await submit(self._edge, request, command.order)
         request.work_began.set()
