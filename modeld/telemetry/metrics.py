@@ -39,6 +39,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        # Series that every request adds to: to look one up by its labels takes longer than to add.
+        self._http: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._of_model: dict[str, tuple[Histogram, Histogram, Counter, Counter, Counter]] = {}
         # HTTP
         self._http_requests = Counter(
             "modeld_http_requests_total",
@@ -158,8 +161,14 @@ class Metrics:
         self._http_inflight.dec()
         path = path or OTHER
         method = method if method in METHODS else OTHER
-        self._http_requests.labels(path, method, str(status)).inc()
-        self._http_duration.labels(path, method).observe(duration_s)
+        key = (path, method, status)
+        known = self._http.get(key)
+        if known is None:
+            requests = self._http_requests.labels(path, method, str(status))
+            known = self._http[key] = requests, self._http_duration.labels(path, method)
+        requests, duration = known
+        requests.inc()
+        duration.observe(duration_s)
 
     def http_refused(self, status: int) -> None:
         """A request was refused before it had a path: malformed, too slow, too long."""
@@ -181,16 +190,27 @@ class Metrics:
         reason: str,
     ) -> None:
         """A request for text ended. `model` is an id; `reason` a finish reason or an error's type."""
+        known = self._of_model.get(model)
+        if known is None:
+            known = self._of_model[model] = (
+                self._queue_wait.labels(model),
+                self._duration.labels(model),
+                self._tokens_in.labels(model),
+                self._tokens_out.labels(model),
+                self._tokens_cached.labels(model),
+            )
+        queue_wait, duration, tokens_in, tokens_out, tokens_cached = known
         if ttft_s is not None:
             self._ttft.labels(model).observe(ttft_s)
-        self._queue_wait.labels(model).observe(queue_s)
-        self._duration.labels(model).observe(duration_s)
+        queue_wait.observe(queue_s)
+        duration.observe(duration_s)
         if tokens_per_second > 0:
             self._rate.labels(model).observe(tokens_per_second)
         self._finished.labels(model, reason).inc()
-        self._tokens_in.labels(model).inc(usage.prompt_tokens)
-        self._tokens_out.labels(model).inc(usage.completion_tokens)
-        self._tokens_cached.labels(model).inc(usage.cached_tokens)
+        tokens_in.inc(usage.prompt_tokens)
+        tokens_out.inc(usage.completion_tokens)
+        if usage.cached_tokens:
+            tokens_cached.inc(usage.cached_tokens)
         if usage.drafted_tokens:
             rejected = usage.drafted_tokens - usage.accepted_tokens
             self._tokens_drafted.labels(model, "true").inc(usage.accepted_tokens)
