@@ -70,7 +70,7 @@ class LogWriter:
         while True:
             stopping = self._stopping.is_set()  # What was put before that is still written.
             while self._records:
-                self._write(self._line(self._records.popleft()))
+                self._write(self._lines())
                 self._tell_lost()
             if stopping:
                 return
@@ -90,7 +90,15 @@ class LogWriter:
             lost, self._told = self.dropped - self._told, self.dropped
             note = logging.LogRecord("modeld.log", logging.WARNING, "", 0, "log lines lost", (), None)
             note.fields = {"lines": lost, "why": "standard error was not read fast enough"}
-            self._write(self._line(note))
+            self._write([self._line(note)])
+
+    def _lines(self) -> list[str]:
+        """Take records for one write: each lets go of the interpreter, and has to get it back."""
+        lines, size = list[str](), 0
+        while self._records and size < _CHUNK_BYTES // 2:
+            lines.append(self._line(self._records.popleft()))
+            size += len(lines[-1])
+        return lines
 
     def _line(self, record: logging.LogRecord) -> str:
         try:
@@ -98,15 +106,16 @@ class LogWriter:
         except Exception as error:  # noqa: BLE001 -- a field's own __str__ may raise anything
             return f"a log line could not be written: {type(error).__name__}\n"
 
-    def _write(self, line: str) -> None:
+    def _write(self, lines: list[str]) -> None:
+        text = "".join(lines)
         try:
             if self._fd is None:
-                self._stream.write(line)
+                self._stream.write(text)
                 self._stream.flush()
             else:
-                self._write_chunks(self._fd, line.encode("utf-8", "backslashreplace"))
+                self._write_chunks(self._fd, text.encode("utf-8", "backslashreplace"))
         except (OSError, ValueError):
-            self.dropped += 1
+            self.dropped += len(lines)
             self._told = self.dropped
 
     def _write_chunks(self, fd: int, data: bytes) -> None:

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from modeld.telemetry.log import configure, get_logger, logging_to_stderr, request_level, request_logger
+from modeld.telemetry.writer import LogWriter
 
 
 def lines_of(out: io.StringIO) -> list[dict[str, object]]:
@@ -193,6 +194,24 @@ def test_a_record_is_written_whatever_the_thread_does() -> None:
         for number in range(100):
             log.info("line", number=number)
             assert json.loads(source.readline())["number"] == number
+
+
+def test_records_that_wait_share_a_write() -> None:
+    """All of them come, in their order, in fewer writes than there are records."""
+    writes: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    pipe = LogWriter(Stream(), lambda record: record.getMessage())
+    for number in range(50):
+        pipe.put(logging.LogRecord("modeld.x", logging.INFO, "", 0, f"line {number}", (), None))
+    pipe.start()
+    pipe.stop()
+    assert "".join(writes).splitlines() == [f"line {number}" for number in range(50)]
+    assert len(writes) == 1
 
 
 def test_many_threads_lose_nothing() -> None:
