@@ -107,6 +107,8 @@ def parser() -> argparse.ArgumentParser:
     mode.add_argument("--tokens", type=whole(100, 60_000), default=10_000, help="lines of each stream")
     mode.add_argument("--clients", type=whole(1, 64), default=8, help="clients that send short requests")
     mode.add_argument("--seconds", type=whole(1, 60), default=3, help="of each system in a round of requests")
+    text = "where the engine lives while short requests are measured (default: %(default)s)"
+    mode.add_argument("--isolation", choices=("process", "thread"), default="thread", help=text)
     return top
 
 
@@ -309,7 +311,12 @@ def run_control(options: argparse.Namespace) -> int:
                 say=say,
             ),
             "requests": lambda: control.requests(
-                model, clients=options.clients, rounds=options.rounds, seconds=options.seconds, say=say
+                model,
+                clients=options.clients,
+                rounds=options.rounds,
+                seconds=options.seconds,
+                isolation=options.isolation,
+                say=say,
             ),
             "steps": lambda: control.steps(model, threads=options.threads, say=say),
             "memory": lambda: control.memory(model, threads=options.threads, say=say),

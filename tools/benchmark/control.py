@@ -108,9 +108,13 @@ class Thread:
 # --- short requests -------------------------------------------------------------------------------
 
 
-def requests(model: Path, *, clients: int, rounds: int, seconds: float, say: Say) -> Found:
-    """Measure short requests a second, of modeld and a bare app in alternating rounds."""
-    flags = ["--engine", "fake", "--llama-slots", str(clients), "--max-queue-depth", "64"]
+def requests(model: Path, *, clients: int, rounds: int, seconds: float, isolation: str, say: Say) -> Found:
+    """Measure short requests a second, of modeld and a bare app in alternating rounds.
+
+    CPU time is that of the daemon's process; with a worker process, its share comes on top.
+    """
+    flags = ["--engine", "fake", "--isolation", isolation]
+    flags += ["--llama-slots", str(clients), "--max-queue-depth", "64"]
     answers: dict[str, list[Found]] = {"modeld": [], "bare app": []}
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(modeld(*flags, models_dir=model.parent))
@@ -174,7 +178,17 @@ def _bare_app(size: int) -> Generator[Server]:
 def steps(model: Path, *, threads: int, say: Say) -> Found:
     """Measure the CPU time of Python in each step while eight streams decode, all threads."""
     cells = STEP_SLOTS * 4 * (STEP_PROMPT + STEP_TOKENS)
-    flags = ["--llama-slots", str(STEP_SLOTS), "--llama-ctx", str(cells), "--llama-threads", str(threads)]
+    # A step's Python is that of both sides: its clocks need them in one process.
+    flags = [
+        "--isolation",
+        "thread",
+        "--llama-slots",
+        str(STEP_SLOTS),
+        "--llama-ctx",
+        str(cells),
+        "--llama-threads",
+        str(threads),
+    ]
     with tempfile.TemporaryDirectory(prefix="modeld-bench-") as folder:
         result = Path(folder) / "steps.json"
         program = (str(HERE / "profiled.py"), str(result))
@@ -228,7 +242,16 @@ def memory(model: Path, *, threads: int, say: Say) -> Found:
     """Measure resident memory after a first token, and that of a process that only has the model."""
     setup = Setup(model, slots=4, ctx=8192, threads=threads)
     prompt = " ".join(WORDS[:8])
-    flags = ["--llama-slots", "4", "--llama-ctx", "8192", "--llama-threads", str(threads)]
+    flags = [
+        "--isolation",
+        "thread",
+        "--llama-slots",
+        "4",
+        "--llama-ctx",
+        "8192",
+        "--llama-threads",
+        str(threads),
+    ]
     with bare(setup) as loop:
         loop.streams([prompt], 2)
         alone = resident(loop.pids[0])
