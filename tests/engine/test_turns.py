@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from itertools import count
+from types import SimpleNamespace
+
 import pytest
 from support.engines import Bench, ask
 
@@ -55,7 +58,8 @@ def test_many_slow_requests_together_leave_a_stream_its_steps(bench, monkeypatch
     """Each takes longer than a slice: one a step is prepared, and all are in the end."""
     stream = bench.submit(ask("hello", max_tokens=200, ignore_eos=True))
     bench.until(Tokens, stream)
-    monkeypatch.setattr("modeld.engine.llama.turns.SLICE_S", 0.0)
+    a_second_a_look = SimpleNamespace(perf_counter=count().__next__)
+    monkeypatch.setattr("modeld.engine.llama.engine.time", a_second_a_look)
     before = bench.tokens(stream)
     asides = [bench.submit(ASIDE) for _ in range(5)]
     for aside in asides[:-1]:
