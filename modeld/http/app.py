@@ -11,6 +11,7 @@ from modeld.errors import InvalidRequest
 from modeld.http.backend import Backend
 from modeld.http.cors import Cors
 from modeld.http.edge import Edge, EdgeRequest, current_request
+from modeld.http.envelopes import envelope_of
 from modeld.http.errors import BACKPRESSURE, error_of, error_response
 from modeld.http.exchange import Exchange
 from modeld.http.limits import Limits, limits_of
@@ -69,7 +70,8 @@ class EdgeApp(QuartTrio):
         )
         if error.status in BACKPRESSURE:
             self.edge.metrics.count_backpressure(error.kind)
-        return error_response(error, exception)
+        envelope = envelope_of(request.path)
+        return error_response(error, envelope, request_id=request.id, exception=exception)
 
 
 def create_app(

@@ -12,8 +12,7 @@ import trio
 from quart.wrappers.response import ResponseBody
 
 from modeld.core.events import Event
-from modeld.dialects.framing import BLANK_LINE
-from modeld.dialects.native import Renderer
+from modeld.dialects.renderer import Renderer
 from modeld.errors import InternalError, UnsupportedMediaType
 from modeld.http.edge import EdgeRequest
 from modeld.http.infer_log import InferLog
@@ -21,7 +20,7 @@ from modeld.http.pen import Pen
 from modeld.runtime.ticket import Ticket
 
 AT_ONCE_S = 0.01
-"""A stream that begins at once waits this long for something better to begin with than a blank line."""
+"""A stream that begins at once waits this long for something better to begin with than a sign of life."""
 
 
 async def read_json(request: EdgeRequest) -> bytes:
@@ -100,7 +99,7 @@ class StreamBody(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        """Return the bytes of the next write: lines, or a blank one after a silent span."""
+        """Return the bytes of the next write: lines, or a sign of life after a silent span."""
         if self.ended:
             raise StopAsyncIteration
         try:
@@ -125,20 +124,20 @@ class StreamBody(ResponseBody):
             with trio.CancelScope(deadline=deadline) as silence:
                 events = events or await self._ticket.next()
             if silence.cancelled_caught:
-                return BLANK_LINE
+                return self._renderer.still_here
             lines = self._renderer.lines(events)
             if lines:
                 return lines
 
     async def _lines_after(self, pen: Pen) -> bytes:
-        """Let lines be written by the pen; return what comes after those: the last, or a blank one."""
+        """Let lines be written by the pen; return what comes after those: the last, or a sign of life."""
         self._quiet_since = trio.current_time()
         while True:
             # One deadline for many tokens: it is only looked at when it has passed.
             with trio.CancelScope(deadline=self._quiet_since + self._keep_alive_s) as silence:
                 await self._ticket.pour(partial(self._write, pen))
             if silence.cancelled_caught and trio.current_time() >= self._quiet_since + self._keep_alive_s:
-                return BLANK_LINE
+                return self._renderer.still_here
             if self._fault is not None:
                 raise self._fault
             if self._lines:

@@ -10,7 +10,6 @@ from quart import Response
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
-from modeld.dialects.native import error_body
 from modeld.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -21,6 +20,7 @@ from modeld.errors import (
     NotFound,
     Problem,
 )
+from modeld.http.envelopes import Envelope
 from modeld.http.limits import Limits
 from modeld.telemetry.log import get_logger
 
@@ -64,10 +64,13 @@ def body_too_large(max_bytes: int) -> BodyTooLarge:
     )
 
 
-def error_response(error: ModeldError, exception: BaseException | None = None) -> Response:
-    """Return the JSON answer to an error, with the headers that belong to it."""
+def error_response(
+    error: ModeldError, envelope: Envelope, *, request_id: str, exception: BaseException | None = None
+) -> Response:
+    """Return the answer to an error in a dialect's envelope, with the headers that belong to it."""
     problem = error.as_problem()
-    response = Response(error_body(problem), error.status, content_type="application/json")
+    status, body = envelope(problem, request_id)
+    response = Response(body, status, content_type="application/json")
     response.headers.update(error_headers(problem))
     if isinstance(exception, WerkzeugMethodNotAllowed) and exception.valid_methods is not None:
         response.headers["Allow"] = ", ".join(sorted(exception.valid_methods))

@@ -22,6 +22,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from modeld.http.body import StreamBody
 from modeld.http.edge import EdgeRequest
+from modeld.http.envelopes import envelope_of
 from modeld.http.errors import error_of, error_response
 from modeld.http.ident import request_id
 from modeld.http.pen import pen_of
@@ -131,7 +132,8 @@ class Exchange(TrioASGIHTTPConnection):
                 limits=self._edge.limits,
             )
             if request is not None and not sender.status:
-                await self._send_response(sender, error_response(error))
+                answer = error_response(error, envelope_of(request.path), request_id=request.id)
+                await self._send_response(sender, answer)
 
 
 class _Sender:

@@ -9,7 +9,7 @@ the events of one request into lines; `embed` does both for vectors and
 from modeld.dialects.native.embed import EmbedAnswer, EmbedBody, EmbedRenderer, parse_embed
 from modeld.dialects.native.listing import ModelsBody, models_body
 from modeld.dialects.native.parse import Generate, parse
-from modeld.dialects.native.render import Renderer, error_body, shows_text
+from modeld.dialects.native.render import Renderer, error_body
 from modeld.dialects.native.vocabulary import (
     ContentBody,
     DetokenizeBody,
@@ -58,5 +58,4 @@ __all__ = [
     "parse_embed",
     "parse_template",
     "parse_tokenize",
-    "shows_text",
 ]

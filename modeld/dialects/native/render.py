@@ -22,7 +22,7 @@ from modeld.core.events import (
     TokenLogprob,
     Usage,
 )
-from modeld.dialects.framing import json_bytes, json_string, line
+from modeld.dialects.framing import BLANK_LINE, json_bytes, json_string, line
 from modeld.dialects.native.wire import (
     Answer,
     CandidateBody,
@@ -50,6 +50,8 @@ class Renderer:
     Attributes:
       last: the event that ended the request, once it came.
     """
+
+    still_here = BLANK_LINE
 
     def __init__(self, *, model: str, request_id: str, events: bool = False, echo: str = "") -> None:
         self.last: Last | None = None
@@ -134,15 +136,6 @@ class Renderer:
             model=self._model,
             id=self._request_id,
         )
-
-
-def shows_text(event: Event) -> bool:
-    """Whether this event gives a stream its status: the first token, or the end."""
-    match event:
-        case Delta() | Finished() | Failed():
-            return True
-        case _:
-            return False
 
 
 def error_body(problem: Problem, *, code: int | None = None) -> bytes:
