@@ -9,12 +9,10 @@ import msgspec
 from msgspec.structs import replace
 
 from modeld.core.request import Constraint, ConstraintKind
-from modeld.dialects.native.complaint import malformed
 from modeld.dialects.native.wire import InferBody
+from modeld.dialects.schema import schema_text
 from modeld.errors import InvalidGrammar, InvalidRequest
 
-MAX_SCHEMA_DEPTH = 100
-"""Levels of nesting in a JSON schema."""
 _TOKEN, _WORD = 0, 1
 """Types of triggers in llama.cpp (common.h); 2 and 3 are regular expressions."""
 
@@ -36,8 +34,7 @@ def constraint_of(wire: InferBody) -> Constraint | None:
         if wire.grammar_lazy or wire.grammar_triggers:
             raise InvalidRequest("`grammar_lazy` and `grammar_triggers` need a `grammar` or a `json_schema`")
         return None
-    text = bytes(cast("msgspec.Raw", schema)).decode()
-    _check_schema(text)
+    text = schema_text(cast("msgspec.Raw", schema), "json_schema")
     return _with_triggers(Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text), wire)
 
 
@@ -67,28 +64,3 @@ def _with_triggers(constraint: Constraint, wire: InferBody) -> Constraint:
                 f"has no bound in time; give words (type 1) or tokens (type 0)"
             )
     return replace(constraint, trigger_words=tuple(words), trigger_tokens=tuple(tokens))
-
-
-def _check_schema(text: str) -> None:
-    """Refuse a schema that is no object, or that nests deeper than a recursive reader can follow."""
-    try:
-        level: list[object] = [msgspec.json.decode(text, type=dict[str, object])]
-    except msgspec.ValidationError:
-        raise InvalidRequest('`json_schema` must be an object, such as {"type": "object"}') from None
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise InvalidRequest(malformed(text, str(error))) from None
-    except RecursionError:
-        level, depth = [], MAX_SCHEMA_DEPTH + 1
-    else:
-        depth = 0
-    while level and depth <= MAX_SCHEMA_DEPTH:
-        depth += 1
-        level = [child for value in level for child in _children(value)]
-    if depth > MAX_SCHEMA_DEPTH:
-        raise InvalidRequest(f"`json_schema` is nested more than {MAX_SCHEMA_DEPTH} levels deep")
-
-
-def _children(value: object) -> list[object]:
-    if isinstance(value, dict):
-        return list(cast("dict[str, object]", value).values())
-    return cast("list[object]", value) if isinstance(value, list) else []

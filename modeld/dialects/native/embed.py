@@ -12,10 +12,10 @@ from msgspec import Meta
 
 from modeld.core.events import Embedded, Event, Failed, Finished
 from modeld.core.request import EmbedRequest, Order, Pooling, Priority
+from modeld.dialects.body import MAX_INT32, decode, keep_alive_of, model_of, timeout_of
 from modeld.dialects.framing import json_bytes, json_string
-from modeld.dialects.native.parse import decode, keep_alive_of, model_of, timeout_of
 from modeld.dialects.native.render import stats_body
-from modeld.dialects.native.wire import MAX_INT32, StatsBody, Terms
+from modeld.dialects.native.wire import StatsBody, Terms
 from modeld.errors import InvalidRequest
 
 MOST_INPUTS = 2048

@@ -3,24 +3,19 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgspec
 
-from modeld.config.values import BadValue, parse_duration
 from modeld.core.request import (
     GenerateRequest,
     Message,
     Order,
     Priority,
 )
-from modeld.dialects.native.complaint import complain, malformed
+from modeld.dialects.body import MAX_INT32, decode, keep_alive_of, model_of, timeout_of
 from modeld.dialects.native.constraint import constraint_of
 from modeld.dialects.native.sampling import sampling_of
-from modeld.dialects.native.wire import MAX_INT32, Duration, InferBody
+from modeld.dialects.native.wire import InferBody
 from modeld.errors import InvalidRequest
-
-Body = TypeVar("Body", bound=msgspec.Struct)
 
 _decoder = msgspec.json.Decoder(InferBody)
 _request = GenerateRequest()
@@ -57,27 +52,6 @@ def parse(body: bytes) -> Generate:
         events=bool(wire.events),
         echo=_echo(wire),
     )
-
-
-def decode(body: bytes, decoder: msgspec.json.Decoder[Body], example: str) -> Body:
-    """Read a body.
-
-    Raises: InvalidRequest with a sentence that names the key; of an empty body, with the example.
-    """
-    if not body.strip():
-        raise InvalidRequest(f"the body is empty; send JSON such as {example}")
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"the body is not UTF-8: byte {error.start} cannot be decoded") from None
-    try:
-        return decoder.decode(text)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(complain(str(error), decoder.type)) from None
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise InvalidRequest(malformed(text, str(error))) from None
-    except RecursionError:
-        raise InvalidRequest("the body is nested too deeply") from None
 
 
 def _generation(wire: InferBody) -> GenerateRequest:
@@ -130,35 +104,6 @@ def _max_tokens(wire: InferBody) -> int:
     if wire.n_predict == 0:
         raise InvalidRequest("`n_predict` is 0; it must be at least 1, or -1 for until the context is full")
     return wire.n_predict if wire.n_predict > 0 else MAX_INT32
-
-
-def model_of(name: str | None) -> str | None:
-    """Return the model that is asked for, None for the default one. Raises: InvalidRequest."""
-    if name == "":
-        raise InvalidRequest("`model` is empty; leave it out for the default model, or see GET /models")
-    return name
-
-
-def _seconds(key: str, value: Duration) -> float:
-    try:
-        return parse_duration(value)
-    except BadValue as error:
-        raise InvalidRequest(f"`{key}`: {error}") from None
-
-
-def keep_alive_of(value: Duration | None) -> float | None:
-    """Return `keep_alive` in seconds. Raises: InvalidRequest."""
-    return None if value is None else _seconds("keep_alive", value)
-
-
-def timeout_of(value: Duration | None) -> float | None:
-    """Return `timeout` in seconds. Raises: InvalidRequest."""
-    if value is None:
-        return None
-    seconds = _seconds("timeout", value)
-    if seconds <= 0:
-        raise InvalidRequest("`timeout` must be longer than nothing, such as 30s; leave it out for no limit")
-    return seconds
 
 
 def _logprobs(value: int | bool | None) -> int | None:

@@ -21,9 +21,9 @@ from modeld.core.request import (
     TemplateRequest,
     TokenizeRequest,
 )
+from modeld.dialects.body import MAX_INT32, decode, keep_alive_of, model_of, timeout_of
 from modeld.dialects.framing import json_bytes
-from modeld.dialects.native.parse import decode, keep_alive_of, model_of, timeout_of
-from modeld.dialects.native.wire import MAX_INT32, MessageBody, Terms
+from modeld.dialects.native.wire import MessageBody, Terms
 from modeld.errors import InvalidRequest
 
 MOST = 131_072

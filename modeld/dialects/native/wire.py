@@ -15,17 +15,11 @@ from msgspec import UNSET, Meta, UnsetType
 
 from modeld.core.events import FinishReason
 from modeld.core.request import Priority
+from modeld.dialects.body import MAX_INT32, MAX_SEED, Duration
+from modeld.dialects.sampling import Bias
 from modeld.errors import JsonScalar
 
-MAX_INT32 = 2**31 - 1
-MAX_SEED = 2**32 - 2
-"""llama.cpp's seeds are 32 bits wide, and the largest of them stands for "draw one"."""
-
-Duration = str | float
-"""`30s`, `1m30s`, `500ms`; a plain number is seconds."""
 StopText = Annotated[str, Meta(min_length=1, max_length=1000)]
-Bias = float | bool
-"""Added to the logit; false bans the token."""
 
 
 class MessageBody(msgspec.Struct, forbid_unknown_fields=True):

@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
+from msgspec import inspect
 
 from modeld.config.nearest import did_you_mean
-from modeld.core.request import Pooling, Priority
-from modeld.dialects.native.wire import InferBody, MessageBody, TriggerBody
 
 _PLACE = re.compile(r"(?P<what>.*?)(?: - at `(?P<place>[^`]*)`)?", re.DOTALL)
 _EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`(?P<limit>[^`]*?)(?:, got `(?P<got>\w+)`)?")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<key>.*)`")
 _INVALID = re.compile(r"Invalid enum value '?(?P<value>.*?)'?", re.DOTALL)
+
+_STEP = re.compile(r"\.[^.\[]+|\[[^\]]*\]")
 
 _WORDS: Mapping[str, str] = {
     "int": "a whole number",
@@ -29,7 +30,7 @@ _WORDS: Mapping[str, str] = {
 }
 
 
-def complain(reason: str, body: type[msgspec.Struct] = InferBody) -> str:
+def complain(reason: str, body: type[msgspec.Struct]) -> str:
     """Return a sentence for the text of a `msgspec.ValidationError` about a body of this type."""
     match = _PLACE.fullmatch(reason)
     what, place = (match["what"], match["place"] or "$") if match else (reason, "$")
@@ -41,7 +42,7 @@ def complain(reason: str, body: type[msgspec.Struct] = InferBody) -> str:
     if found := _MISSING.fullmatch(what):
         return f'{name} lacks the key "{found["key"]}"'
     if found := _INVALID.fullmatch(what):
-        choices = ", ".join(Pooling if place == "$.pooling" else Priority)
+        choices = ", ".join(_choices(place, body))
         return f'{name} must be one of {choices}, not "{found["value"][:80]}"'
     if found := _EXPECTED.fullmatch(what):
         return _expected(name, found["types"], found["limit"].strip(), found["got"])
@@ -60,11 +61,55 @@ def malformed(text: str, reason: str) -> str:
 
 
 def _keys(place: str, body: type[msgspec.Struct]) -> Collection[str]:
-    if place.startswith("$.messages"):
-        return MessageBody.__struct_fields__
-    if place.startswith("$.grammar_triggers"):
-        return TriggerBody.__struct_fields__
-    return body.__struct_fields__
+    """Return the keys that there could be at this place of a body."""
+    structs = [kind for kind in _kinds_at(place, body) if isinstance(kind, inspect.StructType)]
+    return [field.encode_name for struct in structs for field in struct.fields]
+
+
+def _choices(place: str, body: type[msgspec.Struct]) -> Collection[str]:
+    """Return the values that there could be at this place of a body, if it takes one of a few."""
+    found: list[str] = []
+    for kind in _kinds_at(place, body):
+        if isinstance(kind, inspect.EnumType):
+            found += [str(choice.value) for choice in kind.cls]
+        elif isinstance(kind, inspect.LiteralType):
+            found += [str(value) for value in kind.values]
+        elif isinstance(kind, inspect.StructType) and kind.tag is not None:
+            found.append(str(kind.tag))
+    return found
+
+
+def _kinds_at(place: str, body: type[msgspec.Struct]) -> list[inspect.Type]:
+    """Return all types that a value at this place could have: `$.messages[...].role`."""
+    kinds = list(_members(inspect.type_info(body)))
+    for step in _STEP.findall(place):
+        below = [child for kind in kinds for child in _below(kind, step)]
+        if not below:
+            break  # The key that tells members of a union apart is no field: the union is what is meant.
+        kinds = [member for child in below for member in _members(child)]
+    return kinds
+
+
+def _members(kind: inspect.Type) -> Iterable[inspect.Type]:
+    while isinstance(kind, inspect.Metadata):
+        kind = kind.type
+    if isinstance(kind, inspect.UnionType):
+        return [member for part in kind.types for member in _members(part)]
+    return [kind]
+
+
+def _below(kind: inspect.Type, step: str) -> Iterable[inspect.Type]:
+    match kind:
+        case inspect.StructType(fields=fields):
+            return [field.type for field in fields if f".{field.encode_name}" == step]
+        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
+            return [item]
+        case inspect.TupleType(item_types=items):
+            return items
+        case inspect.DictType(value_type=value):
+            return [value]
+        case _:
+            return []
 
 
 def _expected(name: str, types: str, limit: str, got: str | None) -> str:
