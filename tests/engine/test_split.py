@@ -15,7 +15,7 @@ from modeld.core.models import LoadOptions
 from modeld.engine.llama.layout import first_layout, unified_layout
 from modeld.engine.llama.library import lib
 from modeld.engine.llama.prefix import WORTH_WAITING, Copy, Cut, Wait
-from modeld.engine.llama.split import SplitCache
+from modeld.engine.llama.split import SplitCache, order
 from modeld.engine.protocol import Admitted, Broken, Done, Tokens
 from modeld.errors import ModelFailed, PromptTooLong
 
@@ -372,3 +372,40 @@ def test_a_batch_of_a_token_or_two_is_enough(tiny_lab, more):
     assert again == text
     assert last.usage.cached_tokens > 0
     bench.engine.close()
+
+
+# the order of a batch
+
+
+def passes(written, tokens):
+    """Return what llama.cpp decodes together, as {slot: tokens} for each pass (its `split_equal`)."""
+    left = {slot: tokens[slot] for slot in written}
+    made = []
+    while left:
+        together = [next(slot for slot in written if slot in left)]
+        for slot in written:
+            if slot in left and slot == together[-1] + 1:
+                together.append(slot)
+        count = min(left[slot] for slot in together)
+        made.append(dict.fromkeys(together, count))
+        left = {slot: rest - made[-1].get(slot, 0) for slot, rest in left.items()}
+        left = {slot: rest for slot, rest in left.items() if rest}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("streams", "prompts", "expected"),
+    [
+        ((0, 1, 2, 3), (4,), [{4: 8}, {0: 1, 1: 1, 2: 1, 3: 1}]),
+        ((1, 2, 3, 4), (0,), [{1: 1, 2: 1, 3: 1, 4: 1}, {0: 8}]),
+        ((0, 1), (2, 3), [{2: 8, 3: 8}, {0: 1, 1: 1}]),
+        ((5, 2), (3,), [{3: 8}, {2: 1}, {5: 1}]),
+        ((0, 2), (1,), [{0: 1, 1: 1, 2: 1}, {1: 7}]),
+    ],
+    ids=str,
+)
+def test_a_chunk_of_a_prompt_is_decoded_apart_from_streams(streams, prompts, expected):
+    """In a pass of its own, whole, unless a slot between two streams makes that impossible."""
+    written = order(streams, prompts)
+    assert sorted(written) == sorted((*streams, *prompts))
+    assert passes(written, dict.fromkeys(streams, 1) | dict.fromkeys(prompts, 8)) == expected

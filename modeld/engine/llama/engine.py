@@ -42,6 +42,7 @@ from modeld.engine.llama.prefill import ChunkRule, shares
 from modeld.engine.llama.prefix import Wait
 from modeld.engine.llama.renderer import Renderer, StillRendering
 from modeld.engine.llama.residency import Residency
+from modeld.engine.llama.split import order
 from modeld.engine.llama.turns import Turns
 from modeld.engine.llama.vocab import Vocab
 from modeld.engine.protocol import (
@@ -76,6 +77,14 @@ def load(spec: LoadSpec, on_progress: OnProgress) -> Engine:
     """
     pooling = _pooling_of(spec)
     return EmbeddingEngine(spec, on_progress, pooling) if pooling else LlamaEngine(spec, on_progress)
+
+
+def _in_order(members: list[Job]) -> list[Job]:
+    """Return streams and prompts as they are best written into one batch."""
+    by_slot = {job.slot: job for job in members}
+    streams = [job.slot for job in members if job.pending >= 0]
+    prompts = [job.slot for job in members if job.pending < 0]
+    return [by_slot[slot] for slot in order(streams, prompts)]
 
 
 def _pooling_of(spec: LoadSpec) -> str:
@@ -290,11 +299,7 @@ class LlamaEngine:
     # schedule
 
     def _schedule(self) -> list[Job]:
-        """Write the batch; return the jobs that are in it, the oldest first.
-
-        It is written in the order of slots: a split cache decodes such together whose numbers follow
-        each other.
-        """
+        """Write the batch, in the order of `split.order`; return the jobs in it, the oldest first."""
         prompts = [job for job in self._running if job.pending < 0]
         if prompts:
             budget = self._chunks.budget(len(self._running) - len(prompts), len(prompts))
@@ -311,7 +316,7 @@ class LlamaEngine:
             if job.kept >= job.context:
                 self._places.make_room(job)
                 self._shifting = True
-        for job in sorted(members, key=_SLOT):
+        for job in _in_order(members) if prompts else sorted(members, key=_SLOT):
             if job.pending >= 0:
                 job.row = batch.add_token(job.pending, job.kept, job.slot)
                 job.upto = job.kept + 1

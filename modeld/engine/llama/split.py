@@ -18,7 +18,7 @@ Admission of a prompt:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from modeld.engine.llama.prefix import (
     WORTH_WAITING,
@@ -161,3 +161,21 @@ class SplitCache:
             return groups, 3, age[sequence]
 
         return min((number for number in range(self.count) if number not in self._prompts), key=cost)
+
+
+def order(streams: Iterable[int], prompts: Iterable[int]) -> list[int]:
+    """Return the order in which slots are written into a batch, so that a split cache decodes it fast.
+
+    llama.cpp makes its passes so (`llama_batch_allocr::split_equal`): it takes the first slot of the batch
+    that is left, then each with the next number, wherever that stands; and of all these as many tokens
+    as the one with the fewest has. With a stream among them that is one of each, and the rest of a
+    prompt goes into another pass: both of odd sizes, and the CPU computes four tokens in the time of
+    three. So prompts come first, if no stream has the number that follows one of theirs, or last, if none
+    of theirs follows a stream's.
+    """
+    streams, prompts = sorted(streams), sorted(prompts)
+    if not {slot + 1 for slot in prompts}.intersection(streams):
+        return prompts + streams
+    if not {slot + 1 for slot in streams}.intersection(prompts):
+        return streams + prompts
+    return sorted(streams + prompts)
