@@ -73,19 +73,47 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     trigger_tokens: tuple[int, ...] = ()
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn of a conversation. Both parts are plain text, never control tokens."""
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that an assistant called."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text, of an object usually."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One turn of a conversation. All its parts are plain text, never control tokens."""
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What an assistant called in this turn."""
+    tool_call_id: str = ""
+    """Of a tool's turn: the call that it answers; empty: unknown."""
+    name: str = ""
+    """Of a tool's turn: the function that answers; empty: unknown."""
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object", "properties": {}}'
+    """JSON schema of its arguments, as JSON text."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
-    """One generation: a raw `prompt`, or `messages` for the model's own chat template."""
+    """One generation: a raw `prompt`, its tokens, or `messages` for the model's own chat template."""
 
     prompt: str | None = None
-    """Raw text: control tokens in it are parsed. None when `messages` are given."""
+    """Raw text: control tokens in it are parsed. None when the prompt is given otherwise."""
+    prompt_tokens: tuple[int, ...] = ()
+    """The prompt as token ids, instead of either; nothing is added to them."""
     messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    """What the model is told it may call. Tokens that mark a call are then shown as text."""
     max_tokens: int = 512
     """Upper bound of generated tokens; clipped to the room that the context leaves."""
     sampling: Sampling = Sampling()
@@ -141,9 +169,10 @@ class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True, tag="detokeni
 
 
 class TemplateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="template"):
-    """The prompt that the model's chat template makes of these messages."""
+    """The prompt that the model's chat template makes of these messages and tools."""
 
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
 
 
 Aside = TokenizeRequest | DetokenizeRequest | TemplateRequest

@@ -22,5 +22,5 @@ def answer(request: Aside, vocab: Vocab, template: Renderer) -> AsideAnswer:
         case DetokenizeRequest(tokens=tokens):
             vocab.check(tokens, "tokens")
             return Detokenized(vocab.detokenize(tokens))
-        case TemplateRequest(messages=messages):
-            return Templated("".join(template.render(messages)))
+        case TemplateRequest(messages=messages, tools=tools):
+            return Templated("".join(template.render(messages, tools)))

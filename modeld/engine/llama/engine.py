@@ -474,7 +474,8 @@ class LlamaEngine:
             self._finish(job, FinishReason.STOP, job.text.flush(), outputs)
             return False
         job.choose(token)
-        text = job.text.push(self._vocab.piece(token))
+        piece = self._vocab.spelling(token) if token in job.spelled else self._vocab.piece(token)
+        text = job.text.push(piece)
         reason = None
         if job.generated >= job.limit:
             reason = FinishReason.LENGTH

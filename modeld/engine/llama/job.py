@@ -30,6 +30,7 @@ class Job:
       limit: most tokens it may generate, clipped to the context.
       slot: the sequence it is decoded into; -1 while it waits.
       ends: tokens that end it.
+      spelled: control tokens that are shown as text.
       cached: tokens of the prompt that another request had decoded.
       answer: the tokens generated.
       kept: tokens of it that are in the KV cache, which is also its next position.
@@ -65,6 +66,7 @@ class Job:
         "row",
         "sampler",
         "slot",
+        "spelled",
         "text",
         "upto",
     )
@@ -78,6 +80,7 @@ class Job:
         *,
         sampler: Sampler,
         ends: frozenset[int],
+        spelled: frozenset[int] = frozenset(),
     ) -> None:
         self.id = request_id
         self.prompt = prompt
@@ -86,6 +89,7 @@ class Job:
         self.logprobs = request.logprobs
         self.sampler = sampler
         self.ends = ends
+        self.spelled = spelled
         self.text = TextFilter(request.stop)
         self.slot = -1
         self.cached = 0
@@ -177,16 +181,7 @@ def prepare(
     """
     if request.max_tokens < 1:
         raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1")
-    if request.prompt is None and request.messages:
-        parts = template.render(request.messages)
-    elif request.prompt:
-        parts = [request.prompt]
-    else:
-        raise InvalidRequest("the prompt is empty: there is no text, and there are no messages")
-    many = max(vocab.excess("".join(parts), context), len(parts) if len(parts) > context else 0)
-    if many:
-        raise _too_long(f"about {many}", many, context)
-    prompt = vocab.tokenize_parts(parts)
+    prompt = _prompt(request, vocab, template, context)
     if not len(prompt):
         raise InvalidRequest("the prompt is empty: it has no tokens")
     room = context - len(prompt)
@@ -199,9 +194,27 @@ def prepare(
     )
     sampler.see_prompt(prompt)
     limit = request.max_tokens if shifts else min(request.max_tokens, room)
-    job = Job(request_id, request, prompt, limit, sampler=sampler, ends=ends)
+    spelled = vocab.tool_tokens if request.tools else frozenset[int]()
+    job = Job(request_id, request, prompt, limit, sampler=sampler, ends=ends, spelled=spelled)
     job.context = context
     return job
+
+
+def _prompt(request: GenerateRequest, vocab: Vocab, template: Renderer, context: int) -> TokenArray:
+    """Return the tokens of the prompt, in whatever form it came."""
+    if request.prompt_tokens:
+        vocab.check(request.prompt_tokens, "prompt")
+        return np.array(request.prompt_tokens, dtype=np.int32)
+    if request.prompt is None and request.messages:
+        parts = template.render(request.messages, request.tools)
+    elif request.prompt:
+        parts = [request.prompt]
+    else:
+        raise InvalidRequest("the prompt is empty: there is no text, and there are no messages")
+    many = max(vocab.excess("".join(parts), context), len(parts) if len(parts) > context else 0)
+    if many:
+        raise _too_long(f"about {many}", many, context)
+    return vocab.tokenize_parts(parts)
 
 
 def _ends(request: GenerateRequest, vocab: Vocab) -> frozenset[int]:

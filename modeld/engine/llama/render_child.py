@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """The process that renders chat templates: reads messages, answers with prompts, and may fail in any way.
 
-    to it     the template, once; then messages, as often as it likes
+    to it     the template, once; then messages and tools, as often as it likes
     from it   an empty object when it is ready; then for each the parts of the prompt, or an error
 
 Each is a JSON value behind its length (4 bytes). A template comes from a file that a stranger may have
@@ -21,7 +21,9 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modeld.core.request import Message
+import msgspec
+
+from modeld.core.request import Message, Tool
 from modeld.engine.llama.template import ChatTemplate
 from modeld.errors import ModeldError
 
@@ -42,16 +44,18 @@ def main() -> None:
     _confine()
     _write(outgoing, {})
     while True:
-        messages = _read(incoming)
+        question = _read(incoming)
         signal.setitimer(signal.ITIMER_PROF, CPU_S)
-        reply = _answer(template, messages)
+        reply = _answer(template, question)
         _write(outgoing, reply)
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _answer(template: ChatTemplate, messages: list[dict[str, str]]) -> dict[str, Any]:
+def _answer(template: ChatTemplate, question: dict[str, Any]) -> dict[str, Any]:
     try:
-        return {"parts": template.render([Message(**message) for message in messages])}
+        messages = msgspec.convert(question["messages"], list[Message])
+        tools = msgspec.convert(question["tools"], list[Tool])
+        return {"parts": template.render(messages, tools)}
     except ModeldError as error:
         return {"error": error.message}
     except MemoryError:

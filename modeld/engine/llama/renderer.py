@@ -22,7 +22,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeld.core.request import Message
+import msgspec
+
+from modeld.core.request import Message, Tool
 from modeld.engine.llama.render_child import CPU_S, LENGTH
 from modeld.engine.llama.template import MAX_PROMPT, fault_of
 from modeld.errors import EngineFailed, InvalidRequest
@@ -72,7 +74,7 @@ class Renderer:
         """Whether messages can be rendered."""
         return self._fault is None
 
-    def render(self, messages: Sequence[Message]) -> list[str]:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[str]:
         """Return the prompt in parts; no control token may form across two of them.
 
         Other messages than those that it was still rendering replace them.
@@ -83,7 +85,7 @@ class Renderer:
         if self._fault is not None:
             raise InvalidRequest(f"{self._fault}; send `prompt` instead of `messages`")
         if self._rendering is not messages:
-            self._begin(messages)
+            self._begin(messages, tools)
         child = self._child
         try:
             reply = child.poll(self.patience_s) if child is not None else None
@@ -103,7 +105,7 @@ class Renderer:
         if child is not None:
             child.close()
 
-    def _begin(self, messages: Sequence[Message]) -> None:
+    def _begin(self, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
         if self._rendering is not None:  # Whoever wanted that has left; it may go on for a second.
             self.close()
         if self._child is not None and not self._child.alive:
@@ -113,7 +115,7 @@ class Renderer:
                 self._child = _Child(self._setup)
             except OSError as error:
                 raise EngineFailed(f"the process for chat templates cannot be started ({error})") from error
-        self._child.ask([{"role": message.role, "content": message.content} for message in messages])
+        self._child.ask(msgspec.to_builtins({"messages": messages, "tools": tools}))
         self._rendering = messages
 
 

@@ -20,12 +20,14 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from modeld.core.request import Message
+from modeld.core.request import Message, Tool
 from modeld.engine.llama.either import either
+from modeld.engine.llama.tool_prompt import call_values, folded, texts_of, tool_values
 from modeld.errors import InvalidRequest
 
 _PRIVATE_USE = range(0xE000, 0xF900)
@@ -53,12 +55,23 @@ class Guard:
         self._tails = {text[begin:] for text in self._controls for begin in range(1, len(text))}
         self._longest = max((len(text) for text in self._controls), default=0)
 
-    def protect(self, message: Message, mark: str) -> dict[str, str]:
+    def protect(self, message: Message, mark: str) -> dict[str, Any]:
         """Return a message as templates expect it, with `mark` at every break."""
         role = message.role
         if role not in _KNOWN_ROLES and any(role in text for text in self._controls):
             role = mark + role
-        return {"role": self.break_up(role, mark), "content": self.break_up(message.content, mark)}
+
+        def broken_up(text: str) -> str:
+            return self.break_up(text, mark)
+
+        found: dict[str, Any] = {"role": broken_up(role), "content": broken_up(message.content)}
+        if message.tool_calls:
+            found["tool_calls"] = call_values(message.tool_calls, broken_up)
+        if message.tool_call_id:
+            found["tool_call_id"] = broken_up(message.tool_call_id)
+        if message.name:
+            found["name"] = broken_up(message.name)
+        return found
 
     def break_up(self, text: str, mark: str) -> str:
         """Return the text with a mark inside each control token, also one that only begins or ends here."""
@@ -102,25 +115,18 @@ class ChatTemplate:
         self._source = source or ""
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._template: jinja2.Template | None = None
+        self._knows_tools = False
         self._fault = fault_of(source)
 
-    def render(self, messages: Sequence[Message]) -> list[str]:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[str]:
         """Return the prompt in parts; no control token may form across two of them.
 
         Raises: InvalidRequest if there is no template, or with what the template objects to.
         """
         template = self._compiled()
-        mark = self._unused_character(messages)
+        mark = self._unused_character(messages, tools)
         try:
-            prompt = template.render(
-                messages=[self._guard.protect(message, mark) for message in messages],
-                add_generation_prompt=True,
-                tools=None,
-                documents=None,
-                raise_exception=_raise,
-                strftime_now=_strftime_now,
-                **self._tokens,
-            )
+            prompt = self._prompt(template, messages, tools, mark)
         except Exception as error:  # a template of a stranger may raise anything: told to the client as 400
             reason = _words(error).replace(mark, "")
             raise InvalidRequest(f"the model's chat template refuses these messages: {reason}") from error
@@ -131,19 +137,49 @@ class ChatTemplate:
             )
         return prompt.split(mark)
 
+    def _prompt(
+        self, template: jinja2.Template, messages: Sequence[Message], tools: Sequence[Tool], mark: str
+    ) -> str:
+        """Return the prompt; raises whatever the template raises."""
+        with_calls = tools or any(message.tool_calls or message.role == "tool" for message in messages)
+        if self._knows_tools or not with_calls:
+            return self._rendered(template, messages, tools, mark)
+        try:
+            return self._rendered(template, folded(messages, tools, into_system=True), (), mark)
+        except Exception:
+            if messages[0].role == "system":
+                raise
+            return self._rendered(template, folded(messages, tools, into_system=False), (), mark)
+
+    def _rendered(
+        self, template: jinja2.Template, messages: Sequence[Message], tools: Sequence[Tool], mark: str
+    ) -> str:
+        return template.render(
+            messages=[self._guard.protect(message, mark) for message in messages],
+            add_generation_prompt=True,
+            tools=tool_values(tools, lambda text: self._guard.break_up(text, mark)),
+            documents=None,
+            raise_exception=_raise,
+            strftime_now=_strftime_now,
+            **self._tokens,
+        )
+
     def _compiled(self) -> jinja2.Template:
         """Compile at the first use: Jinja computes what is constant in a template right then."""
         if self._template is None and self._fault is None:
             try:
-                self._template = _environment().from_string(self._source)
+                environment = _environment()
+                variables = jinja2.meta.find_undeclared_variables(environment.parse(self._source))
+                self._knows_tools = "tools" in variables
+                self._template = environment.from_string(self._source)
             except Exception as error:  # noqa: BLE001 - what is constant may fail in any way
                 self._fault = f"this model's chat template cannot be compiled ({_words(error)})"
         if self._template is None:
             raise InvalidRequest(f"{self._fault}; send `prompt` instead of `messages`")
         return self._template
 
-    def _unused_character(self, messages: Sequence[Message]) -> str:
-        texts = [self._source, *(text for message in messages for text in (message.role, message.content))]
+    def _unused_character(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+        texts = [self._source, *texts_of(messages, tools)]
         for code in _PRIVATE_USE:
             if not any(chr(code) in text for text in texts):
                 return chr(code)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from modeld.core.tools import TOOL_MARKERS
 from modeld.engine.llama.either import either
 from modeld.engine.llama.library import lib
 from modeld.errors import InvalidRequest
@@ -41,6 +42,7 @@ class Vocab:
       size: number of tokens.
       end_tokens: tokens that end a generation.
       control_tokens: tokens that never stand for text.
+      tool_tokens: those of them that mark the call of a function.
       control_texts: texts that must not become tokens when they occur in a message.
       bos: the beginning-of-sequence token, or -1.
     """
@@ -63,6 +65,9 @@ class Vocab:
         user = lib.LLAMA_TOKEN_ATTR_USER_DEFINED
         attrs = [get_attr(pointer, token) for token in tokens]
         self.control_tokens = tuple(token for token in tokens if attrs[token] & hidden)
+        self.tool_tokens = frozenset(
+            token for token in self.control_tokens if self.text(token) in TOOL_MARKERS
+        )
         texts = {self.text(token) for token in (*self.control_tokens, *self.end_tokens)}
         texts |= {
             text
