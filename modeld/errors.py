@@ -98,6 +98,19 @@ class MethodNotAllowed(ModeldError):
     kind = "method_not_allowed"
 
 
+class OperationNotFound(NotFound):
+    """No operation of that id is known, or not any more."""
+
+    kind = "operation_not_found"
+
+
+class Conflict(ModeldError):
+    """What is asked for contradicts what an operator wanted before."""
+
+    status = 409
+    kind = "conflict"
+
+
 class BodyTooSlow(ModeldError):
     """The body did not arrive in time."""
 
@@ -183,6 +196,14 @@ class Evicted(ModeldError):
     default_retry_after_s = 1.0
 
 
+class Unloaded(ModeldError):
+    """An operator had the model unloaded by force before the request had its first token."""
+
+    status = 503
+    kind = "unloaded"
+    default_retry_after_s = 1.0
+
+
 class DeadlineUnreachable(ModeldError):
     """The request's time will be over before a slot can be free."""
 
@@ -212,7 +233,9 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         PromptTooLong,
         NotFound,
         ModelNotFound,
+        OperationNotFound,
         MethodNotAllowed,
+        Conflict,
         BodyTooSlow,
         ReaderTooSlow,
         BodyTooLarge,
@@ -225,6 +248,7 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         Draining,
         ModelFailed,
         Evicted,
+        Unloaded,
         DeadlineUnreachable,
         DeadlineExceeded,
         DoesNotFit,

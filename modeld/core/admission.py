@@ -25,10 +25,37 @@ def admit(
 ) -> Problem | None:
     """Return why a request for this model is refused, or None: it may wait.
 
-    (1) The daemon goes down. (2) The file is damaged. (3) The model can never fit.
-    (4) It hangs, or it failed and its backoff is not over. (5) Its queue is full, or that of all models
-    is. (6) Its deadline passes before those in front of it can have been served. One that needs no slot
-    (`aside`) waits with its like only, and not for a turn.
+    (1) to (4): `unavailable`. (5) Its queue is full, or that of all models is. (6) Its deadline passes
+    before those in front of it can have been served. One that needs no slot (`aside`) waits with its
+    like only, and not for a turn.
+    """
+    problem = unavailable(fleet, spec, now)
+    if problem is not None:
+        return problem
+    # (5)
+    depth = fleet.queue_depth(spec.id)
+    view = fleet.instance(spec.id)
+    slots = view.slots if view.state.holds_memory else spec.options.slots
+    if aside:
+        inside, slots = fleet.asides(spec.id), 0
+    else:
+        inside = fleet.waiting_for_slot(spec.id) + view.live_leases
+    if inside - slots >= depth:
+        return _queue_full(fleet, spec.id, inside if aside else fleet.queue_len(spec.id), now)
+    has_place = aside or inside < slots
+    at_once = view.state is State.READY and has_place and not is_closed(fleet, view, now)
+    if not at_once and fleet.waiting_total >= fleet.limits.max_queue_total:
+        return _all_queues_full(fleet)
+    if aside:
+        return None
+    return _unreachable(fleet, spec.id, now, deadline, inside // max(1, slots))  # (6)
+
+
+def unavailable(fleet: Fleet, spec: ModelSpec, now: Instant) -> Problem | None:
+    """Return why this model is loaded for nobody, be it a request or an operator; None if it may be.
+
+    (1) The daemon goes down. (2) The file is damaged. (3) The model can never fit. (4) It hangs, or it
+    failed and its backoff is not over.
     """
     # (1)
     if fleet.draining:
@@ -49,23 +76,7 @@ def admit(
     failures = fleet.instance(spec.id).failures
     if is_open(failures, now):
         return model_failed(spec.id, failures.problem, failures.retry_at - now)
-    # (5)
-    depth = fleet.queue_depth(spec.id)
-    view = fleet.instance(spec.id)
-    slots = view.slots if view.state.holds_memory else spec.options.slots
-    if aside:
-        inside, slots = fleet.asides(spec.id), 0
-    else:
-        inside = fleet.waiting_for_slot(spec.id) + view.live_leases
-    if inside - slots >= depth:
-        return _queue_full(fleet, spec.id, inside if aside else fleet.queue_len(spec.id), now)
-    has_place = aside or inside < slots
-    at_once = view.state is State.READY and has_place and not is_closed(fleet, view, now)
-    if not at_once and fleet.waiting_total >= fleet.limits.max_queue_total:
-        return _all_queues_full(fleet)
-    if aside:
-        return None
-    return _unreachable(fleet, spec.id, now, deadline, inside // max(1, slots))  # (6)
+    return None
 
 
 def _queue_full(fleet: Fleet, model_id: str, waiting: int, now: Instant) -> Problem:

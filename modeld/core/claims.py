@@ -51,13 +51,11 @@ def tidied(fleet: Fleet, now: Instant) -> Fleet:
     """Return the fleet without claims nobody needs, and without victims that are gone, hang or are pinned."""
     if not fleet.claims:
         return fleet
-    wanted = {waiter.model_id for waiter in fleet.waiting}
-    wanted |= {view.model_id for view in fleet.instances.values() if view.wanted}
     for claim in fleet.claims:
         view = fleet.instance(claim.model_id)
         if (
             fleet.draining
-            or claim.model_id not in wanted
+            or not fleet.is_wanted(claim.model_id)
             or claim.model_id not in fleet.catalog.models
             or view.state is not State.QUEUED
             or now < view.failures.retry_at

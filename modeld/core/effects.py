@@ -10,6 +10,7 @@ import msgspec
 
 from modeld.core.events import FinishReason
 from modeld.core.models import ModelSpec
+from modeld.core.operations import Operation, OperationState
 from modeld.errors import Problem
 
 
@@ -35,6 +36,8 @@ class CutReason(StrEnum):
     WAITED = "waited"
     EVICTED = "evicted"
     """Its model had to make room, and the operator allows to cut."""
+    UNLOADED = "unloaded"
+    """An operator had its model unloaded by force."""
 
     @property
     def finish(self) -> FinishReason:
@@ -73,6 +76,22 @@ class SetThreads(msgspec.Struct, frozen=True):
     threads: int
 
 
+class RefuseOperation(msgspec.Struct, frozen=True):
+    """An operation that was just asked for is not begun."""
+
+    operation: str
+    problem: Problem
+
+
+class EndOperation(msgspec.Struct, frozen=True):
+    """An operation ended. `problem` says why it failed."""
+
+    operation: Operation
+    state: OperationState
+    reason: str
+    problem: Problem | None = None
+
+
 class Tell(msgspec.Struct, frozen=True, kw_only=True):
     """A decision to show to the operator, with its reason and numbers."""
 
@@ -81,7 +100,7 @@ class Tell(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     numbers: Mapping[str, float] = {}
     kind: str = ""
-    """Of a refusal, the kind of its problem."""
+    """Of a refusal, the kind of its problem; of an unload, what it is counted as."""
 
 
-Effect = Grant | Refuse | Cut | Load | Stop | SetThreads | Tell
+Effect = Grant | Refuse | Cut | Load | Stop | SetThreads | RefuseOperation | EndOperation | Tell

@@ -11,7 +11,7 @@ import math
 from modeld.core.fleet import Fleet, InstanceView, Instant
 from modeld.core.gates import is_closed, turn_ends
 from modeld.core.lifecycle import State
-from modeld.core.order import oldest_arrival
+from modeld.core.order import drains_from
 
 
 def eta(fleet: Fleet, model_id: str, position: int, now: Instant) -> float | None:
@@ -42,7 +42,9 @@ def ready_in(fleet: Fleet, model_id: str, now: Instant) -> float:
         case State.LOADING:
             return max(0.0, view.load_s - (now - view.load_started))
         case State.READY:
-            claimant = next(claim.model_id for claim in fleet.claims if model_id in claim.victims)
+            claimant = next((claim.model_id for claim in fleet.claims if model_id in claim.victims), None)
+            if claimant is None:  # An operator unloads it.
+                return (view.service_s or 0.0) + view.load_s
             other = fleet.instance(claimant)
             return (view.service_s or 0.0) + other.load_s + fleet.limits.quantum_s + view.load_s
         case State.QUEUED:
@@ -74,19 +76,18 @@ def retry_after_any(fleet: Fleet) -> int:
 
 
 def _room_in(fleet: Fleet, view: InstanceView, now: Instant) -> float:
-    limits = fleet.limits
     claim = next((claim for claim in fleet.claims if claim.model_id == view.model_id), None)
     if claim is None:
-        oldest = oldest_arrival(fleet, view.model_id)
-        asked_in = 0.0 if oldest is None else max(0.0, oldest + limits.max_wait_before_drain_s - now)
+        drains = drains_from(fleet, view.model_id)
+        asked_in = 0.0 if drains is None else max(0.0, drains - now)
         holders = [one for one in fleet.instances.values() if one.reserved]
     else:
         asked_in = 0.0
         holders = [fleet.instance(victim) for victim in claim.victims]
     if claim is not None and claim.committed:
         return 0.0
-    drains = [
+    waits = [
         max(asked_in, turn_ends(fleet, one) - now) + (0.0 if one.idle else one.service_s or 0.0)
         for one in holders
     ]
-    return (max if claim is not None else min)(drains, default=asked_in)
+    return (max if claim is not None else min)(waits, default=asked_in)

@@ -7,13 +7,14 @@ Instants are seconds on the scheduler's monotonic clock. Bytes are bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
 import msgspec
 
 from modeld.core.lifecycle import State
 from modeld.core.models import Catalog
+from modeld.core.operations import Operation
 from modeld.core.request import Priority
 from modeld.errors import Problem
 
@@ -196,6 +197,10 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     waiting: tuple[Waiter, ...] = ()
     claims: tuple[Claim, ...] = ()
     """The oldest first, which is the order in which they are met."""
+    operations: tuple[Operation, ...] = ()
+    """What operators asked for and is not done yet, the oldest first."""
+    pins: Mapping[str, bool] = {}
+    """Models that were pinned or let go while the daemon ran, whatever the config says."""
     draining: bool = False
     loads: int = 0
     evictions: int = 0
@@ -215,6 +220,22 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     def waiters(self, model_id: str) -> tuple[Waiter, ...]:
         """Return those who wait for a model, in order of arrival."""
         return tuple(waiter for waiter in self.waiting if waiter.model_id == model_id)
+
+    def loading_for(self, model_id: str) -> Iterator[Operation]:
+        """Yield the operations that want a model to be loaded."""
+        return (one for one in self.operations if one.wants_load and one.model_id == model_id)
+
+    def leaves_for(self, model_id: str) -> Operation | None:
+        """Return the operation for which a model goes as soon as it is idle, if there is one."""
+        return next((one for one in self.operations if model_id in one.leaving), None)
+
+    def is_wanted(self, model_id: str) -> bool:
+        """Whether a model is to be loaded: for requests, for an operation, or as a preload."""
+        return (
+            any(waiter.model_id == model_id for waiter in self.waiting)
+            or self.instance(model_id).wanted
+            or any(self.loading_for(model_id))
+        )
 
     def queue_len(self, model_id: str) -> int:
         """Requests for a model that have no slot, wherever they wait."""

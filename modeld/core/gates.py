@@ -35,8 +35,18 @@ def closed_since(fleet: Fleet, claim: Claim, view: InstanceView) -> Instant:
     return max(claim.since, turn_ends(fleet, view))
 
 
+def is_leaving(fleet: Fleet, view: InstanceView, now: Instant) -> bool:
+    """Whether an operator wants a ready model to go: then nobody enters.
+
+    Never at the instant in which it became ready, so whoever waited for its load gets a lease.
+    """
+    return view.state is State.READY and now > view.ready_at and fleet.leaves_for(view.model_id) is not None
+
+
 def is_closed(fleet: Fleet, view: InstanceView, now: Instant) -> bool:
-    """Whether requests that come now have to wait until another model had its turn."""
+    """Whether requests that come now have to wait until another model had its turn, or this one was gone."""
+    if is_leaving(fleet, view, now):
+        return True
     return turn_is_over(fleet, view, now) and closes_at(fleet, view) is not None
 
 
@@ -45,6 +55,8 @@ def may_enter(fleet: Fleet, view: InstanceView, arrived: Instant, now: Instant) 
 
     Behind a closed gate those may that were there before it closed, until `backlog_time` is over.
     """
+    if is_leaving(fleet, view, now):
+        return False
     if not turn_is_over(fleet, view, now):
         return True
     closed = closes_at(fleet, view)

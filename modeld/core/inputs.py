@@ -91,6 +91,45 @@ class Wanted(msgspec.Struct, frozen=True):
     model_id: str
 
 
+class LoadAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator wants a model loaded. Answered by `RefuseOperation` at once, or later by `EndOperation`."""
+
+    operation: str
+    model_id: str
+    pin: bool | None = None
+    """Also pin it, or let it go; None: leave that as it is."""
+    keep_alive_s: float | None = None
+
+
+class UnloadAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator wants a model out of memory. Answered as `LoadAsked` is."""
+
+    operation: str
+    model_id: str
+    force: bool = False
+    """End the requests that hold it or wait for it."""
+
+
+class SwitchAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator wants this model, and no other that is not pinned. Answered as `LoadAsked` is."""
+
+    operation: str
+    model_id: str
+
+
+class GivenUp(msgspec.Struct, frozen=True):
+    """Nobody wants this operation any more."""
+
+    operation: str
+
+
+class Pinned(msgspec.Struct, frozen=True):
+    """An operator pins a model, or lets it go."""
+
+    model_id: str
+    pinned: bool
+
+
 class Drain(msgspec.Struct, frozen=True):
     """Take no new requests; those inside go on."""
 
@@ -102,6 +141,9 @@ class CutAll(msgspec.Struct, frozen=True):
 class Tick(msgspec.Struct, frozen=True):
     """Time has passed."""
 
+
+Asked = LoadAsked | UnloadAsked | SwitchAsked
+"""What begins an operation."""
 
 Input = (
     Arrived
@@ -115,6 +157,11 @@ Input = (
     | Stopped
     | CatalogChanged
     | Wanted
+    | LoadAsked
+    | UnloadAsked
+    | SwitchAsked
+    | GivenUp
+    | Pinned
     | Drain
     | CutAll
     | Tick

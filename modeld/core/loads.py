@@ -18,14 +18,16 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from modeld.core.claims import owed, pending, spoken_for, with_claim, without_claim
-from modeld.core.effects import Cut, CutReason, Effect, Load, Refuse, Tell
+from modeld.core.control import fail_loads
+from modeld.core.effects import CutReason, Effect, Load, Tell
 from modeld.core.eviction import candidate, choose
 from modeld.core.fleet import Claim, Eviction, Fleet, Instant
 from modeld.core.gates import closed_since
+from modeld.core.leases import cut_leases, refuse_waiters
 from modeld.core.lifecycle import State, move
 from modeld.core.models import MIB, ModelSpec
-from modeld.core.note import Outcome, close
-from modeld.core.order import demands, oldest_arrival
+from modeld.core.note import Outcome
+from modeld.core.order import demands, drains_from, oldest_arrival
 from modeld.core.placement import never_fits, share_cores
 from modeld.core.room import SPARE_S, cost, drain_set, idle_set, movable
 from modeld.errors import Evicted, Problem
@@ -82,8 +84,10 @@ def load_demands(fleet: Fleet, now: Instant) -> Outcome:
 
 
 def _unmet(fleet: Fleet) -> bool:
-    """Whether a model is to be loaded, or a demand to be forgotten, although nobody waits."""
-    return any(view.wanted or view.state is State.QUEUED for view in fleet.instances.values())
+    """Whether a model is to be loaded, or a demand to be forgotten, although no request waits."""
+    return any(one.wants_load for one in fleet.operations) or any(
+        view.wanted or view.state is State.QUEUED for view in fleet.instances.values()
+    )
 
 
 def _spare(fleet: Fleet) -> int | None:
@@ -97,10 +101,10 @@ def _refuse_if_never(fleet: Fleet, spec: ModelSpec) -> Outcome | None:
     refusal = never_fits(fleet, spec)
     if refusal is None:
         return None
-    effects: list[Effect] = [Refuse(waiter.ticket, refusal) for waiter in fleet.waiters(spec.id)]
-    waiting = tuple(waiter for waiter in fleet.waiting if waiter.model_id != spec.id)
+    fleet, effects = refuse_waiters(fleet, spec.id, refusal)
+    fleet, more = fail_loads(fleet, spec.id, refusal)
     fleet = fleet.having(replace(fleet.instance(spec.id), wanted=False))
-    return without_claim(replace(fleet, waiting=waiting), spec.id), effects
+    return without_claim(fleet, spec.id), effects + more
 
 
 def _meet(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
@@ -141,7 +145,8 @@ def _claim(fleet: Fleet, spec: ModelSpec, now: Instant) -> Claim | None:
         if oldest is not None and now < oldest + SPARE_S and _is_dear(fleet, spec, idle, missing, now):
             return None
         return Claim(model_id=spec.id, victims=idle, since=now, widened_at=now, committed=True)
-    if oldest is None or now < oldest + fleet.limits.max_wait_before_drain_s:
+    drains = drains_from(fleet, spec.id)
+    if drains is None or now < drains:
         return None
     for states in ({State.READY}, {State.READY, State.LOADING}):
         victims = drain_set(fleet, spec, missing, states, now)
@@ -170,11 +175,8 @@ def _hurry(fleet: Fleet, claim: Claim, spec: ModelSpec, missing: int, now: Insta
     effects: list[Effect] = []
     if fleet.limits.cut_streams:
         for victim in claim.victims:
-            problem = _cut_off(fleet, victim, spec)
-            for lease in fleet.instance(victim).leases:
-                if not lease.closed:
-                    effects.append(Cut(lease.ticket, CutReason.EVICTED, problem))
-                    fleet = close(fleet, lease.ticket)
+            fleet, cuts = cut_leases(fleet, victim, CutReason.EVICTED, _cut_off(fleet, victim, spec))
+            effects += cuts
         return with_claim(fleet, replace(claim, widened_at=now)), effects
     others = spoken_for(fleet, spec.id) | set(claim.victims)
     outside = [candidate(view, now) for view in movable(fleet, others, {State.READY})]
@@ -207,7 +209,12 @@ def _start(fleet: Fleet, spec: ModelSpec, now: Instant) -> Outcome:
     )
     waiters = len(fleet.waiters(spec.id))
     numbers = {"need_mb": spec.footprint.total / MIB, "held_mb": fleet.held / MIB, "waiters": waiters}
-    reason = f"{waiters} requests wait for it" if waiters else "it is to be preloaded"
+    if waiters:
+        reason = f"{waiters} requests wait for it"
+    elif (asked := next(fleet.loading_for(spec.id), None)) is not None:
+        reason = f"operation {asked.id} ({asked.kind}) asked for it"
+    else:
+        reason = "it is to be preloaded"
     tell = Tell(action="load", model_id=spec.id, reason=reason, numbers=numbers)
     return fleet.having(view), [Load(spec, threads), tell]
 
@@ -271,11 +278,10 @@ def _tell_drains(fleet: Fleet, claim: Claim, victims: tuple[str, ...], now: Inst
 
 
 def _forget_demands(fleet: Fleet) -> Fleet:
-    wanted = {waiter.model_id for waiter in fleet.waiting}
     return fleet.having(
         *(
             replace(view, state=move(view.state, State.STOPPED))
             for view in fleet.instances.values()
-            if view.state is State.QUEUED and view.model_id not in wanted and not view.wanted
+            if view.state is State.QUEUED and not fleet.is_wanted(view.model_id)
         )
     )

@@ -11,13 +11,15 @@ from msgspec.structs import replace
 
 from modeld.core import inputs
 from modeld.core.admission import STUCK_RETRY_S, admit, model_failed
-from modeld.core.effects import Cut, CutReason, Effect, Refuse, Tell
+from modeld.core.control import end_all, fail_loads, heed, vanished, with_pins
+from modeld.core.effects import CutReason, Effect, Refuse, Tell
 from modeld.core.fleet import REUSE_WINDOW_S, Failures, Fleet, InstanceView, Instant, Lease, Waiter
 from modeld.core.inputs import Input
+from modeld.core.leases import close, cut_leases, find_lease, refuse_waiters, with_lease
 from modeld.core.lifecycle import State, move
 from modeld.core.models import ModelSpec
 from modeld.core.restart import after_failure, after_service, crashed, is_open
-from modeld.errors import Draining, EngineFailed, ModelNotFound, Problem
+from modeld.errors import Draining, EngineFailed, Problem
 
 SERVICE_WEIGHT = 0.3
 """Weight of the newest sample in the decaying average of service times."""
@@ -47,13 +49,21 @@ def note(fleet: Fleet, event: Input, now: Instant) -> Outcome:
         case inputs.Stopped(model_id=model_id):
             return _stopped(fleet, model_id), []
         case inputs.CatalogChanged(catalog=catalog):
-            return _catalog_changed(replace(fleet, catalog=catalog), fleet)
+            return _catalog_changed(replace(fleet, catalog=with_pins(catalog, fleet.pins)), fleet)
         case inputs.Wanted(model_id=model_id):
             return fleet.having(replace(fleet.instance(model_id), wanted=True)), []
+        case (
+            inputs.LoadAsked()
+            | inputs.UnloadAsked()
+            | inputs.SwitchAsked()
+            | inputs.GivenUp()
+            | inputs.Pinned()
+        ):
+            return heed(fleet, event, now)
         case inputs.Drain():
-            return replace(fleet, draining=True), []
+            return end_all(replace(fleet, draining=True))
         case inputs.CutAll():
-            return _cut_all(replace(fleet, draining=True))
+            return _cut_all(*end_all(replace(fleet, draining=True)))
         case inputs.Tick():
             return fleet, []
 
@@ -61,7 +71,7 @@ def note(fleet: Fleet, event: Input, now: Instant) -> Outcome:
 def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:
     spec = fleet.catalog.models.get(event.model_id)
     if spec is None:
-        return fleet, [Refuse(event.ticket, _vanished(event.model_id))]
+        return fleet, [Refuse(event.ticket, vanished(event.model_id))]
     deadline = event.deadline
     if fleet.limits.infer_timeout_s is not None:
         own_limit = now + fleet.limits.infer_timeout_s
@@ -88,25 +98,16 @@ def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:
     return replace(fleet, waiting=(*fleet.waiting, waiter)), []
 
 
-def close(fleet: Fleet, ticket: int) -> Fleet:
-    """Take a request that ended out of the queue; a lease stays until its instance lets go."""
-    found = _find_lease(fleet, ticket)
-    if found is not None:
-        view, lease = found
-        return fleet.having(_with_lease(view, replace(lease, closed=True)))
-    return replace(fleet, waiting=tuple(waiter for waiter in fleet.waiting if waiter.ticket != ticket))
-
-
 def _got_slot(fleet: Fleet, ticket: int, now: Instant) -> Fleet:
-    found = _find_lease(fleet, ticket)
+    found = find_lease(fleet, ticket)
     if found is None:
         return fleet
     view, lease = found
-    return fleet.having(replace(_with_lease(view, replace(lease, slot_since=now)), last_used=now))
+    return fleet.having(replace(with_lease(view, replace(lease, slot_since=now)), last_used=now))
 
 
 def _released(fleet: Fleet, ticket: int, now: Instant, *, served: bool) -> Fleet:
-    found = _find_lease(fleet, ticket)
+    found = find_lease(fleet, ticket)
     if found is None:
         return fleet
     view, lease = found
@@ -172,7 +173,7 @@ def _load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) ->
             numbers={"failures": failures.in_a_row, "retry_in_s": failures.retry_at - now},
         )
     ]
-    fleet, more = _refuse_waiters(fleet, model_id, refusal)
+    fleet, more = _refuse_all(fleet, model_id, refusal)
     return fleet, effects + more
 
 
@@ -205,7 +206,7 @@ def _died(fleet: Fleet, event: inputs.Died, now: Instant) -> Outcome:
     fleet = replace(fleet.having(view), waiting=(*waiting, *fleet.waiting))
     if not is_open(failures, now):
         return fleet, effects
-    fleet, more = _refuse_waiters(fleet, model_id, model_failed(model_id, problem, failures.retry_at - now))
+    fleet, more = _refuse_all(fleet, model_id, model_failed(model_id, problem, failures.retry_at - now))
     return fleet, effects + more
 
 
@@ -219,14 +220,15 @@ def _stuck(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outco
     view = replace(view, state=state, leases=(), stopping=True, stuck=problem, failures=failures)
     effects: list[Effect] = [Tell(action="stuck", model_id=model_id, reason=problem.message)]
     effects += [Refuse(ticket, refusal) for ticket in fifo]
-    fleet, more = _refuse_waiters(fleet.having(view), model_id, refusal)
+    fleet, more = _refuse_all(fleet.having(view), model_id, refusal)
     return fleet, effects + more
 
 
-def _refuse_waiters(fleet: Fleet, model_id: str, refusal: Problem) -> Outcome:
-    effects: list[Effect] = [Refuse(waiter.ticket, refusal) for waiter in fleet.waiters(model_id)]
-    waiting = tuple(waiter for waiter in fleet.waiting if waiter.model_id != model_id)
-    return replace(fleet, waiting=waiting), effects
+def _refuse_all(fleet: Fleet, model_id: str, refusal: Problem) -> Outcome:
+    """End what wants a model to be loaded: requests, and operations with what went wrong."""
+    fleet, effects = refuse_waiters(fleet, model_id, refusal)
+    fleet, more = fail_loads(fleet, model_id, fleet.instance(model_id).failures.problem or refusal)
+    return fleet, effects + more
 
 
 def _waiter_again(lease: Lease, model_id: str, now: Instant, *, deaths: int) -> Waiter:
@@ -290,9 +292,13 @@ def _catalog_changed(fleet: Fleet, before: Fleet) -> Outcome:
             views.append(replace(view, stale=True))
         effects.append(Tell(action="drain", model_id=view.model_id, reason=reason))
     gone = [waiter for waiter in fleet.waiting if waiter.model_id not in fleet.catalog.models]
-    effects += [Refuse(waiter.ticket, _vanished(waiter.model_id)) for waiter in gone]
+    effects += [Refuse(waiter.ticket, vanished(waiter.model_id)) for waiter in gone]
     waiting = tuple(waiter for waiter in fleet.waiting if waiter not in gone)
-    return replace(fleet.having(*views), waiting=waiting), effects
+    fleet = replace(fleet.having(*views), waiting=waiting)
+    for model_id in {one.model_id for one in fleet.operations} - set(fleet.catalog.models):
+        fleet, more = fail_loads(fleet, model_id, vanished(model_id))
+        effects += more
+    return fleet, effects
 
 
 def _same_load(old: ModelSpec, new: ModelSpec) -> bool:
@@ -304,31 +310,11 @@ def _same_load(old: ModelSpec, new: ModelSpec) -> bool:
     )
 
 
-def _cut_all(fleet: Fleet) -> Outcome:
+def _cut_all(fleet: Fleet, effects: list[Effect]) -> Outcome:
     problem = Draining("the daemon shut down before this request was served; send it again").as_problem()
-    effects: list[Effect] = [Refuse(waiter.ticket, problem) for waiter in fleet.waiting]
+    effects += [Refuse(waiter.ticket, problem) for waiter in fleet.waiting]
     fleet = replace(fleet, waiting=())
-    for view in fleet.instances.values():
-        for lease in view.leases:
-            if not lease.closed:
-                effects.append(Cut(lease.ticket, CutReason.SHUTDOWN, problem))
-                fleet = close(fleet, lease.ticket)
+    for model_id in fleet.instances:
+        fleet, cuts = cut_leases(fleet, model_id, CutReason.SHUTDOWN, problem)
+        effects += cuts
     return fleet, effects
-
-
-def _find_lease(fleet: Fleet, ticket: int) -> tuple[InstanceView, Lease] | None:
-    for view in fleet.instances.values():
-        for lease in view.leases:
-            if lease.ticket == ticket:
-                return view, lease
-    return None
-
-
-def _with_lease(view: InstanceView, lease: Lease) -> InstanceView:
-    return replace(
-        view, leases=tuple(lease if other.ticket == lease.ticket else other for other in view.leases)
-    )
-
-
-def _vanished(model_id: str) -> Problem:
-    return ModelNotFound(f"model {model_id} is gone: its file was removed").as_problem()

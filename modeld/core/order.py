@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from modeld.core.fleet import Fleet, Instant, Waiter
 from modeld.core.lifecycle import State
+from modeld.core.operations import Operation, OperationKind
 from modeld.core.request import Priority
 
 AGING_S = 10.0
@@ -39,13 +40,38 @@ def queue_order(fleet: Fleet, model_id: str, now: Instant) -> list[int]:
 
 
 def demands(fleet: Fleet, now: Instant) -> list[str]:
-    """Return the models somebody waits for, by their most urgent request; then those to be preloaded."""
-    ordered = sorted(fleet.waiting, key=lambda waiter: urgency(waiter, now))
-    names = [waiter.model_id for waiter in ordered]
+    """Return the models somebody waits for, by their most urgent request; then those to be preloaded.
+
+    An operation that wants a model counts like a request of class `normal`.
+    """
+    asked = [(urgency(waiter, now), waiter.model_id) for waiter in fleet.waiting]
+    asked += [(_urgency_of(one, now), one.model_id) for one in fleet.operations if one.wants_load]
+    names = [model_id for _, model_id in sorted(asked, key=lambda pair: pair[0])]
     names += [view.model_id for view in fleet.instances.values() if view.wanted]
     return list(dict.fromkeys(names))
 
 
 def oldest_arrival(fleet: Fleet, model_id: str) -> Instant | None:
-    """Return when the oldest request that waits for a model came; None if none does."""
-    return min((waiter.arrived for waiter in fleet.waiting if waiter.model_id == model_id), default=None)
+    """Return when the oldest request or operation that waits for a model came; None if none does."""
+    arrivals = [waiter.arrived for waiter in fleet.waiting if waiter.model_id == model_id]
+    arrivals += [one.since for one in fleet.loading_for(model_id)]
+    return min(arrivals, default=None)
+
+
+def drains_from(fleet: Fleet, model_id: str) -> Instant | None:
+    """Return when busy models are asked to make room for this one; None if nobody waits for it.
+
+    A switch asks at once: the others are to go anyway.
+    """
+    patience = fleet.limits.max_wait_before_drain_s
+    times = [waiter.arrived + patience for waiter in fleet.waiting if waiter.model_id == model_id]
+    times += [
+        one.since if one.kind is OperationKind.SWITCH else one.since + patience
+        for one in fleet.loading_for(model_id)
+    ]
+    return min(times, default=None)
+
+
+def _urgency_of(operation: Operation, now: Instant) -> tuple[float, Instant, int]:
+    raised = (now - operation.since) // AGING_S
+    return (RANK[Priority.NORMAL] - raised, operation.since, 0)

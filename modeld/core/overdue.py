@@ -8,9 +8,10 @@ from msgspec.structs import replace
 from modeld.core.effects import Cut, CutReason, Effect, Refuse
 from modeld.core.eta import retry_after
 from modeld.core.fleet import Fleet, Instant, Lease, Waiter
-from modeld.core.gates import is_closed
+from modeld.core.gates import is_closed, is_leaving
+from modeld.core.leases import close
 from modeld.core.lifecycle import State
-from modeld.core.note import Outcome, close
+from modeld.core.note import Outcome
 from modeld.errors import DeadlineExceeded, Problem, WaitedTooLong
 
 
@@ -54,7 +55,7 @@ def _deadline_passed(request: Waiter | Lease, now: Instant) -> Problem:
 def _waited_too_long(fleet: Fleet, model_id: str, now: Instant) -> Problem:
     view = fleet.instance(model_id)
     retry = retry_after(fleet, model_id, now)
-    if view.state is State.DRAINING:
+    if view.state is State.DRAINING or is_leaving(fleet, view, now):
         why = f"model {model_id} is being unloaded"
     elif is_closed(fleet, view, now):
         others = ", ".join(claim.model_id for claim in fleet.claims if model_id in claim.victims)

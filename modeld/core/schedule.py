@@ -3,11 +3,13 @@
 
 First `core.note` writes the input down, then all conclusions are drawn from the new state:
 
+    (0) operations that have what they asked for end (`core.control`)
     (1) requests whose time is over are ended (`core.overdue`)
     (2) instances that are ready take waiters into their FIFO, as far as their gate lets them (`core.gates`)
     (3) models somebody waits for are loaded, and others make room (`core.loads`); gates that open by
         it let waiters in
-    (4) instances that drain, that are out of date or idle too long are stopped, once they are idle
+    (4) instances that drain, that are out of date, idle too long or to go for an operator are stopped,
+        once they are idle
     (5) the cores are shared out among the instances that decode
     (6) models that are gone are forgotten
 """
@@ -17,13 +19,15 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from modeld.core.claims import tidied
+from modeld.core.control import settle
 from modeld.core.effects import Effect, Grant, SetThreads, Stop, Tell
-from modeld.core.fleet import Fleet, Instant, Lease
+from modeld.core.fleet import Fleet, InstanceView, Instant, Lease
 from modeld.core.gates import may_enter
 from modeld.core.inputs import Input
 from modeld.core.lifecycle import State, move
 from modeld.core.loads import load_demands
 from modeld.core.note import Outcome, note
+from modeld.core.operations import Operation
 from modeld.core.order import waiting_in_order
 from modeld.core.overdue import end_overdue
 from modeld.core.placement import share_cores
@@ -37,7 +41,7 @@ def step(fleet: Fleet, event: Input, now: Instant) -> Outcome:
     Raises: ValueError for an input that contradicts the state, which is a defect.
     """
     fleet, effects = note(fleet, event, now)
-    for rule in (end_overdue, _tidy, _grant, load_demands, _grant, _stop, _share, _forget_gone):
+    for rule in (settle, end_overdue, _tidy, _grant, load_demands, _grant, _stop, _share, _forget_gone):
         fleet, more = rule(fleet, now)
         effects += more
     return fleet, effects
@@ -101,12 +105,22 @@ def _stop(fleet: Fleet, now: Instant) -> Outcome:
         elif due is not None and now >= due:
             reason = f"idle since {now - view.last_used:.1f} s, its time to live"
             effects.append(Tell(action="unload", model_id=view.model_id, reason=reason))
+        elif (operation := _goes_for(fleet, view)) is not None:
+            reason = f"operation {operation.id} ({operation.kind} {operation.model_id}) asked for it"
+            effects.append(Tell(action="unload", model_id=view.model_id, reason=reason, kind="operator"))
         elif view.state is not State.DRAINING:
             continue
         state = move(view.state, State.DRAINING)
         fleet = fleet.having(replace(view, state=state, stopping=True))
         effects.append(Stop(view.model_id))
     return fleet, effects
+
+
+def _goes_for(fleet: Fleet, view: InstanceView) -> Operation | None:
+    """Return the operation for which an idle model goes now: not while it is loaded for somebody."""
+    if view.state is State.READY or (view.state is State.LOADING and not fleet.is_wanted(view.model_id)):
+        return fleet.leaves_for(view.model_id)
+    return None
 
 
 def _share(fleet: Fleet, _now: Instant) -> Outcome:

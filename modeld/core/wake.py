@@ -51,8 +51,14 @@ def _instances(fleet: Fleet, now: Instant) -> Iterator[Instant]:
         due = expiry(fleet, view)
         if due is not None:
             yield due
-        if view.wanted and view.failures.retry_at > now:
+        asked = view.wanted or any(fleet.loading_for(view.model_id))
+        if asked and view.failures.retry_at > now:
             yield view.failures.retry_at
+    if fleet.limits.cut_streams:
+        for operation in fleet.operations:
+            due = operation.leaving_since + fleet.limits.evict_timeout_s
+            if operation.leaving and due > now:
+                yield due
 
 
 def _room(fleet: Fleet, now: Instant) -> Iterator[Instant]:
@@ -61,11 +67,12 @@ def _room(fleet: Fleet, now: Instant) -> Iterator[Instant]:
     queued = {view.model_id for view in fleet.instances.values() if view.state is State.QUEUED}
     if not queued:
         return
-    for waiter in fleet.waiting:
-        if waiter.model_id in queued:
-            for patience in (SPARE_S, limits.max_wait_before_drain_s):
-                if waiter.arrived + patience > now:
-                    yield waiter.arrived + patience
+    arrivals = [waiter.arrived for waiter in fleet.waiting if waiter.model_id in queued]
+    arrivals += [one.since for one in fleet.operations if one.wants_load and one.model_id in queued]
+    for arrived in arrivals:
+        for patience in (SPARE_S, limits.max_wait_before_drain_s):
+            if arrived + patience > now:
+                yield arrived + patience
     for view in fleet.instances.values():
         if view.state is State.READY and view.idle and view.ready_at + limits.min_residency_s > now:
             yield view.ready_at + limits.min_residency_s

@@ -15,6 +15,7 @@ from modeld.http.envelopes import envelope_of
 from modeld.http.errors import BACKPRESSURE, error_of, error_response
 from modeld.http.exchange import Exchange
 from modeld.http.limits import Limits, limits_of
+from modeld.http.routes.control import ControlRoutes
 from modeld.http.routes.embed import EmbedRoute
 from modeld.http.routes.infer import InferRoute
 from modeld.http.routes.meta import MetaRoutes
@@ -46,8 +47,9 @@ class EdgeApp(QuartTrio):
             *InferRoute(edge).table(),
             *EmbedRoute(edge).table(),
             *VocabularyRoutes(edge).table(),
+            *ControlRoutes(edge).table(),
         ):
-            self.add_url_rule(rule, rule, view, methods=methods)
+            self.add_url_rule(rule, f"{methods[0]} {rule}", view, methods=methods)
 
     async def _before(self) -> Response | None:
         request = current_request()

@@ -7,14 +7,58 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from modeld.core.lifecycle import State
-from modeld.core.models import Catalog
+from modeld.core.models import Catalog, ModelSpec
+from modeld.core.operations import OperationStatus
 from modeld.core.request import Order
 from modeld.core.status import DaemonStatus
 from modeld.runtime.ticket import Ticket
 
 
+class Control(Protocol):
+    """What operators pull. `modeld.runtime.control.Control` is one of these; it says what is raised."""
+
+    def load(
+        self, name: str, *, pin: bool | None = None, keep_alive_s: float | None = None
+    ) -> OperationStatus:
+        """Have a model loaded."""
+        ...
+
+    def unload(self, name: str, *, force: bool = False) -> OperationStatus:
+        """Have a model unloaded."""
+        ...
+
+    def switch(self, name: str) -> OperationStatus:
+        """Have a model loaded, and then all others unloaded that are not pinned."""
+        ...
+
+    def pin(self, name: str, *, pinned: bool) -> ModelSpec:
+        """Pin a model or let it go."""
+        ...
+
+    def operations(self) -> tuple[OperationStatus, ...]:
+        """The latest operations, the oldest first."""
+        ...
+
+    def operation(self, operation_id: str) -> OperationStatus:
+        """One operation."""
+        ...
+
+    def give_up(self, operation_id: str) -> OperationStatus:
+        """End an operation that is not wanted any more."""
+        ...
+
+    async def wait(self, operation_id: str, seconds: float) -> OperationStatus:
+        """An operation when it has ended, or as it is after so long."""
+        ...
+
+
 class Backend(Protocol):
     """The runtime, as HTTP sees it."""
+
+    @property
+    def control(self) -> Control:
+        """What operators pull."""
+        ...
 
     @property
     def catalog(self) -> Catalog:

@@ -23,16 +23,18 @@ AT_ONCE_S = 0.01
 """A stream that begins at once waits this long for something better to begin with than a sign of life."""
 
 
-async def read_json(request: EdgeRequest) -> bytes:
+async def read_json(request: EdgeRequest, *, needed: bool = True) -> bytes:
     """Return the body of a request that must carry JSON.
 
     A body that was declared too large is refused before a byte of it is read, one that turns out to
     be so at the first byte over the limit; a small one of the wrong type is read, so that the
-    connection can go on.
+    connection can go on. Where a body is not `needed`, none at all is empty.
 
     Raises: UnsupportedMediaType; Quart's 413 and 408, which `modeld.http.errors` knows.
     """
     body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+    if not needed and not body:
+        return b""
     if request.mimetype != "application/json":
         sent = request.headers.get("Content-Type")
         shown = f'not "{sent[:80]}"' if sent else "but the request names none"

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from modeld import __version__
@@ -27,10 +25,8 @@ from modeld.dialects.native import (
     TokenLine,
     TokensBody,
 )
-from modeld.errors import ERRORS
-
-Json = dict[str, Any]
-"""A JSON object."""
+from modeld.http.openapi_control import CONTROL_BODIES, control_paths
+from modeld.http.openapi_parts import SCHEMAS, Json, ref, refusal
 
 _BODIES = (
     InferBody,
@@ -49,8 +45,8 @@ _BODIES = (
     ErrorBody,
     ModelsBody,
     DaemonStatus,
+    *CONTROL_BODIES,
 )
-_REF = "#/components/schemas/"
 
 _LAST_LINE: Json = {
     "done": True,
@@ -61,16 +57,11 @@ _LAST_LINE: Json = {
     "model": "tinyllama-q4.gguf",
     "id": "5f1d2b9a0c3e4d77",
 }
-_ERROR: Json = {
-    "error": "no model is called llama; see GET /models",
-    "code": 404,
-    "type": "model_not_found",
-}
 
 
 def openapi_document() -> Json:
     """Return the document."""
-    _, schemas = msgspec.json.schema_components(_BODIES, ref_template=_REF + "{name}")
+    _, schemas = msgspec.json.schema_components(_BODIES, ref_template=SCHEMAS + "{name}")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -98,6 +89,7 @@ def openapi_document() -> Json:
                 )
             },
             "/models": {"get": _get("List the models", "ModelsBody")},
+            **control_paths(),
             "/status": {"get": _get("Everything the scheduler knows", "DaemonStatus")},
             "/healthz": {"get": _text("Health: 200 `ok`, or 503 with the reason", "ok", (503,))},
             "/readyz": {
@@ -144,7 +136,7 @@ _REFUSALS: dict[int, str] = {
 
 
 def _infer() -> Json:
-    lines = [_ref(name) for name in ("TokenLine", "QueuedLine", "LoadingLine", "Answer")]
+    lines = [ref(name) for name in ("TokenLine", "QueuedLine", "LoadingLine", "Answer")]
     return {
         "summary": "Generate text",
         "description": (
@@ -171,7 +163,7 @@ def _infer() -> Json:
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": _ref("InferBody"),
+                    "schema": ref("InferBody"),
                     "examples": {
                         "prompt": {"value": {"prompt": "The capital of France is", "max_tokens": 16}},
                         "chat": {
@@ -211,10 +203,10 @@ def _infer() -> Json:
                             '"ttft_ms":70,"tokens_per_second":0.0},"model":"tinyllama-q4.gguf","id":"5f1d2b"}\n'
                         ),
                     },
-                    "application/json": {"schema": _ref("Answer"), "example": _LAST_LINE},
+                    "application/json": {"schema": ref("Answer"), "example": _LAST_LINE},
                 },
             },
-            **{str(status): _refusal(status, text) for status, text in _REFUSALS.items()},
+            **{str(status): refusal(status, text) for status, text in _REFUSALS.items()},
         },
     }
 
@@ -230,33 +222,20 @@ def _embed() -> Json:
 
 
 def _post(summary: str, takes: str, gives: str, example: Json) -> Json:
-    content: Json = {"schema": _ref(takes), "examples": {"plain": {"value": example}}}
+    content: Json = {"schema": ref(takes), "examples": {"plain": {"value": example}}}
     return {
         "summary": summary,
         "description": "Loads the model if it is not loaded; needs no slot, so it does not wait for others.",
         "requestBody": {"required": True, "content": {"application/json": content}},
         "responses": {
-            "200": {"description": summary, "content": {"application/json": {"schema": _ref(gives)}}},
-            **{str(status): _refusal(status, text) for status, text in _REFUSALS.items() if status != 422},
+            "200": {"description": summary, "content": {"application/json": {"schema": ref(gives)}}},
+            **{str(status): refusal(status, text) for status, text in _REFUSALS.items() if status != 422},
         },
     }
 
 
-def _refusal(status: int, text: str) -> Json:
-    kinds = sorted(kind for kind, error in ERRORS.items() if error.status == status)
-    answer: Json = {
-        "description": f"{text}. `type`: {', '.join(kinds)}",
-        "content": {"application/json": {"schema": _ref("ErrorBody")}},
-    }
-    if status == 404:
-        answer["content"]["application/json"]["example"] = _ERROR
-    if any(ERRORS[kind].default_retry_after_s is not None for kind in kinds):
-        answer["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
-    return answer
-
-
 def _get(summary: str, schema: str | None) -> Json:
-    content: Json = {"schema": {"type": "object"} if schema is None else _ref(schema)}
+    content: Json = {"schema": {"type": "object"} if schema is None else ref(schema)}
     return {
         "summary": summary,
         "responses": {"200": {"description": summary, "content": {"application/json": content}}},
@@ -280,7 +259,3 @@ def _page() -> Json:
         "summary": "This document as a page that works without internet",
         "responses": {"200": {"description": "The page", "content": content}},
     }
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": _REF + name}

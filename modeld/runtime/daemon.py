@@ -9,6 +9,7 @@ from modeld.core.lifecycle import State
 from modeld.core.models import MIB, Catalog
 from modeld.core.request import Order
 from modeld.core.status import DaemonStatus, DeviceStatus
+from modeld.runtime.control import Control
 from modeld.runtime.machine import memory_of_machine
 from modeld.runtime.registry import Registry
 from modeld.runtime.scheduler import Scheduler
@@ -23,10 +24,16 @@ class Daemon:
         self._scheduler = scheduler
         self._registry = registry
         self._reporter = reporter
+        self._control = Control(scheduler)
 
     def submit(self, order: Order, *, request_id: str) -> Ticket:
         """Take a request in. Raises: see `Scheduler.submit`."""
         return self._scheduler.submit(order, request_id=request_id)
+
+    @property
+    def control(self) -> Control:
+        """What operators pull."""
+        return self._control
 
     @property
     def catalog(self) -> Catalog:

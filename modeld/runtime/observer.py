@@ -57,7 +57,7 @@ class Observer:
         if tell.action == "evict":
             self._metrics.count_eviction(tell.model_id, "room")
         elif tell.action == "unload":
-            self._metrics.count_eviction(tell.model_id, "ttl")
+            self._metrics.count_eviction(tell.model_id, tell.kind or "ttl")
         elif tell.action == "load_failed":
             self._metrics.observe_load(tell.model_id, 0.0, ok=False)
 

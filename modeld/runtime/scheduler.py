@@ -17,12 +17,24 @@ from trio_util import AsyncValue
 
 from modeld.core import inputs
 from modeld.core.capability import unfit
-from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, SetThreads, Stop, Tell
+from modeld.core.effects import (
+    Cut,
+    Effect,
+    EndOperation,
+    Grant,
+    Load,
+    Refuse,
+    RefuseOperation,
+    SetThreads,
+    Stop,
+    Tell,
+)
 from modeld.core.events import Loading
 from modeld.core.fleet import Fleet, Limits
 from modeld.core.inputs import Input
 from modeld.core.lifecycle import State
 from modeld.core.models import Catalog, EngineKind, ModelSpec
+from modeld.core.operations import OperationStatus
 from modeld.core.request import Order
 from modeld.core.schedule import step
 from modeld.core.wake import next_deadline
@@ -30,6 +42,7 @@ from modeld.engine.protocol import LoadSpec
 from modeld.errors import ModelNotFound, Problem
 from modeld.runtime.instance import Instance
 from modeld.runtime.observer import Observer
+from modeld.runtime.operations import OperationBook
 from modeld.runtime.supervise import supervise
 from modeld.runtime.telling import no_such_model, tell_positions, tell_progress
 from modeld.runtime.ticket import Ticket
@@ -47,6 +60,7 @@ class Scheduler:
     Attributes:
       inside: number of tickets that have not ended yet; tasks may wait for it to be 0.
       fleet: the snapshot all decisions are made on.
+      operations: what operators asked for.
     """
 
     def __init__(
@@ -64,6 +78,7 @@ class Scheduler:
         self.inside: AsyncValue[int] = AsyncValue(0)
         self.instances: dict[str, Instance] = {}
         self.was_ready = False
+        self.operations = OperationBook(lambda: self.fleet, self._progress_of)
         self._host = host
         self._observer = observer
         self._engine = engine
@@ -110,9 +125,7 @@ class Scheduler:
         Raises: ModelNotFound, InvalidRequest for what the model cannot do, ModelFailed, DoesNotFit,
         QueueFull, Draining.
         """
-        spec = self.fleet.catalog.find(order.model)
-        if spec is None:
-            raise ModelNotFound(no_such_model(self.fleet.catalog, order.model))
+        spec = self.find(order.model)
         problem = unfit(order.request, spec)
         if problem is not None:
             raise problem.as_error()
@@ -146,6 +159,37 @@ class Scheduler:
         if instance is not None and instance.state.value is State.LOADING:
             ticket.put(Loading(instance.progress))
         return ticket
+
+    def find(self, name: str | None) -> ModelSpec:
+        """Return the model of an id or alias, the default one for None. Raises: ModelNotFound."""
+        spec = self.fleet.catalog.find(name)
+        if spec is None:
+            raise ModelNotFound(no_such_model(self.fleet.catalog, name))
+        return spec
+
+    # --- operators --------------------------------------------------------------------------------
+
+    def begin(self, event: inputs.Asked) -> OperationStatus:
+        """Begin an operation; it may have ended by the time this returns.
+
+        Raises: ModelFailed, DoesNotFit, Conflict, QueueFull, Draining.
+        """
+        self._refusal = None
+        self.operations.begin(event.operation)
+        self._feed(event)
+        if self._refusal is not None:
+            raise self._refusal.as_error()
+        return self.operations.get(event.operation)
+
+    def give_up(self, operation_id: str) -> OperationStatus:
+        """End an operation. Raises: OperationNotFound."""
+        self._feed(inputs.GivenUp(operation_id))
+        return self.operations.get(operation_id)
+
+    def pin(self, model_id: str, *, pinned: bool) -> ModelSpec:
+        """Pin a model or let it go; return it as it is then. Raises: ModelNotFound."""
+        self._feed(inputs.Pinned(model_id, pinned))
+        return self.find(model_id)
 
     def drain(self) -> None:
         """Take no new requests; those inside go on."""
@@ -259,6 +303,11 @@ class Scheduler:
                 self.instances[model_id].stop()
             case SetThreads(model_id=model_id, threads=threads):
                 self.instances[model_id].set_threads(threads)
+            case RefuseOperation(operation=operation_id, problem=problem):
+                self._refusal = problem
+                self.operations.refuse(operation_id)
+            case EndOperation():
+                self.operations.end(effect)
             case Tell():
                 self._observer.decided(effect)
 
@@ -299,8 +348,9 @@ class Scheduler:
             instance.cancel(ticket)
         self._feed(inputs.Left(ticket.id))
 
-    def _progressed(self, model_id: str, fraction: float) -> None:
-        tell_progress(self.fleet, self._tickets, model_id, fraction)
+    def _progress_of(self, model_id: str) -> float:
+        instance = self.instances.get(model_id)
+        return 0.0 if instance is None else instance.progress
 
     def _forget(self, ticket_id: int) -> None:
         ticket = self._tickets.pop(ticket_id, None)

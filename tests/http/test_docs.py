@@ -8,7 +8,17 @@ from pathlib import Path
 import trio
 from support.backend import ScriptedBackend
 
-from modeld.dialects.native import DetokenizeBody, EmbedBody, InferBody, TemplateBody, TokenizeBody
+from modeld.core.operations import OperationStatus
+from modeld.dialects.native import (
+    DetokenizeBody,
+    EmbedBody,
+    InferBody,
+    LoadBody,
+    PinBody,
+    TemplateBody,
+    TokenizeBody,
+    UnloadBody,
+)
 from modeld.errors import ERRORS
 from modeld.http.openapi import openapi_document
 from modeld.telemetry.metrics import Metrics
@@ -19,15 +29,18 @@ DOCS = Path(__file__).parents[2] / "docs"
 def test_every_key_and_error_is_in_the_api_document() -> None:
     """A key or an error that nobody documented does not exist for its users."""
     text = (DOCS / "api.md").read_text()
-    bodies = (InferBody, EmbedBody, TokenizeBody, DetokenizeBody, TemplateBody)
+    bodies = (
+        *(InferBody, EmbedBody, TokenizeBody, DetokenizeBody, TemplateBody),
+        *(LoadBody, UnloadBody, PinBody, OperationStatus),
+    )
     for name in (*(key for body in bodies for key in body.__struct_fields__), *ERRORS):
         assert f"`{name}`" in text, name
 
 
 def test_every_status_is_in_the_openapi_document() -> None:
-    """What `/infer` may answer is described, status by status."""
+    """What `/infer` may answer is described, status by status; a conflict is one of operators."""
     answers = openapi_document()["paths"]["/infer"]["post"]["responses"]
-    assert set(answers) == {"200", *(str(error.status) for error in ERRORS.values())} - {"405"}
+    assert set(answers) == {"200", *(str(error.status) for error in ERRORS.values())} - {"405", "409"}
 
 
 async def test_every_metric_is_in_its_document() -> None:

@@ -79,6 +79,11 @@ class ScriptedBackend:
         self._nursery = nursery
         self._changed = trio.Event()
 
+    @property
+    def control(self):
+        """Operators find nothing here; `support.lever` has a backend with a real scheduler."""
+        raise NotImplementedError
+
     def submit(self, order: Order, *, request_id: str) -> Ticket:
         if self.refusal is not None:
             raise self.refusal

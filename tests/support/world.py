@@ -12,26 +12,42 @@ from collections.abc import Callable
 from support.fleets import Paper, limits, spec
 
 from modeld.core.claims import owed, pending
-from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, Stop, Tell
+from modeld.core.effects import (
+    Cut,
+    Effect,
+    EndOperation,
+    Grant,
+    Load,
+    Refuse,
+    RefuseOperation,
+    Stop,
+    Tell,
+)
 from modeld.core.fleet import Eviction
 from modeld.core.inputs import (
     Arrived,
     CatalogChanged,
     CutAll,
     Died,
+    GivenUp,
     GotSlot,
     Input,
     Left,
+    LoadAsked,
     Loaded,
     LoadFailed,
+    Pinned,
     Released,
     Stopped,
     Stuck,
+    SwitchAsked,
     Tick,
+    UnloadAsked,
     Wanted,
 )
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB, make_catalog
+from modeld.core.operations import Operation, OperationKind, OperationState
 from modeld.core.request import Priority
 from modeld.core.wake import next_deadline
 from modeld.errors import EngineFailed, ModelFailed
@@ -77,6 +93,8 @@ class World:
         self.up: set[str] = set()
         self.stopping: set[str] = set()
         self.owed_loads: set[str] = set()  # something was evicted for them
+        self.operations: dict[str, str] = {}  # operation -> model, not ended yet
+        self._asked = 0
 
     def _specs(self) -> list[object]:
         return [spec(name, mb, slots=self.slots, pinned=name in self.pinned) for name, mb in SIZES.items()]
@@ -98,6 +116,7 @@ class World:
             self.time_passes,
             self.time_passes,
             self.rarely,
+            self.operate,
         )
         actions[self.pick(len(actions))]()
         self.check()
@@ -211,6 +230,38 @@ class World:
     def preload(self) -> None:
         self.feed(Wanted(NAMES[self.pick(4)]))
 
+    def operate(self) -> None:
+        (self.load, self.load, self.unload, self.unload, self.switch, self.give_up, self.pin)[self.pick(7)]()
+
+    def load(self) -> None:
+        keep = (None, None, -1.0, 0.0, 5.0)[self.pick(5)]
+        pin = (None, None, None, True, False)[self.pick(5)]
+        name, operation = self._ask()
+        self.feed(LoadAsked(operation=operation, model_id=name, pin=pin, keep_alive_s=keep))
+
+    def unload(self) -> None:
+        force = self.pick(3) == 0
+        name, operation = self._ask()
+        self.feed(UnloadAsked(operation=operation, model_id=name, force=force))
+
+    def switch(self) -> None:
+        name, operation = self._ask()
+        self.feed(SwitchAsked(operation=operation, model_id=name))
+
+    def _ask(self) -> tuple[str, str]:
+        name = NAMES[self.pick(len(NAMES))]
+        self._asked += 1
+        operation = f"op{self._asked}"
+        self.operations[operation] = name
+        return name, operation
+
+    def give_up(self) -> None:
+        if self.operations:
+            self.feed(GivenUp(sorted(self.operations)[self.pick(len(self.operations))]))
+
+    def pin(self) -> None:
+        self.feed(Pinned(NAMES[self.pick(len(NAMES))], pinned=self.pick(2) == 0))
+
     def time_passes(self) -> None:
         due = next_deadline(self.paper.fleet, self.paper.now)
         step = (0.1, 1.0, 4.0, 12.0)[self.pick(4)]
@@ -243,12 +294,14 @@ class World:
     def _wanted(self, name: str) -> bool:
         fleet = self.paper.fleet
         view = fleet.instance(name)
-        waited_for = bool(fleet.waiters(name)) or view.wanted
-        return waited_for and self.paper.now >= view.failures.retry_at and not self._crowded_out(name)
+        return (
+            fleet.is_wanted(name) and self.paper.now >= view.failures.retry_at and not self._crowded_out(name)
+        )
 
     def _crowded_out(self, name: str) -> bool:
         """Whether models that were pinned since then leave no room."""
-        pinned = sum(SIZES[one] for one in self.pinned if f"{one}.gguf" != name)
+        specs = self.paper.fleet.catalog.models.values()
+        pinned = sum(SIZES[spec.id[0]] for spec in specs if spec.pinned and spec.id != name)
         return SIZES[name[0]] + pinned > BUDGET_MB
 
     def _perform(self, effect: Effect) -> None:
@@ -274,8 +327,23 @@ class World:
                 assert ticket in self.live, "every ticket ends exactly once"
                 self.kinds.append(problem.kind)
                 del self.live[ticket]
+            case RefuseOperation(operation=operation):
+                del self.operations[operation]
+            case EndOperation(operation=operation, state=state):
+                assert operation.id in self.operations, "every operation ends exactly once"
+                del self.operations[operation.id]
+                if state is OperationState.DONE:
+                    self._check_done(operation)
             case _:
                 pass
+
+    def _check_done(self, operation: Operation) -> None:
+        model = operation.model_id
+        if operation.kind is OperationKind.UNLOAD:
+            assert model not in self.up | self.loading | self.stopping, "it is out of memory"
+        elif operation.kind is OperationKind.LOAD:
+            assert model in self.up, "it is ready"
+        assert model not in operation.evicted
 
     # --- what always holds ---
 
@@ -291,6 +359,7 @@ class World:
         assert waiting <= set(self.live)
         for model, view in fleet.instances.items():
             assert len(self.fifo[model]) + len(self.running[model]) <= 2 * view.slots
+        assert set(self.operations) == {one.id for one in fleet.operations}, "a live operation is never lost"
         self._check_claims()
 
     def _check_claims(self) -> None:
@@ -316,7 +385,7 @@ class World:
         """Let everything go well from now on: then nobody may wait for ever, nor memory be stuck."""
         for _ in range(3000):
             if not self._progress():
-                if not self.live:
+                if not self.live and not self.operations:
                     break
                 due = next_deadline(self.paper.fleet, self.paper.now)
                 assert due is not None, "somebody waits, and nothing will ever wake the scheduler"
@@ -325,6 +394,7 @@ class World:
                 self.feed(Tick())
             self.check()
         assert not self.live, "a request waits for ever"
+        assert not self.operations, "an operation runs for ever"
         assert not self.owed_loads, "a model was evicted for one that did not load"
         if not self.impatient:
             assert "waited_too_long" not in self.kinds

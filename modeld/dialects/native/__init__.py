@@ -3,11 +3,25 @@
 
 `wire` holds the values as they are written, `parse` turns a body into a `Generate`, `render` turns
 the events of one request into lines; `embed` does both for vectors and
-`vocabulary` for what needs no slot; `listing` tells of the models. docs/api.md is the contract.
+`vocabulary` for what needs no slot; `listing` tells of the models, `control` is what operators pull.
+docs/api.md is the contract.
 """
 
+from modeld.dialects.native.control import (
+    LoadBody,
+    OperationsBody,
+    PinBody,
+    SwitchBody,
+    UnloadBody,
+    operations_body,
+    parse_load,
+    parse_pin,
+    parse_switch,
+    parse_unload,
+    parse_wait,
+)
 from modeld.dialects.native.embed import EmbedAnswer, EmbedBody, EmbedRenderer, parse_embed
-from modeld.dialects.native.listing import ModelsBody, models_body
+from modeld.dialects.native.listing import ModelBody, ModelsBody, model_body, models_body
 from modeld.dialects.native.parse import Generate, parse
 from modeld.dialects.native.render import Renderer, error_body
 from modeld.dialects.native.vocabulary import (
@@ -41,21 +55,34 @@ __all__ = [
     "ErrorBody",
     "Generate",
     "InferBody",
+    "LoadBody",
     "LoadingLine",
+    "ModelBody",
     "ModelsBody",
+    "OperationsBody",
+    "PinBody",
     "PromptBody",
     "QueuedLine",
     "Renderer",
+    "SwitchBody",
     "TemplateBody",
     "TokenLine",
     "TokenizeBody",
     "TokensBody",
+    "UnloadBody",
     "aside_body",
     "error_body",
+    "model_body",
     "models_body",
+    "operations_body",
     "parse",
     "parse_detokenize",
     "parse_embed",
+    "parse_load",
+    "parse_pin",
+    "parse_switch",
     "parse_template",
     "parse_tokenize",
+    "parse_unload",
+    "parse_wait",
 ]

@@ -63,6 +63,12 @@ def models_body(catalog: Catalog, states: Mapping[str, State]) -> ModelsBody:
     )
 
 
+def model_body(catalog: Catalog, states: Mapping[str, State], model_id: str) -> ModelBody:
+    """Return what is told of one model. Raises: KeyError."""
+    spec = catalog.models[model_id]
+    return _model(spec, states.get(model_id, State.STOPPED), is_default=model_id == catalog.default)
+
+
 def _model(spec: ModelSpec, state: State, *, is_default: bool) -> ModelBody:
     facts = spec.facts or ModelFacts(architecture="")
     return ModelBody(

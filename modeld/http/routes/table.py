@@ -7,5 +7,5 @@ from collections.abc import Awaitable, Callable
 
 from quart import Response
 
-Route = tuple[str, Callable[[], Awaitable[Response]], list[str]]
-"""Path, view, methods. HEAD comes with GET, OPTIONS with all."""
+Route = tuple[str, Callable[..., Awaitable[Response]], list[str]]
+"""Path, view (it takes what is variable in the path), methods. HEAD comes with GET, OPTIONS with all."""

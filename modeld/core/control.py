@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What operators ask for: loads, unloads, switches and pins, from the wish to its end.
+
+An operation is no lock: it is one more demand, and the last wish counts.
+
+- A load is a demand like a request of class `normal`, and shares one load with all who want the model.
+  It gives it up that the model goes for an earlier operation, as far as that has not stopped it yet.
+- An unload withdraws the loads of the model that were asked for before. The model takes no new requests and
+  goes when it is idle; who waits is kept and loads it again afterwards. By force, requests in its slots are
+  cut with a legal last event, and those that wait are refused.
+- A switch is a load; once its model is ready, all others that are not pinned leave as by an unload. A
+  load that fails brings back what went for it.
+- Each operation ends exactly once: done, failed or cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from modeld.core import inputs
+from modeld.core.admission import STUCK_RETRY_S, model_failed, unavailable
+from modeld.core.effects import CutReason, Effect, EndOperation, RefuseOperation, Tell
+from modeld.core.fleet import Fleet, Instant
+from modeld.core.leases import cut_leases, refuse_waiters
+from modeld.core.lifecycle import State, move
+from modeld.core.models import Catalog, ModelSpec
+from modeld.core.operations import Operation, OperationKind, OperationState
+from modeld.core.placement import is_pinned
+from modeld.errors import Conflict, Draining, ModelNotFound, Problem, QueueFull, Unloaded
+
+MOST_RUNNING = 100
+"""Operations at a time; more are refused."""
+
+_Outcome = tuple[Fleet, list[Effect]]
+
+
+def heed(fleet: Fleet, event: inputs.Asked | inputs.GivenUp | inputs.Pinned, now: Instant) -> _Outcome:
+    """Take an operator's wish in."""
+    match event:
+        case inputs.GivenUp(operation=operation):
+            return _given_up(fleet, operation)
+        case inputs.Pinned(model_id=model_id, pinned=pinned):
+            return pin(fleet, model_id, pinned=pinned)
+        case _:
+            return _asked(fleet, event, now)
+
+
+def _asked(fleet: Fleet, event: inputs.Asked, now: Instant) -> _Outcome:
+    """Begin an operation, or refuse it and say why. What it supersedes ends."""
+    problem = _refusal(fleet, event, now)
+    if problem is not None:
+        return fleet, [RefuseOperation(event.operation, problem)]
+    match event:
+        case inputs.LoadAsked():
+            return _load(fleet, event, now)
+        case inputs.UnloadAsked():
+            return _unload(fleet, event, now)
+        case inputs.SwitchAsked():
+            return _switch(fleet, event, now)
+
+
+def _refusal(fleet: Fleet, event: inputs.Asked, now: Instant) -> Problem | None:
+    spec = fleet.catalog.models.get(event.model_id)
+    if spec is None:
+        return vanished(event.model_id)
+    if fleet.draining:
+        return _going_down()
+    if len(fleet.operations) >= MOST_RUNNING:
+        return QueueFull(
+            f"{MOST_RUNNING} operations run already; wait until one ends, or give one up "
+            "(GET and DELETE /operations)",
+            details={"operations": len(fleet.operations)},
+        ).as_problem()
+    if not isinstance(event, inputs.UnloadAsked):
+        return unavailable(fleet, spec, now)
+    stuck = fleet.instance(spec.id).stuck
+    if stuck is not None:
+        return model_failed(spec.id, stuck, STUCK_RETRY_S)
+    if is_pinned(fleet, spec.id):
+        return Conflict(
+            f"model {spec.id} is pinned, so it stays; let it go first: "
+            f'POST /models/{spec.id}/pin {{"pinned": false}}'
+        ).as_problem()
+    return None
+
+
+def _load(fleet: Fleet, event: inputs.LoadAsked, now: Instant) -> _Outcome:
+    effects: list[Effect] = []
+    if event.pin is not None:
+        fleet, effects = pin(fleet, event.model_id, pinned=event.pin)
+    fleet, more = _stays(fleet, event.model_id, event.operation)
+    operation = Operation(
+        id=event.operation,
+        kind=OperationKind.LOAD,
+        model_id=event.model_id,
+        since=now,
+        wants_load=True,
+        keep_alive_s=event.keep_alive_s,
+    )
+    return replace(fleet, operations=(*fleet.operations, operation)), effects + more
+
+
+def _unload(fleet: Fleet, event: inputs.UnloadAsked, now: Instant) -> _Outcome:
+    model_id = event.model_id
+    fleet, effects = _withdraw(fleet, {model_id}, f"operation {event.operation} unloads it")
+    fleet = fleet.having(replace(fleet.instance(model_id), wanted=False))
+    if event.force:
+        fleet, more = _clear(fleet, model_id)
+        effects += more
+    held = fleet.instance(model_id).state.holds_memory
+    operation = Operation(
+        id=event.operation,
+        kind=OperationKind.UNLOAD,
+        model_id=model_id,
+        since=now,
+        leaving=(model_id,) if held else (),
+        leaving_since=now,
+        leaving_total=int(held),
+    )
+    return replace(fleet, operations=(*fleet.operations, operation)), effects
+
+
+def _switch(fleet: Fleet, event: inputs.SwitchAsked, now: Instant) -> _Outcome:
+    others = {one.model_id for one in fleet.operations} - {event.model_id}
+    why = f"operation {event.operation} switches to {event.model_id}"
+    fleet, effects = _withdraw(fleet, others, why)
+    fleet, more = _stays(fleet, event.model_id, event.operation)
+    operation = Operation(
+        id=event.operation,
+        kind=OperationKind.SWITCH,
+        model_id=event.model_id,
+        since=now,
+        wants_load=True,
+    )
+    return replace(fleet, operations=(*fleet.operations, operation)), effects + more
+
+
+def _withdraw(fleet: Fleet, models: set[str], why: str) -> _Outcome:
+    """End the loads and switches to these models: a later operation asked for the opposite."""
+    effects: list[Effect] = []
+    for one in fleet.operations:
+        if one.kind is not OperationKind.UNLOAD and one.model_id in models:
+            fleet = _without(fleet, one)
+            effects.append(EndOperation(one, OperationState.CANCELLED, why))
+    return fleet, effects
+
+
+def _stays(fleet: Fleet, model_id: str, by: str) -> _Outcome:
+    """Take a model out of what earlier operations unload, unless it has been told to stop."""
+    effects: list[Effect] = []
+    if fleet.instance(model_id).state is State.DRAINING:
+        return fleet, effects
+    for one in fleet.operations:
+        if model_id not in one.leaving:
+            continue
+        if one.kind is OperationKind.UNLOAD:
+            fleet = _without(fleet, one)
+            effects.append(EndOperation(one, OperationState.CANCELLED, f"operation {by} loads it"))
+        else:
+            left = tuple(other for other in one.leaving if other != model_id)
+            fleet = _with(fleet, replace(one, leaving=left))
+    return fleet, effects
+
+
+def _clear(fleet: Fleet, model_id: str) -> _Outcome:
+    """End all requests of a model, and have it stop."""
+    problem = Unloaded(
+        f"model {model_id} was unloaded by force while this request needed it; "
+        "send it again to have it loaded"
+    ).as_problem()
+    fleet, effects = cut_leases(fleet, model_id, CutReason.UNLOADED, problem)
+    fleet, more = refuse_waiters(fleet, model_id, problem)
+    view = fleet.instance(model_id)
+    if view.state.holds_memory and view.state is not State.DRAINING:
+        fleet = fleet.having(replace(view, state=move(view.state, State.DRAINING)))
+        ended = f"{len(effects)} requests with a place and {len(more)} others were ended"
+        tell = Tell(
+            action="unload",
+            model_id=model_id,
+            reason=f"an operator unloads it by force; {ended}",
+            numbers={"cut": len(effects), "refused": len(more)},
+            kind="operator",
+        )
+        return fleet, [*effects, *more, tell]
+    return fleet, effects + more
+
+
+def settle(fleet: Fleet, now: Instant) -> _Outcome:
+    """End the operations that have what they asked for, and let switches go on to their second half."""
+    effects: list[Effect] = []
+    for asked_for in fleet.operations:
+        one = _noting_victims(fleet, asked_for)
+        if one.wants_load and fleet.instance(one.model_id).state is State.READY:
+            fleet = _keep(fleet, one, now)
+            one = replace(one, wants_load=False)
+            if one.kind is OperationKind.SWITCH:
+                fleet, one = _others_leave(fleet, one, now)
+        fleet = _with(fleet, one)
+        if not one.wants_load:
+            fleet, more = _see_off(fleet, one, now)
+            effects += more
+    return fleet, effects
+
+
+def _noting_victims(fleet: Fleet, one: Operation) -> Operation:
+    """Note which models have gone, or go, for a load."""
+    if not one.wants_load:
+        return one
+    victims = [
+        victim
+        for claim in fleet.claims
+        if claim.committed and claim.model_id == one.model_id
+        for victim in claim.victims
+    ]
+    evicted = tuple(dict.fromkeys((*one.evicted, *victims)))
+    return one if evicted == one.evicted else replace(one, evicted=evicted)
+
+
+def _keep(fleet: Fleet, one: Operation, now: Instant) -> Fleet:
+    """Let a model's idle time begin anew; without a `keep_alive` of its own it is only ever prolonged."""
+    view = fleet.instance(one.model_id)
+    spec = fleet.catalog.models.get(one.model_id)
+    if one.keep_alive_s is not None:
+        keep_until = None if one.keep_alive_s < 0 else now + one.keep_alive_s
+    elif view.keep_until is None or spec is None or spec.ttl_s is None or spec.ttl_s < 0:
+        keep_until = None
+    else:
+        keep_until = max(view.keep_until, now + spec.ttl_s)
+    return fleet.having(replace(view, last_used=now, keep_until=keep_until))
+
+
+def _others_leave(fleet: Fleet, one: Operation, now: Instant) -> tuple[Fleet, Operation]:
+    """Return what else goes for a switch whose model is ready; what somebody asked for since stays."""
+    views = [
+        view
+        for view in fleet.instances.values()
+        if view.model_id != one.model_id
+        and not is_pinned(fleet, view.model_id)
+        and not any(fleet.loading_for(view.model_id))
+    ]
+    leaving = tuple(view.model_id for view in views if view.state.holds_memory and view.stuck is None)
+    fleet = fleet.having(*(replace(view, wanted=False) for view in views if view.wanted))
+    return fleet, replace(one, leaving=leaving, leaving_since=now, leaving_total=len(leaving))
+
+
+def _see_off(fleet: Fleet, one: Operation, now: Instant) -> _Outcome:
+    """Note which models are gone, cut what runs where that is allowed, and end what is done."""
+    unload = one.kind is OperationKind.UNLOAD
+    staying = [model_id for model_id in one.leaving if is_pinned(fleet, model_id)]
+    stuck = next((it for it in map(fleet.instance, one.leaving) if it.stuck is not None), None)
+    if unload and stuck is not None:
+        return _end(fleet, one, OperationState.FAILED, "it hangs", stuck.stuck)
+    if unload and staying:
+        return _end(fleet, one, OperationState.CANCELLED, "it was pinned meanwhile")
+    leaving = tuple(
+        view.model_id
+        for view in map(fleet.instance, one.leaving)
+        if view.state.holds_memory and view.stuck is None and view.model_id not in staying
+    )
+    gone = [
+        model_id
+        for model_id in one.leaving
+        if not unload and not fleet.instance(model_id).state.holds_memory and model_id not in one.evicted
+    ]
+    one = replace(one, leaving=leaving, evicted=(*one.evicted, *gone))
+    fleet = _with(fleet, one)
+    if not leaving:
+        return _end(fleet, one, OperationState.DONE, _done(one))
+    if not fleet.limits.cut_streams or now < one.leaving_since + fleet.limits.evict_timeout_s:
+        return fleet, []
+    effects: list[Effect] = []
+    for model_id in leaving:
+        problem = Unloaded(
+            f"model {model_id} is unloaded, and this request was not done within "
+            f"{fleet.limits.evict_timeout_s:g} s (evict_timeout); send it again to have it loaded"
+        ).as_problem()
+        fleet, cuts = cut_leases(fleet, model_id, CutReason.UNLOADED, problem)
+        effects += cuts
+    return fleet, effects
+
+
+def _done(one: Operation) -> str:
+    match one.kind:
+        case OperationKind.LOAD:
+            return f"{one.model_id} is ready"
+        case OperationKind.UNLOAD if one.leaving_total:
+            return f"{one.model_id} is out of memory"
+        case OperationKind.UNLOAD:
+            return f"{one.model_id} was not in memory"
+        case OperationKind.SWITCH:
+            went = ", ".join(one.evicted) or "nothing"
+            return f"{one.model_id} is ready, and {went} went for it"
+
+
+def _given_up(fleet: Fleet, operation: str) -> _Outcome:
+    """End an operation that nobody wants any more. What others wait for goes on; a load without them ends."""
+    one = next((one for one in fleet.operations if one.id == operation), None)
+    if one is None:
+        return fleet, []
+    fleet, effects = _end(fleet, one, OperationState.CANCELLED, "it was given up")
+    view = fleet.instance(one.model_id)
+    if one.wants_load and view.state is State.LOADING and not fleet.is_wanted(one.model_id):
+        fleet = fleet.having(replace(view, state=move(view.state, State.DRAINING)))
+        reason = f"operation {one.id} was given up, and nobody else waits for it"
+        effects.append(Tell(action="unload", model_id=one.model_id, reason=reason, kind="operator"))
+    return fleet, effects
+
+
+def fail_loads(fleet: Fleet, model_id: str, problem: Problem) -> _Outcome:
+    """End the operations that want a model which cannot be loaded. A switch brings back what went for it."""
+    effects: list[Effect] = []
+    for one in list(fleet.loading_for(model_id)):
+        fleet, more = _end(fleet, one, OperationState.FAILED, "it cannot be loaded", problem)
+        effects += more
+        if one.kind is OperationKind.SWITCH:
+            victims = [fleet.instance(victim) for victim in one.evicted if victim in fleet.catalog.models]
+            fleet = fleet.having(
+                *(replace(view, wanted=True) for view in victims if view.state is not State.READY)
+            )
+    return fleet, effects
+
+
+def end_all(fleet: Fleet) -> _Outcome:
+    """End all operations: the daemon goes down."""
+    problem = _going_down()
+    ends: list[Effect] = [
+        EndOperation(one, OperationState.CANCELLED, problem.message, problem) for one in fleet.operations
+    ]
+    return replace(fleet, operations=()), ends
+
+
+def pin(fleet: Fleet, model_id: str, *, pinned: bool) -> _Outcome:
+    """Pin a model or let it go, whatever the config says, until the daemon ends."""
+    if model_id not in fleet.catalog.models:
+        return fleet, []
+    changed = is_pinned(fleet, model_id) is not pinned
+    pins = {**fleet.pins, model_id: pinned}
+    fleet = replace(fleet, pins=pins, catalog=with_pins(fleet.catalog, pins))
+    if not changed:
+        return fleet, []
+    reason = "an operator wants it to stay" if pinned else "an operator lets it go"
+    return fleet, [Tell(action="pin" if pinned else "unpin", model_id=model_id, reason=reason)]
+
+
+def with_pins(catalog: Catalog, pins: Mapping[str, bool]) -> Catalog:
+    """Return the catalogue with what operators pinned or let go since the config was read."""
+    changed: dict[str, ModelSpec] = {}
+    for model_id, pinned in pins.items():
+        spec = catalog.models.get(model_id)
+        if spec is not None and spec.pinned is not pinned:
+            changed[model_id] = replace(spec, pinned=pinned)
+    if not changed:
+        return catalog
+    models = {model_id: changed.get(model_id, spec) for model_id, spec in catalog.models.items()}
+    return replace(catalog, models=models)
+
+
+def vanished(model_id: str) -> Problem:
+    """Return what is told of a model whose file is gone."""
+    return ModelNotFound(f"model {model_id} is gone: its file was removed").as_problem()
+
+
+def _going_down() -> Problem:
+    return Draining("the daemon is shutting down and takes no new requests; try again soon").as_problem()
+
+
+def _end(
+    fleet: Fleet, one: Operation, state: OperationState, reason: str, problem: Problem | None = None
+) -> _Outcome:
+    return _without(fleet, one), [EndOperation(one, state, reason, problem)]
+
+
+def _with(fleet: Fleet, one: Operation) -> Fleet:
+    """Return the fleet with this operation in place of its earlier self."""
+    operations = tuple(one if other.id == one.id else other for other in fleet.operations)
+    return replace(fleet, operations=operations)
+
+
+def _without(fleet: Fleet, one: Operation) -> Fleet:
+    return replace(fleet, operations=tuple(other for other in fleet.operations if other.id != one.id))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What operators pull, as it is written: loads, unloads, switches, pins, and their operations. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from modeld.config.values import BadValue, parse_duration
+from modeld.core.operations import OperationStatus
+from modeld.dialects.body import Body, Duration, decode, keep_alive_of
+from modeld.errors import InvalidRequest
+
+LONGEST_WAIT_S = 3600.0
+"""Of `?wait=`."""
+
+
+class LoadBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What `POST /models/{id}/load` takes; nothing is needed."""
+
+    pin: Annotated[bool | None, Meta(description="Also pin the model, or let it go; default: as it is")] = (
+        None
+    )
+    keep_alive: Annotated[
+        Duration | None,
+        Meta(description="How long it stays without a request; negative: for ever; default: its ttl"),
+    ] = None
+
+
+class UnloadBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What `POST /models/{id}/unload` takes; nothing is needed."""
+
+    force: Annotated[
+        bool | None,
+        Meta(description="Cut the requests that hold it, and refuse those that wait; default false"),
+    ] = None
+
+
+class SwitchBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What `POST /models/{id}/switch` takes: nothing."""
+
+
+class PinBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What `POST /models/{id}/pin` takes; nothing is needed."""
+
+    pinned: Annotated[bool | None, Meta(description="False lets it go; default true")] = None
+
+
+class OperationsBody(msgspec.Struct, frozen=True):
+    """The latest operations, the oldest first."""
+
+    operations: list[OperationStatus]
+
+
+class Load(msgspec.Struct, frozen=True):
+    """A parsed load."""
+
+    pin: bool | None
+    keep_alive_s: float | None
+
+
+_load = msgspec.json.Decoder(LoadBody)
+_unload = msgspec.json.Decoder(UnloadBody)
+_switch = msgspec.json.Decoder(SwitchBody)
+_pin = msgspec.json.Decoder(PinBody)
+
+
+def parse_load(body: bytes) -> Load:
+    """Read the body of a load. Raises: InvalidRequest with a sentence that names the key."""
+    wire = _read(body, _load)
+    return Load(pin=wire.pin, keep_alive_s=keep_alive_of(wire.keep_alive))
+
+
+def parse_unload(body: bytes) -> bool:
+    """Read the body of an unload; return whether it is by force. Raises: InvalidRequest."""
+    return bool(_read(body, _unload).force)
+
+
+def parse_switch(body: bytes) -> None:
+    """Read the body of a switch. Raises: InvalidRequest."""
+    _read(body, _switch)
+
+
+def parse_pin(body: bytes) -> bool:
+    """Read the body of a pin; return whether to pin. Raises: InvalidRequest."""
+    return _read(body, _pin).pinned is not False
+
+
+def parse_wait(value: str | None) -> float:
+    """Return the seconds of `?wait=`, 0 without it. Raises: InvalidRequest."""
+    if value is None:
+        return 0.0
+    try:
+        # A plain number is seconds, as in a body.
+        seconds = parse_duration(float(value) if value.replace(".", "", 1).isdecimal() else value)
+    except BadValue as error:
+        raise InvalidRequest(f"`wait`: {error}") from None
+    if not 0 <= seconds <= LONGEST_WAIT_S:
+        raise InvalidRequest(f"`wait` must be between 0s and {LONGEST_WAIT_S:g}s; ask again after that")
+    return seconds
+
+
+def operations_body(operations: Iterable[OperationStatus]) -> OperationsBody:
+    """Return the list."""
+    return OperationsBody(list(operations))
+
+
+def _read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
+    """Read a body that may be missing."""
+    return decode(body if body.strip() else b"{}", decoder, "{}")

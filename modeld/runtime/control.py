@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What operators pull, as the front sees it: names become ids, wishes become inputs of the scheduler."""
+
+from __future__ import annotations
+
+import secrets
+
+from modeld.core import inputs
+from modeld.core.models import ModelSpec
+from modeld.core.operations import OperationStatus
+from modeld.runtime.scheduler import Scheduler
+
+
+class Control:
+    """A facade without state of its own. Names are ids or aliases.
+
+    Each method that begins an operation raises ModeldError for what is known at once: ModelNotFound,
+    ModelFailed, DoesNotFit, Conflict, QueueFull, Draining.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def load(
+        self, name: str, *, pin: bool | None = None, keep_alive_s: float | None = None
+    ) -> OperationStatus:
+        """Have a model loaded, and pinned or let go if that is said, too."""
+        spec = self._scheduler.find(name)
+        return self._scheduler.begin(
+            inputs.LoadAsked(operation=_new_id(), model_id=spec.id, pin=pin, keep_alive_s=keep_alive_s)
+        )
+
+    def unload(self, name: str, *, force: bool = False) -> OperationStatus:
+        """Have a model unloaded: once it is idle, or with `force` at once."""
+        spec = self._scheduler.find(name)
+        return self._scheduler.begin(inputs.UnloadAsked(operation=_new_id(), model_id=spec.id, force=force))
+
+    def switch(self, name: str) -> OperationStatus:
+        """Have a model loaded, and then all others unloaded that are not pinned."""
+        spec = self._scheduler.find(name)
+        return self._scheduler.begin(inputs.SwitchAsked(operation=_new_id(), model_id=spec.id))
+
+    def pin(self, name: str, *, pinned: bool) -> ModelSpec:
+        """Pin a model or let it go, until the daemon ends. Returns: the model. Raises: ModelNotFound."""
+        return self._scheduler.pin(self._scheduler.find(name).id, pinned=pinned)
+
+    def operations(self) -> tuple[OperationStatus, ...]:
+        """Return the latest operations, the oldest first."""
+        return self._scheduler.operations.latest()
+
+    def operation(self, operation_id: str) -> OperationStatus:
+        """Return an operation. Raises: OperationNotFound."""
+        return self._scheduler.operations.get(operation_id)
+
+    def give_up(self, operation_id: str) -> OperationStatus:
+        """End an operation that is not wanted any more; one that has ended stays as it is.
+
+        Raises: OperationNotFound.
+        """
+        self._scheduler.operations.get(operation_id)
+        return self._scheduler.give_up(operation_id)
+
+    async def wait(self, operation_id: str, seconds: float) -> OperationStatus:
+        """Return an operation when it has ended, or as it is after so long. Raises: OperationNotFound."""
+        return await self._scheduler.operations.wait(operation_id, seconds)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(6)
