@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from modeld.engine.llama.prefill import (
     CEILING_S,
     FIRST,
+    FIRST_TOKEN,
     FLOOR_S,
     LONGEST_S,
     SMALLEST,
@@ -117,9 +118,10 @@ def test_many_prompts_beside_few_streams_may_take_longer():
     for _ in range(50):
         rule.learn(1, 0, 0.02)
         rule.learn(1, 40, 0.02 + 40 * 0.001)
-    assert rule.budget(1, 2) == pytest.approx((2 * STRETCH - 1) * 0.02 / 0.001, abs=TILE)
+    assert rule.budget(1, 2) == pytest.approx(((1 + FIRST_TOKEN) * STRETCH - 1) * 0.02 / 0.001, abs=TILE)
     assert rule.budget(1, 15) == pytest.approx((CEILING_S - 0.02) / 0.001, abs=TILE)
     assert rule.budget(8, 4) == rule.budget(8, 1)
+    assert rule.budget(8, 5) > rule.budget(8, 1)
 
 
 @given(st.lists(st.integers(1, 4000), max_size=16), st.integers(1, 512))

@@ -13,9 +13,9 @@ times are moving averages of what was measured here, since they depend on the ma
 of the cache; a token alone in a batch of hundreds and one beside streams are told apart. So streams keep
 1 / STRETCH of their speed at the least, and the prompt has the rest of the time: neither waits for the other.
 
-Where more prompts than streams wait, more people wait for a first token than for the next: the bound grows
-with their ratio, up to CEILING_S. So requests that arrive together, and of which the first already runs, are
-soon all running, which also is the way to the most tokens a second.
+Who waits for a first token behind another prompt weighs `FIRST_TOKEN` times one who waits for the next: where
+prompts outweigh streams the bound grows with their ratio, up to CEILING_S. So requests that arrive together,
+and of which the first already runs, are soon all running, which also is the way to the most tokens a second.
 Source: docs/performance.md, "A prompt beside streams".
 """
 
@@ -29,6 +29,8 @@ FLOOR_S = 0.04
 """A gap of this many seconds between tokens is always allowed: no reader sees it."""
 STRETCH = 2.5
 """And one of so many usual gaps."""
+FIRST_TOKEN = 2
+"""A prompt behind the first weighs as much as so many streams."""
 CEILING_S = 0.25
 """A gap that many prompts may make together."""
 SMALLEST = 8
@@ -66,7 +68,8 @@ class ChunkRule:
         if not token_s or not usual:
             return min(room, FIRST)
         bound = max(FLOOR_S, STRETCH * usual)
-        spare = max(bound, min(CEILING_S, bound * prompts / decoding)) - usual
+        weight = (1 + FIRST_TOKEN * (prompts - 1)) / decoding
+        spare = max(bound, min(CEILING_S, bound * weight)) - usual
         return min(room, max(SMALLEST, int(min(room, spare / token_s)) // TILE * TILE))
 
     def learn(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
