@@ -78,6 +78,20 @@ class PromptTooLong(InvalidRequest):
     kind = "prompt_too_long"
 
 
+class Unauthorized(ModeldError):
+    """There is no key in the request, or none that is known."""
+
+    status = 401
+    kind = "unauthorized"
+
+
+class Forbidden(ModeldError):
+    """The key may not do this."""
+
+    status = 403
+    kind = "forbidden"
+
+
 class NotFound(ModeldError):
     """No such path."""
 
@@ -162,6 +176,14 @@ class WaitedTooLong(ModeldError):
     default_retry_after_s = 1.0
 
 
+class TooManyAttempts(ModeldError):
+    """More keys that were not seen before wait to be checked than may."""
+
+    status = 429
+    kind = "too_many_attempts"
+    default_retry_after_s = 1.0
+
+
 class InternalError(ModeldError):
     """A defect of modeld or of the engine."""
 
@@ -231,6 +253,8 @@ ERRORS: Mapping[str, type[ModeldError]] = {
     for error in (
         InvalidRequest,
         PromptTooLong,
+        Unauthorized,
+        Forbidden,
         NotFound,
         ModelNotFound,
         OperationNotFound,
@@ -243,6 +267,7 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         InvalidGrammar,
         QueueFull,
         WaitedTooLong,
+        TooManyAttempts,
         InternalError,
         EngineFailed,
         Draining,

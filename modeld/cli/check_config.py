@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import click
 
+from modeld.cli.keys import keyring_or_exit
 from modeld.cli.options import SettingsCommand, load_or_exit
 from modeld.config.fields import FIELDS, MODEL_FIELDS
 from modeld.config.load import Loaded
@@ -24,6 +25,7 @@ Takes the flags of serve. Prints what differs from the defaults and where it com
 
 def _check_config(*, show_all: bool, **flags: object) -> None:
     loaded = load_or_exit(flags)
+    keyring_or_exit(loaded.settings)
     problems = adapter_problems(loaded.settings) if loaded.settings.engine is EngineKind.LLAMA else []
     for problem in problems:
         click.echo(f"modeld: {printable(problem)}", err=True)

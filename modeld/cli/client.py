@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -54,6 +55,12 @@ class Refused(Exception):
     """The server answered with an error, or not as modeld does. The message is a sentence."""
 
 
+def key_header() -> dict[str, str]:
+    """Return the header with the key that the environment has (`MODELD_API_KEY`), if it has one."""
+    key = os.environ.get("MODELD_API_KEY", "").strip()
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 @contextmanager
 def infer(
     url: str, body: Mapping[str, object], *, socket_path: str | None = None
@@ -72,7 +79,7 @@ def infer(
     try:
         with (
             httpx2.Client(transport=transport, timeout=timeout, trust_env=False) as client,
-            client.stream("POST", f"{url.rstrip('/')}/infer", json=body) as response,
+            client.stream("POST", f"{url.rstrip('/')}/infer", json=body, headers=key_header()) as response,
         ):
             if not response.is_success:
                 raise Refused(_refusal(response))

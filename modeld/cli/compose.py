@@ -16,9 +16,11 @@ import modeld
 from modeld.config.address import hypercorn_binds
 from modeld.config.settings import Settings
 from modeld.http.app import create_app
+from modeld.http.auth import Guard
 from modeld.http.listener import serve
 from modeld.runtime import systemd
 from modeld.runtime.daemon import Daemon
+from modeld.runtime.keyring import Keyring
 from modeld.runtime.root import Root
 from modeld.telemetry.log import get_logger
 from modeld.telemetry.metrics import Metrics
@@ -31,8 +33,8 @@ _YOUNG_OBJECTS = 10_000
 nearly all of them go by themselves."""
 
 
-def serve_forever(settings: Settings) -> int:
-    """Run the daemon until a signal stops it; return the exit status.
+def serve_forever(settings: Settings, keyring: Keyring | None = None) -> int:
+    """Run the daemon until a signal stops it; return the exit status. Without a keyring nobody needs a key.
 
     Logging is configured by the caller. 1: the address cannot be bound.
     """
@@ -40,7 +42,7 @@ def serve_forever(settings: Settings) -> int:
     binds = supervision.binds or tuple(hypercorn_binds(settings.addr))
     failure: CannotListen | None = None
     try:
-        trio.run(_run, settings, supervision, binds, strict_exception_groups=True)
+        trio.run(_run, settings, keyring, supervision, binds, strict_exception_groups=True)
     except* CannotListen as group:
         failure = CannotListen(_first_message(group))
     finally:
@@ -61,8 +63,11 @@ def _first_message(group: BaseExceptionGroup[CannotListen]) -> str:
     return str(first)
 
 
-async def _run(settings: Settings, supervision: systemd.Supervision, binds: tuple[str, ...]) -> None:
+async def _run(
+    settings: Settings, keyring: Keyring | None, supervision: systemd.Supervision, binds: tuple[str, ...]
+) -> None:
     metrics = Metrics()
+    guard = Guard(keyring)
     root = Root(
         settings,
         host=make_worker,
@@ -70,13 +75,15 @@ async def _run(settings: Settings, supervision: systemd.Supervision, binds: tupl
         supervision=supervision,
         node_id=f"{socket.gethostname()}-{os.getpid()}",
         on_stop=_leave_at_the_latest,
+        on_hangup=(lambda: None) if keyring is None else keyring.reload,
     )
     metrics.watch_fleet(root.daemon.status)
-    await root.run(partial(_front, settings, metrics, binds), _announce)
+    await root.run(partial(_front, settings, guard, metrics, binds), partial(_announce, guard))
 
 
 async def _front(  # noqa: ASYNC128 -- `serve` calls started()
     settings: Settings,
+    guard: Guard,
     metrics: Metrics,
     binds: tuple[str, ...],
     daemon: Daemon,
@@ -84,12 +91,16 @@ async def _front(  # noqa: ASYNC128 -- `serve` calls started()
     shutdown: trio.Event,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
-    app = create_app(daemon, settings, metrics)
+    app = create_app(daemon, settings, metrics, guard=guard)
     _spare_collector()
-    try:
-        await serve(app, binds, shutdown=shutdown, task_status=task_status)
-    except OSError as error:
-        raise CannotListen(f"cannot listen on {', '.join(binds)}: {error.strerror or error}") from error
+    async with trio.open_nursery() as nursery:
+        if guard.keyring is not None:
+            nursery.start_soon(guard.keyring.run)
+        try:
+            await serve(app, binds, shutdown=shutdown, task_status=task_status)
+        except OSError as error:
+            raise CannotListen(f"cannot listen on {', '.join(binds)}: {error.strerror or error}") from error
+        nursery.cancel_scope.cancel()
 
 
 def _spare_collector() -> None:
@@ -108,7 +119,9 @@ def _leave_at_the_latest(seconds: float) -> None:
     faulthandler.dump_traceback_later(seconds, exit=True)
 
 
-def _announce(urls: list[str]) -> None:
+def _announce(guard: Guard, urls: list[str]) -> None:
+    for warning in guard.warnings:
+        click.echo(f"modeld: WARNING: {warning}", err=True)
     for url in urls:
         _log.info("listening", url=url, version=modeld.__version__)
         click.echo(f"modeld {modeld.__version__} listens on {url}", err=True)

@@ -11,6 +11,7 @@ import click
 
 from modeld import __version__
 from modeld.cli.check_config import check_config
+from modeld.cli.keys import keys
 from modeld.cli.run import run
 from modeld.cli.serve import serve
 from modeld.cli.simulate import simulate
@@ -46,6 +47,7 @@ def modeld() -> None:
 modeld.add_command(serve)
 modeld.add_command(run)
 modeld.add_command(check_config)
+modeld.add_command(keys)
 modeld.add_command(simulate)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import click
 
+from modeld.cli.keys import keyring_or_exit
 from modeld.cli.options import SettingsCommand, load_or_exit
 from modeld.cli.preflight import run_preflight
 from modeld.telemetry.log import logging_to_stderr
@@ -26,6 +27,7 @@ def run_serve(flags: dict[str, object]) -> int:
       SystemExit: with 2, when a setting is wrong.
     """
     loaded = load_or_exit(flags)
+    keyring = keyring_or_exit(loaded.settings)
     try:
         passed = run_preflight(loaded, lambda line: click.echo(line, err=True))
     except KeyboardInterrupt:
@@ -36,7 +38,7 @@ def run_serve(flags: dict[str, object]) -> int:
     from modeld.cli.compose import serve_forever  # noqa: PLC0415 -- other commands need no server
 
     with logging_to_stderr(loaded.settings.log_level, loaded.settings.log_format):
-        return serve_forever(loaded.settings)
+        return serve_forever(loaded.settings, keyring)
 
 
 serve = SettingsCommand("serve", callback=_serve, help=_HELP, short_help="Start the daemon.")

@@ -404,6 +404,16 @@ FIELDS: Sequence[Field] = (
         Field("events_file", PATH, "File for these lines.", default="standard output"),
     ),
     *_group(
+        "Keys (docs/keys.md)",
+        Field(
+            "keys_file",
+            PATH,
+            "File of the keys that are asked for; `modeld keys` changes it, SIGHUP has it read again.",
+            default="the credential `modeld.keys` of systemd, else none: no key is asked for",
+        ),
+        Field("require_keys", BOOL, "Do not start without keys."),
+    ),
+    *_group(
         "Browsers (CORS)",
         Field("cors_enabled", BOOL, "Let pages of other origins use the API."),
         Field(
@@ -425,7 +435,7 @@ FIELDS: Sequence[Field] = (
             LIST,
             "Request headers they may send.",
             flags=("--cors-headers",),
-            default="Accept,Authorization,Content-Type,X-Requested-With,X-Log-Level",
+            default="Accept,Authorization,Content-Type,X-API-Key,X-Requested-With,X-Log-Level",
         ),
     ),
     *_group(

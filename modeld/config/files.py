@@ -163,6 +163,23 @@ for _name, _pattern, _first in _SCALARS:
     )
 
 
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which also quotes what only `_Loader` would take for something else than text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {  # noqa: RUF012 -- PyYAML's own table
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+            *_Loader.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+    }
+
+
+def dump_yaml(content: object) -> str:
+    """Return a YAML text that `parse_yaml` reads as `content` again."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=200)
+
+
 def _refuse_bombs(root: yaml.Node) -> None:
     sizes: dict[int, int | None] = {}
 

@@ -15,6 +15,7 @@ import msgspec
 
 from modeld.config.fields import BY_NAME, FIELDS, LEGACY, QUANTISED_KV, Field, is_unset
 from modeld.config.files import UnreadableConfig, read_config
+from modeld.config.key_file import CREDENTIAL
 from modeld.config.machine import usable_cores
 from modeld.config.nearest import did_you_mean, nearest
 from modeld.config.rules import findings, kv_and_flash, notices
@@ -22,10 +23,10 @@ from modeld.config.settings import ModelSettings, Settings
 from modeld.config.values import BadValue
 
 _PREFIX = "MODELD_"
-_NOT_SETTINGS = ("MODELD_TEST", "MODELD_BENCH", "MODELD_CACHE")
-"""Variables that the tests and tools of this project read."""
+_NOT_SETTINGS = ("MODELD_TEST", "MODELD_BENCH", "MODELD_CACHE", "MODELD_API_KEY")
+"""Variables that the tests and tools of this project read, and the key of its client commands."""
 _METHODS = ("GET", "POST", "OPTIONS")
-_HEADERS = ("Accept", "Authorization", "Content-Type", "X-Requested-With", "X-Log-Level")
+_HEADERS = ("Accept", "Authorization", "Content-Type", "X-API-Key", "X-Requested-With", "X-Log-Level")
 
 
 class ConfigError(Exception):
@@ -187,6 +188,9 @@ def _fill_in(found: _Gathered, environ: Mapping[str, str], cores: Callable[[], i
     values.setdefault("llama_threads", cores())
     if values.get("state_dir") is None:
         values["state_dir"] = _state_dir(environ)
+    if values.get("keys_file") is None and (credential := _credential(environ)) is not None:
+        values["keys_file"] = credential
+        found.sources["keys_file"] = "$CREDENTIALS_DIRECTORY"
     if values.get("cors_enabled"):
         values["cors_allowed_methods"] = values.get("cors_allowed_methods") or _METHODS
         values["cors_allowed_headers"] = values.get("cors_allowed_headers") or _HEADERS
@@ -206,6 +210,13 @@ def _turn_flash_on(found: _Gathered) -> None:
         needed = kv_type in QUANTISED_KV and flash is None
         models[name] = msgspec.structs.replace(model, llama_flash_attn=True) if needed else model
     values["models"] = models
+
+
+def _credential(environ: Mapping[str, str]) -> Path | None:
+    """Return the file of keys that systemd passed, if it did (systemd.exec(5), CREDENTIALS)."""
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(folder) / CREDENTIAL
+    return path if folder.startswith("/") and path.is_file() else None
 
 
 def _state_dir(environ: Mapping[str, str]) -> Path:

@@ -81,6 +81,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_stream_backlog: int = 1024 * 1024
     log_level: str = "info"
     log_format: str = "text"
+    keys_file: Path | None = None
+    """None: the credential of systemd, if there is one; else no key is asked for."""
+    require_keys: bool = False
     cors_enabled: bool = False
     cors_allowed_origins: tuple[str, ...] = ()
     cors_allowed_methods: tuple[str, ...] = ()

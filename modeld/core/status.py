@@ -96,3 +96,7 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[DeviceStatus, ...] = ()
     decisions: tuple[Decision, ...] = ()
     """The last 50, newest last."""
+    keys: int | None = None
+    """Keys in force; None: no key is asked for."""
+    warnings: tuple[str, ...] = ()
+    """What the operator should mend: sentences. An address that strangers reach without a key is one."""

@@ -8,6 +8,7 @@ from quart_trio import QuartTrio
 
 from modeld.config.settings import Settings
 from modeld.errors import InvalidRequest
+from modeld.http.auth import Guard
 from modeld.http.backend import Backend
 from modeld.http.cors import Cors
 from modeld.http.edge import Edge, EdgeRequest, current_request
@@ -30,9 +31,10 @@ class EdgeApp(QuartTrio):
     asgi_http_class = Exchange
     request_class = EdgeRequest
 
-    def __init__(self, edge: Edge) -> None:
+    def __init__(self, edge: Edge, guard: Guard) -> None:
         super().__init__("modeld", static_folder=None)
         self.edge = edge
+        self.guard = guard
         self.cors = Cors(edge.settings)
         self.config["RESPONSE_TIMEOUT"] = None  # Quart would cut every stream at 60 s, silently.
         self.config["BODY_TIMEOUT"] = edge.limits.body_timeout_s
@@ -42,7 +44,7 @@ class EdgeApp(QuartTrio):
         self.before_request(self._before)
         self.register_error_handler(Exception, self._on_error)
         for rule, view, methods in (
-            *StateRoutes(edge).table(),
+            *StateRoutes(edge, guard).table(),
             *MetaRoutes(edge).table(),
             *InferRoute(edge).table(),
             *EmbedRoute(edge).table(),
@@ -59,6 +61,8 @@ class EdgeApp(QuartTrio):
             raise InvalidRequest(
                 "WebSocket is not spoken here; POST /infer streams over plain HTTP, see /docs"
             )
+        if request.method != "OPTIONS":
+            request.client = await self.guard.admit(request)
         return None
 
     async def _on_error(self, exception: Exception) -> Response:
@@ -77,11 +81,16 @@ class EdgeApp(QuartTrio):
 
 
 def create_app(
-    backend: Backend, settings: Settings, metrics: Metrics, *, limits: Limits | None = None
+    backend: Backend,
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    limits: Limits | None = None,
+    guard: Guard | None = None,
 ) -> EdgeApp:
     """Return the app. It holds no tasks of its own; serve it with `modeld.http.listener.serve`.
 
-    `limits` defaults to those that follow from the settings.
+    `limits` defaults to those that follow from the settings. Without a guard nobody needs a key.
     """
     edge = Edge(backend=backend, settings=settings, limits=limits or limits_of(settings), metrics=metrics)
-    return EdgeApp(edge)
+    return EdgeApp(edge, guard or Guard(None))

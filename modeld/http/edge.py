@@ -12,6 +12,7 @@ from quart.globals import request_ctx
 from quart_trio.wrappers import TrioRequest
 
 from modeld.config.settings import Settings
+from modeld.core.client import Client
 from modeld.http.backend import Backend
 from modeld.http.limits import Limits
 from modeld.telemetry.metrics import Metrics
@@ -35,11 +36,13 @@ class EdgeRequest(TrioRequest):
       cleanup: closed when the request ends, however it ends, also when its body was never sent.
       work_began: set once there is work that a client who leaves no longer wants. Until then the
         request is answered, also after a half-close: it takes no longer than to read it.
+      client: who sends it, by its key; set before its route is entered.
     """
 
     id: str
     work_began: trio.Event
     cleanup: ExitStack
+    client: Client
 
     @overload
     def sent(self, name: bytes, default: str = "") -> str: ...

@@ -19,6 +19,7 @@ from modeld.errors import (
     ModeldError,
     NotFound,
     Problem,
+    Unauthorized,
 )
 from modeld.http.envelopes import Envelope
 from modeld.http.limits import Limits
@@ -78,7 +79,9 @@ def error_response(
 
 
 def error_headers(problem: Problem) -> Mapping[str, str]:
-    """Return `Retry-After`, in whole seconds, where the error knows when to try again."""
+    """Return `Retry-After`, in whole seconds, where the error knows when to try again, and how to log in."""
+    if problem.kind == Unauthorized.kind:
+        return {"WWW-Authenticate": 'Bearer realm="modeld"'}
     if problem.retry_after_s is None:
         return {}
     return {"Retry-After": str(max(1, math.ceil(problem.retry_after_s)))}

@@ -20,6 +20,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from modeld.core.client import EVERYBODY
 from modeld.http.body import StreamBody
 from modeld.http.edge import EdgeRequest
 from modeld.http.envelopes import envelope_of
@@ -72,6 +73,7 @@ class Exchange(TrioASGIHTTPConnection):
         request.id = request_id(request.sent(b"x-request-id"))
         request.cleanup = self._cleanup
         request.work_began = trio.Event()
+        request.client = EVERYBODY
         self._request = request
         return request
 

@@ -62,7 +62,9 @@ async def serve(
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
                     accepting.start_soon(server.accept, listener, connections)
-                task_status.started([url_of(listener) for listener in listeners])
+                urls = [url_of(listener) for listener in listeners]
+                app.guard.listens_on(urls)
+                task_status.started(urls)
                 await shutdown.wait()
                 accepting.cancel_scope.cancel()
             close_all(listeners)

@@ -26,6 +26,7 @@ from modeld.dialects.native import (
     TokensBody,
 )
 from modeld.http.openapi_control import CONTROL_BODIES, control_paths
+from modeld.http.openapi_keys import SECURITY_SCHEMES, with_keys
 from modeld.http.openapi_parts import SCHEMAS, Json, ref, refusal
 
 _BODIES = (
@@ -62,6 +63,10 @@ _LAST_LINE: Json = {
 def openapi_document() -> Json:
     """Return the document."""
     _, schemas = msgspec.json.schema_components(_BODIES, ref_template=SCHEMAS + "{name}")
+    return with_keys(_document(dict(schemas)))
+
+
+def _document(schemas: Json) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {
@@ -99,7 +104,7 @@ def openapi_document() -> Json:
             "/openapi.json": {"get": _get("This document", None)},
             "/docs": {"get": _page()},
         },
-        "components": {"schemas": dict(schemas), "headers": _HEADERS},
+        "components": {"schemas": schemas, "headers": _HEADERS, "securitySchemes": SECURITY_SCHEMES},
     }
 
 

@@ -70,10 +70,15 @@ class Root:
         supervision: systemd.Supervision,
         node_id: str,
         on_stop: Callable[[float], None] = lambda _seconds: None,
+        on_hangup: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_stop` is called when a stop begins, with the seconds after which the process must be gone."""
+        """`on_stop` is called when a stop begins, with the seconds after which the process must be gone.
+
+        `on_hangup` is called at each SIGHUP.
+        """
         self._settings = settings
         self._on_stop = on_stop
+        self._on_hangup = on_hangup
         self._supervision = supervision
         self._observer = Observer(metrics)
         limits = limits_of(settings)
@@ -98,7 +103,7 @@ class Root:
         Raises: what the front's start raises, such as OSError for an address in use.
         Cancellation: stops everything at once, but in the same order.
         """
-        signals = StopSignals(on_hangup=_hangup)
+        signals = StopSignals(on_hangup=self._hangup)
         async with trio.open_nursery() as nursery:
             await nursery.start(signals.run)
             await nursery.start(self._scheduler.run)
@@ -138,19 +143,19 @@ class Root:
         own = self._registry.settings_of(spec.id).fake
         return self._settings.fake if own is None else own
 
+    def _hangup(self) -> None:
+        _log.warning(
+            "SIGHUP: keys are read again, if there is a file of them; new models are noticed all the time, "
+            "and settings are read at the start only: restart to change them"
+        )
+        self._on_hangup()
+
     def _catalog_changed(self, catalog: Catalog) -> None:
         self._scheduler.set_catalog(catalog)
         for spec in catalog.models.values():
             if spec.preload and spec.error is None and spec.id not in self._preloaded:
                 self._preloaded.add(spec.id)
                 self._scheduler.preload(spec.id)
-
-
-def _hangup() -> None:
-    _log.warning(
-        "SIGHUP changes nothing: new models are noticed all the time, settings are read at the start only; "
-        "restart to change them"
-    )
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How a log record looks: a line for people, or one JSON object."""
+"""How a log record looks: a line for people, or one JSON object. No key gets past here, whoever logs it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import cast
 
 import msgspec
+
+from modeld.core.client import redacted
 
 
 def _level_name(record: logging.LogRecord) -> str:
@@ -33,10 +35,10 @@ def render_json(record: logging.LogRecord) -> str:
     if trace := _traceback(record):
         line["exception"] = trace
     try:
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return redacted(msgspec.json.encode(line, enc_hook=str).decode())
     except (TypeError, ValueError, OverflowError, RecursionError):
         plain = {key: ascii(value)[:1000] for key, value in line.items()}
-        return msgspec.json.encode(plain).decode()
+        return redacted(msgspec.json.encode(plain).decode())
 
 
 _COLOURS = {"error": "31", "critical": "31", "warn": "33", "info": "32", "debug": "34"}
@@ -52,7 +54,7 @@ def render_text(record: logging.LogRecord, *, colours: bool = False) -> str:
     words.append(f"[{record.name}]")
     trace = _traceback(record)
     tail = "".join(f"\n    {printable(line)}" for line in trace.splitlines()) if trace else ""
-    return " ".join(words) + tail
+    return redacted(" ".join(words) + tail)
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:

@@ -109,6 +109,8 @@ SAMPLES: Mapping[str, tuple[str, object]] = {
     "cors_allowed_origins": ("*", ("*",)),
     "cors_allowed_methods": ("GET, PUT", ("GET", "PUT")),
     "cors_allowed_headers": ("Accept", ("Accept",)),
+    "keys_file": ("/k/keys.yaml", Path("/k/keys.yaml")),
+    "require_keys": ("true", True),
     "engine": ("fake", "fake"),
     "fake": ("tokens=3", "tokens=3"),
 }

@@ -16,8 +16,10 @@ from support.backend import Script, ScriptedBackend, silent
 
 from modeld.config.settings import Settings
 from modeld.http.app import EdgeApp, create_app
+from modeld.http.auth import Guard
 from modeld.http.limits import Limits, limits_of
 from modeld.http.listener import serve
+from modeld.runtime.keyring import Keyring
 from modeld.telemetry.metrics import Metrics
 
 
@@ -133,7 +135,12 @@ def lines_of(body: bytes) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def serving(
-    script: Script = silent, *, settings: Settings | None = None, grace_s: float | None = None, **limits: Any
+    script: Script = silent,
+    *,
+    settings: Settings | None = None,
+    grace_s: float | None = None,
+    keyring: Keyring | None = None,
+    **limits: Any,
 ) -> AsyncGenerator[Served]:
     """Serve while the block runs; then shut down, which has to succeed."""
     settings = settings or Settings()
@@ -142,7 +149,9 @@ async def serving(
         metrics = Metrics()
         metrics.watch_fleet(backend.status)
         bounds: Limits = msgspec.structs.replace(limits_of(settings), **limits)
-        served = Served(create_app(backend, settings, metrics, limits=bounds), backend, metrics)
+        served = Served(
+            create_app(backend, settings, metrics, limits=bounds, guard=Guard(keyring)), backend, metrics
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(_serve, served, grace_s)
             try:

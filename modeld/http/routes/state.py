@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
 from quart import Response
 
+from modeld.core.client import visible
 from modeld.dialects.native import models_body
 from modeld.errors import Draining
-from modeld.http.edge import Edge
+from modeld.http.auth import Guard
+from modeld.http.edge import Edge, current_request
 from modeld.http.reply import json_reply, text_reply
 from modeld.http.routes.table import Route
 
@@ -20,8 +23,9 @@ CATALOG_MAX_AGE_S = 1.0
 class StateRoutes:
     """`/healthz`, `/readyz`, `/models`, `/status`."""
 
-    def __init__(self, edge: Edge) -> None:
+    def __init__(self, edge: Edge, guard: Guard) -> None:
         self._backend = edge.backend
+        self._guard = guard
 
     def table(self) -> Iterable[Route]:
         """Return the routes."""
@@ -49,8 +53,15 @@ class StateRoutes:
     async def models(self) -> Response:
         """List the models, with files that just came and without those that just went."""
         await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
-        return json_reply(models_body(self._backend.catalog, self._backend.model_states()))
+        catalog = visible(self._backend.catalog, current_request().client)
+        return json_reply(models_body(catalog, self._backend.model_states()))
 
     async def status(self) -> Response:
         """Tell everything that the scheduler knows."""
-        return json_reply(self._backend.status())
+        guard = self._guard
+        status = msgspec.structs.replace(
+            self._backend.status(),
+            keys=None if guard.keyring is None else len(guard.keyring),
+            warnings=guard.warnings,
+        )
+        return json_reply(status)

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How a route hands its order to the runtime."""
+"""How a route hands its order to the runtime: on the terms of who sends it."""
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
+from modeld.core.client import Client, visible
 from modeld.core.request import Order
 from modeld.errors import ModelNotFound
 from modeld.http.edge import Edge, EdgeRequest
 from modeld.http.routes.state import CATALOG_MAX_AGE_S
+from modeld.runtime.telling import no_such_model
 from modeld.runtime.ticket import Ticket
 
 
@@ -15,8 +19,25 @@ async def submit(edge: Edge, request: EdgeRequest, order: Order) -> Ticket:
 
     Raises: ModeldError for what is known at once.
     """
+    client = request.client
     try:
-        return edge.backend.submit(order, request_id=request.id)
+        return edge.backend.submit(on_terms(edge, client, order), request_id=request.id)
     except ModelNotFound:
         await edge.backend.refresh_catalog(CATALOG_MAX_AGE_S)
-        return edge.backend.submit(order, request_id=request.id)
+        return edge.backend.submit(on_terms(edge, client, order), request_id=request.id)
+
+
+def on_terms(edge: Edge, client: Client, order: Order) -> Order:
+    """Return the order as this client may give it.
+
+    Raises: ModelNotFound for a model that is there, but not for this client: the same as for one that is not.
+    """
+    if client.models:
+        catalog = visible(edge.backend.catalog, client)
+        spec = catalog.find(order.model)
+        if spec is None:
+            raise ModelNotFound(no_such_model(catalog, order.model))
+        order = replace(order, model=spec.id)
+    if client.priority is not None:
+        order = replace(order, priority=client.capped(order.priority))
+    return order
