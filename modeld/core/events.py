@@ -126,9 +126,10 @@ class Detokenized(msgspec.Struct, frozen=True, tag="detokenized"):
 
 
 class Templated(msgspec.Struct, frozen=True, tag="templated"):
-    """What a chat template made of messages."""
+    """What a chat template made of messages; `tokens`, if asked for: how many it has as a prompt."""
 
     prompt: str
+    tokens: int | None = None
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
@@ -137,6 +138,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     reason: FinishReason
     usage: Usage
     stats: Stats
+    stop: str = ""
+    """The stop sequence that ended the text, if one did."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

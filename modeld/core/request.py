@@ -104,6 +104,11 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """JSON schema of its arguments, as JSON text."""
 
 
+AS_MANY_AS_FIT = 0
+"""As `max_tokens`: what a slot's share of the KV cells leaves beside the prompt. For dialects whose requests
+have no bound by themselves: all of the context would be reserved for each, and they would go one by one."""
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     """One generation: a raw `prompt`, its tokens, or `messages` for the model's own chat template."""
 
@@ -115,7 +120,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     tools: tuple[Tool, ...] = ()
     """What the model is told it may call. Tokens that mark a call are then shown as text."""
     max_tokens: int = 512
-    """Upper bound of generated tokens; clipped to the room that the context leaves."""
+    """Upper bound of generated tokens; clipped to the room that the context leaves. Or `AS_MANY_AS_FIT`."""
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     """The text ends before the first of these; none of them is ever shown."""
@@ -146,6 +151,8 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
     """Each is a text, or the ids of its tokens."""
     normalize: bool = True
     """Scale each vector to length 1."""
+    truncate: bool = False
+    """Cut an input that is longer than the context, instead of refusing it."""
     pooling: Pooling | None = None
     """None: as the model's file says, else the mean."""
 
@@ -173,6 +180,8 @@ class TemplateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="template")
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+    count: bool = False
+    """Tell how many tokens it has, too."""
 
 
 Aside = TokenizeRequest | DetokenizeRequest | TemplateRequest

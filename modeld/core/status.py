@@ -44,6 +44,8 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Proportional set size of its worker process, seen within the last 15 s of work."""
     pinned: bool = False
     ttl_s: float | None = None
+    keep_until_unix: float | None = None
+    """When it is unloaded if it is idle then; None: never by time."""
     load_progress: float | None = None
     load_ms: float | None = None
     tokens_per_second: float = 0.0

@@ -73,10 +73,12 @@ class TextFilter:
 
     Attributes:
       stopped: whether a stop sequence was found; from then on nothing more is shown.
+      stop: that stop sequence.
     """
 
     def __init__(self, stops: Iterable[str] = ()) -> None:
         self.stopped = False
+        self.stop = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._matchers = [_Matcher(stop) for stop in dict.fromkeys(stops) if stop]
         self._held = ""
@@ -102,15 +104,16 @@ class TextFilter:
         return text
 
     def _filter(self, text: str) -> str:
-        end, length = -1, 0
+        end, stop = -1, ""
         for matcher in self._matchers:
             found = matcher.feed(text)
-            if found >= 0 and (end < 0 or (found, -len(matcher.stop)) < (end, -length)):
-                end, length = found, len(matcher.stop)
+            if found >= 0 and (end < 0 or (found, -len(matcher.stop)) < (end, -len(stop))):
+                end, stop = found, matcher.stop
         seen = self._held + text
         if end >= 0:
             self.stopped = True
-            cut = len(self._held) + end - length
+            self.stop = stop
+            cut = len(self._held) + end - len(stop)
             self._held = ""
             return seen[:cut]
         hold = max(matcher.matched for matcher in self._matchers)

@@ -15,7 +15,7 @@ _PLACE = re.compile(r"(?P<what>.*?)(?: - at `(?P<place>[^`]*)`)?", re.DOTALL)
 _EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`(?P<limit>[^`]*?)(?:, got `(?P<got>\w+)`)?")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<key>.*)`")
-_INVALID = re.compile(r"Invalid enum value '?(?P<value>.*?)'?", re.DOTALL)
+_INVALID = re.compile(r"Invalid (?:enum )?value '?(?P<value>.*?)'?", re.DOTALL)
 
 _STEP = re.compile(r"\.[^.\[]+|\[[^\]]*\]")
 

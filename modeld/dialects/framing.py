@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How values become lines on the wire: newline-delimited JSON and its keep-alive."""
+"""How values become bytes on the wire: newline-delimited JSON, its keep-alive, and vectors."""
 
 from __future__ import annotations
+
+import struct
 
 import msgspec
 
@@ -27,3 +29,9 @@ def json_bytes(value: object) -> bytes:
 def json_string(text: str) -> bytes:
     """Return `text` as a JSON string, quotes included."""
     return _encoder.encode(text)
+
+
+def number_list(vector: bytes) -> bytes:
+    """Return a vector of 32-bit floats as a JSON list: nine digits, which give each of them back exactly."""
+    count = len(vector) // 4
+    return b"[%b]" % (b",".join([b"%.9g"] * count) % struct.unpack(f"<{count}f", vector))

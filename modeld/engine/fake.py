@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from modeld.core.events import (
     AsideAnswer,
@@ -39,6 +40,7 @@ from modeld.core.events import (
     Usage,
 )
 from modeld.core.request import (
+    AS_MANY_AS_FIT,
     Aside,
     ConstraintKind,
     DetokenizeRequest,
@@ -287,6 +289,10 @@ class FakeEngine:
             and "root" not in constraint.text
         ):
             raise InvalidGrammar("the grammar has no rule named root")
+        if request.max_tokens == AS_MANY_AS_FIT:
+            share = min(self.info.context, self.info.cells // self.info.slots)
+            room = min(room, share - len(words) if len(words) < share else share)
+            return _Job(request_id, replace(request, max_tokens=room), words, room)
         return _Job(request_id, request, words, room)
 
     def _take_outputs(self) -> list[Output]:
@@ -339,7 +345,7 @@ class FakeEngine:
         self._outputs.append(Tokens(job.id, shown, logprobs=_logprobs(job.request, text)))
         if reason is not None:
             del self._slots[job.id]
-            self._outputs.append(Done(job.id, reason, job.usage()))
+            self._outputs.append(Done(job.id, reason, job.usage(), job.filter.stop))
 
 
 def _words(given: str | tuple[int, ...]) -> Sequence[object]:
@@ -365,8 +371,9 @@ def _answer(request: Aside) -> AsideAnswer:
                         f"`tokens` has a token {token}, but the vocabulary ends at {BYTES - 1}"
                     )
             return Detokenized(bytes(tokens))
-        case TemplateRequest(messages=messages):
-            return Templated(" ".join(message.content for message in messages))
+        case TemplateRequest(messages=messages, count=count):
+            prompt = " ".join(message.content for message in messages)
+            return Templated(prompt, len(prompt.split()) if count else None)
 
 
 def _logprobs(request: GenerateRequest, text: str) -> tuple[Logprobs, ...]:

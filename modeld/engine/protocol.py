@@ -88,6 +88,8 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     id: int
     reason: FinishReason
     usage: Usage
+    stop: str = ""
+    """The stop sequence that ended its text, if one did."""
 
 
 class Broken(msgspec.Struct, frozen=True, tag="broken"):

@@ -20,6 +20,7 @@ from modeld.http.routes.control import ControlRoutes
 from modeld.http.routes.embed import EmbedRoute
 from modeld.http.routes.infer import InferRoute
 from modeld.http.routes.meta import MetaRoutes
+from modeld.http.routes.ollama import OllamaRoutes
 from modeld.http.routes.state import StateRoutes
 from modeld.http.routes.vocabulary import VocabularyRoutes
 from modeld.telemetry.metrics import Metrics
@@ -50,6 +51,7 @@ class EdgeApp(QuartTrio):
             *EmbedRoute(edge).table(),
             *VocabularyRoutes(edge).table(),
             *ControlRoutes(edge).table(),
+            *OllamaRoutes(edge).table(),
         ):
             self.add_url_rule(rule, f"{methods[0]} {rule}", view, methods=methods)
 

@@ -23,8 +23,10 @@ AT_ONCE_S = 0.01
 """A stream that begins at once waits this long for something better to begin with than a sign of life."""
 
 
-async def read_json(request: EdgeRequest, *, needed: bool = True) -> bytes:
-    """Return the body of a request that must carry JSON.
+async def read_json(request: EdgeRequest, *, needed: bool = True, undeclared: bool = False) -> bytes:
+    """Return the body of a request that must carry JSON, and say so, unless `undeclared` will do.
+
+    A page of somebody else can have a browser send a body, but not declared as JSON without asking first.
 
     A body that was declared too large is refused before a byte of it is read, one that turns out to
     be so at the first byte over the limit; a small one of the wrong type is read, so that the
@@ -35,7 +37,7 @@ async def read_json(request: EdgeRequest, *, needed: bool = True) -> bytes:
     body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
     if not needed and not body:
         return b""
-    if request.mimetype != "application/json":
+    if request.mimetype != "application/json" and not undeclared:
         sent = request.headers.get("Content-Type")
         shown = f'not "{sent[:80]}"' if sent else "but the request names none"
         raise UnsupportedMediaType(f"Content-Type must be application/json, {shown}")

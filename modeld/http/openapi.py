@@ -27,7 +27,8 @@ from modeld.dialects.native import (
 )
 from modeld.http.openapi_control import CONTROL_BODIES, control_paths
 from modeld.http.openapi_keys import SECURITY_SCHEMES, with_keys
-from modeld.http.openapi_parts import SCHEMAS, Json, ref, refusal
+from modeld.http.openapi_ollama import OLLAMA_BODIES, ollama_paths
+from modeld.http.openapi_parts import REFUSALS, SCHEMAS, Json, ref, refusal
 
 _BODIES = (
     InferBody,
@@ -47,6 +48,7 @@ _BODIES = (
     ModelsBody,
     DaemonStatus,
     *CONTROL_BODIES,
+    *OLLAMA_BODIES,
 )
 
 _LAST_LINE: Json = {
@@ -103,6 +105,7 @@ def _document(schemas: Json) -> Json:
             "/metrics": {"get": _text("Metrics for Prometheus; wakes no model", None, ())},
             "/openapi.json": {"get": _get("This document", None)},
             "/docs": {"get": _page()},
+            **ollama_paths(),
         },
         "components": {"schemas": schemas, "headers": _HEADERS, "securitySchemes": SECURITY_SCHEMES},
     }
@@ -118,25 +121,6 @@ _ABOUT = (
 _HEADERS: Json = {
     "X-Request-ID": {"description": "The request's id, as in the log", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds until it is worth trying again", "schema": {"type": "integer"}},
-}
-
-_REFUSALS: dict[int, str] = {
-    400: "The body is not JSON, or a key, type or value in it is wrong; or the prompt exceeds the context",
-    404: "There is no such model",
-    408: (
-        "The body did not arrive in time. In the last line of a stream only: its reader fell too far behind"
-    ),
-    413: "The body has more than `max_body_bytes` bytes",
-    415: "`Content-Type` is not application/json",
-    422: "The grammar or schema cannot be compiled",
-    429: "The queue is full, or the request waited longer than `max_wait`",
-    500: "A defect of modeld or of the engine",
-    503: (
-        "The daemon is shutting down, the model failed and is tried again later, or the request's time "
-        "will be over before its turn comes"
-    ),
-    504: "The request's time was over before its first token",
-    507: "The model does not fit in the memory budget",
 }
 
 
@@ -211,7 +195,7 @@ def _infer() -> Json:
                     "application/json": {"schema": ref("Answer"), "example": _LAST_LINE},
                 },
             },
-            **{str(status): refusal(status, text) for status, text in _REFUSALS.items()},
+            **{str(status): refusal(status, text) for status, text in REFUSALS.items()},
         },
     }
 
@@ -234,7 +218,7 @@ def _post(summary: str, takes: str, gives: str, example: Json) -> Json:
         "requestBody": {"required": True, "content": {"application/json": content}},
         "responses": {
             "200": {"description": summary, "content": {"application/json": {"schema": ref(gives)}}},
-            **{str(status): refusal(status, text) for status, text in _REFUSALS.items() if status != 422},
+            **{str(status): refusal(status, text) for status, text in REFUSALS.items() if status != 422},
         },
     }
 

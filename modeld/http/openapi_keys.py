@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from modeld.http.auth import scopes_for
-from modeld.http.openapi_parts import Json, refusal
+from modeld.http.openapi_parts import Json, error_schema, refusal
 
 SECURITY_SCHEMES: Json = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "A key, where keys are in force"},
@@ -28,5 +28,5 @@ def with_keys(document: Json) -> Json:
             if scopes:
                 operation["x-scopes"] = scopes
                 for status, text in _DENIALS.items():
-                    operation["responses"].setdefault(str(status), refusal(status, text))
+                    operation["responses"].setdefault(str(status), refusal(status, text, error_schema(path)))
     return document

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from modeld.dialects.framing import NDJSON_TYPE
 from modeld.errors import ERRORS
 
 Json = dict[str, Any]
@@ -17,21 +18,93 @@ _ERROR: Json = {
     "type": "model_not_found",
 }
 
+REFUSALS: dict[int, str] = {
+    400: "The body is not JSON, or a key, type or value in it is wrong; or the prompt exceeds the context",
+    404: "There is no such model",
+    408: (
+        "The body did not arrive in time. In the last line of a stream only: its reader fell too far behind"
+    ),
+    413: "The body has more than `max_body_bytes` bytes",
+    415: "`Content-Type` is not application/json",
+    422: "The grammar or schema cannot be compiled",
+    429: "The queue is full, or the request waited longer than `max_wait`",
+    500: "A defect of modeld or of the engine",
+    503: (
+        "The daemon is shutting down, the model failed and is tried again later, or the request's time "
+        "will be over before its turn comes"
+    ),
+    504: "The request's time was over before its first token",
+    507: "The model does not fit in the memory budget",
+}
+
+_ERRORS: tuple[tuple[str, str], ...] = (("/api/", "OllamaError"),)
+"""Prefixes of paths, and the schema of errors below them; the first that fits holds."""
+
+
+def error_schema(path: str) -> str:
+    """Return the schema of errors of a path."""
+    return next((schema for prefix, schema in _ERRORS if path.startswith(prefix)), "ErrorBody")
+
 
 def ref(name: str) -> Json:
     """Return the reference to a schema."""
     return {"$ref": SCHEMAS + name}
 
 
-def refusal(status: int, text: str) -> Json:
-    """Return the answer of an error, with the kinds of it there are."""
+def refusal(status: int, text: str, error: str = "ErrorBody") -> Json:
+    """Return the answer of an error, with the kinds of it there are; `error` is the schema of its dialect."""
     kinds = sorted(kind for kind, error in ERRORS.items() if error.status == status)
     answer: Json = {
         "description": f"{text}. `type`: {', '.join(kinds)}",
-        "content": {"application/json": {"schema": ref("ErrorBody")}},
+        "content": {"application/json": {"schema": ref(error)}},
     }
-    if status == 404:
+    if status == 404 and error == "ErrorBody":
         answer["content"]["application/json"]["example"] = _ERROR
     if any(ERRORS[kind].default_retry_after_s is not None for kind in kinds):
         answer["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
     return answer
+
+
+def operation(
+    summary: str,
+    *,
+    error: str,
+    takes: str | None = None,
+    gives: str | None = None,
+    lines: tuple[str, ...] = (),
+    line_type: str = NDJSON_TYPE,
+    example: Json | None = None,
+    statuses: tuple[int, ...] = (),
+    description: str = "",
+) -> Json:
+    """Return an operation of a dialect.
+
+    Args:
+      summary: what it is for.
+      error: schema of its refusals.
+      takes: schema of its body.
+      gives: schema of its answer.
+      lines: schemas of the lines of its stream.
+      line_type: content type of the stream.
+      example: a body.
+      statuses: of its refusals; without any, all that there are.
+      description: more of it.
+    """
+    answers: Json = {}
+    if gives is not None:
+        answers["application/json"] = {"schema": ref(gives)}
+    if lines:
+        answers[line_type] = {"schema": {"oneOf": [ref(name) for name in lines]}}
+    refusals = {status: text for status, text in REFUSALS.items() if not statuses or status in statuses}
+    found: Json = {
+        "summary": summary,
+        "description": description,
+        "responses": {
+            **({"200": {"description": summary, "content": answers}} if answers else {}),
+            **{str(status): refusal(status, text, error) for status, text in refusals.items()},
+        },
+    }
+    if takes is not None:
+        content: Json = {"schema": ref(takes), "examples": {"plain": {"value": example}}}
+        found["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return found

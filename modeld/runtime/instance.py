@@ -301,8 +301,8 @@ class Instance:
                 ticket.put(answer)
                 ticket.finish(FinishReason.STOP)
                 self._release(ticket, served=False)  # It does not show that the model computes.
-            case Done(reason=reason):
-                ticket.finish(reason)
+            case Done(reason=reason, stop=stop):
+                ticket.finish(reason, stop)
                 self._release(ticket, served=reason is not FinishReason.CANCELLED)
             case Broken(problem=problem):
                 ticket.fail(problem)

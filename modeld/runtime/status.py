@@ -81,6 +81,7 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
         busy_slots=view.inflight,
         pinned=spec is not None and spec.pinned,
         ttl_s=None if spec is None else spec.ttl_s,
+        keep_until_unix=None if view.keep_until is None else view.keep_until + wall,
         load_progress=instance.progress if instance is not None and view.state is State.LOADING else None,
         load_ms=view.load_s * 1000 if view.load_s else None,
         tokens_per_second=0.0 if instance is None else instance.tokens_per_second(),

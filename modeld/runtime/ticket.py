@@ -200,9 +200,9 @@ class Ticket:
         self.position = None
         self.prompt_tokens = self.cached_tokens = 0
 
-    def finish(self, reason: FinishReason) -> None:
+    def finish(self, reason: FinishReason, stop: str = "") -> None:
         """Put the `Finished` event, with what was counted and measured here."""
-        self.put(Finished(reason=reason, usage=self.usage, stats=self.stats()))
+        self.put(Finished(reason=reason, usage=self.usage, stats=self.stats(), stop=stop))
 
     def fail(self, problem: Problem) -> None:
         """Put the `Failed` event, with what was counted and measured here."""

@@ -74,6 +74,7 @@ class ScriptedBackend:
         self.arriving: list[ModelSpec] = []
         self.refreshes: list[float] = []
         self.state = "ready"
+        self.states: Mapping[str, State] = {TINY.id: State.READY}
         self.illness: str | None = None
         self.max_backlog_bytes = 1 << 20
         self._nursery = nursery
@@ -110,7 +111,7 @@ class ScriptedBackend:
             self.catalog = make_catalog([*self.catalog.models.values(), *self.arriving])
 
     def model_states(self) -> Mapping[str, State]:
-        return {TINY.id: State.READY}
+        return self.states
 
     def status(self) -> DaemonStatus:
         instance = InstanceStatus(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 from typing import Annotated, cast
 
@@ -13,7 +12,7 @@ from msgspec import Meta
 from modeld.core.events import Embedded, Event, Failed, Finished
 from modeld.core.request import EmbedRequest, Order, Pooling, Priority
 from modeld.dialects.body import MAX_INT32, decode, keep_alive_of, model_of, timeout_of
-from modeld.dialects.framing import json_bytes, json_string
+from modeld.dialects.framing import json_bytes, json_string, number_list
 from modeld.dialects.native.render import stats_body
 from modeld.dialects.native.wire import StatsBody, Terms
 from modeld.errors import InvalidRequest
@@ -119,12 +118,6 @@ class EmbedRenderer:
             json_string(self._model),
             json_string(self._request_id),
         )
-
-
-def number_list(vector: bytes) -> bytes:
-    """Return a vector of 32-bit floats as a JSON list: nine digits, which give each of them back exactly."""
-    count = len(vector) // 4
-    return b"[%b]" % (b",".join([b"%.9g"] * count) % struct.unpack(f"<{count}f", vector))
 
 
 def _inputs(given: str | list[str | int | list[int]]) -> tuple[str | tuple[int, ...], ...]:

@@ -23,4 +23,6 @@ def answer(request: Aside, vocab: Vocab, template: Renderer) -> AsideAnswer:
             vocab.check(tokens, "tokens")
             return Detokenized(vocab.detokenize(tokens))
         case TemplateRequest(messages=messages, tools=tools):
-            return Templated("".join(template.render(messages, tools)))
+            parts = template.render(messages, tools)
+            count = len(vocab.tokenize_parts(parts)) if request.count else None
+            return Templated("".join(parts), count)

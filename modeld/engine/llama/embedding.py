@@ -186,13 +186,20 @@ def prepare_embedding(
     """Turn a request into a job that only needs a slot.
 
     Texts get the tokens that the model begins and ends a text with; texts of control tokens are text.
+    With `truncate` one that is too long is cut: of a very long one a beginning is tokenised that has about
+    as many tokens as there is room for.
+
     Raises: InvalidRequest, PromptTooLong with the numbers (`why` says how to make room for more).
     """
     inputs: list[TokenArray] = []
     for number, given in enumerate(request.inputs):
         if isinstance(given, str):
             many = vocab.excess(given, context)
-            tokens = None if many else vocab.tokenize(given, add_special=True, parse_special=False)
+            text = given[: len(given) * context // many] if many and request.truncate else given
+            cut = request.truncate or not many
+            tokens = vocab.tokenize(text, add_special=True, parse_special=False) if cut else None
+            if request.truncate and tokens is not None and len(tokens) > context:
+                tokens = _shortened(tokens, context, vocab)
             length, said = (many, f"about {many}") if tokens is None else (len(tokens), str(len(tokens)))
         else:
             vocab.check(given, f"input[{number}]")
@@ -209,3 +216,9 @@ def prepare_embedding(
     if not inputs:
         raise InvalidRequest("there are no inputs")
     return EmbedJob(request_id, request, inputs)
+
+
+def _shortened(tokens: TokenArray, context: int, vocab: Vocab) -> TokenArray:
+    """Return the beginning of a text, and the token that ends one if it has that."""
+    end = tokens[-1:] if tokens[-1] in vocab.control_tokens else tokens[:0]
+    return np.concatenate([tokens[: context - len(end)], end])

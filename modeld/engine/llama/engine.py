@@ -153,6 +153,12 @@ class LlamaEngine:
         """Whether `step` has anything to do."""
         return bool(self._running or self._waiting or self._submitted or self._embedder.jobs)
 
+    @property
+    def _share(self) -> int:
+        """The KV cells of a slot, where all have as many."""
+        layout = self._model.layout
+        return min(self._info.context, layout.share // self._info.slots if layout.unified else layout.share)
+
     def submit(self, request_id: int, request: Request) -> None:
         """Take a request; `step` refuses it if it is bad."""
         self._submitted.append((request_id, request))
@@ -275,6 +281,7 @@ class LlamaEngine:
             vocab=self._vocab,
             template=self._template,
             context=self._info.context,
+            share=self._share,
             shifts=self._places.shifts,
         )
         if job.lookup is not None and not self._can_guess:
@@ -494,7 +501,7 @@ class LlamaEngine:
             outputs.append(Tokens(id=job.id, text=rest, count=0))
         self._places.finish(job)
         self._release(job)
-        outputs.append(Done(id=job.id, reason=reason, usage=job.usage))
+        outputs.append(Done(id=job.id, reason=reason, usage=job.usage, stop=job.text.stop))
 
     def _break(self, job: Job, error: ModeldError, outputs: list[Output]) -> None:
         self._places.drop(job)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from modeld.core.events import Logprobs, Usage
-from modeld.core.request import GenerateRequest
+from modeld.core.request import AS_MANY_AS_FIT, GenerateRequest
 from modeld.core.text import TextFilter
 from modeld.engine.llama.constrained import logits_of
 from modeld.engine.llama.grammar import compile_constraint
@@ -173,13 +173,17 @@ def prepare(
     vocab: Vocab,
     template: Renderer,
     context: int,
+    share: int,
     shifts: bool = False,
 ) -> Job:
     """Turn a request into a job that only needs a slot. One that `shifts` goes on at the context's end.
 
+    Without a bound it generates within `share`, the KV cells of a slot; or as many as those, where its
+    prompt alone has more.
+
     Raises: InvalidRequest, PromptTooLong, InvalidGrammar; StillRendering: try again later.
     """
-    if request.max_tokens < 1:
+    if request.max_tokens < 1 and request.max_tokens != AS_MANY_AS_FIT:
         raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1")
     prompt = _prompt(request, vocab, template, context)
     if not len(prompt):
@@ -193,7 +197,10 @@ def prepare(
         vocab, request.sampling, context=context, ignore_end=request.ignore_eos, grammar=grammar
     )
     sampler.see_prompt(prompt)
-    limit = request.max_tokens if shifts else min(request.max_tokens, room)
+    if request.max_tokens == AS_MANY_AS_FIT:
+        limit = min(room, share - len(prompt) if len(prompt) < share else share)
+    else:
+        limit = request.max_tokens if shifts else min(request.max_tokens, room)
     spelled = vocab.tool_tokens if request.tools else frozenset[int]()
     job = Job(request_id, request, prompt, limit, sampler=sampler, ends=ends, spelled=spelled)
     job.context = context

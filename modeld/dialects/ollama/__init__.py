@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The API of Ollama: bodies in, lines and bodies out. Pure.
+
+`wire` holds what clients send, `parse` and `options` turn it into what is asked for, `gotemplate`
+renders a template of theirs, `render` writes text, `embed` does both for vectors, and `listing`
+tells of the models. docs/compatibility.md says what differs from the original.
+"""
+
+from modeld.dialects.ollama.embed import (
+    AskedVectors,
+    OllamaEmbedAnswer,
+    OllamaEmbeddingsAnswer,
+    VectorRenderer,
+    parse_embed,
+    parse_embeddings,
+)
+from modeld.dialects.ollama.listing import (
+    OllamaProgress,
+    OllamaPs,
+    OllamaShow,
+    OllamaTags,
+    OllamaVersion,
+    find,
+    parse_pull,
+    parse_show,
+    rfc3339,
+    running,
+    show,
+    tags,
+)
+from modeld.dialects.ollama.parse import Asked, Terms, order_of, parse_chat, parse_generate
+from modeld.dialects.ollama.render import OllamaAnswer, OllamaError, TextRenderer, error_answer
+from modeld.dialects.ollama.wire import (
+    OllamaChatBody,
+    OllamaEmbedBody,
+    OllamaEmbeddingsBody,
+    OllamaGenerateBody,
+    OllamaPullBody,
+    OllamaShowBody,
+)
+
+__all__ = [
+    "Asked",
+    "AskedVectors",
+    "OllamaAnswer",
+    "OllamaChatBody",
+    "OllamaEmbedAnswer",
+    "OllamaEmbedBody",
+    "OllamaEmbeddingsAnswer",
+    "OllamaEmbeddingsBody",
+    "OllamaError",
+    "OllamaGenerateBody",
+    "OllamaProgress",
+    "OllamaPs",
+    "OllamaPullBody",
+    "OllamaShow",
+    "OllamaShowBody",
+    "OllamaTags",
+    "OllamaVersion",
+    "Terms",
+    "TextRenderer",
+    "VectorRenderer",
+    "error_answer",
+    "find",
+    "order_of",
+    "parse_chat",
+    "parse_embed",
+    "parse_embeddings",
+    "parse_generate",
+    "parse_pull",
+    "parse_show",
+    "rfc3339",
+    "running",
+    "show",
+    "tags",
+]
