@@ -11,6 +11,7 @@ import click
 
 from modeld import __version__
 from modeld.cli.check_config import check_config
+from modeld.cli.inspect import inspect
 from modeld.cli.keys import keys
 from modeld.cli.run import run
 from modeld.cli.serve import serve
@@ -38,6 +39,7 @@ def modeld() -> None:
     modeld serve --models-dir ~/models/llm     start the daemon
     modeld run tinyllama "Write a haiku"       ask it, and watch the answer arrive
     modeld check-config --config modeld.yaml   see what a config would do
+    modeld inspect tinyllama-q4.gguf           see what a model takes in memory
 
     Every setting is a flag, an environment variable (MODELD_VRAM_BUDGET_MB for --vram-budget-mb)
     and a key of the config file (vram_budget_mb); flags are strongest. "modeld serve --help" lists them.
@@ -49,6 +51,7 @@ modeld.add_command(run)
 modeld.add_command(check_config)
 modeld.add_command(keys)
 modeld.add_command(simulate)
+modeld.add_command(inspect)
 
 
 def main() -> None:

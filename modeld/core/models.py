@@ -116,6 +116,35 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
         """Sum of all causes, bytes."""
         return self.weights + self.kv + self.compute + self.overhead
 
+    def scaled(self, ratio: float) -> Footprint:
+        """Return this footprint with every cause so many times as large."""
+        return Footprint(
+            weights=round(self.weights * ratio),
+            kv=round(self.kv * ratio),
+            compute=round(self.compute * ratio),
+            overhead=round(self.overhead * ratio),
+        )
+
+
+class DeviceUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model takes on one device, bytes. `CPU` is the machine's memory."""
+
+    device: str
+    weights: int = 0
+    kv: int = 0
+    compute: int = 0
+
+
+class DryRun(msgspec.Struct, frozen=True, kw_only=True):
+    """What llama.cpp itself says that a model will take, without taking it."""
+
+    peak: Footprint
+    """With the layout of the KV cache that takes most; the engine may change it while it serves."""
+    first: Footprint
+    """With the layout it begins with."""
+    devices: tuple[DeviceUse, ...] = ()
+    """Of the peak, without the overhead of the process."""
+
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One model of the catalogue: a file, what is known of it, and how it is to be served."""

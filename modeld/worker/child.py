@@ -9,31 +9,24 @@ end, ends the process whatever it is doing. MODEL is only there to be seen by `p
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import faulthandler
 import logging
 import os
-import resource
-import signal
 import socket
 import sys
 import threading
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 
 from msgspec.structs import replace
 
 from modeld.engine.load import load_engine
+from modeld.worker.bounds import die_with, leave_no_core, leave_the_daemon_alone
 from modeld.worker.codec import FrameError, Frames, encode, frames_to_worker
 from modeld.worker.drive import Inbox, drive
 from modeld.worker.log_marks import mark
 from modeld.worker.messages import FromWorker, Start, ToWorker
 
-OOM_SCORE_ADJ = 500
-"""Where memory runs out, the kernel takes a worker before the daemon (proc_pid_oom_score_adj(5))."""
 _RECEIVE_BYTES = 65536
-_PR_SET_PDEATHSIG = 1
 LOST = 3
 """Exit code of a worker that lost its daemon, or could not understand it."""
 
@@ -41,8 +34,10 @@ LOST = 3
 def main(arguments: list[str]) -> NoReturn:
     """Serve one model until the daemon says `Close`, or is gone."""
     descriptor, daemon = int(arguments[0]), int(arguments[1])
-    _die_with(daemon)
-    _leave_the_daemon_alone()
+    if not die_with(daemon):
+        _leave(LOST)
+    leave_the_daemon_alone()
+    leave_no_core()
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
     frames = frames_to_worker()
@@ -55,32 +50,6 @@ def main(arguments: list[str]) -> NoReturn:
     load = replace(start.load, path=os.fsdecode(start.path))
     drive(partial(load_engine, load), inbox, partial(_post, sock))
     _leave(0)
-
-
-def _die_with(daemon: int) -> None:
-    """Let the kernel kill this process when the daemon's main thread ends, also while it is stopped."""
-    if daemon and sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != daemon:  # It ended before that.
-            _leave(LOST)
-
-
-def _leave_the_daemon_alone() -> None:
-    """Be the first to go where memory is short, leave no core file of a model's size, and ignore SIGTERM.
-
-    A stop is the daemon's to decide: whoever signals a whole group (a service manager, a shell)
-    would end streams that it still drains.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ), encoding="ascii")
-    with contextlib.suppress(OSError, ValueError):
-        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
-        # 1 where that is allowed: the kernel starts a collector of core dumps for 0, and not for 1.
-        resource.setrlimit(resource.RLIMIT_CORE, (hard if hard == 0 else 1, hard))
-    faulthandler.enable()
 
 
 class _Stderr(logging.Handler):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 from contextlib import suppress
 
 import trio
@@ -34,7 +33,7 @@ from modeld.worker.messages import (
     ToWorker,
 )
 from modeld.worker.postbox import merged
-from modeld.worker.spawn import Spawned, spawn
+from modeld.worker.spawn import Spawned, gone, spawn
 from modeld.worker.vitals import Pulse, held_bytes, pulse_of
 
 CLOSE_S = 5.0
@@ -47,7 +46,6 @@ MEASURE_S = 15.0
 """Between two looks at the memory of a worker that works."""
 _LOG_END_S = 0.2
 _FLOOD_PAUSE_S = 0.005
-_POLL_S = 0.01
 _CHUNK = 65536
 _HINTS = {
     signal.SIGKILL: "by hand, or by the kernel because memory was short",
@@ -108,7 +106,7 @@ class ProcessWorker:
         finally:
             self._kill()
             with trio.move_on_after(GONE_S, shield=True):
-                await _gone(child.process)
+                await gone(child.process)
             if child.process.returncode is None:
                 _log.error("a killed worker is not gone", model=self._load.model_id, pid=self.pid)
             child.close()
@@ -253,9 +251,9 @@ class ProcessWorker:
     async def _see_the_end(self, child: Spawned) -> None:
         """Wait for the end of the process; what is not gone soon after its socket is killed."""
         with trio.move_on_after(EXIT_S):
-            await _gone(child.process)
+            await gone(child.process)
         self._kill()
-        await _gone(child.process)
+        await gone(child.process)
         with trio.move_on_after(_LOG_END_S):
             await self._log_ended.wait()
 
@@ -297,18 +295,3 @@ def _cause(code: int | None) -> str:
     hint = _HINTS.get(number)
     told = signal.strsignal(number)
     return f"was killed by {number.name} ({hint or told})"
-
-
-async def _gone(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a process has ended, and take its exit code."""
-    while process.poll() is None:
-        try:
-            descriptor = os.pidfd_open(process.pid)
-        except (AttributeError, OSError):  # Not on this system, or no descriptor is left.
-            await trio.sleep(_POLL_S)
-            continue
-        try:
-            await trio.lowlevel.wait_readable(descriptor)
-        finally:
-            os.close(descriptor)
-    await trio.lowlevel.checkpoint()

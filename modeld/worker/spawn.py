@@ -17,8 +17,11 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import trio
+
 import modeld
 
+_POLL_S = 0.01
 _PASSED = re.compile(
     r"PATH|HOME|USER|TMPDIR|TZ|LANG|LANGUAGE|LC_[A-Z]+|XDG_CACHE_HOME|XDG_RUNTIME_DIR"
     r"|LD_LIBRARY_PATH|LD_PRELOAD|DYLD_[A-Z_]+|MALLOC_[A-Z_]+|GLIBC_TUNABLES"
@@ -63,8 +66,10 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return env
 
 
-def spawn(model_id: str) -> Spawned:
-    """Start a worker process. Takes a few ms, until the new program runs.
+def spawn(model_id: str, module: str = "modeld.worker.child") -> Spawned:
+    """Start a worker process, or another program of this package that is told the same.
+
+    Takes a few ms, until the new program runs.
 
     To be called from the main thread: Linux ties a child to the thread that started it
     (`PR_SET_PDEATHSIG`), and one of another thread is only told by the end of its socket.
@@ -75,7 +80,7 @@ def spawn(model_id: str) -> Spawned:
     try:
         reader, writer = os.pipe()
         tied_to = os.getpid() if threading.current_thread() is threading.main_thread() else 0
-        command = [sys.executable, "-P", "-S", "-m", "modeld.worker.child"]
+        command = [sys.executable, "-P", "-S", "-m", module]
         process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module
             [*command, str(theirs.fileno()), str(tied_to), model_id],
             stdin=subprocess.DEVNULL,
@@ -98,3 +103,18 @@ def spawn(model_id: str) -> Spawned:
     ours.setblocking(False)
     os.set_blocking(reader, False)
     return Spawned(process, ours, reader)
+
+
+async def gone(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process has ended, and take its exit code."""
+    while process.poll() is None:
+        try:
+            descriptor = os.pidfd_open(process.pid)
+        except (AttributeError, OSError):  # Not on this system, or no descriptor is left.
+            await trio.sleep(_POLL_S)
+            continue
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
+    await trio.lowlevel.checkpoint()

@@ -22,7 +22,8 @@ from support.tiny_llama import write_tiny
 from modeld.core.models import LoadOptions
 from modeld.engine.protocol import Broken, Done, LoadSpec, Tokens
 from modeld.worker import process as process_module
-from modeld.worker.child import LOST, OOM_SCORE_ADJ
+from modeld.worker.bounds import OOM_SCORE_ADJ
+from modeld.worker.child import LOST
 from modeld.worker.messages import Close, Died, FromWorker, LoadFailed, Progress, Ready, Stopped, Submit
 from modeld.worker.process import ProcessWorker
 from modeld.worker.spawn import Spawned, child_environment, spawn

@@ -51,8 +51,10 @@ _initialised = False
 class LogLines:
     """Lines that one thread caused, with their ggml level (1 debug, 2 info, 3 warning, 4 error)."""
 
-    def __init__(self) -> None:
-        self.lines: deque[tuple[int, str]] = deque(maxlen=_RING_LINES)
+    def __init__(self, least_level: int = 0, most: int = _RING_LINES) -> None:
+        """`least_level`: less important lines are left out; `most`: so many of the last ones are kept."""
+        self.least_level = least_level
+        self.lines: deque[tuple[int, str]] = deque(maxlen=most)
 
     def tell(self, most: int = 3) -> str:
         """Return the last lines that tell of a fault, or else the last lines, as one sentence part."""
@@ -62,9 +64,9 @@ class LogLines:
 
 
 @contextmanager
-def capture() -> Generator[LogLines]:
-    """Collect what llama.cpp logs from this thread meanwhile."""
-    lines = LogLines()
+def capture(least_level: int = 0, most: int = _RING_LINES) -> Generator[LogLines]:
+    """Collect what llama.cpp logs from this thread meanwhile; see `LogLines` for the arguments."""
+    lines = LogLines(least_level, most)
     stack = _captures.setdefault(threading.get_ident(), [])
     stack.append(lines)
     try:
@@ -85,7 +87,8 @@ def _receive(level: int, text: bytes, _user_data: object) -> None:
     if level > 1:
         last_lines.append(line)
     for lines in _captures.get(threading.get_ident(), ()):
-        lines.lines.append((level, line))
+        if level >= lines.least_level:
+            lines.lines.append((level, line))
     ours = _LEVELS.get(level, logging.DEBUG)
     if logger.isEnabledFor(ours):
         logger.log(ours, "%s", line)

@@ -245,7 +245,7 @@ class Model:
 
         if not Path(spec.path).is_file():
             raise ModelFailed(f"{spec.model_id} could not be loaded: there is no file {spec.path}")
-        params = model_params(spec.options)
+        params = self._load_params(spec.options)
         params.progress_callback = lib.llama_progress_callback(progress)
         with capture() as log:
             pointer = lib.llama_model_load_from_file(os.fsencode(spec.path), params)
@@ -259,6 +259,9 @@ class Model:
                 f"Check that {spec.path} is complete and made for llama.cpp {lib.llama_version().decode()}"
             )
         return pointer
+
+    def _load_params(self, options: LoadOptions) -> Any:
+        return model_params(options)
 
     def _ask_once_more(self, on_progress: OnProgress) -> None:
         if not on_progress(1.0):

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""`modeld inspect FILE`: what a model is, and would take in memory. Starts no daemon, loads no weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import msgspec
+import trio
+
+from modeld.config.fields import BY_NAME
+from modeld.config.settings import AUTO, ModelSettings, Settings
+from modeld.config.values import BadValue
+from modeld.core.catalog import parse_split
+from modeld.core.models import MIB, Adapter, DeviceUse, DryRun, Footprint, LoadOptions, ModelFacts
+from modeld.engine.llama.adapter_file import adapter_facts, check_architecture
+from modeld.engine.llama.footprint import estimate
+from modeld.engine.llama.gguf import GgufError, Kind, facts_of, kind_of, read_header
+from modeld.engine.protocol import LoadSpec
+from modeld.errors import Problem
+from modeld.runtime.model_settings import options_of
+from modeld.telemetry.render import printable
+from modeld.worker.probe import WITHIN_S, probe
+
+_HELP = """Show what is in a GGUF file, and what the model would take in memory with these options.
+
+The sizes come from llama.cpp itself, by a dry run in a short process that reads the header and allocates
+nothing (5 s at most); --formula only calculates, from the metadata, which is what the daemon falls back to.
+
+Exits with 0 when the model could be loaded, 1 when the file cannot be read or llama.cpp refuses it, and 2 for
+options that cannot be used.
+"""
+_FLAGS = {
+    "llama_ctx": "--ctx",
+    "llama_slots": "--slots",
+    "llama_ubatch": "--ubatch",
+    "llama_kv_type": "--kv-type",
+    "llama_kv_unified": "--kv-unified",
+    "llama_flash_attn": "--flash-attn",
+    "llama_mmap": "--mmap",
+    "llama_prefix_cells": "--prefix-cells",
+    "llama_ngl": "--ngl",
+    "isolation": "--isolation",
+}
+"""The settings that change what a model takes, and their short names here; the daemon's names work too."""
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """A footprint in MiB."""
+
+    weights: float
+    kv: float
+    compute: float
+    overhead: float
+    total: float
+
+
+class DeviceSizes(msgspec.Struct, frozen=True, kw_only=True):
+    """What is on one device, in MiB."""
+
+    device: str
+    weights: float
+    kv: float
+    compute: float
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What `--json` prints. Sizes in MiB."""
+
+    file: str
+    facts: ModelFacts
+    options: LoadOptions
+    source: str
+    """`probe` (llama.cpp's own dry run) or `formula`."""
+    footprint_mb: Sizes
+    begins_with_mb: Sizes | None = None
+    """While the KV cache is split, where it may become one for all slots."""
+    devices_mb: tuple[DeviceSizes, ...] = ()
+    formula_mb: Sizes
+
+
+def _inspect(file: str, *, lora: tuple[str, ...], formula: bool, as_json: bool, **flags: str | None) -> None:
+    path = Path(file).absolute()
+    try:
+        facts = _facts(path)
+        options = _options(flags, _adapters(lora, facts))
+    except (GgufError, OSError) as error:
+        _fail(f"{path.name}: {(error.strerror or error) if isinstance(error, OSError) else error}")
+    found: DryRun | Problem | None = None
+    if not formula:
+        spec = LoadSpec(model_id=path.name, path=str(path), options=options, facts=facts)
+        found = trio.run(probe, spec, WITHIN_S)
+    if isinstance(found, Problem):
+        _fail(found.message)
+    shown = _inspection(path, facts, options, found)
+    if as_json:
+        click.echo(msgspec.json.encode(shown).decode())
+        return
+    for line in table(shown):
+        click.echo(line)
+
+
+def _fail(text: str) -> NoReturn:
+    click.echo(f"modeld: {printable(text)}", err=True)
+    raise SystemExit(1)
+
+
+def _facts(path: Path) -> ModelFacts:
+    """Read the header of a model, of all its parts. Raises: GgufError, OSError."""
+    split = parse_split(path.name)
+    names = [path.name] if split is None else [split.name_of(part + 1) for part in range(split.parts)]
+    headers = [read_header(path.with_name(name)) for name in names]
+    kind = kind_of(headers[0])
+    if kind is not Kind.MODEL:
+        raise GgufError(f"it holds no model: it is a file of kind {kind}")
+    return facts_of(headers)
+
+
+def _adapters(paths: Sequence[str], facts: ModelFacts) -> tuple[Adapter, ...]:
+    found: list[Adapter] = []
+    for name in paths:
+        path = Path(name).absolute()
+        adapter = adapter_facts(read_header(path))
+        check_architecture(adapter, facts.architecture)
+        found.append(Adapter(path=str(path), bytes=adapter.bytes, modified_ns=path.stat().st_mtime_ns))
+    return tuple(found)
+
+
+def _options(flags: dict[str, str | None], adapters: tuple[Adapter, ...]) -> LoadOptions:
+    chosen: dict[str, object] = {}
+    for name, raw in flags.items():
+        if raw is None:
+            continue
+        try:
+            chosen[name] = BY_NAME[name].kind.parse(raw)
+        except BadValue as error:
+            raise click.BadParameter(str(error.problems[0][1]), param_hint=_FLAGS[name]) from None
+        if chosen[name] == AUTO and name in {"llama_ctx", "llama_slots"}:
+            sentence = "auto depends on a daemon's budget; give a number"
+            raise click.BadParameter(sentence, param_hint=_FLAGS[name])
+    settings = msgspec.structs.replace(Settings(), **{"llama_threads": os.cpu_count() or 1, **chosen})
+    return options_of(settings, ModelSettings(), adapters)
+
+
+def _inspection(path: Path, facts: ModelFacts, options: LoadOptions, found: DryRun | None) -> Inspection:
+    outline = estimate(facts, options)
+    if found is None:
+        sizes = _sizes(outline)
+        return Inspection(
+            file=str(path),
+            facts=facts,
+            options=options,
+            source="formula",
+            footprint_mb=sizes,
+            formula_mb=sizes,
+        )
+    return Inspection(
+        file=str(path),
+        facts=facts,
+        options=options,
+        source="probe",
+        footprint_mb=_sizes(found.peak),
+        begins_with_mb=None if found.first == found.peak else _sizes(found.first),
+        devices_mb=tuple(map(_device, found.devices)),
+        formula_mb=_sizes(outline),
+    )
+
+
+def _sizes(of: Footprint) -> Sizes:
+    return Sizes(
+        weights=_mib(of.weights),
+        kv=_mib(of.kv),
+        compute=_mib(of.compute),
+        overhead=_mib(of.overhead),
+        total=_mib(of.total),
+    )
+
+
+def _device(use: DeviceUse) -> DeviceSizes:
+    return DeviceSizes(
+        device=use.device, weights=_mib(use.weights), kv=_mib(use.kv), compute=_mib(use.compute)
+    )
+
+
+def _mib(size: int) -> float:
+    return round(size / MIB, 2)
+
+
+def table(shown: Inspection) -> Iterable[str]:
+    """Yield the lines for people."""
+    facts, options = shown.facts, shown.options
+    name = facts.name or Path(shown.file).name
+    yield printable(f"{name}: {facts.architecture} {facts.quant}, {facts.parameters / 1e6:,.0f} M parameters")
+    yield (
+        f"trained for {facts.context_length} tokens of context, {facts.layers} layers, "
+        f"vocabulary of {facts.vocabulary}" + (f", embeds ({facts.pooling})" if facts.pooling else "")
+    )
+    yield (
+        f"with {options.ctx} KV cells of {options.kv_type}, {options.slots} slots, "
+        f"batches of {options.ubatch}"
+        + ("" if options.mmap else ", without mmap")
+        + (f", {len(options.lora)} LoRA adapters" if options.lora else "")
+        + f", in a {options.isolation}"
+    )
+    yield ""
+    columns: list[tuple[str, Sizes]] = [("MiB", shown.footprint_mb)]
+    if shown.begins_with_mb is not None:
+        columns.append(("while split", shown.begins_with_mb))
+    if shown.source == "probe":
+        columns.append(("by formula", shown.formula_mb))
+    rows = [("", *(title for title, _ in columns))]
+    rows += [
+        (cause, *(f"{getattr(sizes, cause):,.1f}" for _, sizes in columns))
+        for cause in ("weights", "kv", "compute", "overhead", "total")
+    ]
+    yield from _aligned(rows)
+    if len(shown.devices_mb) > 1:
+        yield ""
+        rows = [("device", "weights", "kv", "compute")]
+        rows += [
+            (use.device, f"{use.weights:,.1f}", f"{use.kv:,.1f}", f"{use.compute:,.1f}")
+            for use in shown.devices_mb
+        ]
+        yield from _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        yield "  ".join((row[0].ljust(widths[0]), *cells)).rstrip()
+
+
+def _option(name: str) -> click.Option:
+    field = BY_NAME[name]
+    shown = field.kind.show(getattr(Settings(), name))
+    text = f"{field.help.replace('`', '')} [default: {field.default or shown}]"
+    flags = dict.fromkeys((_FLAGS[name], field.flag))
+    return click.Option([*flags, name], type=str, metavar=field.kind.metavar, help=text)
+
+
+inspect = click.Command(
+    "inspect",
+    callback=_inspect,
+    short_help="Show what a model file takes in memory.",
+    help=_HELP,
+    params=[
+        click.Argument(["file"]),
+        click.Option(["--lora"], multiple=True, metavar="FILE", help="A LoRA adapter; may be repeated."),
+        click.Option(["--formula"], is_flag=True, help="Only calculate, from the metadata."),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object."),
+        *(_option(name) for name in _FLAGS),
+    ],
+)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What a model will take, asked of llama.cpp itself: a load without memory (`no_alloc`).
+
+llama.cpp reads the header, builds the vocabulary and the graphs, chooses the buffers and computes their
+sizes, but allocates nothing of them. To be called in a process of its own (`worker.probe`): a bad file
+can end the process, and the overhead is read off this very process, which has the same libraries and
+tables in memory as a worker with this model.
+
+| part     | where it comes from                                                                   |
+|----------|---------------------------------------------------------------------------------------|
+| weights  | buffers by llama.cpp's account; where the file stays mapped, what is rearranged for   |
+|          | the CPU counts twice, as a copy and as pages of the file; tensors of LoRA adapters    |
+| kv       | the cells and recurrent states, by the same account                                   |
+| compute  | the graphs' buffers by the same account; two rows of logits a row that a decode may   |
+|          | compute; the CPU threads' work area, which llama.cpp allocates with the first decode  |
+|          | and tells nowhere: the largest operand that is converted for a product               |
+| overhead | resident set of this process (of a thread: its growth), adapters taken out            |
+
+Of a KV cache that is split first and may become one (`kv_unified` None), both are asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modeld.core.models import DeviceUse, DryRun, Footprint, Isolation, LoadOptions, ModelFacts
+from modeld.engine.llama.breakdown import Buffer, buffers_of, said_by
+from modeld.engine.llama.embedding_engine import EmbeddingModel
+from modeld.engine.llama.footprint import estimate, output_rows, uses_flash_attention
+from modeld.engine.llama.library import capture, initialise, lib
+from modeld.engine.llama.model import Model
+from modeld.engine.llama.vocab import Vocab
+from modeld.engine.protocol import LoadSpec
+
+_INFO = 2
+_LINES = 4096
+_Q8_0 = 34 / 32
+"""Bytes a number of an operand that is converted for a product with quantised weights."""
+CPU = "CPU"
+
+
+class _Unallocated(Model):
+    """A model of which only the outlines are loaded."""
+
+    def _load_params(self, options: LoadOptions) -> Any:
+        params = super()._load_params(options)
+        params.no_alloc = True
+        params.load_mode = lib.LLAMA_LOAD_MODE_NONE  # With mmap llama.cpp aborts.
+        return params
+
+
+class _UnallocatedEmbedding(_Unallocated, EmbeddingModel):
+    """The same of an embedding model."""
+
+
+class _Account(msgspec.Struct, frozen=True):
+    """The buffers of one context, and what is not among them."""
+
+    buffers: tuple[Buffer, ...]
+    extra: int
+    """Output rows and work area, bytes, on the CPU."""
+
+
+def dry_run(spec: LoadSpec, facts: ModelFacts) -> DryRun:
+    """Ask llama.cpp what a model takes with these options. Takes 0.1 s and some MiB for 135M.
+
+    Raises: ModelFailed when it cannot be loaded so.
+    """
+    initialise()
+    before = resident_bytes()
+    kind = _UnallocatedEmbedding if facts.pooling else _Unallocated
+    with capture(_INFO, _LINES) as log:
+        model = kind(spec, lambda _fraction: True, facts.pooling)
+    try:
+        accounts = [_account(model, spec.options, facts, [line for _, line in log.lines])]
+        if not facts.pooling and not model.layout.unified and spec.options.kv_unified is None:
+            with capture(_INFO, _LINES) as log:
+                model.unify()
+            accounts.append(_account(model, spec.options, facts, [line for _, line in log.lines]))
+        vocab = Vocab(model.vocab)  # Its tables are part of what a worker holds.
+        after = resident_bytes()
+    finally:
+        model.close()
+    del vocab
+    lora = sum(adapter.bytes for adapter in spec.options.lora)
+    overhead = max(0, after - lora - (before if spec.options.isolation is Isolation.THREAD else 0))
+    footprints = [_footprint(account, spec.options, lora, overhead) for account in accounts]
+    place = max(range(len(footprints)), key=lambda place: footprints[place].total)
+    devices = _devices(accounts[place], spec.options, lora)
+    return DryRun(peak=footprints[place], first=footprints[0], devices=devices)
+
+
+def resident_bytes() -> int:
+    """Return the resident set of this process (proc(5), statm); 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * 4096
+
+
+def _account(model: Model, options: LoadOptions, facts: ModelFacts, log: list[str]) -> _Account:
+    buffers = buffers_of(model.context, log)
+    said = said_by(log)
+    if buffers is None:
+        outline = estimate(facts, options)
+        place = next((place for place in said.places if not place.startswith(CPU)), CPU)
+        buffers = (
+            Buffer(kind=place, device=place, weights=outline.weights, kv=said.kv, compute=said.compute),
+        )
+    on_cpu = any(buffer.kv for buffer in buffers if buffer.device == CPU)
+    return _Account(buffers, _output(model, facts, said.output) + on_cpu * _work(model, options, facts))
+
+
+def _output(model: Model, facts: ModelFacts, said: int) -> int:
+    """Rows of logits outside of the graph: at first one a slot, in the end as many as a decode may have."""
+    if facts.pooling:
+        return said
+    return max(said, output_rows(model.layout.sequences) * facts.vocabulary * 4)
+
+
+def _work(model: Model, options: LoadOptions, facts: ModelFacts) -> int:
+    """The largest operand of a product, as the CPU's threads convert it: of a ubatch, once a graph."""
+    widest = max(facts.feed_forward_length, facts.embedding_length)
+    products = int(model.batch_tokens * widest * _Q8_0)
+    if facts.pooling or not any(facts.kv_heads) or uses_flash_attention(options) or options.kv_type == "f32":
+        return products
+    cells = model.cells if model.layout.unified else model.layout.share
+    return max(products, model.batch_tokens * cells * facts.heads * 2)
+
+
+def _footprint(account: _Account, options: LoadOptions, lora: int, overhead: int) -> Footprint:
+    return Footprint(
+        weights=sum(_weights(buffer, options) for buffer in account.buffers) + lora,
+        kv=sum(buffer.kv for buffer in account.buffers),
+        compute=sum(buffer.compute for buffer in account.buffers) + account.extra,
+        overhead=overhead,
+    )
+
+
+def _weights(buffer: Buffer, options: LoadOptions) -> int:
+    """Bytes of a buffer's weights; what is rearranged out of a mapped file stays there, too."""
+    mapped = options.mmap and lib.llama_supports_mmap()
+    copied = buffer.device == CPU and buffer.kind != CPU
+    return buffer.weights * (2 if mapped and copied else 1)
+
+
+def _devices(account: _Account, options: LoadOptions, lora: int) -> tuple[DeviceUse, ...]:
+    names = dict.fromkeys((CPU, *(buffer.device for buffer in account.buffers)))
+    uses: list[DeviceUse] = []
+    for name in names:
+        own = [buffer for buffer in account.buffers if buffer.device == name]
+        host = name == CPU
+        uses.append(
+            DeviceUse(
+                device=name,
+                weights=sum(_weights(buffer, options) for buffer in own) + (lora if host else 0),
+                kv=sum(buffer.kv for buffer in own),
+                compute=sum(buffer.compute for buffer in own) + (account.extra if host else 0),
+            )
+        )
+    return tuple(use for use in uses if use.weights or use.kv or use.compute)
