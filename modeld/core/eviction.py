@@ -36,13 +36,18 @@ _Weight = tuple[float, tuple[Instant, ...]]
 
 def candidate(view: InstanceView, now: Instant) -> Candidate:
     """Return what it would cost to lose a loaded model: its load time (s) x its reuse rate (1/s)."""
-    load_s = view.load_s or view.reserved / ASSUMED_BYTES_PER_S
+    load_s = view.load_s or assumed_load_s(view.reserved)
     return Candidate(
         model_id=view.model_id,
         frees=view.reserved,
         cost=load_s * view.reuse_rate(now),
         last_used=view.last_used,
     )
+
+
+def assumed_load_s(size: int) -> float:
+    """Return what the first load of so many bytes is taken to need, seconds."""
+    return size / ASSUMED_BYTES_PER_S
 
 
 def choose(

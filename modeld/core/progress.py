@@ -51,7 +51,8 @@ def _of_leaving(fleet: Fleet, one: Operation) -> Stage:
     if busy:
         requests = sum(len(view.leases) for view in busy)
         names = ", ".join(view.model_id for view in busy)
-        return Stage(Phase.DRAINING, f"{requests} requests still hold {names}", progress)
+        hold = "1 request still holds" if requests == 1 else f"{requests} requests still hold"
+        return Stage(Phase.DRAINING, f"{hold} {names}", progress)
     loading = [view.model_id for view in map(fleet.instance, one.leaving) if view.state is State.LOADING]
     if loading:
         reason = f"{', '.join(loading)} is being loaded for requests, and goes after them"

@@ -9,6 +9,7 @@ from typing import Protocol
 from modeld.core.lifecycle import State
 from modeld.core.models import Catalog, ModelSpec
 from modeld.core.operations import OperationStatus
+from modeld.core.plan import Plan
 from modeld.core.request import Order
 from modeld.core.status import DaemonStatus
 from modeld.runtime.ticket import Ticket
@@ -33,6 +34,10 @@ class Control(Protocol):
 
     def pin(self, name: str, *, pinned: bool) -> ModelSpec:
         """Pin a model or let it go."""
+        ...
+
+    def plan(self, name: str | None, *, context: int | None = None, slots: int | None = None) -> Plan:
+        """What would happen if a model were loaded now."""
         ...
 
     def operations(self) -> tuple[OperationStatus, ...]:

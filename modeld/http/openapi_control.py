@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from modeld.core.operations import OperationStatus
+from modeld.core.plan import Plan
 from modeld.dialects.native import (
     LoadBody,
     ModelBody,
     OperationsBody,
     PinBody,
+    PlanBody,
     SwitchBody,
     UnloadBody,
 )
@@ -19,6 +21,8 @@ CONTROL_BODIES = (
     UnloadBody,
     SwitchBody,
     PinBody,
+    PlanBody,
+    Plan,
     ModelBody,
     OperationStatus,
     OperationsBody,
@@ -101,6 +105,15 @@ def control_paths() -> Json:
                 "parameters": [_MODEL],
                 "requestBody": _takes("PinBody", {"pinned": True}),
                 "responses": {"200": _gives("The model", "ModelBody"), **_refusals(409, 429, 503, 507)},
+            }
+        },
+        "/plan": {
+            "post": {
+                "summary": "What would happen if a model were loaded now",
+                "description": "Does it fit, who goes for it and why, and how long does it take: the answer "
+                "of the scheduler's own rules, played on a copy. Nothing is loaded.",
+                "requestBody": _takes("PlanBody", {"model": "tinyllama-q4", "context": 4096}),
+                "responses": {"200": _gives("The plan", "Plan"), **_refusals(409, 429, 503, 507)},
             }
         },
         "/operations": {

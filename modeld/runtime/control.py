@@ -5,9 +5,14 @@ from __future__ import annotations
 
 import secrets
 
+import trio
+from msgspec.structs import replace
+
 from modeld.core import inputs
 from modeld.core.models import ModelSpec
 from modeld.core.operations import OperationStatus
+from modeld.core.plan import Plan, plan
+from modeld.engine.llama.footprint import estimate
 from modeld.runtime.scheduler import Scheduler
 
 
@@ -44,6 +49,14 @@ class Control:
         """Pin a model or let it go, until the daemon ends. Returns: the model. Raises: ModelNotFound."""
         return self._scheduler.pin(self._scheduler.find(name).id, pinned=pinned)
 
+    def plan(self, name: str | None, *, context: int | None = None, slots: int | None = None) -> Plan:
+        """Return what would happen if a model were loaded now, perhaps of another size.
+
+        Raises: ModelNotFound.
+        """
+        spec = resized(self._scheduler.find(name), context=context, slots=slots)
+        return plan(self._scheduler.fleet, spec, trio.current_time())
+
     def operations(self) -> tuple[OperationStatus, ...]:
         """Return the latest operations, the oldest first."""
         return self._scheduler.operations.latest()
@@ -63,6 +76,18 @@ class Control:
     async def wait(self, operation_id: str, seconds: float) -> OperationStatus:
         """Return an operation when it has ended, or as it is after so long. Raises: OperationNotFound."""
         return await self._scheduler.operations.wait(operation_id, seconds)
+
+
+def resized(spec: ModelSpec, *, context: int | None, slots: int | None) -> ModelSpec:
+    """Return the model with so many KV cells and slots, and what it takes then."""
+    options = replace(
+        spec.options,
+        ctx=spec.options.ctx if context is None else context,
+        slots=spec.options.slots if slots is None else slots,
+    )
+    if options == spec.options or spec.facts is None:
+        return spec
+    return replace(spec, options=options, footprint=estimate(spec.facts, options), sizing="")
 
 
 def _new_id() -> str:

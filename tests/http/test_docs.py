@@ -9,12 +9,14 @@ import trio
 from support.backend import ScriptedBackend
 
 from modeld.core.operations import OperationStatus
+from modeld.core.plan import Departure, Plan
 from modeld.dialects.native import (
     DetokenizeBody,
     EmbedBody,
     InferBody,
     LoadBody,
     PinBody,
+    PlanBody,
     TemplateBody,
     TokenizeBody,
     UnloadBody,
@@ -31,7 +33,7 @@ def test_every_key_and_error_is_in_the_api_document() -> None:
     text = (DOCS / "api.md").read_text()
     bodies = (
         *(InferBody, EmbedBody, TokenizeBody, DetokenizeBody, TemplateBody),
-        *(LoadBody, UnloadBody, PinBody, OperationStatus),
+        *(LoadBody, UnloadBody, PinBody, OperationStatus, PlanBody, Plan, Departure),
     )
     for name in (*(key for body in bodies for key in body.__struct_fields__), *ERRORS):
         assert f"`{name}`" in text, name

@@ -7,6 +7,7 @@ Each storm is drawn by hypothesis: who comes when, for which model, for how long
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 import trio
@@ -19,6 +20,7 @@ from modeld.core.events import Event, Failed, Finished
 from modeld.core.fleet import Limits
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB
+from modeld.core.operations import OperationState, OperationStatus
 from modeld.core.request import Priority
 from modeld.errors import ModeldError
 
@@ -41,6 +43,15 @@ class Client(msgspec.Struct, frozen=True):
     leaves_after: float | None = None
 
 
+class Wish(msgspec.Struct, frozen=True):
+    """What one operator of a storm asks for, and after how long that is given up. Times in seconds."""
+
+    at: float
+    model: str
+    kind: str
+    given_up_after: float | None = None
+
+
 times = st.integers(0, 80).map(lambda tenth: tenth / 10)
 clients = st.builds(
     Client,
@@ -51,6 +62,17 @@ clients = st.builds(
     leaves_after=st.one_of(st.none(), st.none(), times),
 )
 storms = st.lists(clients, min_size=2, max_size=25)
+wishes = st.lists(
+    st.builds(
+        Wish,
+        at=times,
+        model=st.sampled_from(sorted(SIZES)),
+        kind=st.sampled_from(["load", "unload", "force", "switch", "pin", "unpin", "briefly"]),
+        given_up_after=st.one_of(st.none(), st.none(), times),
+    ),
+    min_size=1,
+    max_size=20,
+)
 
 
 def watched(here: House) -> None:
@@ -85,9 +107,36 @@ async def visit(here: House, client: Client, got: dict[Client, list[Event]]) -> 
     ticket.close()
 
 
-def play(storm: list[Client], terms: Limits, scripts: dict[str, str]) -> dict[Client, list[Event]]:
+async def pull(here: House, wish: Wish, ended: list[OperationStatus]) -> None:
+    """Ask for something, wait until it has ended, and note how."""
+    await trio.sleep(wish.at)
+    control = here.control
+    try:
+        match wish.kind:
+            case "pin" | "unpin":
+                control.pin(wish.model, pinned=wish.kind == "pin")
+                return
+            case "switch":
+                status = control.switch(wish.model)
+            case "load" | "briefly":
+                keep = 0.0 if wish.kind == "briefly" else None
+                status = control.load(wish.model, keep_alive_s=keep)
+            case _:
+                status = control.unload(wish.model, force=wish.kind == "force")
+    except ModeldError:
+        return
+    if wish.given_up_after is not None:
+        await control.wait(status.id, wish.given_up_after)
+        control.give_up(status.id)
+    ended.append(await control.wait(status.id, 3000))
+
+
+def play(
+    storm: list[Client], terms: Limits, scripts: dict[str, str], asked: Sequence[Wish] = ()
+) -> dict[Client, list[Event]]:
     """Run a storm to its end in virtual time; return what those who stayed have got."""
     got: dict[Client, list[Event]] = {}
+    ended: list[OperationStatus] = []
 
     async def main() -> None:
         specs = [spec(name, mb, slots=SLOTS, max_queue_depth=100) for name, mb in SIZES.items()]
@@ -97,6 +146,10 @@ def play(storm: list[Client], terms: Limits, scripts: dict[str, str]) -> dict[Cl
                 async with trio.open_nursery() as nursery:
                     for client in storm:
                         nursery.start_soon(visit, here, client, got)
+                    for wish in asked:
+                        nursery.start_soon(pull, here, wish, ended)
+                assert all(status.state is not OperationState.RUNNING for status in ended)
+                assert here.scheduler.fleet.operations == ()
                 await here.scheduler.inside.wait_value(0)
             await trio.sleep(120)
             assert all(view.idle for view in here.scheduler.fleet.instances.values())
@@ -175,6 +228,21 @@ def test_with_faults_everybody_still_gets_one_last_event(
     scripts = {model: f"step_s={STEP_S} {script}" for model, script in scripts.items()}
 
     got = play(storm, terms, scripts)
+    assert set(got) == {client for client in storm if client.leaves_after is None}
+    for events in got.values():
+        assert sum(isinstance(event, Finished | Failed) for event in events) == 1
+
+
+@given(storms, wishes, faults, st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_operators_in_between_leave_nobody_without_an_end(
+    storm: list[Client], asked: list[Wish], scripts: dict[str, str], cut: bool
+) -> None:
+    """Up to 20 load, unload, switch and pin: each operation and each client ends once, within the budget."""
+    storm = list(dict.fromkeys(storm))
+    terms = limits(BUDGET_MB, max_wait_s=30.0, backlog_time_s=1.0, cut_streams=cut, evict_timeout_s=1.0)
+    scripts = {model: f"step_s={STEP_S} {script}" for model, script in scripts.items()}
+    got = play(storm, terms, scripts, asked)
     assert set(got) == {client for client in storm if client.leaves_after is None}
     for events in got.values():
         assert sum(isinstance(event, Finished | Failed) for event in events) == 1

@@ -14,6 +14,7 @@ from modeld.core.events import Delta, Event, Failed, Finished, Last
 from modeld.core.fleet import Limits
 from modeld.core.models import EngineKind, ModelSpec, make_catalog
 from modeld.core.request import GenerateRequest, Order
+from modeld.runtime.control import Control
 from modeld.runtime.observer import Observer
 from modeld.runtime.scheduler import Scheduler
 from modeld.runtime.ticket import Ticket
@@ -30,6 +31,7 @@ class House:
         self.scheduler = scheduler
         self.observer = observer
         self.scripts = scripts
+        self.control = Control(scheduler)
 
     def ask(self, model: str, prompt: str = "one two three", **more: object) -> Ticket:
         terms = {key: more.pop(key) for key in ("timeout_s", "priority", "keep_alive_s") if key in more}

@@ -11,9 +11,11 @@ from msgspec import Meta
 
 from modeld.config.values import BadValue, parse_duration
 from modeld.core.operations import OperationStatus
-from modeld.dialects.body import Body, Duration, decode, keep_alive_of
+from modeld.dialects.body import MAX_INT32, Body, Duration, decode, keep_alive_of, model_of
 from modeld.errors import InvalidRequest
 
+MOST_SLOTS = 256
+"""As in the settings."""
 LONGEST_WAIT_S = 3600.0
 """Of `?wait=`."""
 
@@ -49,10 +51,32 @@ class PinBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     pinned: Annotated[bool | None, Meta(description="False lets it go; default true")] = None
 
 
+class PlanBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What `POST /plan` takes; nothing is needed."""
+
+    model: Annotated[str | None, Meta(description="Id or alias; default: the default model")] = None
+    context: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_INT32)] | None,
+        Meta(description="KV cells for all slots together, as `llama_ctx`; default: as configured"),
+    ] = None
+    slots: Annotated[
+        Annotated[int, Meta(ge=1, le=MOST_SLOTS)] | None,
+        Meta(description="As `llama_slots`; default: as configured"),
+    ] = None
+
+
 class OperationsBody(msgspec.Struct, frozen=True):
     """The latest operations, the oldest first."""
 
     operations: list[OperationStatus]
+
+
+class PlanOrder(msgspec.Struct, frozen=True):
+    """A parsed question for a plan."""
+
+    model: str | None
+    context: int | None
+    slots: int | None
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -65,6 +89,7 @@ class Load(msgspec.Struct, frozen=True):
 _load = msgspec.json.Decoder(LoadBody)
 _unload = msgspec.json.Decoder(UnloadBody)
 _switch = msgspec.json.Decoder(SwitchBody)
+_plan = msgspec.json.Decoder(PlanBody)
 _pin = msgspec.json.Decoder(PinBody)
 
 
@@ -87,6 +112,12 @@ def parse_switch(body: bytes) -> None:
 def parse_pin(body: bytes) -> bool:
     """Read the body of a pin; return whether to pin. Raises: InvalidRequest."""
     return _read(body, _pin).pinned is not False
+
+
+def parse_plan(body: bytes) -> PlanOrder:
+    """Read the body of `POST /plan`. Raises: InvalidRequest with a sentence that names the key."""
+    wire = _read(body, _plan)
+    return PlanOrder(model=model_of(wire.model), context=wire.context, slots=wire.slots)
 
 
 def parse_wait(value: str | None) -> float:

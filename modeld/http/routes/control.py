@@ -29,6 +29,7 @@ class ControlRoutes:
             ("/models/<path:model>/unload", self.unload, ["POST"]),
             ("/models/<path:model>/switch", self.switch, ["POST"]),
             ("/models/<path:model>/pin", self.pin, ["POST"]),
+            ("/plan", self.plan, ["POST"]),
             ("/operations", self.operations, ["GET"]),
             ("/operations/<operation>", self.operation, ["GET"]),
             ("/operations/<operation>", self.give_up, ["DELETE"]),
@@ -63,6 +64,13 @@ class ControlRoutes:
         await self._know(model)
         model_id = self._backend.control.pin(model, pinned=pinned).id
         return json_reply(native.model_body(self._backend.catalog, self._backend.model_states(), model_id))
+
+    async def plan(self) -> Response:
+        """Say what would happen if a model were loaded now; nothing does."""
+        order = native.parse_plan(await _body())
+        if order.model is not None:
+            await self._know(order.model)
+        return json_reply(self._backend.control.plan(order.model, context=order.context, slots=order.slots))
 
     async def operations(self) -> Response:
         """List the latest operations."""
