@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 
 import httpx2
 import msgspec
+
+from modeld.cli.where import Target
 
 _CONNECT_S = 5.0
 _LONGEST_LINE = 64 * 1024 * 1024
@@ -55,17 +56,9 @@ class Refused(Exception):
     """The server answered with an error, or not as modeld does. The message is a sentence."""
 
 
-def key_header() -> dict[str, str]:
-    """Return the header with the key that the environment has (`MODELD_API_KEY`), if it has one."""
-    key = os.environ.get("MODELD_API_KEY", "").strip()
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
 @contextmanager
-def infer(
-    url: str, body: Mapping[str, object], *, socket_path: str | None = None
-) -> Generator[Iterator[bytes]]:
-    """Post `body` to `url` and give its lines, without line ends and keep-alives.
+def infer(target: Target, body: Mapping[str, object]) -> Generator[Iterator[bytes]]:
+    """Post `body` to the daemon and give its lines, without line ends and keep-alives.
 
     Leaving the block closes the connection, which cancels the generation. Proxies of the
     environment are not used: the daemon is on this machine or in this network.
@@ -74,12 +67,15 @@ def infer(
       CannotConnect: no connection came about.
       Refused: the status is not 200, the answer is no NDJSON, or the connection broke.
     """
-    transport = httpx2.HTTPTransport(uds=socket_path) if socket_path else httpx2.HTTPTransport()
+    uds = target.socket_path
+    transport = httpx2.HTTPTransport(uds=uds) if uds else httpx2.HTTPTransport()
     timeout = httpx2.Timeout(None, connect=_CONNECT_S)
     try:
         with (
-            httpx2.Client(transport=transport, timeout=timeout, trust_env=False) as client,
-            client.stream("POST", f"{url.rstrip('/')}/infer", json=body, headers=key_header()) as response,
+            httpx2.Client(
+                transport=transport, timeout=timeout, trust_env=False, headers=target.headers
+            ) as client,
+            client.stream("POST", f"{target.url}/infer", json=body) as response,
         ):
             if not response.is_success:
                 raise Refused(_refusal(response))

@@ -6,18 +6,33 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import cast
 
 import click
 
 from modeld import __version__
-from modeld.cli.check_config import check_config
-from modeld.cli.inspect import inspect
-from modeld.cli.keys import keys
-from modeld.cli.run import run
-from modeld.cli.serve import serve
-from modeld.cli.simulate import simulate
 
 _OWN_FLAGS = frozenset({"--help", "-h", "--version", "-V"})
+
+_COMMANDS: Mapping[str, str] = {
+    "serve": "modeld.cli.serve",
+    "check-config": "modeld.cli.check_config",
+    "inspect": "modeld.cli.inspect",
+    "keys": "modeld.cli.keys",
+    "simulate": "modeld.cli.simulate",
+    "run": "modeld.cli.run",
+    "ps": "modeld.cli.console.commands.look",
+    "models": "modeld.cli.console.commands.look",
+    "status": "modeld.cli.console.commands.look",
+    "decisions": "modeld.cli.console.commands.look",
+    "completion": "modeld.cli.console.commands.completion",
+}
+"""Each command and the module that has it, under its name with underscores.
+
+It is imported when it is called: `serve` must not start slower for what the others need.
+"""
 
 
 class _Modeld(click.Group):
@@ -26,6 +41,17 @@ class _Modeld(click.Group):
         if args and args[0].startswith("-") and args[0] not in _OWN_FLAGS:
             args = ["serve", *args]
         return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        """Name the commands: the daemon's, then the clients'."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- the same
+        """Import and return the command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        found = getattr(import_module(_COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
+        return cast("click.Command", found)
 
 
 @click.group(cls=_Modeld, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -38,20 +64,13 @@ def modeld() -> None:
     \b
     modeld serve --models-dir ~/models/llm     start the daemon
     modeld run tinyllama "Write a haiku"       ask it, and watch the answer arrive
+    modeld ps --watch                          see what is loaded, who waits, and why
     modeld check-config --config modeld.yaml   see what a config would do
     modeld inspect tinyllama-q4.gguf           see what a model takes in memory
 
     Every setting is a flag, an environment variable (MODELD_VRAM_BUDGET_MB for --vram-budget-mb)
     and a key of the config file (vram_budget_mb); flags are strongest. "modeld serve --help" lists them.
     """  # noqa: D301 -- \b is click's mark for lines that stay as they are
-
-
-modeld.add_command(serve)
-modeld.add_command(run)
-modeld.add_command(check_config)
-modeld.add_command(keys)
-modeld.add_command(simulate)
-modeld.add_command(inspect)
 
 
 def main() -> None:

@@ -8,23 +8,16 @@ terminal. Leaving early (Ctrl-C, a closed pipe) closes the connection, which fre
 from __future__ import annotations
 
 import math
-import os
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
-from typing import TypeVar
-from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
 from rich.status import Status
 
-from modeld.cli.client import CannotConnect, Line, Refused, infer, parse_line
-from modeld.config.address import client_url, parse_address
-from modeld.config.settings import Settings
-from modeld.config.values import BadValue
-
-Words = TypeVar("Words", str | None, tuple[str, ...])
+from modeld.cli.client import Line, Refused, infer, parse_line
+from modeld.cli.console.commands.complete import complete_models
+from modeld.cli.console.leaving import leaving
+from modeld.cli.where import Target, current_target, target_options, utf8
 
 _SHOWN_CONTROLS = frozenset("\n\t")
 
@@ -117,70 +110,17 @@ def _prompt(words: tuple[str, ...]) -> str:
     return text
 
 
-def _utf8(_: click.Context, __: click.Parameter, value: Words) -> Words:
-    """Refuse what the shell passed in another encoding: JSON cannot carry it."""
-    for word in (value,) if isinstance(value, str) else value or ():
-        try:
-            word.encode()
-        except UnicodeEncodeError as error:
-            raise click.BadParameter(
-                f"it is not UTF-8: character {error.start + 1} cannot be decoded; "
-                "convert it, or set the locale to UTF-8"
-            ) from None
-    return value
-
-
 def _number(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise click.BadParameter("must be a finite number")
     return value
 
 
-def _where(url: str | None, addr: str | None) -> tuple[str, str | None]:
-    """Return the base URL and, for a Unix socket, its path."""
-    if url is not None:
-        if not _is_base_url(url):
-            raise click.BadParameter("write it as http://host:port", param_hint="--url")
-        return url, None
-    text = addr or os.environ.get("MODELD_ADDR") or Settings().addr
-    try:
-        address = parse_address(text)
-    except BadValue as error:
-        raise click.BadParameter(str(error), param_hint="--addr") from None
-    if address.fd is not None:
-        raise click.BadParameter("a descriptor cannot be called; name the host and port", param_hint="--addr")
-    return client_url(address), address.path
-
-
-def _is_base_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-@contextmanager
-def _leaving() -> Generator[None]:
-    """Turn every way a run can fail into its exit code and one line."""
-    try:
-        yield
-    except Refused as error:
-        click.echo(f"modeld: {error}", err=True)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        click.echo("", err=True)
-        raise SystemExit(130) from None
-
-
 @click.command(short_help="Ask a running daemon.")
-@click.argument("model", callback=_utf8)
-@click.argument("prompt", nargs=-1, callback=_utf8)
-@click.option(
-    "--addr", metavar="ADDR", help="Address of the daemon. [env: MODELD_ADDR; default: 127.0.0.1:8080]"
-)
-@click.option("--url", metavar="URL", callback=_utf8, help="Its base URL, instead of an address.")
-@click.option("--system", metavar="TEXT", callback=_utf8, help="System message.")
+@click.argument("model", callback=utf8, shell_complete=complete_models)
+@click.argument("prompt", nargs=-1, callback=utf8)
+@target_options
+@click.option("--system", metavar="TEXT", callback=utf8, help="System message.")
 @click.option("--raw", is_flag=True, help="Send the prompt as it is, without the model's chat template.")
 @click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Most tokens of the answer.")
 @click.option(
@@ -195,8 +135,6 @@ def _leaving() -> Generator[None]:
 def run(  # noqa: PLR0917 -- click passes them by name
     model: str,
     prompt: tuple[str, ...],
-    addr: str | None,
-    url: str | None,
     system: str | None,
     raw: bool,
     max_tokens: int | None,
@@ -211,7 +149,7 @@ def run(  # noqa: PLR0917 -- click passes them by name
     Exits with 0 after an answer, 1 when the daemon refuses or fails, 2 for a wrong command line,
     3 when nothing answers, 130 after Ctrl-C.
     """
-    base, socket_path = _where(url, addr)
+    target = current_target()
     if raw and system is not None:
         raise click.UsageError("--raw and --system cannot be used together")
     text = _prompt(prompt)
@@ -223,23 +161,14 @@ def run(  # noqa: PLR0917 -- click passes them by name
         body["messages"] = [*turns, {"role": "user", "content": text}]
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     body |= {name: value for name, value in options.items() if value is not None}
-    with _leaving():
-        try:
-            _stream(base, socket_path, body, _Screen(raw=as_json))
-        except CannotConnect as error:
-            place = socket_path or base
-            click.echo(
-                f"modeld: nothing answers at {place} ({error}); start the daemon with: modeld serve "
-                "(or name its address with --addr)",
-                err=True,
-            )
-            raise SystemExit(3) from None
+    with leaving(target):
+        _stream(target, body, _Screen(raw=as_json))
 
 
-def _stream(base: str, socket_path: str | None, body: dict[str, object], screen: _Screen) -> None:
+def _stream(target: Target, body: dict[str, object], screen: _Screen) -> None:
     last: Line | None = None
     try:
-        with infer(base, body, socket_path=socket_path) as lines:
+        with infer(target, body) as lines:
             for data in lines:
                 line = parse_line(data)
                 screen.line(data, line)

@@ -43,6 +43,12 @@ def test_serve_help_lists_every_setting_with_its_default() -> None:
         assert word in text
 
 
+def test_a_key_for_the_client_commands_is_no_setting() -> None:
+    """An operator's shell may have one, and start a daemon all the same, without a warning."""
+    result = invoke("check-config", MODELD_API_KEY="sk-1", MODELD_API_KEY_FILE="/nowhere")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_check_config_tells_values_and_their_places(tmp_path: Path) -> None:
     """What differs from the defaults is listed with where it comes from."""
     file = tmp_path / "modeld.toml"

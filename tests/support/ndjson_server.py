@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""A tiny HTTP server in a thread that answers `POST /infer` with prepared bytes, over a real socket."""
+"""A tiny HTTP server in a thread that answers every request with prepared bytes, over a real socket."""
 
 import json
 import socketserver
@@ -17,6 +17,7 @@ class Exchange:
     def __init__(self) -> None:
         self.body: dict[str, object] = {}
         self.path = ""
+        self.headers: dict[str, str] = {}
         self.client_left = threading.Event()
         self.first_sent = threading.Event()
         self.url = ""
@@ -48,12 +49,17 @@ def ndjson_server(
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            self.do_POST()
+
         def do_POST(self) -> None:
-            length = int(self.headers["Content-Length"])
-            exchange.body = json.loads(self.rfile.read(length))
+            length = int(self.headers.get("Content-Length", "0"))
+            exchange.body = json.loads(self.rfile.read(length)) if length else {}
             exchange.path = self.path
+            exchange.headers = {name.lower(): value for name, value in self.headers.items()}
             self.send_response(status)
-            self.send_header("Content-Type", "application/x-ndjson")
+            if "Content_Type" not in headers:
+                self.send_header("Content-Type", "application/x-ndjson")
             self.send_header("Transfer-Encoding", "chunked")
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)

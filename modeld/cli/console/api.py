@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The client side of the state and control routes: one request, one JSON answer.
+
+Bodies are kept as the daemon sent them, for `--json`; `read` makes values of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote
+
+import httpx2
+import msgspec
+
+from modeld.cli.client import CannotConnect, Refused
+from modeld.cli.where import Target
+
+Value = TypeVar("Value")
+
+_CONNECT_S = 5.0
+_ANSWER_S = 15.0
+"""Everything but a wait is answered at once; a daemon that is silent for so long hangs."""
+_BEHIND = frozenset({502, 503, 504})
+"""What a proxy says when the daemon behind it is gone."""
+
+
+class Denied(Refused):
+    """The daemon answered with an error; `status` is its HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Error(msgspec.Struct, frozen=True):
+    error: str
+    code: int = 0
+    type: str = ""
+
+
+class Api:
+    """A daemon, over one kept connection. Proxies of the environment are not used."""
+
+    def __init__(self, target: Target, *, answer_s: float = _ANSWER_S) -> None:
+        self.target = target
+        self._answer_s = answer_s
+        uds = target.socket_path
+        self._client = httpx2.Client(
+            transport=httpx2.HTTPTransport(uds=uds) if uds else httpx2.HTTPTransport(),
+            headers={**target.headers, "Accept": "application/json"},
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def get(self, path: str, *, wait_s: float = 0.0) -> bytes:
+        """Return the body of an answer that the daemon gives at once, or within `wait_s`.
+
+        Raises:
+          CannotConnect: no daemon answers there.
+          Refused: the daemon answered with an error (`Denied`), or something else answers there.
+        """
+        return self._ask("GET", path, None, wait_s)
+
+    def post(self, path: str, body: Mapping[str, object] | None = None) -> bytes:
+        """Post a JSON object; as `get` otherwise."""
+        return self._ask("POST", path, body or {}, 0.0)
+
+    def delete(self, path: str) -> bytes:
+        """As `get`."""
+        return self._ask("DELETE", path, None, 0.0)
+
+    def _ask(self, method: str, path: str, body: Mapping[str, object] | None, wait_s: float) -> bytes:
+        timeout = httpx2.Timeout(self._answer_s + wait_s, connect=_CONNECT_S)
+        with self._told():
+            response = self._client.request(method, self.target.url + path, json=body, timeout=timeout)
+        if response.is_success and _is_json(response):
+            return response.content
+        raise self._refusal(response, f"{method} {path.partition('?')[0]}")
+
+    @contextmanager
+    def lines(self, path: str, *, accept: str) -> Generator[Iterator[bytes]]:
+        """Give the lines of an endless stream, without line ends and empty lines; raises as `get`."""
+        timeout = httpx2.Timeout(None, connect=_CONNECT_S)
+        stream = self._client.stream(
+            "GET", self.target.url + path, headers={"Accept": accept}, timeout=timeout
+        )
+        with self._told(), stream as response:
+            if not response.is_success:
+                response.read()
+                raise self._refusal(response, f"GET {path.partition('?')[0]}")
+            yield _lines(response)
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        """Tell failures of the transport in sentences."""
+        try:
+            yield
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise CannotConnect(_reason(error)) from None
+        except httpx2.ReadTimeout:
+            seconds = f"{self._answer_s:g} s"
+            raise CannotConnect(
+                f"the connection was taken, but no answer came within {seconds}: the daemon hangs"
+            ) from None
+        except httpx2.RequestError as error:
+            raise CannotConnect(f"the connection broke: {_reason(error)}") from None
+        except httpx2.InvalidURL as error:
+            raise Refused(f"{self.target.url} is no address of a daemon: {error}") from None
+
+    def _refusal(self, response: httpx2.Response, asked: str) -> Exception:
+        status = f"{response.status_code} {response.reason_phrase}".strip()
+        try:
+            told = msgspec.json.decode(response.content, type=_Error)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if response.status_code in _BEHIND:
+                return CannotConnect(f"something else answers there: {status}")
+            return Refused(
+                f"what answers at {self.target.place} is no modeld: {asked} gave {status}; "
+                "name the daemon's address with --addr"
+            )
+        text = told.error
+        wait = response.headers.get("Retry-After", "")
+        if wait.isdigit():
+            text = f"{text} (try again in {wait} s)"
+        if response.status_code == 401:
+            text = f"{text} (give a key with --api-key-file, or in MODELD_API_KEY)"
+        return Denied(text, response.status_code)
+
+
+def model_path(model: str, action: str = "") -> str:
+    """Return the path of a model's routes; an id may hold slashes, and whatever a file system allows."""
+    path = f"/models/{quote(model, safe='')}"
+    return f"{path}/{action}" if action else path
+
+
+def read(data: bytes, kind: type[Value]) -> Value:
+    """Return the answer as a value. Keys that are not known are left out, so a newer daemon can be read.
+
+    Raises:
+      Refused: it is not of that kind.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(f"the daemon's answer cannot be read; it may be of another version: {error}") from None
+
+
+def _is_json(response: httpx2.Response) -> bool:
+    return response.headers.get("Content-Type", "").startswith("application/json")
+
+
+def _lines(response: httpx2.Response) -> Iterator[bytes]:
+    rest = b""
+    for data in response.iter_bytes():
+        *whole, rest = (rest + data).split(b"\n")
+        yield from (line for line in whole if line.strip())
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
