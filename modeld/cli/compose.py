@@ -9,10 +9,10 @@ import os
 import socket
 from functools import partial
 
-import click
 import trio
 
 import modeld
+from modeld.cli.say import say
 from modeld.config.address import hypercorn_binds
 from modeld.config.settings import Settings
 from modeld.http.app import create_app
@@ -48,7 +48,7 @@ def serve_forever(settings: Settings, keyring: Keyring | None = None) -> int:
     finally:
         supervision.notifier.close()
     if failure is not None:
-        click.echo(f"modeld: {failure}", err=True)
+        say(f"modeld: {failure}")
     return 0 if failure is None else 1
 
 
@@ -121,7 +121,7 @@ def _leave_at_the_latest(seconds: float) -> None:
 
 def _announce(guard: Guard, urls: list[str]) -> None:
     for warning in guard.warnings:
-        click.echo(f"modeld: WARNING: {warning}", err=True)
+        say(f"modeld: WARNING: {warning}")
     for url in urls:
         _log.info("listening", url=url, version=modeld.__version__)
-        click.echo(f"modeld {modeld.__version__} listens on {url}", err=True)
+        say(f"modeld {modeld.__version__} listens on {url}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import click
 
+from modeld.cli.say import say
 from modeld.config.fields import FIELDS, LEGACY, Field, show_default
 from modeld.config.load import ConfigError, Loaded, load_settings
 from modeld.config.values import BOOL
@@ -90,10 +91,10 @@ def load_or_exit(flags: Mapping[str, object]) -> Loaded:
         loaded = load_settings(flags=flags, environ=os.environ)
     except ConfigError as error:
         for warning in error.warnings:
-            click.echo(f"modeld: warning: {warning}", err=True)
+            say(f"modeld: warning: {warning}")
         for problem in error.problems:
-            click.echo(f"modeld: {problem}", err=True)
+            say(f"modeld: {problem}")
         raise SystemExit(2) from None
     for warning in loaded.warnings:
-        click.echo(f"modeld: warning: {warning}", err=True)
+        say(f"modeld: warning: {warning}")
     return loaded

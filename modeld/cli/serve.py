@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import click
-
 from modeld.cli.keys import keyring_or_exit
 from modeld.cli.options import SettingsCommand, load_or_exit
 from modeld.cli.preflight import run_preflight
+from modeld.cli.say import say
 from modeld.telemetry.log import logging_to_stderr
 
 _HELP = """Start the daemon, and serve until SIGTERM or SIGINT.
@@ -29,11 +28,11 @@ def run_serve(flags: dict[str, object]) -> int:
     loaded = load_or_exit(flags)
     keyring = keyring_or_exit(loaded.settings)
     try:
-        passed = run_preflight(loaded, lambda line: click.echo(line, err=True))
+        passed = run_preflight(loaded, say)
     except KeyboardInterrupt:
         return 130
     if not passed:
-        click.echo("modeld: preflight failed; mend what is NOT OK and start again", err=True)
+        say("modeld: preflight failed; mend what is NOT OK and start again")
         return 1
     from modeld.cli.compose import serve_forever  # noqa: PLC0415 -- other commands need no server
 

@@ -18,6 +18,7 @@ _CHUNK_BYTES = 4096
 """A pipe that polls as writable takes this much at once (pipe(7): one page)."""
 _GATHER_S = 0.01
 """After it wrote, the thread gathers records for so long. To wake it costs as much as a few records."""
+_SLOW = "standard error was not read fast enough"
 _LAST_WORDS_S = 1.0
 """How long stopping waits for a reader that does not read."""
 
@@ -34,6 +35,7 @@ class LogWriter:
     ) -> None:
         self.dropped = 0
         self._told = 0
+        self._why = _SLOW
         self._stream = stream
         self._render = render
         self._capacity = capacity
@@ -70,8 +72,8 @@ class LogWriter:
         while True:
             stopping = self._stopping.is_set()  # What was put before that is still written.
             while self._records:
-                self._write(self._lines())
-                self._tell_lost()
+                if self._write(self._lines()):
+                    self._tell_lost()
             if stopping:
                 return
             self._stopping.wait(_GATHER_S)
@@ -86,11 +88,17 @@ class LogWriter:
         self._asleep = False
 
     def _tell_lost(self) -> None:
-        if self.dropped > self._told:
-            lost, self._told = self.dropped - self._told, self.dropped
-            note = logging.LogRecord("modeld.log", logging.WARNING, "", 0, "log lines lost", (), None)
-            note.fields = {"lines": lost, "why": "standard error was not read fast enough"}
-            self._write([self._line(note)])
+        """Say how many lines are missing, now that lines can be written: a full disk has room again."""
+        lost = self.dropped - self._told
+        if not lost:
+            return
+        note = logging.LogRecord("modeld.log", logging.WARNING, "", 0, "log lines lost", (), None)
+        note.fields = {"lines": lost, "why": self._why}
+        if self._write([self._line(note)]):
+            self._told += lost
+            self._why = _SLOW
+        else:
+            self.dropped -= 1  # The note is none of those lines.
 
     def _lines(self) -> list[str]:
         """Take records for one write: each lets go of the interpreter, and has to get it back."""
@@ -106,7 +114,8 @@ class LogWriter:
         except Exception as error:  # noqa: BLE001 -- a field's own __str__ may raise anything
             return f"a log line could not be written: {type(error).__name__}\n"
 
-    def _write(self, lines: list[str]) -> None:
+    def _write(self, lines: list[str]) -> bool:
+        """Write lines; return whether that succeeded. If not, they count as dropped."""
         text = "".join(lines)
         try:
             if self._fd is None:
@@ -114,9 +123,12 @@ class LogWriter:
                 self._stream.flush()
             else:
                 self._write_chunks(self._fd, text.encode("utf-8", "backslashreplace"))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             self.dropped += len(lines)
-            self._told = self.dropped
+            reason = error.strerror if isinstance(error, OSError) else None
+            self._why = f"they could not be written: {reason or error}"
+            return False
+        return True
 
     def _write_chunks(self, fd: int, data: bytes) -> None:
         poll = select.poll()

@@ -204,6 +204,21 @@ async def test_a_client_that_leaves_before_the_first_chunk_frees_its_slot() -> N
         assert served.sample("modeld_http_requests_total", **labels) == 1
 
 
+async def test_a_client_that_resets_around_the_first_chunk_frees_its_slot() -> None:
+    """At whichever step between the first event and the first byte its reset comes, on a real socket."""
+    async with serving() as served:
+        for steps in range(40):
+            raw = await served.connect()
+            await raw.infer()
+            ticket = await served.backend.ticket(steps)
+            ticket.put(Delta(text="The"))
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            await reset(raw.stream)
+            await served.backend.wait_closed(steps)
+        assert await alive(served)
+
+
 # 5: lifespan crashes are swallowed
 
 

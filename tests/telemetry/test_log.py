@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Logs: levels, formats, and a reader that does not read."""
 
+import errno
 import io
 import json
 import logging
@@ -231,6 +232,38 @@ def test_many_threads_lose_nothing() -> None:
             thread.join()
     said = sorted((line["by"], line["number"]) for line in lines_of(out))
     assert said == [(name, number) for name in "abcd" for number in range(500)]
+
+
+class SometimesFull(io.StringIO):
+    """A stream that takes nothing while the disk behind it is full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = threading.Event()
+        self.refused = threading.Event()
+
+    def write(self, text: str) -> int:
+        if self.full.is_set():
+            self.refused.set()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
+def test_lines_that_a_full_disk_did_not_take_are_told_when_it_takes_some() -> None:
+    """The log goes on, says how many lines it lacks and why, and says so once."""
+    out = SometimesFull()
+    with logging_to_stderr("info", "json", stream=out):
+        log = get_logger("modeld.x")
+        out.full.set()
+        log.info("lost")
+        assert out.refused.wait(30)
+        out.full.clear()
+        log.info("kept")
+    kept, *told = lines_of(out)
+    assert kept["event"] == "kept"
+    assert [(line["event"], line["lines"], line["why"]) for line in told] == [
+        ("log lines lost", 1, "they could not be written: No space left on device")
+    ]
 
 
 def test_a_reader_that_left_stops_nothing() -> None:

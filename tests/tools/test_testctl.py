@@ -156,6 +156,12 @@ def test_a_benchmark_has_its_own_options(testctl: ModuleType) -> None:
     assert testctl.parse(["bench", "--", "--streams", "4"]).rest == ["--streams", "4"]
 
 
+def test_a_soak_has_its_own_options(testctl: ModuleType) -> None:
+    """They reach the soak as they are."""
+    assert testctl.parse(["soak", "--minutes", "30"]).rest == ["--minutes", "30"]
+    assert testctl.parse(["soak", "--", "--help"]).rest == ["--help"]
+
+
 def test_a_failing_step_shows_its_end_and_its_command(testctl: ModuleType, own_cache: Path) -> None:
     """The message holds the output's end, how it ended, and the command to try by hand."""
     command = [sys.executable, "-c", "print('last words'); raise SystemExit(3)"]

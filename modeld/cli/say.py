@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What the daemon tells about its start, before and beside the log."""
+
+from __future__ import annotations
+
+import contextlib
+
+import click
+
+
+def say(text: str) -> None:
+    """Write a line to standard error, if it can be written: a full disk is no reason not to serve."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""One daemon for all faults that a daemon lives through: that it still serves is part of what is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import trio
+from soaking.world import World, world
+from support.faults import BUDGET
+
+
+@pytest.fixture(scope="package")
+def here() -> Iterator[World]:
+    """A daemon with a bystander that is loaded; in the end it has to stop with 0."""
+    with world(*BUDGET) as made:
+        trio.run(made.start)
+        yield made
+        assert made.stop() == 0, made.tail()

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""No descriptor is left, no file can grow, the clock jumps: the daemon serves on, or says why it cannot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+from soaking import limits, others
+from soaking.world import World
+from support.faults import TIMES, assert_nothing_stays
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.real,
+    pytest.mark.skipif(sys.platform != "linux", reason="what is asserted is read from /proc"),
+]
+
+
+async def test_without_descriptors_who_comes_waits(here: World) -> None:
+    """EMFILE on accept: nobody is lost, streams go on, the daemon neither spins nor dies."""
+    row = await limits.no_descriptors(here)
+    await assert_nothing_stays(here, row)
+
+
+async def test_without_descriptors_no_model_can_be_loaded(here: World) -> None:
+    """The client reads why, and the model is loaded when there are descriptors again."""
+    row = await limits.no_process(here)
+    await assert_nothing_stays(here, row)
+    assert row.recovery_s is not None
+
+
+async def test_a_full_disk_costs_the_log_only(here: World) -> None:
+    """Requests are served while no file can grow; then the log goes on, and tells what it lacks."""
+    row = await limits.disk_full(here)
+    await assert_nothing_stays(here, row)
+
+
+async def test_a_clock_that_jumps_is_not_felt() -> None:
+    """Ahead by a year, back to 1970, in a load and in a stream: nothing ends early, durations stay true."""
+    for row in await others.jumped(1, list(others.JUMPS_S) if TIMES > 1 else ["to 1970"]):
+        assert row.complaints == ()
+
+
+def test_it_starts_and_stops_with_a_log_on_a_full_disk(tmp_path: Path) -> None:
+    """Standard error takes nothing from the first line on: the daemon serves all the same and ends with 0."""
+    (tmp_path / "a.gguf").write_bytes(b"x")
+    path = tmp_path / "modeld.sock"
+    command = [sys.executable, "-m", "modeld", "serve", "--engine", "fake", "--addr", f"unix:{path}"]
+    command += ["--models-dir", str(tmp_path), "--state-dir", str(tmp_path)]
+    with (
+        Path("/dev/full").open("wb") as full,
+        subprocess.Popen(command, stderr=full, env=os.environ) as process,
+    ):
+        try:
+            until = time.monotonic() + 60
+            while not path.exists():
+                assert process.poll() is None, "it did not start"
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            with httpx2.Client(
+                transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://x", timeout=60
+            ) as http:
+                answer = http.post(
+                    "/infer?log=debug", json={"prompt": "a b c", "max_tokens": 3, "stream": False}
+                )
+            assert answer.json()["content"] == "a b c"
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()

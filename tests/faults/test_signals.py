@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Signals to a real worker at each moment of its life; tests/faults/test_workers.py has those in decode."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from itertools import product
+
+import pytest
+from soaking import workers
+from soaking.world import World
+from support.faults import TIMES, assert_nothing_stays, cases
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.real,
+    pytest.mark.skipif(sys.platform != "linux", reason="what is asserted is read from /proc"),
+]
+EVERYTHING = [(number.name, when) for number, when in product(workers.SIGNALS, workers.MOMENTS)]
+USUAL = [
+    ("SIGSEGV", "load"),
+    ("SIGABRT", "prefill"),
+    ("SIGKILL", "unload"),
+]
+
+
+@pytest.mark.parametrize(("name", "when"), cases(USUAL, EVERYTHING))
+async def test_a_signal_costs_its_own_model_only(here: World, name: str, when: str) -> None:
+    """Who saw nothing of an answer yet is served; other streams are what they are; nothing stays behind."""
+    row = await workers.signalled(here, signal.Signals[name], when)
+    await assert_nothing_stays(here, row)
+    assert row.recovery_s is not None
+
+
+@pytest.mark.parametrize("when", workers.ABORTS if TIMES > 1 else ["prefill"])
+async def test_an_assertion_of_llama_cpp_ends_its_own_process_only(here: World, when: str) -> None:
+    """A file that changed behind our look aborts llama.cpp; with the right file back the model is served."""
+    row = await workers.aborted(here, when)
+    await assert_nothing_stays(here, row)
+    assert row.recovery_s is not None
+
+
+@pytest.mark.parametrize("when", workers.LIMITS if TIMES > 1 else ["prefill"])
+async def test_a_worker_without_memory_ends_or_refuses(here: World, when: str) -> None:
+    """RLIMIT_AS reached in a worker: its clients get a legal answer, and the next worker serves them."""
+    row = await workers.starved(here, when)
+    await assert_nothing_stays(here, row)
+    assert row.recovery_s is not None

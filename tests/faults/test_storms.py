@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Clients by the hundred that leave at random moments, and clients that stop reading, against real models."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from soaking import storms
+from soaking.world import World
+from support.faults import TIMES, assert_nothing_stays
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.real,
+    pytest.mark.skipif(sys.platform != "linux", reason="what is asserted is read from /proc"),
+]
+CLIENTS = 100 * TIMES
+"""MODELD_FAULTS=100 makes them the 10,000 of a long run."""
+CANCELS = 20 * TIMES
+"""2,000 then."""
+
+
+async def test_clients_that_come_and_go_leave_nothing_behind(here: World) -> None:
+    """Connects, half requests, cancels: the next one is served, and another's stream is untouched."""
+    await assert_nothing_stays(here, await storms.leaving(here, CLIENTS))
+
+
+async def test_three_models_and_room_for_two(here: World) -> None:
+    """Requests with random cancels: whoever stays is served whole, however often models are exchanged."""
+    await assert_nothing_stays(here, await storms.cancelling(here, CANCELS))

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""How often faults are played: a part of them in a usual run, all of them and more with MODELD_FAULTS=N."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from soaking.rows import Row
+from soaking.world import World
+
+TIMES = int(os.environ.get("MODELD_FAULTS", "1"))
+"""How many times as often as usual; docs/testing.md."""
+BUDGET = ("--vram-budget-mb", "900")
+"""Room for the bystander and two more models."""
+
+Case = tuple[str, str]
+
+
+def cases(usual: Iterable[Case], everything: Iterable[Case]) -> list[Case]:
+    """Return what is played: the usual cases, or all that there are."""
+    return list(everything) if TIMES > 1 else list(usual)
+
+
+async def assert_nothing_stays(here: World, row: Row) -> None:
+    """The fault was felt by nobody who should not feel it, and everything is back where it was."""
+    assert row.complaints == ()
+    assert await here.settled() == []

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The soak's own judgement: what counts as growth, what fails a run, and how it is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import trio
+from soaking import cli, report, rows, run
+from soaking.rows import Row
+from soaking.run import Plan, Result
+from soaking.samples import Sample, growth
+from soaking.wire import Call
+
+PLAN = Plan(minutes=1, seed=1, budget_mb=900)
+ROWS = [
+    Row("SIGKILL", "decode", "a last line", "the rest of 1 stream", 1.0),
+    Row("SIGKILL", "decode", "a last line", "the rest of 1 stream", 3.0),
+    Row("SIGKILL", "decode", "a whole answer", "nothing", 9.0, hit=False),
+    Row("file deleted", "on disk", "404 with the reason", "1 request", None),
+]
+
+
+def samples(*resident_mb: float, descriptors: int = 10) -> list[Sample]:
+    """Looks at rest, one a second, of a daemon of these sizes."""
+    return [
+        Sample(float(second), size, size, 0.0, size, 1, descriptors, 4, rest=True)
+        for second, size in enumerate(resident_mb)
+    ]
+
+
+def result(*, reasons: list[str]) -> Result:
+    return Result(ROWS, samples(60.0, 61.0), {"a whole answer": 5}, reasons, 60.0, {"state": "ready"})
+
+
+def call(status: int, body: bytes, *, whole: bool = True, kind: str = "application/x-ndjson") -> Call:
+    """An answer that came."""
+    made = Call(trio.SocketStream.__new__(trio.SocketStream))
+    made.status, made.data, made.whole, made.headers = status, body, whole, {"content-type": kind}
+    return made
+
+
+def test_what_grows_steadily_is_found() -> None:
+    """The first fifth does not count, nor does what stays within 5 % and 4 MiB."""
+    assert growth(samples(*(60 + number for number in range(40))))
+    assert not growth(samples(*([40] * 8 + [60 + number / 20 for number in range(40)])))
+    assert not growth(samples(60, 61, 62))
+
+
+def test_a_single_peak_is_no_growth() -> None:
+    """Medians are compared."""
+    assert not growth(samples(*([60] * 39 + [500])))
+
+
+def test_the_table_has_a_line_for_each_fault_at_each_moment() -> None:
+    """What missed its moment is not in it; times are medians and worst ones."""
+    told = report.faults_table(ROWS).splitlines()
+    assert told[2:] == [
+        "| SIGKILL | decode | 2 | a last line | the rest of 1 stream | 2.0 s, 3.0 s |",
+        "| file deleted | on disk | 1 | 404 with the reason | 1 request |  |",
+    ]
+
+
+@pytest.mark.parametrize(("reasons", "code"), [([], 0), (["it grew"], 1)])
+def test_a_reason_fails_the_run(
+    reasons: list[str],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The exit code is 1, the reason is printed, and the JSON has it with every row and sample."""
+
+    async def soak(*_: object) -> Result:
+        await trio.lowlevel.checkpoint()
+        return result(reasons=reasons)
+
+    monkeypatch.setattr(cli, "soak", soak)
+    path = tmp_path / "soak.json"
+    assert cli.main(["--minutes", "1", "--seed", "1", "--json", str(path)]) == code
+    assert ("WRONG: it grew" in capsys.readouterr().out) is bool(reasons)
+    written = json.loads(path.read_text())
+    assert written["reasons"] == reasons
+    assert len(written["faults"]) == len(ROWS)
+    assert written["samples"][1]["daemon_rss_mb"] == 61.0
+
+
+def test_every_fault_has_a_name() -> None:
+    """Signals and files at each moment, aborts, limits and storms can be chosen by it."""
+    names = set(run.deck(PLAN))
+    assert {"SIGKILL load", "SIGSTOP unload", "file replaced decode", "abort prefill", "disk full"} <= names
+    assert set(run.deck(PLAN._replace(only="^abort"))) == {"abort load", "abort prefill"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [
+        (call(200, b'{"token":"a","done":false}\n{"done":true,"content":"a"}\n'), False),
+        (call(200, b'{"token":"a","done":false}\n{"done":true,"content":"b"}\n'), True),
+        (call(200, b'{"token":"a","done":false}\n'), True),
+        (call(200, b'{"done":true}\n{"done":true}\n'), True),
+        (call(200, b'{"done":true,"content":""}\n', whole=False), True),
+        (call(503, b'{"error":"why","code":503}', kind="application/json"), False),
+        (call(503, b'{"code":503}', kind="application/json"), True),
+        (call(500, b"oops", kind="text/plain"), True),
+    ],
+)
+def test_an_answer_that_is_not_legal_is_found(answer: Call, wrong: bool) -> None:
+    """Exactly one last line, which is the sum of its tokens; a reason with each refusal."""
+    assert bool(rows.faults_of(answer)) is wrong

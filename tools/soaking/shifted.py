@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Runs modeld under a wall clock that jumps: `python shifted.py FILE serve ...`.
+
+FILE holds by how many seconds the clock is wrong; it is read at each look at the clock. Only `time.time`, its
+kin and `datetime` are touched, as a clock that is set touches them: steady clocks go on.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_FILE = Path(sys.argv.pop(1))
+_time, _time_ns, _gmtime, _localtime = time.time, time.time_ns, time.gmtime, time.localtime
+
+
+def _wrong() -> float:
+    return float(_FILE.read_text())
+
+
+def _shift(real: Callable[[float], time.struct_time]) -> Callable[[float | None], time.struct_time]:
+    def shifted(seconds: float | None = None) -> time.struct_time:
+        return real(time.time() if seconds is None else seconds)
+
+    return shifted
+
+
+class _Datetime(dt.datetime):
+    @classmethod
+    def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:
+        """Return the time of the shifted clock."""
+        return dt.datetime.fromtimestamp(time.time(), tz)
+
+
+time.time = lambda: _time() + _wrong()
+time.time_ns = lambda: _time_ns() + int(_wrong() * 1e9)
+time.gmtime = _shift(_gmtime)
+time.localtime = _shift(_localtime)
+dt.datetime = _Datetime  # type: ignore[misc] -- that is the point of it
+
+if __name__ == "__main__":
+    from modeld.cli.main import main
+
+    sys.exit(main())

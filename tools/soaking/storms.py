@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Many clients at once that leave at random moments, or stop reading."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from functools import partial
+
+import trio
+
+from soaking.rows import Row, faults_of, is_served, told
+from soaking.wire import Call, begin, connect, request_bytes
+from soaking.workers import recover
+from soaking.world import World, prompt_of
+
+_AT_ONCE = 12
+_WAYS = ("close", "reset", "half")
+_MODELS = 3
+"""The budget has room for two of them."""
+_SAID = "A word and a word and another word"
+_STALLED = 3
+
+
+async def leaving(world: World, count: int) -> Row:
+    """Let so many clients connect and leave at any moment, from before a byte is sent to after the last."""
+    complaints, model = list[str](), await world.victim()
+    await world.ask(model, tokens=1)
+    limit = trio.CapacityLimiter(_AT_ONCE)
+
+    async def one(moment: float, way: str, tokens: int) -> None:
+        async with limit:
+            data = request_bytes("/infer", prompt_of(model, tokens=tokens))
+            stream = await connect(world.port)
+            call = Call(stream)
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(data[: int(len(data) * min(1.0, moment))])
+            if moment >= 1:
+                with trio.move_on_after((moment - 1) / 4):
+                    await call.until(tokens)
+            await call.leave(way)
+
+    async with world.bystander(complaints), trio.open_nursery() as nursery:
+        for _ in range(count):
+            moment, tokens = world.dice.random() * 2, world.dice.randrange(1, 12)
+            nursery.start_soon(one, moment, world.dice.choice(_WAYS), tokens)
+    began = time.perf_counter()
+    recovery = await recover(world, model, began, complaints)
+    world.remove(model)
+    seen = f"nothing: {_AT_ONCE} at once come and go"
+    return Row("clients leave", "at random", seen, "nothing", recovery, tuple(complaints))
+
+
+async def cancelling(world: World, count: int) -> Row:
+    """Ask three models, for which there is no room at once, so many times, and leave at random or stay."""
+    complaints = list[str]()
+    models = [await world.victim() for _ in range(_MODELS)]
+    limit = trio.CapacityLimiter(_AT_ONCE)
+    ends: Counter[str] = Counter()
+
+    async def one(model: str, tokens: int, leaves_after: float | None) -> None:
+        async with limit:
+            call = await begin(world.port, prompt_of(model, prompt=_SAID, tokens=tokens))
+            if leaves_after is not None:
+                with trio.move_on_after(leaves_after):
+                    await call.finish()
+                    ends["served before it left"] += 1
+                    return
+                await call.leave(world.dice.choice(_WAYS[:2]))
+                ends["left"] += 1
+                return
+            await call.finish()
+            ends[told(call)] += 1
+            complaints.extend(faults_of(call))
+            if not is_served(call, tokens):
+                complaints.append(f"a request was not served: {told(call)}: {call.last.get('error')}")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            leaves = world.dice.random() * 2 if world.dice.random() < 0.5 else None
+            start = partial(one, world.dice.choice(models), world.dice.randrange(1, 17), leaves)
+            nursery.start_soon(start)
+    began = time.perf_counter()
+    recovery = await recover(world, models[0], began, complaints)
+    world.remove(*models)
+    seen = (
+        "whole answers"
+        if set(ends) <= {"left", "a whole answer", "served before it left"}
+        else str(dict(ends))
+    )
+    fault = f"{_MODELS} models, memory for 2, cancels"
+    return Row(fault, "at random", seen, "nothing", recovery, tuple(dict.fromkeys(complaints)))
+
+
+async def stalled(world: World) -> Row:
+    """Let clients ask for much and read nothing: their slots are free when the model has spoken."""
+    complaints, model = list[str](), await world.victim()
+    tokens, calls = 150, list[Call]()
+    async with world.bystander(complaints):
+        for _ in range(_STALLED):
+            body = prompt_of(model, tokens=tokens, logprobs=20)
+            calls.append(await begin(world.port, body, receive_buffer=4096))
+        began = time.perf_counter()
+        recovery = await recover(world, model, began, complaints)  # It waits in the queue behind all of them.
+        with trio.move_on_after(60):
+            while (await world.row(model)).get("inflight"):  # noqa: ASYNC110 -- /status is asked
+                await trio.sleep(0.05)
+        if (await world.row(model)).get("inflight"):
+            complaints.append("clients that do not read keep their slots")
+    for call in calls:
+        await call.finish()
+        complaints += faults_of(call)
+        if not is_served(call, tokens):
+            complaints.append(f"a reader that stalled and went on lost something: {told(call)} {call.last}")
+    world.remove(model)
+    return Row("readers stall", "decode", "all of it, later", "nothing", recovery, tuple(complaints))
