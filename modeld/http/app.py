@@ -21,6 +21,7 @@ from modeld.http.routes.embed import EmbedRoute
 from modeld.http.routes.infer import InferRoute
 from modeld.http.routes.meta import MetaRoutes
 from modeld.http.routes.ollama import OllamaRoutes
+from modeld.http.routes.openai import OpenAIRoutes
 from modeld.http.routes.state import StateRoutes
 from modeld.http.routes.vocabulary import VocabularyRoutes
 from modeld.telemetry.metrics import Metrics
@@ -52,6 +53,7 @@ class EdgeApp(QuartTrio):
             *VocabularyRoutes(edge).table(),
             *ControlRoutes(edge).table(),
             *OllamaRoutes(edge).table(),
+            *OpenAIRoutes(edge).table(),
         ):
             self.add_url_rule(rule, f"{methods[0]} {rule}", view, methods=methods)
 

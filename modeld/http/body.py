@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Generic, Protocol, Self, TypeVar
 
 import trio
 from quart.wrappers.response import ResponseBody
 
-from modeld.core.events import Event
-from modeld.dialects.renderer import Renderer
-from modeld.errors import InternalError, UnsupportedMediaType
+from modeld.core.events import Last
+from modeld.errors import InternalError, Problem, UnsupportedMediaType
 from modeld.http.edge import EdgeRequest
 from modeld.http.infer_log import InferLog
 from modeld.http.pen import Pen
-from modeld.runtime.ticket import Ticket
 
 AT_ONCE_S = 0.01
 """A stream that begins at once waits this long for something better to begin with than a sign of life."""
@@ -47,7 +45,47 @@ async def read_json(request: EdgeRequest, *, needed: bool = True, undeclared: bo
     return body
 
 
-class StreamBody(ResponseBody):
+_Told = TypeVar("_Told")
+_Given_co = TypeVar("_Given_co", covariant=True)
+_Shown_contra = TypeVar("_Shown_contra", contravariant=True)
+
+
+class Source(Protocol[_Given_co]):
+    """Where a stream comes from. `runtime.ticket.Ticket` is one, and so is `Chorus`, for several of them."""
+
+    async def next(self) -> Sequence[_Given_co]:
+        """Wait until there is something, and take all there is."""
+        ...
+
+    async def pour(self, take: Callable[[Sequence[_Given_co]], bool]) -> None:
+        """Give all there is to `take`, in the turn of whoever puts it, until that returns False."""
+        ...
+
+    def close(self) -> None:
+        """Say that nobody reads any more."""
+        ...
+
+
+class Writer(Protocol[_Shown_contra]):
+    """What `dialects.renderer.Renderer` says of streams, for whatever a source gives."""
+
+    last: Last | None
+
+    @property
+    def still_here(self) -> bytes:
+        """What keeps a silent stream alive."""
+        ...
+
+    def lines(self, events: Sequence[_Shown_contra]) -> bytes:
+        """Return what these add to the stream; may be empty."""
+        ...
+
+    def failure(self, problem: Problem) -> bytes:
+        """Return the legal end of a stream that broke."""
+        ...
+
+
+class StreamBody(ResponseBody, Generic[_Told]):
     """The lines of a stream: all that have come since the last write go into one.
 
     The first write and the last are given out by iteration, for ASGI. With a pen, those between are
@@ -60,15 +98,15 @@ class StreamBody(ResponseBody):
 
     def __init__(
         self,
-        ticket: Ticket,
-        renderer: Renderer,
-        first: Sequence[Event],
+        source: Source[_Told],
+        renderer: Writer[_Told],
+        first: Sequence[_Told],
         *,
         log: InferLog,
         keep_alive_s: float,
         at_once: bool,
     ) -> None:
-        self._ticket = ticket
+        self._source = source
         self._renderer = renderer
         self._first = first
         self._log = log
@@ -96,7 +134,7 @@ class StreamBody(ResponseBody):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         """Free the slot, however the stream ended."""
-        self._ticket.close()
+        self._source.close()
 
     def __aiter__(self) -> Self:
         """Iterate over writes."""
@@ -126,7 +164,7 @@ class StreamBody(ResponseBody):
         while True:
             events, self._first = self._first, ()
             with trio.CancelScope(deadline=deadline) as silence:
-                events = events or await self._ticket.next()
+                events = events or await self._source.next()
             if silence.cancelled_caught:
                 return self._renderer.still_here
             lines = self._renderer.lines(events)
@@ -139,7 +177,7 @@ class StreamBody(ResponseBody):
         while True:
             # One deadline for many tokens: it is only looked at when it has passed.
             with trio.CancelScope(deadline=self._quiet_since + self._keep_alive_s) as silence:
-                await self._ticket.pour(partial(self._write, pen))
+                await self._source.pour(partial(self._write, pen))
             if silence.cancelled_caught and trio.current_time() >= self._quiet_since + self._keep_alive_s:
                 return self._renderer.still_here
             if self._fault is not None:
@@ -149,7 +187,7 @@ class StreamBody(ResponseBody):
             await pen.drain()
             self._quiet_since = trio.current_time()
 
-    def _write(self, pen: Pen, events: Sequence[Event]) -> bool:
+    def _write(self, pen: Pen, events: Sequence[_Told]) -> bool:
         """Write the lines of these events; False when the task of this body has to go on.
 
         Runs in the turn of who puts the events, so nothing may come out of here.

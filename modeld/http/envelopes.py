@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from modeld.dialects import native, ollama
+from modeld.dialects import native, ollama, openai
 from modeld.errors import Problem
 
 Envelope = Callable[[Problem, str], tuple[int, bytes]]
@@ -16,7 +16,10 @@ def _native(problem: Problem, _: str) -> tuple[int, bytes]:
     return problem.status, native.error_body(problem)
 
 
-_BY_PREFIX: tuple[tuple[str, Envelope], ...] = (("/api/", ollama.error_answer),)
+_BY_PREFIX: tuple[tuple[str, Envelope], ...] = (
+    ("/api/", ollama.error_answer),
+    ("/v1/", openai.error_answer),
+)
 """The first that fits holds, so the longer of two goes before the other."""
 
 

@@ -28,6 +28,7 @@ from modeld.dialects.native import (
 from modeld.http.openapi_control import CONTROL_BODIES, control_paths
 from modeld.http.openapi_keys import SECURITY_SCHEMES, with_keys
 from modeld.http.openapi_ollama import OLLAMA_BODIES, ollama_paths
+from modeld.http.openapi_openai import OPENAI_BODIES, openai_paths
 from modeld.http.openapi_parts import REFUSALS, SCHEMAS, Json, ref, refusal
 
 _BODIES = (
@@ -49,6 +50,7 @@ _BODIES = (
     DaemonStatus,
     *CONTROL_BODIES,
     *OLLAMA_BODIES,
+    *OPENAI_BODIES,
 )
 
 _LAST_LINE: Json = {
@@ -106,6 +108,7 @@ def _document(schemas: Json) -> Json:
             "/openapi.json": {"get": _get("This document", None)},
             "/docs": {"get": _page()},
             **ollama_paths(),
+            **openai_paths(),
         },
         "components": {"schemas": schemas, "headers": _HEADERS, "securitySchemes": SECURITY_SCHEMES},
     }

@@ -37,7 +37,7 @@ REFUSALS: dict[int, str] = {
     507: "The model does not fit in the memory budget",
 }
 
-_ERRORS: tuple[tuple[str, str], ...] = (("/api/", "OllamaError"),)
+_ERRORS: tuple[tuple[str, str], ...] = (("/api/", "OllamaError"), ("/v1/", "OpenAIError"))
 """Prefixes of paths, and the schema of errors below them; the first that fits holds."""
 
 

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Answers of `/v1/chat/completions`: an object, or a stream of chunks. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from modeld.core.events import FinishReason, Logprobs, Usage
+from modeld.dialects.framing import json_bytes, json_string
+from modeld.dialects.openai.ask import Asked
+from modeld.dialects.openai.render import ChoiceRenderer, finish_text
+from modeld.dialects.openai.wire import FinishText, OpenAIUsage, TokenLogprobBody, logprob_body, usage_body
+from modeld.dialects.tool_reader import Arguments, Called, Piece, Said, ToolReader
+from modeld.dialects.tools import call_id
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    """What was called: `arguments` is JSON text, as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A call."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessageBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What the assistant said; `content` is null when it only called."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: None = None
+    tool_calls: list[ToolCallBody] | UnsetType = UNSET
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    """Log-probabilities, a token after the other; calls included."""
+
+    content: list[TokenLogprobBody]
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the answers."""
+
+    index: int
+    message: ChatMessageBody
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishText
+
+
+class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: OpenAIUsage
+
+
+class _Choice:
+    """What is known of one choice."""
+
+    def __init__(self, index: int, asked: Asked, request_id: str) -> None:
+        self.begun = False
+        self.texts: list[str] = []
+        self.logprobs: list[TokenLogprobBody] = []
+        self.reader: ToolReader | None = None
+        if asked.tools:
+            self.reader = ToolReader(asked.tools, lambda number: call_id(request_id, index, number))
+
+
+class ChatRenderer(ChoiceRenderer):
+    """Writes one answer."""
+
+    kind = "chat.completion.chunk"
+
+    def __init__(self, asked: Asked, *, request_id: str, model: str, created: int) -> None:
+        super().__init__(asked, answer_id=f"chatcmpl-{request_id}", model=model, created=created)
+        self._choices = [_Choice(index, asked, request_id) for index in range(len(asked.orders))]
+        self._has_logprobs = any(
+            getattr(order.request, "logprobs", None) is not None for order in asked.orders
+        )
+
+    def _delta(self, index: int, text: str, logprobs: tuple[Logprobs, ...]) -> bytes:
+        choice = self._choices[index]
+        head = self._role(index, choice)
+        if choice.reader is None and not logprobs:
+            return head + (self._chunk(index, b'{"content":%b}' % json_string(text)) if text else b"")
+        told = b"null"
+        if logprobs:
+            told = json_bytes(ChatLogprobs([logprob_body(entry) for entry in logprobs]))
+        if choice.reader is None:
+            return head + self._chunk(index, b'{"content":%b}' % json_string(text), told)
+        chunks = [chunk for piece in choice.reader.feed(text) if (chunk := self._piece(piece))]
+        if logprobs and not chunks:
+            chunks = [b"{}"]
+        nulls = [told, *[b"null"] * len(chunks)]
+        return head + b"".join(map(self._chunk, [index] * len(chunks), chunks, nulls))
+
+    def _finish(self, index: int, reason: FinishReason) -> bytes:
+        choice = self._choices[index]
+        out = [self._role(index, choice)]
+        why: FinishText = finish_text(reason)
+        if choice.reader is not None:
+            out += [
+                self._chunk(index, chunk) for piece in choice.reader.end() if (chunk := self._piece(piece))
+            ]
+            if choice.reader.calls and reason is FinishReason.STOP:
+                why = "tool_calls"
+        out.append(self._chunk(index, b"{}", finish=json_string(why)))
+        return b"".join(out)
+
+    def _role(self, index: int, choice: _Choice) -> bytes:
+        if choice.begun:
+            return b""
+        choice.begun = True
+        return self._chunk(index, b'{"role":"assistant","content":"","refusal":null}')
+
+    def _chunk(self, index: int, delta: bytes, logprobs: bytes = b"null", finish: bytes = b"null") -> bytes:
+        return b'%b"choices":[{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}]%b' % (
+            self._head,
+            index,
+            delta,
+            logprobs,
+            finish,
+            self._tail,
+        )
+
+    def _piece(self, piece: Piece) -> bytes:
+        """Return the delta of a piece of an answer with tools; empty for a call that does not count."""
+        match piece:
+            case Said(text=text):
+                return b'{"content":%b}' % json_string(text)
+            case Called(number=number) | Arguments(number=number) if self._asked.one_call and number:
+                return b""
+            case Called(number=number, id=identity, name=name):
+                call = ToolCallBody(id=identity, function=FunctionCall(name, ""))
+                return b'{"tool_calls":[{"index":%d,%b]}' % (number, json_bytes(call)[1:])
+            case Arguments(number=number, text=text):
+                return b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (
+                    number,
+                    json_string(text),
+                )
+
+    def _gather(self, index: int, text: str, logprobs: tuple[Logprobs, ...]) -> None:
+        choice = self._choices[index]
+        choice.texts.append(text)
+        choice.logprobs += map(logprob_body, logprobs)
+
+    def _answer(self, usage: Usage) -> ChatAnswer:
+        return ChatAnswer(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=[self._whole(index, choice) for index, choice in enumerate(self._choices)],
+            usage=usage_body(usage),
+        )
+
+    def _whole(self, index: int, choice: _Choice) -> ChatChoice:
+        text, calls = "".join(choice.texts), list[ToolCallBody]()
+        if choice.reader is not None:
+            text, calls = _read(choice.reader, text)
+            if self._asked.one_call:
+                calls = calls[:1]
+        reason = self._ended[index].reason
+        return ChatChoice(
+            index=index,
+            message=ChatMessageBody(content=text if text or not calls else None, tool_calls=calls or UNSET),
+            logprobs=ChatLogprobs(choice.logprobs) if self._has_logprobs else None,
+            finish_reason="tool_calls" if calls and reason is FinishReason.STOP else finish_text(reason),
+        )
+
+
+def _read(reader: ToolReader, answer: str) -> tuple[str, list[ToolCallBody]]:
+    """Return the text of a whole answer, and its calls."""
+    text: list[str] = []
+    calls: list[tuple[str, str, list[str]]] = []
+    for piece in [*reader.feed(answer), *reader.end()]:
+        match piece:
+            case Said(text=said):
+                text.append(said)
+            case Called(id=identity, name=name):
+                calls.append((identity, name, []))
+            case Arguments(number=number, text=more):
+                calls[number][2].append(more)
+    bodies = [
+        ToolCallBody(id=identity, function=FunctionCall(name, "".join(arguments)))
+        for identity, name, arguments in calls
+    ]
+    return "".join(text), bodies

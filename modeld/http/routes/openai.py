@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""OpenAI's paths: `/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from quart import Response
+
+from modeld.core.client import visible
+from modeld.core.models import ModelSpec
+from modeld.dialects import openai
+from modeld.errors import ModelNotFound
+from modeld.http.body import read_json
+from modeld.http.edge import Edge, current_request
+from modeld.http.reply import json_reply
+from modeld.http.routes.choices import answer
+from modeld.http.routes.generation import gather
+from modeld.http.routes.state import CATALOG_MAX_AGE_S
+from modeld.http.routes.table import Route
+from modeld.runtime.ticket import Ticket
+
+
+class OpenAIRoutes:
+    """`/v1/...`, as OpenAI's clients ask for it."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._backend = edge.backend
+
+    def table(self) -> Iterable[Route]:
+        """Return the routes."""
+        return (
+            ("/v1/models", self.models, ["GET"]),
+            ("/v1/models/<path:model>", self.model, ["GET"]),
+            ("/v1/chat/completions", self.chat, ["POST"]),
+            ("/v1/completions", self.complete, ["POST"]),
+            ("/v1/embeddings", self.embed, ["POST"]),
+        )
+
+    async def models(self) -> Response:
+        """List the models, with files that just came and without those that just went."""
+        await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
+        return json_reply(openai.models_list(visible(self._backend.catalog, current_request().client)))
+
+    async def model(self, model: str) -> Response:
+        """Tell of one model; wakes none."""
+        client = current_request().client
+        try:
+            return json_reply(openai.one_model(visible(self._backend.catalog, client), model))
+        except ModelNotFound:
+            await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
+            return json_reply(openai.one_model(visible(self._backend.catalog, client), model))
+
+    async def chat(self) -> Response:
+        """Answer a conversation."""
+        request = current_request()
+        asked = openai.parse_chat(await read_json(request))
+        created = int(time.time())
+
+        def renderer_for(model: ModelSpec) -> openai.ChatRenderer:
+            return openai.ChatRenderer(asked, request_id=request.id, model=model.id, created=created)
+
+        return await answer(self._edge, request, asked, renderer_for)
+
+    async def complete(self) -> Response:
+        """Continue texts."""
+        request = current_request()
+        asked = openai.parse_completion(await read_json(request))
+        created = int(time.time())
+
+        def renderer_for(model: ModelSpec) -> openai.CompletionRenderer:
+            return openai.CompletionRenderer(asked, request_id=request.id, model=model.id, created=created)
+
+        return await answer(self._edge, request, asked, renderer_for)
+
+    async def embed(self) -> Response:
+        """Return a vector for each input."""
+        request = current_request()
+        asked = openai.parse_embeddings(await read_json(request))
+
+        def renderer_for(ticket: Ticket) -> openai.VectorRenderer:
+            return openai.VectorRenderer(asked, model=ticket.model.id)
+
+        return await gather(self._edge, request, asked.order, renderer_for)
