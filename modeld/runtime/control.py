@@ -9,7 +9,7 @@ import trio
 from msgspec.structs import replace
 
 from modeld.core import inputs
-from modeld.core.models import ModelSpec
+from modeld.core.models import Footprint, ModelSpec
 from modeld.core.operations import OperationStatus
 from modeld.core.plan import Plan, plan
 from modeld.engine.llama.footprint import estimate
@@ -79,7 +79,10 @@ class Control:
 
 
 def resized(spec: ModelSpec, *, context: int | None, slots: int | None) -> ModelSpec:
-    """Return the model with so many KV cells and slots, and what it takes then."""
+    """Return the model with so many KV cells and slots, and what it takes then.
+
+    That is the formula's estimate, plus what is known of its error at the present size.
+    """
     options = replace(
         spec.options,
         ctx=spec.options.ctx if context is None else context,
@@ -87,7 +90,15 @@ def resized(spec: ModelSpec, *, context: int | None, slots: int | None) -> Model
     )
     if options == spec.options or spec.facts is None:
         return spec
-    return replace(spec, options=options, footprint=estimate(spec.facts, options), sizing="")
+    now, then = estimate(spec.facts, spec.options), estimate(spec.facts, options)
+    known = spec.footprint
+    footprint = Footprint(
+        weights=max(0, then.weights + known.weights - now.weights),
+        kv=max(0, then.kv + known.kv - now.kv),
+        compute=max(0, then.compute + known.compute - now.compute),
+        overhead=max(0, then.overhead + known.overhead - now.overhead),
+    )
+    return replace(spec, options=options, footprint=footprint, sizing="")
 
 
 def _new_id() -> str:

@@ -8,7 +8,7 @@ from collections import deque
 
 import structlog
 
-from modeld.core.effects import Tell
+from modeld.core.effects import EndOperation, Tell
 from modeld.core.status import Decision
 from modeld.runtime.ticket import Ticket
 from modeld.telemetry.metrics import Metrics
@@ -75,6 +75,14 @@ class Observer:
         )
         if len(self._refusals) > KEPT_REFUSALS:
             del self._refusals[next(iter(self._refusals))]
+
+    def operated(self, end: EndOperation) -> None:
+        """Record an operation that ended."""
+        one = end.operation
+        self._metrics.count_operation(one.kind, end.state)
+        self._log.info(
+            "operation", id=one.id, kind=one.kind, model=one.model_id, state=end.state, reason=end.reason
+        )
 
     def loaded(self, model_id: str, seconds: float) -> None:
         """Record a load that succeeded."""

@@ -308,6 +308,7 @@ class Scheduler:
                 self.operations.refuse(operation_id)
             case EndOperation():
                 self.operations.end(effect)
+                self._observer.operated(effect)
             case Tell():
                 self._observer.decided(effect)
 

@@ -136,6 +136,12 @@ class Metrics:
         self._evictions = Counter(
             "modeld_evictions_total", "Models unloaded, by reason", ("model", "reason"), registry=registry
         )
+        self._operations = Counter(
+            "modeld_operations_total",
+            "What operators asked for (load, unload, switch), by how it ended: done, failed, cancelled",
+            ("kind", "outcome"),
+            registry=registry,
+        )
         self._cancels = Counter(
             "modeld_cancels_total",
             "Clients that left, by where their request was (queued, loading, prefill, decode)",
@@ -229,6 +235,10 @@ class Metrics:
     def count_eviction(self, model: str, reason: str) -> None:
         """A model was unloaded; `reason` from a closed list (room, ttl, operator, ...)."""
         self._evictions.labels(model, reason).inc()
+
+    def count_operation(self, kind: str, outcome: str) -> None:
+        """An operation ended; `outcome` is its state."""
+        self._operations.labels(kind, outcome).inc()
 
     def count_cancel(self, model: str, phase: str) -> None:
         """A client left while its request was queued, loading, in prefill or in decode."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import pytest
 import trio
+from msgspec.structs import replace
 from support.fleets import limits, spec
 from support.house import House, house, last, read, text_of
 
 from modeld.core.events import Failed, Finished, FinishReason, Started
 from modeld.core.inputs import CatalogChanged
 from modeld.core.lifecycle import State
-from modeld.core.models import make_catalog
+from modeld.core.models import MIB, ModelFacts, make_catalog
 from modeld.core.operations import OperationState, OperationStatus, Phase
+from modeld.engine.llama.footprint import estimate
 from modeld.errors import (
     Conflict,
     DoesNotFit,
@@ -269,10 +271,47 @@ async def test_twenty_operators_at_once_end_all_of_their_operations(
         assert ended.state is OperationState.DONE
 
 
+async def test_operations_are_counted_by_how_they_ended(autojump_clock: trio.testing.MockClock) -> None:
+    """Refused ones are none."""
+    async with house(SPECS, limits(200), SLOW | {"b.gguf": "fail_load=bad_file"}) as here:
+        for status in (here.control.load("a"), here.control.load("b"), here.control.unload("a")):
+            await done(here, status)
+        with pytest.raises(DoesNotFit):
+            here.control.load("c")
+        sample = here.observer._metrics.registry.get_sample_value
+        for kind, outcome, count in (
+            ("load", "cancelled", 1),
+            ("load", "failed", 1),
+            ("unload", "done", 1),
+            ("load", "done", None),
+        ):
+            labels = {"kind": kind, "outcome": outcome}
+            assert sample("modeld_operations_total", labels) == count
+
+
 async def test_a_plan_of_another_size_has_another_footprint() -> None:
-    """More cells take more; without facts of the file the estimate stays."""
+    """More cells take more, on top of what is known of the present size; without facts it stays."""
     model = spec("a")
     assert resized(model, context=99, slots=None).footprint == model.footprint
+    facts = ModelFacts(
+        architecture="llama",
+        context_length=4096,
+        layers=4,
+        heads=4,
+        kv_heads=(4,) * 4,
+        key_length=64,
+        value_length=64,
+        embedding_length=256,
+        weights_bytes=10 * MIB,
+    )
+    known = replace(model, facts=facts, footprint=estimate(facts, model.options).scaled(1.5))
+    assert resized(known, context=None, slots=None) is known
+    larger = resized(known, context=16384, slots=8)
+    assert (larger.options.ctx, larger.options.slots) == (16384, 8)
+    assert larger.footprint.kv > known.footprint.kv
+    assert larger.footprint.weights == known.footprint.weights
+    grown = estimate(facts, larger.options).total - estimate(facts, known.options).total
+    assert larger.footprint.total - known.footprint.total == grown
     async with house(SPECS, limits()) as here:
         with pytest.raises(ModeldError):
             here.control.plan("nobody", context=1)
