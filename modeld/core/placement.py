@@ -31,7 +31,7 @@ def never_fits(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     return DoesNotFit(
         f"model {spec.id} needs about {_mb(need)} MiB, and the budget is "
         f"{_mb(limits.budget)} MiB less a margin of {_mb(limits.margin)} MiB"
-        f"{holders if pinned else ''}; {_remedy(spec)}",
+        f"{holders if pinned else ''}; {_unpin(need, room + sum(pinned.values()))}{_remedy(spec)}",
         details={
             "need_mb": _mb(need),
             "budget_mb": _mb(limits.budget),
@@ -43,6 +43,11 @@ def never_fits(fleet: Fleet, spec: ModelSpec) -> Problem | None:
             **({"fitting_ctx": spec.fitting_ctx} if spec.fitting_ctx else {}),
         },
     ).as_problem()
+
+
+def _unpin(need: int, room: int) -> str:
+    """Say that a pinned model may be let go, where that helps."""
+    return "let a pinned model go, " if need <= room else ""
 
 
 def _remedy(spec: ModelSpec) -> str:

@@ -129,7 +129,7 @@ def _verdict(before: Fleet, fleet: Fleet, spec: ModelSpec, now: Instant, later: 
     held = before.instance(spec.id).state
     if view.state is State.READY:
         return _told(before, spec, fits=True, verdict=f"{spec.id} is loaded and takes requests")
-    load_s = view.load_s or assumed_load_s(spec.footprint.total)
+    load_s = view.load_s or _guessed_load_s(fleet, spec)
     if view.state is State.LOADING and held is State.LOADING:
         rest = max(0.0, load_s - (now - view.load_started))
         verdict = f"{spec.id} is being loaded already; {_ready(rest, view)}"
@@ -155,6 +155,20 @@ def _verdict(before: Fleet, fleet: Fleet, spec: ModelSpec, now: Instant, later: 
         wait_s=wait_s,
         load_s=load_s,
     )
+
+
+def _guessed_load_s(fleet: Fleet, spec: ModelSpec) -> float:
+    """Return what a first load may take: at the pace of the others' last loads, if there were any."""
+    models = fleet.catalog.models
+    paces = [
+        (view.load_s, models[view.model_id].footprint.total)
+        for view in fleet.instances.values()
+        if view.load_s and view.model_id in models
+    ]
+    if not paces:
+        return assumed_load_s(spec.footprint.total)
+    size = max(1, sum(bytes_loaded for _, bytes_loaded in paces))
+    return sum(seconds for seconds, _ in paces) * spec.footprint.total / size
 
 
 def _after(fleet: Fleet, spec: ModelSpec, idle: list[Departure], busy: list[Departure]) -> str:

@@ -63,6 +63,7 @@ def test_what_fits_beside_the_others_is_told_with_its_load_time() -> None:
     told = plan_of(paper, "a")
     assert told.verdict == "a.gguf needs 100 MiB and fits in what is free (250 MiB); ready in about 1.2 s"
     assert (told.wait_ms, told.load_ms) == (0, 1200)
+    assert plan_of(paper, "b", footprint=Footprint(weights=200 * MIB)).load_ms == 2400
 
 
 def test_who_would_go_is_told_with_the_reason() -> None:
@@ -106,6 +107,7 @@ def test_what_never_fits_is_told_with_the_numbers_and_who_holds_them() -> None:
     told = plan_of(paper, "b")
     assert not told.fits
     assert "150 MiB (a.gguf)" in told.verdict
+    assert "let a pinned model go" in told.verdict
     assert told.free_mb == 50
 
 
