@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from soaking import cli, report, rows, run
+from soaking import cli, report, rest, rows, run
 from soaking.rows import Row
 from soaking.run import Plan, Result
 from soaking.samples import Sample, growth
@@ -110,3 +110,44 @@ def test_every_fault_has_a_name() -> None:
 def test_an_answer_that_is_not_legal_is_found(answer: Call, wrong: bool) -> None:
     """Exactly one last line, which is the sum of its tokens; a reason with each refusal."""
     assert bool(rows.faults_of(answer)) is wrong
+
+
+REST = {
+    "instances": [{"model_id": "a", "state": "ready", "est_vram_mb": 100.0, "pid": 7}],
+    "inflight_total": 0,
+    "queued_total": 0,
+    "used_est_mb": 100.0,
+    "reserved_mb": 0.0,
+    "unaccounted_mb": 0.0,
+    "budget_mb": 900.0,
+}
+
+
+LEAVING = {"model_id": "a", "state": "draining", "est_vram_mb": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "children", "told"),
+    [
+        ({}, [7], ""),
+        ({"inflight_total": 1}, [7], "1 requests are inside"),
+        ({"used_est_mb": 101.0}, [7], "the ledger holds 101 MiB, the loaded models 100"),
+        ({"unaccounted_mb": 5.0}, [7], "loads that are over"),
+        ({"budget_mb": 90.0}, [7], "100 MiB are held of a budget of 90"),
+        ({}, [7, 8], "2 processes for 1 models"),
+        ({}, [8], "1 processes for 1 models"),
+        ({"instances": [LEAVING]}, [], "a neither rest nor go"),
+    ],
+)
+def test_what_goes_on_is_told(change: dict[str, object], children: list[int], told: str) -> None:
+    """Requests, moves, a ledger that does not agree with what is loaded, processes of nobody."""
+    found = rest.moving({**REST, **change}, children)
+    assert (told in "; ".join(found)) if told else not found
+
+
+def test_what_is_not_given_back_is_told() -> None:
+    """A loaded model may have three descriptors; more of them, and threads by the dozen, are a leak."""
+    before = rest.Held(descriptors=10, threads=4, loaded=1)
+    assert not rest.not_back(before, rest.Held(13, 5, 2))
+    assert rest.not_back(before, rest.Held(13, 5, 1)) == ["13 descriptors are open, 10 were"]
+    assert rest.not_back(before, rest.Held(10, 30, 1)) == ["30 threads run, 4 did"]

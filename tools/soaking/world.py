@@ -23,11 +23,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import trio
 
 from soaking import procfs
+from soaking.rest import Held, held, moving, not_back
 from soaking.wire import Call, ask, begin
 
 STEM = "SmolLM2-135M-Instruct"
@@ -44,23 +45,11 @@ _SMALL_CHUNKS = ("--llama-ubatch", "64")
 """So that a chunk of a prompt takes less than the stall timeout on a machine that has much else to do."""
 _READY = 8
 """So many unused models lie in the folder, since a new file is noticed only after a second or two."""
-_THREADS_SPARE = 8
-"""Trio keeps threads that had work for ten seconds."""
-_FILES_A_MODEL = 3
-"""A socket, a pipe, and a handle of the process."""
 _CONFIG = "models: {bystander: {pinned: true}}\n"
 
 
 class SoakError(Exception):
     """The soak cannot go on; the message says what and why."""
-
-
-class Held(NamedTuple):
-    """What the daemon holds when it is at rest."""
-
-    descriptors: int
-    threads: int
-    loaded: int
 
 
 def real_models() -> Path:
@@ -255,42 +244,11 @@ class World:
 
     async def _unsettled(self) -> list[str]:
         everything = await self.status()
-        rows = everything["instances"]
-        loaded = [row for row in rows if row["state"] == "ready"]
-        moving = [row["model_id"] for row in rows if row["state"] in {"loading", "draining", "queued"}]
-        found: list[str] = []
-        inside = everything["inflight_total"] + everything["queued_total"]
-        if inside:
-            found.append(f"{inside} requests are inside, and nobody asks")
-        if moving:
-            found.append(f"{', '.join(moving)} neither rest nor go")
-        held, told = sum(row["est_vram_mb"] for row in loaded), everything["used_est_mb"]
-        if abs(held - told) > 0.01:
-            found.append(f"the ledger holds {told:.0f} MiB, the loaded models {held:.0f}")
-        if everything["reserved_mb"] or everything["unaccounted_mb"]:
-            found.append("the ledger has memory of loads that are over")
-        if everything["budget_mb"] and told > everything["budget_mb"]:
-            found.append(f"{told:.0f} MiB are held of a budget of {everything['budget_mb']:.0f}")
-        there = procfs.children(self.pid)
-        if len(there) != len(loaded) or {row["pid"] for row in loaded} != set(there):
-            found.append(f"{len(there)} processes for {len(loaded)} models")
+        found = moving(everything, procfs.children(self.pid))
         if (await self.get("/healthz")).data != b"ok":
             found.append("/healthz is not ok")
-        if not moving and not inside:
-            found += self._not_back(len(loaded))
-        return found
-
-    def _not_back(self, loaded: int) -> list[str]:
-        held = Held(procfs.descriptors(self.pid), procfs.threads(self.pid), loaded)
-        rest = self._at_rest
-        if rest is None:
-            return []
-        found: list[str] = []
-        files = rest.descriptors + _FILES_A_MODEL * (loaded - rest.loaded)
-        if held.descriptors > files + 1:  # The last connection may not be closed yet.
-            found.append(f"{held.descriptors} descriptors are open, {files} were")
-        if held.threads > rest.threads + _THREADS_SPARE:
-            found.append(f"{held.threads} threads run, {rest.threads} did")
+        if not found and self._at_rest is not None:
+            found += not_back(self._at_rest, held(self.pid, everything))
         return found
 
     async def start(self) -> None:
@@ -302,7 +260,7 @@ class World:
         complaints = await self.settled()
         if complaints:
             raise SoakError("; ".join(complaints))
-        self._at_rest = Held(procfs.descriptors(self.pid), procfs.threads(self.pid), 1)
+        self._at_rest = held(self.pid, await self.status())
 
     # --- the process ------------------------------------------------------------------------------
 
