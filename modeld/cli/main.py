@@ -27,6 +27,14 @@ _COMMANDS: Mapping[str, str] = {
     "models": "modeld.cli.console.commands.look",
     "status": "modeld.cli.console.commands.look",
     "decisions": "modeld.cli.console.commands.look",
+    "load": "modeld.cli.console.commands.change",
+    "unload": "modeld.cli.console.commands.change",
+    "switch": "modeld.cli.console.commands.change",
+    "operations": "modeld.cli.console.commands.operations",
+    "cancel": "modeld.cli.console.commands.operations",
+    "pin": "modeld.cli.console.commands.pin",
+    "unpin": "modeld.cli.console.commands.pin",
+    "plan": "modeld.cli.console.commands.plan",
     "completion": "modeld.cli.console.commands.completion",
 }
 """Each command and the module that has it, under its name with underscores.

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,13 +44,20 @@ def modeld(*args: str, **environ: str) -> Answer:
 
 
 @contextmanager
-def fake_daemon(*flags: str, script: str = "eos_after=3") -> Iterator[Daemon]:
-    """Run a daemon with the models alpha, beta and gamma; `pet` is another name of alpha."""
+def fake_daemon(
+    *flags: str, script: str = "eos_after=3", more: Mapping[str, str] | None = None
+) -> Iterator[Daemon]:
+    """Run a daemon with the models alpha, beta and gamma; `pet` is another name of alpha.
+
+    `more` has further models, each with a script of its own.
+    """
+    more = more or {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in MODELS:
+        for name in (*MODELS, *more):
             write_model(Path(folder) / f"{name}.gguf")
-        config = Path(folder) / "modeld.yaml"
-        config.write_text("models:\n  alpha:\n    aliases: [pet]\n", encoding="utf-8")
+        config = Path(folder) / "modeld.json"
+        models = {"alpha": {"aliases": ["pet"]}} | {name: {"fake": script} for name, script in more.items()}
+        config.write_text(json.dumps({"models": models}), encoding="utf-8")
         fake = ("--engine", "fake", "--fake", script, "--isolation", "thread", "--config", str(config))
         with daemon(*fake, *flags, models_dir=Path(folder)) as running:
             yield running

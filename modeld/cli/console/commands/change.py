@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""`modeld load`, `unload`, `switch`: say what shall be in memory, and watch it happen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import click
+
+from modeld.cli.client import Refused
+from modeld.cli.console.answers import Operation
+from modeld.cli.console.api import Api, model_path, read
+from modeld.cli.console.commands.complete import complete_models
+from modeld.cli.console.figures import plain, short
+from modeld.cli.console.follow import Followed, progress_shown
+from modeld.cli.console.leaving import FAILED, complain, leaving
+from modeld.cli.console.planned import outcome
+from modeld.cli.console.screen import Screen
+from modeld.cli.where import current_target, target_options, utf8
+
+models_argument = click.argument(
+    "models", nargs=-1, required=True, metavar="MODEL...", callback=utf8, shell_complete=complete_models
+)
+model_argument = click.argument("model", callback=utf8, shell_complete=complete_models)
+_detach = click.option(
+    "--detach", "-d", is_flag=True, help="Begin it and return at once; Ctrl-C has nothing to take back then."
+)
+_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print the operations as the daemon's JSON, a line each."
+)
+
+
+def _change(
+    action: str, models: Sequence[str], body: Mapping[str, object], *, detach: bool, as_json: bool
+) -> None:
+    """Begin one operation for each model, and wait for all; one that is refused leaves the others."""
+    target, screen = current_target(), Screen()
+    failed = False
+    with leaving(target), Api(target) as api:
+        followed = Followed(api)
+        try:
+            for model in models:
+                try:
+                    followed.begin(model_path(model, action), body)
+                except Refused as error:
+                    complain(str(error))
+                    failed = True
+            if not detach:
+                followed.wait(progress_shown())
+        except KeyboardInterrupt:
+            if not detach:
+                followed.take_back()
+            raise
+    for data in followed.last:
+        operation = read(data, Operation)
+        failed |= operation.state in {"failed", "cancelled"}
+        if as_json:
+            screen.json(data)
+        elif not operation.ended:
+            screen.show(
+                [f"{short(operation.model)}: {operation.kind} begun, operation {plain(operation.id)}"]
+            )
+        elif operation.state == "done":
+            screen.show([outcome(operation)])
+        else:
+            complain(outcome(operation))
+    if failed:
+        raise SystemExit(FAILED)
+
+
+@click.command(short_help="Load models, and watch it happen.")
+@models_argument
+@target_options
+@click.option("--pin", is_flag=True, help="Keep it loaded: it is never evicted.")
+@click.option(
+    "--keep-alive", metavar="DURATION", callback=utf8,
+    help="How long it stays when nobody uses it: 10m; negative: for ever. [default: its ttl]",
+)  # fmt: skip
+@_detach
+@_json
+def load(*, models: tuple[str, ...], pin: bool, keep_alive: str | None, detach: bool, as_json: bool) -> None:
+    """Load each MODEL, and wait until it is ready. Idle models make room as they do for a request.
+
+    Ctrl-C takes the demand back: a load that nobody else waits for is stopped, one that requests wait for
+    goes on, and which of the two it was is told. What was evicted for it stays evicted. To leave a load
+    to itself use --detach; closing the terminal leaves it, too.
+
+    Exits with 0 when all are loaded, 1 when one is refused or fails, 2 for a wrong command line, 3 when
+    no daemon answers, 130 after Ctrl-C.
+    """
+    body: dict[str, object] = {}
+    if pin:
+        body["pin"] = True
+    if keep_alive is not None:
+        body["keep_alive"] = keep_alive
+    _change("load", models, body, detach=detach, as_json=as_json)
+
+
+@click.command(short_help="Unload models.")
+@models_argument
+@target_options
+@click.option("--force", is_flag=True, help="Cut their streams now, each with a regular last line.")
+@_detach
+@_json
+def unload(*, models: tuple[str, ...], force: bool, detach: bool, as_json: bool) -> None:
+    """Unload each MODEL, and wait until its memory is free. Its streams may end first.
+
+    The next request for it loads it again. Ctrl-C takes the demand back where the model has not begun to
+    stop.
+
+    Exits with 0 when all are gone, 1 when one is refused or fails, 2 for a wrong command line, 3 when no
+    daemon answers, 130 after Ctrl-C.
+    """
+    _change("unload", models, {"force": True} if force else {}, detach=detach, as_json=as_json)
+
+
+@click.command(short_help="Load one model, and unload the others.")
+@model_argument
+@target_options
+@_detach
+@_json
+def switch(*, model: str, detach: bool, as_json: bool) -> None:
+    """Load MODEL, and unload all others that are not pinned.
+
+    Ctrl-C takes the demand back, as for load.
+
+    Exits with 0 when it is done, 1 when it is refused or fails, 2 for a wrong command line, 3 when no
+    daemon answers, 130 after Ctrl-C.
+    """
+    _change("switch", (model,), {}, detach=detach, as_json=as_json)
