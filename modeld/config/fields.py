@@ -412,6 +412,11 @@ FIELDS: Sequence[Field] = (
             default="the credential `modeld.keys` of systemd, else none: no key is asked for",
         ),
         Field("require_keys", BOOL, "Do not start without keys."),
+        Field(
+            "share_tokens",
+            whole(64, _INT32, "TOKENS"),
+            "What one key may have in a turn while several wait for a model.",
+        ),
     ),
     *_group(
         "Browsers (CORS)",

@@ -69,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_queue_total: int = 256
     max_wait: float = 30.0
     max_wait_before_drain: float = 2.0
+    share_tokens: int = 2048
     quantum: float = 2.0
     backlog_time: float | None = None
     """None: a third of `max_wait`."""

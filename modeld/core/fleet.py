@@ -15,7 +15,7 @@ import msgspec
 from modeld.core.lifecycle import State
 from modeld.core.models import Catalog
 from modeld.core.operations import Operation
-from modeld.core.request import Priority
+from modeld.core.request import Priority, Stake
 from modeld.errors import Problem
 
 Instant = float
@@ -44,6 +44,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_queue_depth: int = 32
     max_queue_total: int = 256
     max_wait_s: float = 30.0
+    share_tokens: int = 2048
+    """What one who shares a queue may have in a turn, see `core.share`."""
     max_wait_before_drain_s: float = 2.0
     """A request that waits longer for room has busy models drained."""
     quantum_s: float = 2.0
@@ -73,6 +75,7 @@ class Waiter(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s: float | None = None
     aside: bool = False
     """It needs no slot: it is granted as soon as its model is ready."""
+    stake: Stake = Stake()
     deaths: int = 0
     """Engines that died while it was in a slot of theirs."""
 
@@ -91,6 +94,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """When it got a slot; None while it waits in the instance's FIFO."""
     aside: bool = False
     """It needs no slot, and waits for none."""
+    stake: Stake = Stake()
     closed: bool = False
     """It was ended (client gone, time over); the instance has not let go of it yet."""
 
@@ -98,6 +102,17 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     def waits_for_slot(self) -> bool:
         """Whether it waits in the FIFO in front of its model's slots."""
         return self.slot_since is None and not self.closed and not self.aside
+
+
+class Shares(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the turns of those stand who share a model's queue. Empty while at most one of them waits."""
+
+    order: tuple[str, ...] = ()
+    """The owners; it is the first one's turn."""
+    credit: Mapping[str, float] = {}
+    """Tokens that each may still have; below 0 is what it had too many."""
+    begun: bool = False
+    """The first one has had its quantum for this turn."""
 
 
 class Failures(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +155,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     """Its file or its options have changed: it serves on until it is idle, then it goes."""
     wanted: bool = False
     """To be loaded although nobody waits (preload)."""
+    shares: Shares = Shares()
     failures: Failures = Failures()
     restarts: int = 0
     stuck: Problem | None = None

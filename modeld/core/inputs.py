@@ -7,7 +7,7 @@ import msgspec
 
 from modeld.core.fleet import Instant
 from modeld.core.models import Catalog
-from modeld.core.request import Priority
+from modeld.core.request import Priority, Stake
 from modeld.errors import Problem
 
 
@@ -21,6 +21,7 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s: float | None = None
     aside: bool = False
     """It needs the model, but none of its slots."""
+    stake: Stake = Stake()
 
 
 class Left(msgspec.Struct, frozen=True):
@@ -41,6 +42,8 @@ class Released(msgspec.Struct, frozen=True):
     ticket: int
     served: bool
     """It ran to its end, so the engine works."""
+    tokens: int | None = None
+    """Those of its prompt and its answer; None: as many as estimated."""
 
 
 class Loaded(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from modeld.core import inputs
 from modeld.core.admission import STUCK_RETRY_S, admit, model_failed
 from modeld.core.control import end_all, fail_loads, heed, vanished, with_pins
+from modeld.core.crowding import without_fattest
 from modeld.core.effects import CutReason, Effect, Refuse, Tell
 from modeld.core.fleet import REUSE_WINDOW_S, Failures, Fleet, InstanceView, Instant, Lease, Waiter
 from modeld.core.inputs import Input
@@ -19,7 +20,8 @@ from modeld.core.leases import close, cut_leases, find_lease, refuse_waiters, wi
 from modeld.core.lifecycle import State, move
 from modeld.core.models import ModelSpec
 from modeld.core.restart import after_failure, after_service, crashed, is_open
-from modeld.errors import Draining, EngineFailed, Problem
+from modeld.core.share import settled
+from modeld.errors import Draining, EngineFailed, Problem, QueueFull
 
 SERVICE_WEIGHT = 0.3
 """Weight of the newest sample in the decaying average of service times."""
@@ -36,8 +38,8 @@ def note(fleet: Fleet, event: Input, now: Instant) -> Outcome:
             return close(fleet, ticket), []
         case inputs.GotSlot(ticket=ticket):
             return _got_slot(fleet, ticket, now), []
-        case inputs.Released(ticket=ticket, served=served):
-            return _released(fleet, ticket, now, served=served), []
+        case inputs.Released():
+            return _released(fleet, event, now), []
         case inputs.Loaded(model_id=model_id, slots=slots):
             return _loaded(fleet, model_id, slots, now)
         case inputs.LoadFailed(model_id=model_id, problem=problem):
@@ -77,6 +79,11 @@ def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:
         own_limit = now + fleet.limits.infer_timeout_s
         deadline = own_limit if deadline is None else min(deadline, own_limit)
     problem = admit(fleet, spec, now, deadline, aside=event.aside)
+    effects: list[Effect] = []
+    if problem is not None and not event.aside and problem.kind == QueueFull.kind:
+        smaller, effects = without_fattest(fleet, spec.id, event.stake, problem, now)
+        if effects and admit(smaller, spec, now, deadline) is None:
+            fleet, problem = smaller, None
     if problem is not None:
         return fleet, [
             Refuse(event.ticket, problem),
@@ -91,11 +98,12 @@ def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:
         priority=event.priority,
         keep_alive_s=event.keep_alive_s,
         aside=event.aside,
+        stake=event.stake,
     )
     view = fleet.instance(spec.id)
     demand = view.reuse_rate(now) * REUSE_WINDOW_S + 1.0
     fleet = fleet.having(replace(view, demand=demand, demand_at=now))
-    return replace(fleet, waiting=(*fleet.waiting, waiter)), []
+    return replace(fleet, waiting=(*fleet.waiting, waiter)), effects
 
 
 def _got_slot(fleet: Fleet, ticket: int, now: Instant) -> Fleet:
@@ -106,7 +114,8 @@ def _got_slot(fleet: Fleet, ticket: int, now: Instant) -> Fleet:
     return fleet.having(replace(with_lease(view, replace(lease, slot_since=now)), last_used=now))
 
 
-def _released(fleet: Fleet, ticket: int, now: Instant, *, served: bool) -> Fleet:
+def _released(fleet: Fleet, event: inputs.Released, now: Instant) -> Fleet:
+    ticket, served = event.ticket, event.served
     found = find_lease(fleet, ticket)
     if found is None:
         return fleet
@@ -125,6 +134,7 @@ def _released(fleet: Fleet, ticket: int, now: Instant, *, served: bool) -> Fleet
         service_s=service,
         keep_until=None if keep is None or keep < 0 else now + keep,
         failures=after_service(view.failures) if served else view.failures,
+        shares=settled(view.shares, lease.stake, event.tokens),
     )
     return fleet.having(view)
 
@@ -243,6 +253,7 @@ def _waiter_again(lease: Lease, model_id: str, now: Instant, *, deaths: int) -> 
         priority=lease.priority,
         keep_alive_s=lease.keep_alive_s,
         aside=lease.aside,
+        stake=lease.stake,
         deaths=deaths,
     )
 

@@ -7,6 +7,7 @@ from modeld.core.fleet import Fleet, Instant, Waiter
 from modeld.core.lifecycle import State
 from modeld.core.operations import Operation, OperationKind
 from modeld.core.request import Priority
+from modeld.core.share import in_order
 
 AGING_S = 10.0
 """Waiting this long raises a request by one priority class, so none starves."""
@@ -22,9 +23,15 @@ def urgency(waiter: Waiter, now: Instant) -> tuple[float, Instant, int]:
     return (RANK[waiter.priority] - raised, waiter.arrived, waiter.ticket)
 
 
-def waiting_in_order(fleet: Fleet, model_id: str, now: Instant) -> list[Waiter]:
-    """Return those who wait for a model without a lease, most urgent first."""
+def waiting_by_urgency(fleet: Fleet, model_id: str, now: Instant) -> list[Waiter]:
+    """Return those who wait for a model without a lease, most urgent first, whosever they are."""
     return sorted(fleet.waiters(model_id), key=lambda waiter: urgency(waiter, now))
+
+
+def waiting_in_order(fleet: Fleet, model_id: str, now: Instant) -> list[Waiter]:
+    """Return those who wait for a slot of a model without a lease, next first: owners take turns."""
+    waiters = [waiter for waiter in waiting_by_urgency(fleet, model_id, now) if not waiter.aside]
+    return in_order(fleet, fleet.instance(model_id), waiters)
 
 
 def queue_order(fleet: Fleet, model_id: str, now: Instant) -> list[int]:
@@ -35,7 +42,7 @@ def queue_order(fleet: Fleet, model_id: str, now: Instant) -> list[int]:
     view = fleet.instance(model_id)
     free_slots = max(0, view.slots - view.inflight) if view.state is State.READY else 0
     fifo = [lease.ticket for lease in view.leases if lease.waits_for_slot]
-    behind = [waiter for waiter in waiting_in_order(fleet, model_id, now) if not waiter.aside]
+    behind = waiting_in_order(fleet, model_id, now)
     return [*fifo[free_slots:], *(waiter.ticket for waiter in behind)]
 
 

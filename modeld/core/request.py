@@ -197,6 +197,16 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class Stake(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose a request is in a queue that several share, and what it will cost; see `core.share`."""
+
+    owner: str = ""
+    """Requests of one owner wait in one line."""
+    weight: float = 1.0
+    tokens: int = 0
+    """Of prompt and answer together, as estimated before anything was read."""
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """A request and the terms on which it is served: what the scheduler needs to know."""
 
@@ -208,6 +218,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.NORMAL
     keep_alive_s: float | None = None
     """How long the model stays loaded after this request; None: the model's own ttl; negative: for ever."""
+    stake: Stake = Stake()
 
     @property
     def aside(self) -> bool:

@@ -21,16 +21,17 @@ from msgspec.structs import replace
 from modeld.core.claims import tidied
 from modeld.core.control import settle
 from modeld.core.effects import Effect, Grant, SetThreads, Stop, Tell
-from modeld.core.fleet import Fleet, InstanceView, Instant, Lease
+from modeld.core.fleet import Fleet, InstanceView, Instant, Lease, Waiter
 from modeld.core.gates import may_enter
 from modeld.core.inputs import Input
 from modeld.core.lifecycle import State, move
 from modeld.core.loads import load_demands
 from modeld.core.note import Outcome, note
 from modeld.core.operations import Operation
-from modeld.core.order import waiting_in_order
+from modeld.core.order import waiting_by_urgency
 from modeld.core.overdue import end_overdue
 from modeld.core.placement import share_cores
+from modeld.core.share import in_turns, may_queue_up, with_turns
 from modeld.core.wake import expiry
 
 
@@ -63,33 +64,45 @@ def _grant(fleet: Fleet, now: Instant) -> Outcome:
         view = fleet.instance(model_id)
         if view.state is not State.READY:
             continue
-        room = 2 * view.slots - view.slot_leases
-        waiters = waiting_in_order(fleet, view.model_id, now)
+        waiters = waiting_by_urgency(fleet, view.model_id, now)
         entering = [waiter for waiter in waiters if may_enter(fleet, view, waiter.arrived, now)]
         chosen = [waiter for waiter in entering if waiter.aside]
-        chosen += [waiter for waiter in entering if not waiter.aside][:room]
+        view = replace(view, leases=view.leases + tuple(map(_lease, chosen))) if chosen else view
+        room = 2 * view.slots - view.slot_leases
+        in_line = [waiter for waiter in entering if not waiter.aside]
+        before, view = view, with_turns(fleet, view, in_line)
+        if view is not before:
+            fleet = fleet.having(view)
+        turns = in_turns(fleet, view, in_line if room > 0 else ())
+        for waiter in turns:
+            if room <= 0 or not may_queue_up(fleet, view, waiter):
+                break
+            room -= 1
+            chosen.append(waiter)
+            view = replace(view, leases=(*view.leases, _lease(waiter)), shares=turns.shares)
         if not chosen:
             continue
-        leases = tuple(
-            Lease(
-                ticket=waiter.ticket,
-                arrived=waiter.arrived,
-                waiting_since=waiter.waiting_since,
-                deadline=waiter.deadline,
-                priority=waiter.priority,
-                keep_alive_s=waiter.keep_alive_s,
-                aside=waiter.aside,
-                deaths=waiter.deaths,
-            )
-            for waiter in chosen
-        )
         taken = {waiter.ticket for waiter in chosen}
         fleet = replace(
-            fleet.having(replace(view, leases=view.leases + leases)),
+            fleet.having(view),
             waiting=tuple(waiter for waiter in fleet.waiting if waiter.ticket not in taken),
         )
         effects += [Grant(waiter.ticket, view.model_id) for waiter in chosen]
     return fleet, effects
+
+
+def _lease(waiter: Waiter) -> Lease:
+    return Lease(
+        ticket=waiter.ticket,
+        arrived=waiter.arrived,
+        waiting_since=waiter.waiting_since,
+        deadline=waiter.deadline,
+        priority=waiter.priority,
+        keep_alive_s=waiter.keep_alive_s,
+        aside=waiter.aside,
+        stake=waiter.stake,
+        deaths=waiter.deaths,
+    )
 
 
 def _stop(fleet: Fleet, now: Instant) -> Outcome:

@@ -234,7 +234,7 @@ class Instance:
             await self._free_slots.acquire()
             if ticket.closed or ticket.ended:
                 self._free_slots.release()
-                self._feed(Released(ticket.id, served=False))
+                self._feed(Released(ticket.id, served=False, tokens=0))
                 continue
             self._submit(ticket)
 
@@ -312,7 +312,8 @@ class Instance:
         del self._running[ticket.id]
         if not ticket.order.aside:
             self._free_slots.release()
-        self._feed(Released(ticket.id, served=served))
+        tokens = ticket.prompt_tokens + ticket.completion_tokens
+        self._feed(Released(ticket.id, served=served, tokens=tokens))
 
     def _fail_running(self) -> None:
         """Fail what was in the slots. After a death, those of whose answer nothing came may begin anew."""

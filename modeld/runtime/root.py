@@ -167,6 +167,7 @@ def limits_of(settings: Settings) -> Limits:
         max_queue_total=settings.max_queue_total,
         max_wait_s=settings.max_wait,
         max_wait_before_drain_s=settings.max_wait_before_drain,
+        share_tokens=settings.share_tokens,
         quantum_s=settings.quantum,
         backlog_time_s=settings.max_wait / 3 if settings.backlog_time is None else settings.backlog_time,
         min_residency_s=settings.min_residency,

@@ -150,6 +150,7 @@ class Scheduler:
                 deadline=None if order.timeout_s is None else now + order.timeout_s,
                 keep_alive_s=order.keep_alive_s,
                 aside=order.aside,
+                stake=order.stake,
             )
         )
         self._submitting = None

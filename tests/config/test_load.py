@@ -111,6 +111,7 @@ SAMPLES: Mapping[str, tuple[str, object]] = {
     "cors_allowed_headers": ("Accept", ("Accept",)),
     "keys_file": ("/k/keys.yaml", Path("/k/keys.yaml")),
     "require_keys": ("true", True),
+    "share_tokens": ("4096", 4096),
     "engine": ("fake", "fake"),
     "fake": ("tokens=3", "tokens=3"),
 }

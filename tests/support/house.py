@@ -34,7 +34,9 @@ class House:
         self.control = Control(scheduler)
 
     def ask(self, model: str, prompt: str = "one two three", **more: object) -> Ticket:
-        terms = {key: more.pop(key) for key in ("timeout_s", "priority", "keep_alive_s") if key in more}
+        terms = {
+            key: more.pop(key) for key in ("timeout_s", "priority", "keep_alive_s", "stake") if key in more
+        }
         request = GenerateRequest(prompt=prompt, **{"max_tokens": 5, **more})
         order = Order(request=request, model=model, **terms)
         return self.scheduler.submit(order, request_id="test")

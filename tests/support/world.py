@@ -48,7 +48,7 @@ from modeld.core.inputs import (
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB, make_catalog
 from modeld.core.operations import Operation, OperationKind, OperationState
-from modeld.core.request import Priority
+from modeld.core.request import Priority, Stake
 from modeld.core.wake import next_deadline
 from modeld.errors import EngineFailed, ModelFailed
 
@@ -139,6 +139,7 @@ class World:
                 priority=list(Priority)[self.pick(3)],
                 deadline=None if wait is None else self.paper.now + wait,
                 aside=aside,
+                stake=Stake(owner=("", "x", "y")[self.pick(3)], tokens=1 + 1000 * self.pick(4)),
             )
         )
 

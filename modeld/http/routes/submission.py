@@ -6,7 +6,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from modeld.core.client import Client, visible
-from modeld.core.request import Order
+from modeld.core.cost import estimated_tokens
+from modeld.core.request import Order, Stake
 from modeld.errors import ModelNotFound
 from modeld.http.edge import Edge, EdgeRequest
 from modeld.http.routes.state import CATALOG_MAX_AGE_S
@@ -38,6 +39,12 @@ def on_terms(edge: Edge, client: Client, order: Order) -> Order:
         if spec is None:
             raise ModelNotFound(no_such_model(catalog, order.model))
         order = replace(order, model=spec.id)
-    if client.priority is not None:
-        order = replace(order, priority=client.capped(order.priority))
-    return order
+    if not client.id:
+        return order
+    spec = edge.backend.catalog.find(order.model)
+    tokens = estimated_tokens(order.request, 0 if spec is None else spec.facts.context_length)
+    return replace(
+        order,
+        priority=client.capped(order.priority),
+        stake=Stake(owner=client.id, weight=client.weight, tokens=tokens),
+    )
