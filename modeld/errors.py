@@ -176,6 +176,22 @@ class WaitedTooLong(ModeldError):
     default_retry_after_s = 1.0
 
 
+class RateLimited(ModeldError):
+    """The key has used up what it may have within a minute, or at once."""
+
+    status = 429
+    kind = "rate_limited"
+    default_retry_after_s = 1.0
+
+
+class QuotaExceeded(ModeldError):
+    """The key has used up what it may have within a day."""
+
+    status = 429
+    kind = "quota_exceeded"
+    default_retry_after_s = 60.0
+
+
 class TooManyAttempts(ModeldError):
     """More keys that were not seen before wait to be checked than may."""
 
@@ -267,6 +283,8 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         InvalidGrammar,
         QueueFull,
         WaitedTooLong,
+        RateLimited,
+        QuotaExceeded,
         TooManyAttempts,
         InternalError,
         EngineFailed,

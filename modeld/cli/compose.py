@@ -19,9 +19,11 @@ from modeld.http.app import create_app
 from modeld.http.auth import Guard
 from modeld.http.listener import serve
 from modeld.runtime import systemd
+from modeld.runtime.accounts import Accounts
 from modeld.runtime.daemon import Daemon
 from modeld.runtime.keyring import Keyring
 from modeld.runtime.root import Root
+from modeld.runtime.usage_store import UsageStore
 from modeld.telemetry.log import get_logger
 from modeld.telemetry.metrics import Metrics
 from modeld.worker.hosts import make_worker
@@ -91,9 +93,13 @@ async def _front(  # noqa: ASYNC128 -- `serve` calls started()
     shutdown: trio.Event,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
-    app = create_app(daemon, settings, metrics, guard=guard)
+    store = None if settings.state_dir is None else UsageStore(settings.state_dir / "usage.sqlite3")
+    accounts = Accounts(metrics, store)
+    await accounts.open()
+    app = create_app(daemon, settings, metrics, guard=guard, accounts=accounts)
     _spare_collector()
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(accounts.run)
         if guard.keyring is not None:
             nursery.start_soon(guard.keyring.run)
         try:

@@ -23,7 +23,9 @@ from modeld.http.routes.meta import MetaRoutes
 from modeld.http.routes.ollama import OllamaRoutes
 from modeld.http.routes.openai import OpenAIRoutes
 from modeld.http.routes.state import StateRoutes
+from modeld.http.routes.usage import UsageRoutes
 from modeld.http.routes.vocabulary import VocabularyRoutes
+from modeld.runtime.accounts import Accounts
 from modeld.telemetry.metrics import Metrics
 
 
@@ -47,6 +49,7 @@ class EdgeApp(QuartTrio):
         self.register_error_handler(Exception, self._on_error)
         for rule, view, methods in (
             *StateRoutes(edge, guard).table(),
+            *UsageRoutes(edge, guard).table(),
             *MetaRoutes(edge).table(),
             *InferRoute(edge).table(),
             *EmbedRoute(edge).table(),
@@ -91,10 +94,18 @@ def create_app(
     *,
     limits: Limits | None = None,
     guard: Guard | None = None,
+    accounts: Accounts | None = None,
 ) -> EdgeApp:
     """Return the app. It holds no tasks of its own; serve it with `modeld.http.listener.serve`.
 
-    `limits` defaults to those that follow from the settings. Without a guard nobody needs a key.
+    `limits` defaults to those that follow from the settings. Without a guard nobody needs a key; without
+    accounts usage is counted from now on, and not kept.
     """
-    edge = Edge(backend=backend, settings=settings, limits=limits or limits_of(settings), metrics=metrics)
+    edge = Edge(
+        backend=backend,
+        settings=settings,
+        limits=limits or limits_of(settings),
+        metrics=metrics,
+        accounts=accounts or Accounts(metrics),
+    )
     return EdgeApp(edge, guard or Guard(None))

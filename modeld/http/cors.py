@@ -10,7 +10,7 @@ from modeld.config.settings import Settings
 
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _HEADERS = ("Content-Type", "X-Request-ID", "X-Log-Level")
-_EXPOSED = "X-Request-ID, Retry-After"
+_EXPOSED = "X-Request-ID, Retry-After, RateLimit, RateLimit-Policy"
 _MAX_AGE_S = "600"
 
 

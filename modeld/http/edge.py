@@ -15,6 +15,7 @@ from modeld.config.settings import Settings
 from modeld.core.client import Client
 from modeld.http.backend import Backend
 from modeld.http.limits import Limits
+from modeld.runtime.accounts import Accounts
 from modeld.telemetry.metrics import Metrics
 
 
@@ -26,6 +27,7 @@ class Edge:
     settings: Settings
     limits: Limits
     metrics: Metrics
+    accounts: Accounts
 
 
 class EdgeRequest(TrioRequest):

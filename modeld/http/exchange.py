@@ -27,6 +27,7 @@ from modeld.http.envelopes import envelope_of
 from modeld.http.errors import error_of, error_response
 from modeld.http.ident import request_id
 from modeld.http.pen import pen_of
+from modeld.http.rate_headers import rate_headers
 from modeld.http.reply import compress
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class Exchange(TrioASGIHTTPConnection):
         headers["X-Content-Type-Options"] = "nosniff"
         headers["X-Request-ID"] = request.id
         self._cors.mark(request.headers, headers)
+        if request.client.id:
+            headers.update(rate_headers(self._edge.accounts.standings(request.client)))
         if not isinstance(response, Response):
             await super()._send_response(send, response)
             return

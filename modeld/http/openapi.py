@@ -7,6 +7,7 @@ import msgspec
 
 from modeld import __version__
 from modeld.core.status import DaemonStatus
+from modeld.core.usage import KeysBody, UsageBody
 from modeld.dialects.framing import NDJSON_TYPE
 from modeld.dialects.native import (
     Answer,
@@ -48,6 +49,8 @@ _BODIES = (
     ErrorBody,
     ModelsBody,
     DaemonStatus,
+    UsageBody,
+    KeysBody,
     *CONTROL_BODIES,
     *OLLAMA_BODIES,
     *OPENAI_BODIES,
@@ -100,6 +103,12 @@ def _document(schemas: Json) -> Json:
             "/models": {"get": _get("List the models", "ModelsBody")},
             **control_paths(),
             "/status": {"get": _get("Everything the scheduler knows", "DaemonStatus")},
+            "/usage": {
+                "get": _get(
+                    "What keys have used: all of them, or to others than watchers their own", "UsageBody"
+                )
+            },
+            "/keys": {"get": _get("The keys in force and their terms, without secrets", "KeysBody")},
             "/healthz": {"get": _text("Health: 200 `ok`, or 503 with the reason", "ok", (503,))},
             "/readyz": {
                 "get": _text("Readiness: 200 `ready`, or 503 `loading` or `draining`", "ready", (503,))

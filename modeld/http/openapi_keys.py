@@ -14,7 +14,7 @@ SECURITY_SCHEMES: Json = {
 _DENIALS: dict[int, str] = {
     401: "Keys are in force, and the request has none that is known",
     403: "The key may not do this",
-    429: "Too many keys that were not seen before wait to be checked",
+    429: "A limit of the key is reached, or too many new keys wait to be checked",
 }
 """What whoever needs a key may be told instead of anything else."""
 

@@ -122,6 +122,22 @@ class Metrics:
             ("model", "reason"),
             registry=registry,
         )
+        # Keys
+        self._key_requests = Counter(
+            "modeld_key_requests_total", "Requests of a key that were taken", ("key",), registry=registry
+        )
+        self._key_tokens = Counter(
+            "modeld_key_tokens_total",
+            "Tokens of a key's prompts (in) and answers (out)",
+            ("key", "direction"),
+            registry=registry,
+        )
+        self._key_refusals = Counter(
+            "modeld_key_refusals_total",
+            "Requests of a key that its limits refused, by limit (requests, tokens, day, concurrent)",
+            ("key", "limit"),
+            registry=registry,
+        )
         # Instances
         self._loads = Counter(
             "modeld_loads_total", "Loads by outcome (ok, failed)", ("model", "outcome"), registry=registry
@@ -225,6 +241,16 @@ class Metrics:
     def count_aside(self, model: str, reason: str) -> None:
         """A request that needed no slot ended; `reason` as in `observe_request`."""
         self._asides.labels(model, reason).inc()
+
+    def count_key(self, key: str, usage: Usage) -> None:
+        """A request of a key ended. `key` is its name; there are as many as the file of keys has."""
+        self._key_requests.labels(key).inc()
+        self._key_tokens.labels(key, "in").inc(usage.prompt_tokens)
+        self._key_tokens.labels(key, "out").inc(usage.completion_tokens)
+
+    def count_key_refusal(self, key: str, limit: str) -> None:
+        """A request was refused by a limit of its key."""
+        self._key_refusals.labels(key, limit).inc()
 
     def observe_load(self, model: str, seconds: float, *, ok: bool) -> None:
         """A load ended after `seconds`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How a route hands its order to the runtime: on the terms of who sends it."""
+"""How a route hands its order to the runtime: on the terms of who sends it, and within his limits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,22 @@ async def submit(edge: Edge, request: EdgeRequest, order: Order) -> Ticket:
 
     Raises: ModeldError for what is known at once.
     """
-    client = request.client
     try:
-        return edge.backend.submit(on_terms(edge, client, order), request_id=request.id)
+        return _submitted(edge, request, order)
     except ModelNotFound:
         await edge.backend.refresh_catalog(CATALOG_MAX_AGE_S)
-        return edge.backend.submit(on_terms(edge, client, order), request_id=request.id)
+        return _submitted(edge, request, order)
+
+
+def _submitted(edge: Edge, request: EdgeRequest, order: Order) -> Ticket:
+    """Ask the limits, submit and count in one go: nobody comes between."""
+    client = request.client
+    order = on_terms(edge, client, order)
+    edge.accounts.check(client)
+    ticket = edge.backend.submit(order, request_id=request.id)
+    visit = edge.accounts.begin(client, order.stake.tokens, ticket.model.id)
+    request.cleanup.callback(lambda: visit.end(ticket.usage))
+    return ticket
 
 
 def on_terms(edge: Edge, client: Client, order: Order) -> Order:
@@ -33,18 +43,17 @@ def on_terms(edge: Edge, client: Client, order: Order) -> Order:
 
     Raises: ModelNotFound for a model that is there, but not for this client: the same as for one that is not.
     """
-    if client.models:
-        catalog = visible(edge.backend.catalog, client)
-        spec = catalog.find(order.model)
-        if spec is None:
-            raise ModelNotFound(no_such_model(catalog, order.model))
-        order = replace(order, model=spec.id)
     if not client.id:
         return order
-    spec = edge.backend.catalog.find(order.model)
-    tokens = estimated_tokens(order.request, 0 if spec is None else spec.facts.context_length)
+    catalog = visible(edge.backend.catalog, client)
+    spec = catalog.find(order.model)
+    if spec is None:
+        raise ModelNotFound(no_such_model(catalog, order.model))
+    context = 0 if spec.facts is None else spec.facts.context_length
+    tokens = 0 if order.aside else estimated_tokens(order.request, context)
     return replace(
         order,
+        model=spec.id,
         priority=client.capped(order.priority),
         stake=Stake(owner=client.id, weight=client.weight, tokens=tokens),
     )

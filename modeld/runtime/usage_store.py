@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Usage on disk: one SQLite table, one row for each day, key and model. Synchronous; called in a thread.
+
+Python's own `sqlite3` is the binding: an ORM or a query builder would be larger than these four statements.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+
+from modeld.core.usage import Counts, Row
+
+KEPT_DAYS = 400
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS usage (
+    day TEXT NOT NULL, key TEXT NOT NULL, model TEXT NOT NULL,
+    requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL, refused INTEGER NOT NULL,
+    PRIMARY KEY (day, key, model)
+) WITHOUT ROWID
+"""
+_ADD = """
+INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (day, key, model) DO UPDATE SET
+    requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    cached_tokens = cached_tokens + excluded.cached_tokens,
+    refused = refused + excluded.refused
+"""
+_SUMS = "sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(refused)"
+_BUSY_S = 1.0
+"""How long to wait for another process that reads the file."""
+
+
+class CannotKeep(Exception):
+    """Usage cannot be kept; the message says why."""
+
+
+class UsageStore:
+    """The file. Each call may come from another thread, but never two at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db: sqlite3.Connection | None = None
+
+    def open(self, today: str) -> tuple[Mapping[str, Counts], Mapping[Row, Counts]]:
+        """Open the file, and return the totals by key, and the rows of today. Rows older than a year go.
+
+        Raises: CannotKeep.
+        """
+        try:
+            self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            db = sqlite3.connect(self._path, timeout=_BUSY_S, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise CannotKeep(f"{self._path}: {error}") from None
+        try:
+            [(version,)] = db.execute("PRAGMA user_version")
+            if version not in {0, _VERSION}:
+                raise CannotKeep(f"{self._path} was written by a newer modeld (version {version})")  # noqa: TRY301 -- closes the file below
+            with db:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = NORMAL")
+                db.execute(_SCHEMA)
+                db.execute(f"PRAGMA user_version = {_VERSION}")
+                db.execute("DELETE FROM usage WHERE day < date(?, ?)", (today, f"-{KEPT_DAYS} days"))
+            totals = {
+                key: _counts(*numbers)
+                for key, *numbers in db.execute(f"SELECT key, {_SUMS} FROM usage GROUP BY key")  # noqa: S608 -- our own text
+            }
+            rows = {
+                Row(today, key, model): _counts(*numbers)
+                for key, model, *numbers in db.execute(
+                    f"SELECT key, model, {_SUMS} FROM usage WHERE day = ? GROUP BY key, model",  # noqa: S608 -- our own text
+                    (today,),
+                )
+            }
+        except BaseException as error:
+            db.close()
+            if isinstance(error, sqlite3.Error):
+                raise CannotKeep(f"{self._path}: {error}") from None
+            raise
+        self._db = db
+        return totals, rows
+
+    def add(self, rows: Mapping[Row, Counts]) -> None:
+        """Add these counts, all or none. Raises: CannotKeep."""
+        if self._db is None:
+            raise CannotKeep(f"{self._path} is not open")
+        values = [
+            (
+                *(row.day, row.key, row.model),
+                *(it.requests, it.prompt_tokens, it.completion_tokens, it.cached_tokens, it.refused),
+            )
+            for row, it in rows.items()
+        ]
+        try:
+            with self._db:
+                self._db.executemany(_ADD, values)
+        except sqlite3.Error as error:
+            raise CannotKeep(f"{self._path}: {error}") from None
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+
+def _counts(requests: int, prompt: int, completion: int, cached: int, refused: int) -> Counts:
+    return Counts(
+        requests=requests,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=cached,
+        refused=refused,
+    )
