@@ -18,6 +18,7 @@ from modeld.config.settings import Settings
 from modeld.http.app import create_app
 from modeld.http.auth import Guard
 from modeld.http.listener import serve
+from modeld.http.tls import Tls
 from modeld.runtime import systemd
 from modeld.runtime.accounts import Accounts
 from modeld.runtime.daemon import Daemon
@@ -70,6 +71,9 @@ async def _run(
 ) -> None:
     metrics = Metrics()
     guard = Guard(keyring)
+    tls = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        tls = Tls(settings.tls_cert, settings.tls_key)
     root = Root(
         settings,
         host=make_worker,
@@ -77,19 +81,23 @@ async def _run(
         supervision=supervision,
         node_id=f"{socket.gethostname()}-{os.getpid()}",
         on_stop=_leave_at_the_latest,
-        on_hangup=(lambda: None) if keyring is None else keyring.reload,
+        on_hangup=partial(_look_again, keyring, tls),
     )
     metrics.watch_fleet(root.daemon.status)
-    await root.run(partial(_front, settings, guard, metrics, binds), partial(_announce, guard))
+    await root.run(
+        partial(_front, settings=settings, guard=guard, tls=tls, metrics=metrics, binds=binds),
+        partial(_announce, guard),
+    )
 
 
 async def _front(  # noqa: ASYNC128 -- `serve` calls started()
-    settings: Settings,
-    guard: Guard,
-    metrics: Metrics,
-    binds: tuple[str, ...],
     daemon: Daemon,
     *,
+    settings: Settings,
+    guard: Guard,
+    tls: Tls | None,
+    metrics: Metrics,
+    binds: tuple[str, ...],
     shutdown: trio.Event,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
@@ -103,10 +111,18 @@ async def _front(  # noqa: ASYNC128 -- `serve` calls started()
         if guard.keyring is not None:
             nursery.start_soon(guard.keyring.run)
         try:
-            await serve(app, binds, shutdown=shutdown, task_status=task_status)
+            await serve(app, binds, shutdown=shutdown, tls=tls, task_status=task_status)
         except OSError as error:
             raise CannotListen(f"cannot listen on {', '.join(binds)}: {error.strerror or error}") from error
         nursery.cancel_scope.cancel()
+
+
+def _look_again(keyring: Keyring | None, tls: Tls | None) -> None:
+    """Read again what SIGHUP has read again."""
+    if keyring is not None:
+        keyring.reload()
+    if tls is not None:
+        tls.reload()
 
 
 def _spare_collector() -> None:

@@ -25,6 +25,7 @@ from modeld.config.nearest import did_you_mean
 from modeld.config.settings import Settings
 from modeld.core.models import MIB, Catalog, EngineKind
 from modeld.engine.fake import parse_script
+from modeld.http.tls import BadTls, Tls
 from modeld.runtime.adapters import adapter_problems
 from modeld.runtime.scan import Scan, Scanner
 from modeld.runtime.systemd import listen_binds
@@ -84,6 +85,8 @@ def _checks(loaded: Loaded) -> Iterator[tuple[str, Verdict]]:
         yield "llama_cpp", library
         yield "memory", check_memory(settings, memory_bytes(), gpu=gpu)
     yield "addr", check_addresses(listen_binds(os.environ) or (settings.addr,))
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        yield "tls", check_tls(settings.tls_cert, settings.tls_key)
     yield "state_dir", check_state_dir(settings.state_dir, required="state_dir" in loaded.sources)
     if settings.events_enable and settings.events_file is not None:
         yield "events_file", check_events_file(settings.events_file)
@@ -200,6 +203,15 @@ def check_memory(settings: Settings, machine: int | None, *, gpu: bool) -> Verdi
             f"set vram_budget_mb to at most {has}, or to auto"
         )
     return Ok(f"budget {budget} of {has} MiB")
+
+
+def check_tls(cert: Path, key: Path) -> Verdict:
+    """The certificate and its key must be there, and belong together."""
+    try:
+        Tls(cert, key)
+    except BadTls as error:
+        return NotOk(str(error))
+    return Ok()
 
 
 def check_addresses(addresses: Sequence[str]) -> Verdict:

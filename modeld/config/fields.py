@@ -404,6 +404,17 @@ FIELDS: Sequence[Field] = (
         Field("events_file", PATH, "File for these lines.", default="standard output"),
     ),
     *_group(
+        "TLS",
+        Field(
+            "tls_cert",
+            PATH,
+            "Certificate (PEM, with those between it and its root): HTTPS is spoken, and HTTP is not. "
+            "Read again at SIGHUP.",
+            default="none: HTTP is spoken",
+        ),
+        Field("tls_key", PATH, "Its private key (PEM, not encrypted).", default="none"),
+    ),
+    *_group(
         "Keys (docs/keys.md)",
         Field(
             "keys_file",

@@ -18,7 +18,7 @@ _IDLE = {
     "events_file": "this version writes no events yet; /status and the log tell each decision",
 }
 """Settings of the contract that are read and checked, but have no effect yet."""
-_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9*_.-]+)(:\d{1,5})?", re.IGNORECASE)
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9_.-]+)(:\d{1,5})?", re.IGNORECASE)
 
 
 def findings(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
@@ -127,6 +127,12 @@ def notices(given: Mapping[str, str]) -> Iterator[Finding]:
             yield name, sentence
 
 
+def _tls(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        has, lacks = ("tls_key", "tls_cert") if settings.tls_cert is None else ("tls_cert", "tls_key")
+        yield has, f"HTTPS takes a certificate and its key; set {lacks} too"
+
+
 def _same_file(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
     if settings.events_file is not None and settings.events_file == settings.config:
         yield "events_file", "this is the config file; events would be written into it"
@@ -140,4 +146,5 @@ _RULES: tuple[Callable[[Settings, Mapping[str, str]], Iterator[Finding]], ...] =
     _flash,
     _aliases,
     _same_file,
+    _tls,
 )

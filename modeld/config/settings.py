@@ -82,6 +82,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_stream_backlog: int = 1024 * 1024
     log_level: str = "info"
     log_format: str = "text"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     keys_file: Path | None = None
     """None: the credential of systemd, if there is one; else no key is asked for."""
     require_keys: bool = False

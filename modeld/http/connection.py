@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,6 +32,8 @@ from modeld.telemetry.log import get_logger
 log = get_logger("modeld.http")
 
 _CHUNK_BYTES = 64 * 1024
+_RECORD_BYTES = 16 * 1024
+"""The most that TLS puts into one record (RFC 8446, 5.1)."""
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: on, zero seconds. Closing then throws away what was not sent."""
 _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -48,8 +51,12 @@ class Connection:
         context: WorkerContext,
         limits: Limits,
         on_refusal: Callable[[int], None],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._stream = stream
+        self._tls = (
+            None if tls is None else trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+        )
         self._socket = stream.socket
         self._app = app
         self._config = config
@@ -77,6 +84,8 @@ class Connection:
         """Serve the client. Never raises an `Exception`: what goes wrong here is logged and stays here."""
         try:
             _watch_peer(self._socket, self._limits.write_timeout_s)
+            if self._tls is not None and not await self._shake_hands(self._tls):
+                return
             async with TaskGroup() as group:
                 self._protocol = Http1(
                     app=self._app,
@@ -96,6 +105,21 @@ class Connection:
             log.exception("a connection broke; others are not affected")
         finally:
             self._socket.close()
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether this is a connection over TLS."""
+        return self._tls is not None
+
+    async def _shake_hands(self, tls: trio.SSLStream[trio.SocketStream]) -> bool:
+        """Agree on keys; False when that took longer than headers may, or the listener stops meanwhile."""
+        self._deadline = min(self._deadline, trio.current_time() + self._limits.header_timeout_s)
+        with trio.CancelScope(deadline=self._deadline) as self._reading:
+            await tls.do_handshake()
+        if self._reading.cancelled_caught:
+            return False
+        self._wait_until(trio.current_time() + self._limits.keep_alive_s)
+        return True
 
     async def _read(self, protocol: Http1) -> None:
         try:
@@ -119,13 +143,18 @@ class Connection:
                 self._woken = False
                 await protocol.resume()
                 continue
+            if self._lingering and self._tls is not None:
+                await self._say_goodbye(self._tls)
+                return None
             with trio.CancelScope(deadline=self._deadline) as self._reading:
-                data = await self._stream.receive_some(_CHUNK_BYTES)
+                data = await (self._tls or self._stream).receive_some(_CHUNK_BYTES)
                 if not self._lingering:
                     self._note_header(protocol)
                     return bytes(data)
                 if not data:
                     return None
+            if self._lingering and self._tls is not None:
+                continue
             if self._reading.cancelled_caught and not self._woken:
                 if protocol.idle and protocol.buffered and not self._lingering:
                     seconds = self._limits.header_timeout_s
@@ -134,6 +163,18 @@ class Connection:
                     )
                     continue
                 return None
+
+    async def _say_goodbye(self, tls: trio.SSLStream[trio.SocketStream]) -> None:
+        """Tell the client that nothing follows, so that it can tell the end from a cut; then await its end.
+
+        What it still sends is thrown away: bytes nobody took would reset the connection under its answer.
+        """
+        with trio.CancelScope(deadline=self._deadline) as self._reading:
+            try:
+                await tls.unwrap()
+            except _GONE:
+                while await self._stream.receive_some(_CHUNK_BYTES):
+                    pass
 
     def _note_header(self, protocol: Http1) -> None:
         """The first byte of a request starts the clock for its headers."""
@@ -172,6 +213,9 @@ class Connection:
             self._write_lock.acquire_nowait()
         except trio.WouldBlock:
             await self._write_lock.acquire()
+        if self._tls is not None:
+            await self._write_encrypted(self._tls, data)
+            return
         sent = 0
         try:
             with memoryview(data) as view:
@@ -188,6 +232,25 @@ class Connection:
             self.cut()
         finally:
             if sent < len(data):
+                self.cut()
+            self._writing = None
+            self._write_lock.release()
+
+    async def _write_encrypted(self, tls: trio.SSLStream[trio.SocketStream], data: bytes) -> None:
+        """Write all of it, with the lock held: a record at a time, each of which must go in time."""
+        whole = False
+        try:
+            for at in range(0, len(data), _RECORD_BYTES):
+                with trio.CancelScope(deadline=trio.current_time() + self._stall_s) as self._writing:
+                    await tls.send_all(data[at : at + _RECORD_BYTES])
+                if self._writing.cancelled_caught:
+                    log.info("a client that took nothing was cut", seconds=self._stall_s)
+                    return
+            whole = True
+        except _GONE:
+            pass
+        finally:
+            if not whole:
                 self.cut()
             self._writing = None
             self._write_lock.release()
@@ -227,13 +290,16 @@ class Connection:
         if self._lingering:
             return
         self._lingering = True
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.cut()
-            return
+        if self._tls is None:
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                self.cut()
+                return
         patience = 0.5 if self._context.terminated.is_set() else self._limits.linger_s
         self._wait_until(trio.current_time() + patience)
+        if self._tls is not None and self._reading is not None:
+            self._reading.cancel()  # Whoever reads says goodbye.
 
     def stop(self) -> None:
         """The listener stops: leave if idle; else end with this request, and wait less for the reader."""

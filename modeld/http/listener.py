@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import resource
+import ssl
 from collections.abc import Sequence
 
 import trio
@@ -24,6 +25,7 @@ from modeld.http.app import EdgeApp
 from modeld.http.connection import Connection
 from modeld.http.limits import Limits
 from modeld.http.sockets import close_all, open_listeners, url_of
+from modeld.http.tls import Tls
 from modeld.telemetry.log import get_logger
 
 log = get_logger("modeld.http")
@@ -40,12 +42,14 @@ async def serve(
     *,
     shutdown: trio.Event,
     grace_s: float | None = None,
+    tls: Tls | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the app on `binds` (`host:port`, `unix:/path`, `fd://N`) until `shutdown` is set.
 
     Then: nothing more is accepted, idle connections close at once, busy ones may end their request
     within `grace_s` seconds (default: `shutdown_timeout`), and what is left is cut. Returns after that.
+    With `tls`, HTTPS is spoken on all of them.
 
     `task_status.started` gets the URLs that are really bound.
 
@@ -55,14 +59,14 @@ async def serve(
     limits = app.edge.limits
     config = _config(limits)
     listeners = open_listeners(binds)
-    server = _Server(app, config, limits)
+    server = _Server(app, config, limits, None if tls is None else tls.context)
     try:
         await app.startup()
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
                     accepting.start_soon(server.accept, listener, connections)
-                urls = [url_of(listener) for listener in listeners]
+                urls = [url_of(listener, encrypted=tls is not None) for listener in listeners]
                 app.guard.listens_on(urls)
                 task_status.started(urls)
                 await shutdown.wait()
@@ -96,7 +100,8 @@ def connection_bound(wanted: int) -> int:
 class _Server:
     """All connections of one listener."""
 
-    def __init__(self, app: EdgeApp, config: Config, limits: Limits) -> None:
+    def __init__(self, app: EdgeApp, config: Config, limits: Limits, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
         self._app = ASGIWrapper(app)
         self._config = config
         self._limits = limits
@@ -130,6 +135,7 @@ class _Server:
                     context=self._context,
                     limits=self._limits,
                     on_refusal=self._on_refusal,
+                    tls=self._tls,
                 )
                 self._connections.add(connection)
                 nursery.start_soon(self._serve_one, connection)

@@ -45,6 +45,11 @@ _OPEN = (h11.IDLE, h11.SEND_RESPONSE)
 class Wire(Protocol):
     """What the protocol needs of its connection. Nothing here waits, but `send`."""
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether bytes go through TLS, so that none can be written past it."""
+        ...
+
     async def send(self, event: Event) -> None:
         """Write `RawData`; `Updated` and `Closed` only change what is waited for."""
         ...
@@ -83,7 +88,7 @@ class Http1(H11Protocol):
         on_refusal: Callable[[int], None],
     ) -> None:
         super().__init__(
-            app, config, context, task_group, ConnectionState({}), False, client, server, wire.send
+            app, config, context, task_group, ConnectionState({}), wire.encrypted, client, server, wire.send
         )
         self._limits = limits
         self.connection = self._h11 = self._parser()
@@ -96,8 +101,13 @@ class Http1(H11Protocol):
 
     @property
     def chunked(self) -> bool:
-        """Whether the head of a chunked answer is on the wire, and its end is not."""
-        return self._is_chunked and not self._held and self._h11.our_state is h11.SEND_BODY
+        """Whether parts may be written past this: the head of a chunked answer is sent, its end is not."""
+        return (
+            not self._wire.encrypted
+            and self._is_chunked
+            and not self._held
+            and self._h11.our_state is h11.SEND_BODY
+        )
 
     @property
     def idle(self) -> bool:
@@ -311,7 +321,7 @@ class _Stream(HTTPStream):
             protocol.config,
             protocol.context,
             protocol.task_group,
-            False,
+            protocol.ssl,
             protocol.client,
             protocol.server,
             protocol.stream_send,

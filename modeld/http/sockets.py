@@ -71,13 +71,14 @@ def _bound(family: int, name: tuple[object, ...] | str) -> socket.socket:
     return sock
 
 
-def url_of(listener: trio.SocketListener) -> str:
+def url_of(listener: trio.SocketListener, *, encrypted: bool = False) -> str:
     """Return where a listener can be reached, with the port it really has."""
     sock = listener.socket
     if sock.family == socket.AF_UNIX:
         return f"unix:{sock.getsockname()}"
+    scheme = "https" if encrypted else "http"
     host, port, *_ = sock.getsockname()
-    return f"http://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
 
 
 def close_all(listeners: Sequence[trio.SocketListener]) -> None:

@@ -109,13 +109,20 @@ SAMPLES: Mapping[str, tuple[str, object]] = {
     "cors_allowed_origins": ("*", ("*",)),
     "cors_allowed_methods": ("GET, PUT", ("GET", "PUT")),
     "cors_allowed_headers": ("Accept", ("Accept",)),
+    "tls_cert": ("/c.pem", Path("/c.pem")),
+    "tls_key": ("/k.pem", Path("/k.pem")),
     "keys_file": ("/k/keys.yaml", Path("/k/keys.yaml")),
     "require_keys": ("true", True),
     "share_tokens": ("4096", 4096),
     "engine": ("fake", "fake"),
     "fake": ("tokens=3", "tokens=3"),
 }
-NEEDED = {"events_file": {"events_enable": "on"}, "cors_allowed_origins": {"cors_enabled": "on"}}
+NEEDED = {
+    "events_file": {"events_enable": "on"},
+    "cors_allowed_origins": {"cors_enabled": "on"},
+    "tls_cert": {"tls_key": "/k.pem"},
+    "tls_key": {"tls_cert": "/c.pem"},
+}
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,14 +20,26 @@ from modeld.http.app import EdgeApp, create_app
 from modeld.http.auth import Guard
 from modeld.http.limits import Limits, limits_of
 from modeld.http.listener import serve
+from modeld.http.tls import Tls
 from modeld.runtime.keyring import Keyring
 from modeld.telemetry.metrics import Metrics
+
+
+def unverified() -> ssl.SSLContext:
+    """A client's context that takes any certificate: whose it is and until when is not what is tested."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class Served:
     """A running edge, and clients for it."""
 
-    def __init__(self, app: EdgeApp, backend: ScriptedBackend, metrics: Metrics) -> None:
+    def __init__(
+        self, app: EdgeApp, backend: ScriptedBackend, metrics: Metrics, tls: Tls | None = None
+    ) -> None:
+        self.tls = tls
         self.app = app
         self.backend = backend
         self.metrics = metrics
@@ -47,14 +60,21 @@ class Served:
 
     async def _serve(self, grace_s: float | None, *, task_status: trio.TaskStatus[list[str]]) -> None:
         await serve(
-            self.app, ["127.0.0.1:0"], shutdown=self.shutdown, grace_s=grace_s, task_status=task_status
+            self.app,
+            ["127.0.0.1:0"],
+            shutdown=self.shutdown,
+            grace_s=grace_s,
+            tls=self.tls,
+            task_status=task_status,
         )
 
     def client(self, **options: Any) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(base_url=self.url, timeout=10, trust_env=False, **options)
+        verify = True if self.tls is None else unverified()
+        return httpx2.AsyncClient(base_url=self.url, timeout=10, trust_env=False, verify=verify, **options)
 
     async def connect(self) -> Raw:
-        raw = Raw(await trio.open_tcp_stream("127.0.0.1", self.port))
+        tcp = await trio.open_tcp_stream("127.0.0.1", self.port)
+        raw = Raw(tcp if self.tls is None else trio.SSLStream(tcp, unverified()), tcp)
         self.clients.append(raw)
         return raw
 
@@ -65,8 +85,13 @@ class Served:
 class Raw:
     """A client that says exactly what the test wants, and reads with h11."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(
+        self,
+        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream],
+        tcp: trio.SocketStream | None = None,
+    ) -> None:
         self.stream = stream
+        self.tcp = tcp or stream
         self.patience_s = 10.0
         self._h11 = h11.Connection(h11.CLIENT)
 
@@ -140,6 +165,7 @@ async def serving(
     settings: Settings | None = None,
     grace_s: float | None = None,
     keyring: Keyring | None = None,
+    tls: Tls | None = None,
     **limits: Any,
 ) -> AsyncGenerator[Served]:
     """Serve while the block runs; then shut down, which has to succeed."""
@@ -149,9 +175,8 @@ async def serving(
         metrics = Metrics()
         metrics.watch_fleet(backend.status)
         bounds: Limits = msgspec.structs.replace(limits_of(settings), **limits)
-        served = Served(
-            create_app(backend, settings, metrics, limits=bounds, guard=Guard(keyring)), backend, metrics
-        )
+        app = create_app(backend, settings, metrics, limits=bounds, guard=Guard(keyring))
+        served = Served(app, backend, metrics, tls)
         async with trio.open_nursery() as nursery:
             await nursery.start(_serve, served, grace_s)
             try:
@@ -161,7 +186,7 @@ async def serving(
                 with trio.CancelScope(shield=True), trio.fail_after(15):
                     await served.ended.wait()
                 for raw in served.clients:
-                    raw.stream.socket.close()
+                    raw.tcp.socket.close()
         scripts.cancel_scope.cancel()
 
 
