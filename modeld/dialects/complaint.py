@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 
 import msgspec
 from msgspec import inspect
@@ -81,13 +82,18 @@ def _choices(place: str, body: type[msgspec.Struct]) -> Collection[str]:
 
 def _kinds_at(place: str, body: type[msgspec.Struct]) -> list[inspect.Type]:
     """Return all types that a value at this place could have: `$.messages[...].role`."""
-    kinds = list(_members(inspect.type_info(body)))
+    kinds = list(_members(_type(body)))
     for step in _STEP.findall(place):
         below = [child for kind in kinds for child in _below(kind, step)]
         if not below:
             break  # The key that tells members of a union apart is no field: the union is what is meant.
         kinds = [member for child in below for member in _members(child)]
     return kinds
+
+
+@cache
+def _type(body: type[msgspec.Struct]) -> inspect.Type:
+    return inspect.type_info(body)
 
 
 def _members(kind: inspect.Type) -> Iterable[inspect.Type]:

@@ -10,6 +10,9 @@ import msgspec
 NDJSON_TYPE = "application/x-ndjson"
 """Content type of a stream with one JSON value per line."""
 
+SSE_TYPE = "text/event-stream; charset=utf-8"
+"""Content type of a stream of server-sent events."""
+
 BLANK_LINE = b"\n"
 """Says "still here" in a silent stream. Readers of NDJSON skip empty lines."""
 

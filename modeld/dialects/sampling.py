@@ -1,20 +1,110 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What every dialect checks of how the next token is to be chosen. Pure."""
+"""How the next token is to be chosen: what dialects read and check alike. Pure."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Annotated, cast
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
 
 from modeld.core.request import Sampling
-from modeld.dialects.body import MAX_INT32
+from modeld.dialects.body import MAX_INT32, MAX_SEED
 from modeld.errors import InvalidRequest
 
 MAX_BIAS = 1000.0
 Bias = float | bool
 """Added to the logit; false bans the token."""
+
+
+class SamplingBody(msgspec.Struct, kw_only=True):
+    """Samplers as llama.cpp's server names them; null means the default, which is llama.cpp's."""
+
+    temperature: Annotated[
+        Annotated[float, Meta(ge=0, le=100)] | None, Meta(description="Default 0.8; 0 is greedy")
+    ] = None
+    top_k: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_INT32)] | None, Meta(description="Default 40; 0 keeps all tokens")
+    ] = None
+    top_p: Annotated[Annotated[float, Meta(gt=0, le=1)] | None, Meta(description="Default 0.95")] = None
+    min_p: Annotated[Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Default 0.05")] = None
+    typical_p: Annotated[Annotated[float, Meta(gt=0, le=1)] | None, Meta(description="Default 1: off")] = None
+    top_n_sigma: Annotated[
+        Annotated[float, Meta(ge=-1, le=100)] | None,
+        Meta(description="Keeps logits that many standard deviations below the highest; default -1: off"),
+    ] = None
+    xtc_probability: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="How often those above the threshold but the last are left out; default 0: off"),
+    ] = None
+    xtc_threshold: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Default 0.1; above 0.5 is off")
+    ] = None
+    dynatemp_range: Annotated[
+        Annotated[float, Meta(ge=0, le=100)] | None,
+        Meta(description="The temperature varies so far up and down, by entropy; default 0: off"),
+    ] = None
+    dynatemp_exponent: Annotated[
+        Annotated[float, Meta(ge=0, le=10)] | None, Meta(description="Default 1")
+    ] = None
+    mirostat: Annotated[
+        Annotated[int, Meta(ge=0, le=2)] | None,
+        Meta(description="Version 1 or 2 draws, instead of `top_k` to `xtc`; default 0: off"),
+    ] = None
+    mirostat_tau: Annotated[
+        Annotated[float, Meta(ge=0, le=100)] | None, Meta(description="Target surprise in bits; default 5")
+    ] = None
+    mirostat_eta: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Learning rate; default 0.1")
+    ] = None
+    repeat_penalty: Annotated[
+        Annotated[float, Meta(gt=0, le=10)] | None, Meta(description="Default 1: off")
+    ] = None
+    presence_penalty: Annotated[
+        Annotated[float, Meta(ge=-10, le=10)] | None, Meta(description="Default 0: off")
+    ] = None
+    frequency_penalty: Annotated[
+        Annotated[float, Meta(ge=-10, le=10)] | None, Meta(description="Default 0: off")
+    ] = None
+    repeat_last_n: Annotated[
+        Annotated[int, Meta(ge=-1, le=MAX_INT32)] | None,
+        Meta(description="Tokens that the three penalties look back on; default 64; -1: the context"),
+    ] = None
+    dry_multiplier: Annotated[
+        Annotated[float, Meta(ge=0, le=100)] | None,
+        Meta(description="Penalty of what would prolong a repetition; default 0: off"),
+    ] = None
+    dry_base: Annotated[
+        Annotated[float, Meta(ge=1, le=10)] | None,
+        Meta(description="It grows by this factor a token; default 1.75"),
+    ] = None
+    dry_allowed_length: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_INT32)] | None,
+        Meta(description="Tokens that may be repeated; default 2"),
+    ] = None
+    dry_penalty_last_n: Annotated[
+        Annotated[int, Meta(ge=-1, le=MAX_INT32)] | None,
+        Meta(description="Tokens that are searched for repetitions; default 64; -1: the context"),
+    ] = None
+    dry_sequence_breakers: Annotated[
+        Annotated[list[Annotated[str, Meta(min_length=1, max_length=40)]], Meta(max_length=8)] | None,
+        Meta(description='No repetition reaches over these; default ["\\n", ":", "\\"", "*"]'),
+    ] = None
+    seed: Annotated[
+        Annotated[int, Meta(ge=-1, le=MAX_SEED)] | None,
+        Meta(description="The same seed gives the same text; default, and -1: a fresh one"),
+    ] = None
+    logit_bias: Annotated[
+        Annotated[dict[str, Bias], Meta(max_length=4096)]
+        | Annotated[list[tuple[int, Bias]], Meta(max_length=4096)]
+        | None,
+        Meta(description='{"token id": bias} or [[token id, bias]]; -1000 to 1000, false bans the token'),
+    ] = None
+
 
 _OFF = {
     "top_n_sigma": -1,
@@ -79,3 +169,24 @@ def _bias(bias: Bias) -> float:
     if bias is True or not -MAX_BIAS <= bias <= MAX_BIAS:
         raise InvalidRequest("`logit_bias`: a bias is a number from -1000 to 1000, or false")
     return float(bias)
+
+
+_SAME_NAME = frozenset(Sampling.__struct_fields__) & frozenset(SamplingBody.__struct_fields__) - {
+    *("seed", "logit_bias", "dry_sequence_breakers")
+}
+
+
+def sampling_of(wire: SamplingBody) -> Sampling:
+    """Return what the body asks for; what it leaves out, or sets to null, is the default.
+
+    Raises: InvalidRequest.
+    """
+    given: dict[str, object] = {
+        name: value for name in _SAME_NAME if (value := getattr(wire, name)) is not None
+    }
+    if wire.dry_sequence_breakers is not None:
+        given["dry_sequence_breakers"] = tuple(wire.dry_sequence_breakers)
+    seed = None if wire.seed == -1 else wire.seed
+    sampling = replace(Sampling(seed=seed, logit_bias=biases_of(wire.logit_bias)), **given)
+    refuse_contradictions(sampling, given)
+    return sampling

@@ -16,9 +16,11 @@ from modeld.http.envelopes import envelope_of
 from modeld.http.errors import BACKPRESSURE, error_of, error_response
 from modeld.http.exchange import Exchange
 from modeld.http.limits import Limits, limits_of
+from modeld.http.routes.anthropic import AnthropicRoutes
 from modeld.http.routes.control import ControlRoutes
 from modeld.http.routes.embed import EmbedRoute
 from modeld.http.routes.infer import InferRoute
+from modeld.http.routes.llamacpp import LlamaCppRoutes
 from modeld.http.routes.meta import MetaRoutes
 from modeld.http.routes.ollama import OllamaRoutes
 from modeld.http.routes.openai import OpenAIRoutes
@@ -57,6 +59,8 @@ class EdgeApp(QuartTrio):
             *ControlRoutes(edge).table(),
             *OllamaRoutes(edge).table(),
             *OpenAIRoutes(edge).table(),
+            *AnthropicRoutes(edge).table(),
+            *LlamaCppRoutes(edge).table(),
         ):
             self.add_url_rule(rule, f"{methods[0]} {rule}", view, methods=methods)
 

@@ -26,8 +26,10 @@ from modeld.dialects.native import (
     TokenLine,
     TokensBody,
 )
+from modeld.http.openapi_anthropic import ANTHROPIC_BODIES, anthropic_paths
 from modeld.http.openapi_control import CONTROL_BODIES, control_paths
 from modeld.http.openapi_keys import SECURITY_SCHEMES, with_keys
+from modeld.http.openapi_llamacpp import LLAMA_BODIES, llama_paths
 from modeld.http.openapi_ollama import OLLAMA_BODIES, ollama_paths
 from modeld.http.openapi_openai import OPENAI_BODIES, openai_paths
 from modeld.http.openapi_parts import REFUSALS, SCHEMAS, Json, ref, refusal
@@ -54,6 +56,8 @@ _BODIES = (
     *CONTROL_BODIES,
     *OLLAMA_BODIES,
     *OPENAI_BODIES,
+    *ANTHROPIC_BODIES,
+    *LLAMA_BODIES,
 )
 
 _LAST_LINE: Json = {
@@ -118,6 +122,8 @@ def _document(schemas: Json) -> Json:
             "/docs": {"get": _page()},
             **ollama_paths(),
             **openai_paths(),
+            **anthropic_paths(),
+            **llama_paths(),
         },
         "components": {"schemas": schemas, "headers": _HEADERS, "securitySchemes": SECURITY_SCHEMES},
     }

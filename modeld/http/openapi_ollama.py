@@ -94,9 +94,7 @@ def ollama_paths() -> Json:
             "get": operation("Ollama: list the models", gives="OllamaTags", error=_ERROR, statuses=(500,))
         },
         "/api/ps": {
-            "get": operation(
-                "Ollama: list the models in memory", gives="OllamaPs", error=_ERROR, statuses=(500,)
-            )
+            "get": operation("Ollama: the models in memory", gives="OllamaPs", error=_ERROR, statuses=(500,))
         },
         "/api/version": {
             "get": operation(

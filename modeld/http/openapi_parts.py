@@ -37,7 +37,17 @@ REFUSALS: dict[int, str] = {
     507: "The model does not fit in the memory budget",
 }
 
-_ERRORS: tuple[tuple[str, str], ...] = (("/api/", "OllamaError"), ("/v1/", "OpenAIError"))
+_ERRORS: tuple[tuple[str, str], ...] = (
+    ("/v1/messages", "AnthropicError"),
+    ("/v1/", "OpenAIError"),
+    ("/api/", "OllamaError"),
+    ("/completion", "LlamaError"),
+    ("/embedding", "LlamaError"),
+    ("/props", "LlamaError"),
+    ("/slots", "LlamaError"),
+    ("/models/load", "LlamaError"),
+    ("/models/unload", "LlamaError"),
+)
 """Prefixes of paths, and the schema of errors below them; the first that fits holds."""
 
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 
-import httpx
+import httpx  # noqa: ASYNC127 -- what this client raises
 import httpx2
 import ollama
 import pytest
@@ -191,7 +191,8 @@ def test_a_client_that_stops_reading_frees_its_slot(sync: ollama.Client, running
 
 def test_a_client_that_loses_patience_frees_its_slot(running: Daemon) -> None:
     """The timeout of the client ends a request that is not streamed."""
-    with ollama.Client(running.url, timeout=0.3) as hasty, pytest.raises(httpx.ReadTimeout):
+    patience = httpx.Timeout(60, read=0.3)
+    with ollama.Client(running.url, timeout=patience) as hasty, pytest.raises(httpx.ReadTimeout):
         hasty.generate(Q4_0, "Tell me a story", options=ENDLESS, format=_LONG_LIST)
     _until_idle(running)
 

@@ -61,13 +61,14 @@ class ScriptedBackend:
 
     Attributes:
       script: run for each ticket, in `nursery`.
-      refusal: raised by `submit` instead.
+      refusal: raised by `submit` instead. refusals: raised one by one, before that.
       tickets: all of them, oldest first. closed: those whose reader left, in that order.
     """
 
     def __init__(self, nursery: trio.Nursery, script: Script = silent) -> None:
         self.script = script
         self.refusal: Exception | None = None
+        self.refusals: list[Exception] = []
         self.tickets: list[Ticket] = []
         self.closed: list[Ticket] = []
         self.catalog: Catalog = make_catalog([TINY, DAMAGED])
@@ -86,6 +87,8 @@ class ScriptedBackend:
         raise NotImplementedError
 
     def submit(self, order: Order, *, request_id: str) -> Ticket:
+        if self.refusals:
+            raise self.refusals.pop(0)
         if self.refusal is not None:
             raise self.refusal
         model = self.catalog.find(order.model)

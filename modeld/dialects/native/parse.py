@@ -13,8 +13,8 @@ from modeld.core.request import (
 )
 from modeld.dialects.body import MAX_INT32, decode, keep_alive_of, model_of, timeout_of
 from modeld.dialects.native.constraint import constraint_of
-from modeld.dialects.native.sampling import sampling_of
 from modeld.dialects.native.wire import InferBody
+from modeld.dialects.sampling import sampling_of
 from modeld.errors import InvalidRequest
 
 _decoder = msgspec.json.Decoder(InferBody)

@@ -15,8 +15,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from modeld.core.events import FinishReason
 from modeld.core.request import Priority
-from modeld.dialects.body import MAX_INT32, MAX_SEED, Duration
-from modeld.dialects.sampling import Bias
+from modeld.dialects.body import MAX_INT32, Duration
+from modeld.dialects.sampling import SamplingBody
 from modeld.errors import JsonScalar
 
 StopText = Annotated[str, Meta(min_length=1, max_length=1000)]
@@ -37,7 +37,7 @@ class TriggerBody(msgspec.Struct, forbid_unknown_fields=True):
     token: Annotated[int, Meta(ge=0, le=MAX_INT32)] | None = None
 
 
-class InferBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class InferBody(SamplingBody, forbid_unknown_fields=True, kw_only=True):
     """What `POST /infer` takes. One of `prompt` and `messages` is needed; null means the default."""
 
     prompt: Annotated[str | None, Meta(description="Raw text; control tokens in it are parsed")] = None
@@ -60,80 +60,6 @@ class InferBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Annotated[int, Meta(ge=-1, le=MAX_INT32)] | None,
         Meta(description="llama.cpp's name of `max_tokens`; -1: until the context is full"),
     ] = None
-    temperature: Annotated[
-        Annotated[float, Meta(ge=0, le=100)] | None, Meta(description="Default 0.8; 0 is greedy")
-    ] = None
-    top_k: Annotated[
-        Annotated[int, Meta(ge=0, le=MAX_INT32)] | None, Meta(description="Default 40; 0 keeps all tokens")
-    ] = None
-    top_p: Annotated[Annotated[float, Meta(gt=0, le=1)] | None, Meta(description="Default 0.95")] = None
-    min_p: Annotated[Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Default 0.05")] = None
-    typical_p: Annotated[Annotated[float, Meta(gt=0, le=1)] | None, Meta(description="Default 1: off")] = None
-    top_n_sigma: Annotated[
-        Annotated[float, Meta(ge=-1, le=100)] | None,
-        Meta(description="Keeps logits that many standard deviations below the highest; default -1: off"),
-    ] = None
-    xtc_probability: Annotated[
-        Annotated[float, Meta(ge=0, le=1)] | None,
-        Meta(description="How often those above the threshold but the last are left out; default 0: off"),
-    ] = None
-    xtc_threshold: Annotated[
-        Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Default 0.1; above 0.5 is off")
-    ] = None
-    dynatemp_range: Annotated[
-        Annotated[float, Meta(ge=0, le=100)] | None,
-        Meta(description="The temperature varies so far up and down, by entropy; default 0: off"),
-    ] = None
-    dynatemp_exponent: Annotated[
-        Annotated[float, Meta(ge=0, le=10)] | None, Meta(description="Default 1")
-    ] = None
-    mirostat: Annotated[
-        Annotated[int, Meta(ge=0, le=2)] | None,
-        Meta(description="Version 1 or 2 draws, instead of `top_k` to `xtc`; default 0: off"),
-    ] = None
-    mirostat_tau: Annotated[
-        Annotated[float, Meta(ge=0, le=100)] | None, Meta(description="Target surprise in bits; default 5")
-    ] = None
-    mirostat_eta: Annotated[
-        Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Learning rate; default 0.1")
-    ] = None
-    repeat_penalty: Annotated[
-        Annotated[float, Meta(gt=0, le=10)] | None, Meta(description="Default 1: off")
-    ] = None
-    presence_penalty: Annotated[
-        Annotated[float, Meta(ge=-10, le=10)] | None, Meta(description="Default 0: off")
-    ] = None
-    frequency_penalty: Annotated[
-        Annotated[float, Meta(ge=-10, le=10)] | None, Meta(description="Default 0: off")
-    ] = None
-    repeat_last_n: Annotated[
-        Annotated[int, Meta(ge=-1, le=MAX_INT32)] | None,
-        Meta(description="Tokens that the three penalties look back on; default 64; -1: the context"),
-    ] = None
-    dry_multiplier: Annotated[
-        Annotated[float, Meta(ge=0, le=100)] | None,
-        Meta(description="Penalty of what would prolong a repetition; default 0: off"),
-    ] = None
-    dry_base: Annotated[
-        Annotated[float, Meta(ge=1, le=10)] | None,
-        Meta(description="It grows by this factor a token; default 1.75"),
-    ] = None
-    dry_allowed_length: Annotated[
-        Annotated[int, Meta(ge=1, le=MAX_INT32)] | None,
-        Meta(description="Tokens that may be repeated; default 2"),
-    ] = None
-    dry_penalty_last_n: Annotated[
-        Annotated[int, Meta(ge=-1, le=MAX_INT32)] | None,
-        Meta(description="Tokens that are searched for repetitions; default 64; -1: the context"),
-    ] = None
-    dry_sequence_breakers: Annotated[
-        Annotated[list[Annotated[str, Meta(min_length=1, max_length=40)]], Meta(max_length=8)] | None,
-        Meta(description='No repetition reaches over these; default ["\\n", ":", "\\"", "*"]'),
-    ] = None
-    seed: Annotated[
-        Annotated[int, Meta(ge=-1, le=MAX_SEED)] | None,
-        Meta(description="The same seed gives the same text; default, and -1: a fresh one"),
-    ] = None
     stop: Annotated[
         StopText | Annotated[list[StopText], Meta(max_length=64)] | None,
         Meta(description="The text ends before the first of these"),
@@ -141,12 +67,6 @@ class InferBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     stop_token_ids: Annotated[
         Annotated[list[Annotated[int, Meta(ge=0, le=MAX_INT32)]], Meta(max_length=64)] | None,
         Meta(description="Tokens that end the text, and have none of their own"),
-    ] = None
-    logit_bias: Annotated[
-        Annotated[dict[str, Bias], Meta(max_length=4096)]
-        | Annotated[list[tuple[int, Bias]], Meta(max_length=4096)]
-        | None,
-        Meta(description='{"token id": bias} or [[token id, bias]]; -1000 to 1000, false bans the token'),
     ] = None
     logprobs: Annotated[
         Annotated[int, Meta(ge=0, le=100)] | bool | None,

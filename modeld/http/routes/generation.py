@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from quart import Response
 
-from modeld.core.events import Event, Failed, Last
+from modeld.core.events import Event, Failed, Last, Started
 from modeld.core.request import Order
 from modeld.dialects.renderer import Gatherer, Renderer, shows_text
 from modeld.errors import InternalError
@@ -105,9 +105,15 @@ def _count(edge: Edge, last: Last | None) -> None:
 
 
 async def _until_text(ticket: Ticket) -> tuple[Event, ...]:
-    """Wait for what decides the status, and return it with all that came along; waiting is not told."""
+    """Wait for what decides the status; return it with all that came along, but what tells of waiting.
+
+    A failure comes first: then there is no stream.
+    """
+    started: tuple[Event, ...] = ()
     while True:
         events = await ticket.next()
         for at, event in enumerate(events):
             if shows_text(event):
-                return events[at:]
+                return events[at:] if isinstance(event, Failed) else started + events[at:]
+            if isinstance(event, Started):
+                started = (event,)

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Events of one request to Anthropic's message, whole or as events in their order. Pure.
+
+    message_start (content_block_start content_block_delta* content_block_stop)* message_delta message_stop
+
+A `ping` follows the first `content_block_start`, and comes again in silent spans. A stream that breaks
+ends with `error`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from modeld.core.events import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Last,
+    Started,
+    Templated,
+    Usage,
+)
+from modeld.dialects.anthropic.errors import error_of
+from modeld.dialects.anthropic.parse import Asked
+from modeld.dialects.framing import json_bytes, json_string
+from modeld.dialects.tool_reader import Arguments, Called, Piece, Said, ToolReader
+from modeld.dialects.tools import call_id
+from modeld.errors import DeadlineExceeded, Draining, EngineFailed, Problem
+
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+class AnthropicUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Token counts; those of the prompt that came from the prefix cache are not among `input_tokens`."""
+
+    input_tokens: int
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int
+    output_tokens: int
+
+
+class AnthropicText(msgspec.Struct, frozen=True, tag="text", tag_field="type"):
+    """Text of the answer."""
+
+    text: str
+
+
+class AnthropicToolUse(msgspec.Struct, frozen=True, tag="tool_use", tag_field="type"):
+    """A call of a function."""
+
+    id: str
+    name: str
+    input: msgspec.Raw
+
+
+class AnthropicAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer; in `message_start` without content and reason."""
+
+    id: str
+    type: str = "message"
+    role: str = "assistant"
+    model: str
+    content: list[AnthropicText | AnthropicToolUse]
+    stop_reason: str | None
+    stop_sequence: str | None
+    usage: AnthropicUsage
+
+
+class AnthropicCount(msgspec.Struct, frozen=True):
+    """How many tokens the prompt has."""
+
+    input_tokens: int
+
+
+class MessageRenderer:
+    """Writes the answer to `/v1/messages`. Feed it every event once, in order.
+
+    Attributes:
+      last: the event that ended the request, once it came.
+    """
+
+    still_here = PING
+
+    def __init__(self, asked: Asked, *, model: str, request_id: str) -> None:
+        self.last: Last | None = None
+        self._asked = asked
+        self._model = model
+        self._request_id = request_id
+        names = {tool.name for tool in asked.request.tools}
+        self._reader = ToolReader(names, self._id_of_call) if asked.calls else None
+        self._calls = 0
+        self._block = -1
+        self._in_text = False
+        self._open = False
+        self._begun = False
+        self._usage = Usage()
+        self._blocks: list[_Gathered] = []
+
+    def lines(self, events: Sequence[Event]) -> bytes:
+        """Return the events of the stream for these; may be empty."""
+        out: list[bytes] = []
+        for event in events:
+            match event:
+                case Started(usage=usage):
+                    self._usage = usage
+                case Delta(text=text):
+                    self._begin(out)
+                    for piece in self._pieces(text):
+                        self._write(piece, out)
+                case Finished():
+                    out.append(self._end(event))
+                case Failed():
+                    out.append(self.failure(event.problem))
+                case _:
+                    pass
+        return b"".join(out)
+
+    def take(self, events: Iterable[Event]) -> bytes | None:
+        """Gather without lines: return the whole answer when `Finished` is among these, else None."""
+        for event in events:
+            match event:
+                case Delta(text=text):
+                    self._gather(self._pieces(text))
+                case Finished():
+                    problem = _cut_short(event)
+                    if problem is not None:
+                        self.last = Failed(problem=problem, usage=event.usage, stats=event.stats)
+                        return None
+                    self._gather(self._rest())
+                    self._usage = event.usage
+                    self.last = event
+                    return json_bytes(self._answer(event))
+                case Failed():
+                    self.last = event
+                case _:
+                    pass
+        return None
+
+    def failure(self, problem: Problem) -> bytes:
+        """Return the last event of a stream that broke."""
+        self.last = Failed(problem=problem)
+        _, error = error_of(problem, self._request_id)
+        return b"event: error\ndata: %b\n\n" % json_bytes(error)
+
+    def _id_of_call(self, number: int) -> str:
+        return f"toolu_{call_id(self._request_id, 0, number)}"
+
+    def _pieces(self, text: str) -> list[Piece]:
+        if self._reader is not None:
+            return self._kept(self._reader.feed(text))
+        return [Said(text)] if text else []
+
+    def _rest(self) -> list[Piece]:
+        return [] if self._reader is None else self._kept(self._reader.end())
+
+    def _kept(self, pieces: list[Piece]) -> list[Piece]:
+        """Leave out calls behind the first, if the client wants one."""
+        if not self._asked.one_call:
+            return pieces
+        return [piece for piece in pieces if isinstance(piece, Said) or piece.number == 0]
+
+    # as a stream
+
+    def _end(self, last: Finished) -> bytes:
+        problem = _cut_short(last)
+        if problem is not None:
+            return self.failure(problem)
+        out: list[bytes] = []
+        self._usage = last.usage
+        self._begin(out)
+        for piece in self._rest():
+            self._write(piece, out)
+        self._close(out)
+        out.append(self._ending(last))
+        self.last = last
+        return b"".join(out)
+
+    def _begin(self, out: list[bytes]) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        start = json_bytes(self._answer(None))
+        out.append(b'event: message_start\ndata: {"type":"message_start","message":%b}\n\n' % start)
+
+    def _write(self, piece: Piece, out: list[bytes]) -> None:
+        match piece:
+            case Said(text=text):
+                if not (self._open and self._in_text):
+                    self._start(b'{"type":"text","text":""}', out)
+                    self._in_text = True
+                self._delta(b'{"type":"text_delta","text":%b}' % json_string(text), out)
+            case Called(id=call, name=name):
+                self._calls += 1
+                names = json_string(call), json_string(name)
+                self._start(b'{"type":"tool_use","id":%b,"name":%b,"input":{}}' % names, out)
+                self._in_text = False
+            case Arguments(text=text):
+                self._delta(b'{"type":"input_json_delta","partial_json":%b}' % json_string(text), out)
+
+    def _start(self, block: bytes, out: list[bytes]) -> None:
+        self._close(out)
+        self._block += 1
+        self._open = True
+        head = b'{"type":"content_block_start","index":%d' % self._block
+        out.append(b'event: content_block_start\ndata: %b,"content_block":%b}\n\n' % (head, block))
+        if self._block == 0:
+            out.append(PING)
+
+    def _delta(self, delta: bytes, out: list[bytes]) -> None:
+        out.append(
+            b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":%b}\n\n'
+            % (self._block, delta)
+        )
+
+    def _close(self, out: list[bytes]) -> None:
+        if self._open:
+            self._open = False
+            out.append(
+                b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % self._block
+            )
+
+    def _ending(self, last: Finished) -> bytes:
+        reason, sequence = self._reason(last)
+        delta = json_bytes({"stop_reason": reason, "stop_sequence": sequence})
+        usage = json_bytes(self._counts())
+        return (
+            b'event: message_delta\ndata: {"type":"message_delta","delta":%b,"usage":%b}\n\n'
+            b'event: message_stop\ndata: {"type":"message_stop"}\n\n' % (delta, usage)
+        )
+
+    # as a whole
+
+    def _gather(self, pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
+            match piece:
+                case Said(text=text):
+                    if not self._blocks or self._blocks[-1].name:
+                        self._blocks.append(_Gathered())
+                    self._blocks[-1].texts.append(text)
+                case Called(id=call, name=name):
+                    self._calls += 1
+                    self._blocks.append(_Gathered(call, name))
+                case Arguments(text=text):
+                    self._blocks[-1].texts.append(text)
+
+    def _answer(self, last: Finished | None) -> AnthropicAnswer:
+        reason, sequence = (None, None) if last is None else self._reason(last)
+        return AnthropicAnswer(
+            id=f"msg_{self._request_id}",
+            model=self._model,
+            content=[block.value() for block in self._blocks],
+            stop_reason=reason,
+            stop_sequence=sequence,
+            usage=self._counts(),
+        )
+
+    def _reason(self, last: Finished) -> tuple[str, str | None]:
+        """Return why the answer ended, and the stop sequence that ended it."""
+        if last.reason is FinishReason.LENGTH:
+            whole = last.usage.completion_tokens >= self._asked.request.max_tokens
+            return ("max_tokens" if whole else "model_context_window_exceeded"), None
+        if last.stop:
+            return "stop_sequence", last.stop
+        return ("tool_use" if self._calls else "end_turn"), None
+
+    def _counts(self) -> AnthropicUsage:
+        usage = self._usage
+        return AnthropicUsage(
+            input_tokens=usage.prompt_tokens - usage.cached_tokens,
+            cache_read_input_tokens=usage.cached_tokens,
+            output_tokens=usage.completion_tokens,
+        )
+
+
+class _Gathered:
+    """A block of an answer that is told as a whole: text, or (with a name) a call."""
+
+    def __init__(self, call: str = "", name: str = "") -> None:
+        self.call = call
+        self.name = name
+        self.texts: list[str] = []
+
+    def value(self) -> AnthropicText | AnthropicToolUse:
+        """Return it as it is written. Arguments that were cut off are the text that there is."""
+        text = "".join(self.texts)
+        if not self.name:
+            return AnthropicText(text)
+        try:
+            msgspec.json.decode(text or "{}", type=dict[str, msgspec.Raw])
+        except (msgspec.DecodeError, RecursionError):
+            return AnthropicText(f"{self.name}{text}")
+        return AnthropicToolUse(self.call, self.name, msgspec.Raw((text or "{}").encode()))
+
+
+class CountRenderer:
+    """Writes the answer to `/v1/messages/count_tokens`.
+
+    Attributes:
+      last: the event that ended the request, once it came.
+    """
+
+    def __init__(self) -> None:
+        self.last: Last | None = None
+        self._count = 0
+
+    def take(self, events: Iterable[Event]) -> bytes | None:
+        """Return the answer when `Finished` is among these, else None."""
+        for event in events:
+            match event:
+                case Templated(tokens=tokens):
+                    self._count = tokens or 0
+                case Finished():
+                    self.last = event
+                    return json_bytes(AnthropicCount(self._count))
+                case Failed():
+                    self.last = event
+                case _:
+                    pass
+        return None
+
+
+def _cut_short(last: Finished) -> Problem | None:
+    """Return what ended a generation before model or request did; Anthropic has no reason for that."""
+    match last.reason:
+        case FinishReason.STOP | FinishReason.LENGTH:
+            return None
+        case FinishReason.TIMEOUT:
+            return DeadlineExceeded("the time for this answer was over before it was complete").as_problem()
+        case FinishReason.SHUTDOWN:
+            return Draining("modeld is shutting down; this answer is not complete").as_problem()
+        case _:
+            return EngineFailed(f"this answer ended before it was complete ({last.reason})").as_problem()
