@@ -145,8 +145,8 @@ class Root:
 
     def _hangup(self) -> None:
         _log.warning(
-            "SIGHUP: keys are read again, if there is a file of them; new models are noticed all the time, "
-            "and settings are read at the start only: restart to change them"
+            "SIGHUP: keys and certificates are read again, where there are some; new models are noticed all "
+            "the time, and settings are read at the start only: restart to change them"
         )
         self._on_hangup()
 

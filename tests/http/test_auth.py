@@ -97,6 +97,31 @@ async def test_a_scope_opens_what_it_says_and_no_more(scope: str) -> None:
             assert "that takes the scope infer" in answer.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("path", "missing", "denied"),
+    [
+        ("/v1/chat/completions", "authentication_error", "permission_error"),
+        ("/api/chat", None, None),
+        ("/infer", "unauthorized", "forbidden"),
+    ],
+)
+async def test_a_refusal_has_the_shape_of_its_dialect(
+    path: str, missing: str | None, denied: str | None
+) -> None:
+    """401 and 403 look as clients of that API expect, and name the kind where it has kinds."""
+    keyring, texts = ring(watch={"scopes": ["metrics"]})
+    async with serving(say("a"), keyring=keyring) as served, served.client() as client:
+        for headers, status, kind in (({}, 401, missing), (bearer(texts["watch"]), 403, denied)):
+            answer = await client.post(path, json={"messages": []}, headers=headers)
+            assert answer.status_code == status
+            error = answer.json()["error"]
+            if isinstance(error, dict):
+                assert (error["type"], "key" in error["message"]) == (kind, True)
+            else:
+                assert "key" in error
+                assert answer.json().get("type") == kind
+
+
 async def test_a_path_that_is_not_there_tells_nothing() -> None:
     """404 and 405 need no key: they say no more than the contract does."""
     keyring, _ = ring()
