@@ -197,7 +197,8 @@ def settle(fleet: Fleet, now: Instant) -> _Outcome:
             one = replace(one, wants_load=False)
             if one.kind is OperationKind.SWITCH:
                 fleet, one = _others_leave(fleet, one, now)
-        fleet = _with(fleet, one)
+        if one is not asked_for:
+            fleet = _with(fleet, one)
         if not one.wants_load:
             fleet, more = _see_off(fleet, one, now)
             effects += more
@@ -264,8 +265,9 @@ def _see_off(fleet: Fleet, one: Operation, now: Instant) -> _Outcome:
         for model_id in one.leaving
         if not unload and not fleet.instance(model_id).state.holds_memory and model_id not in one.evicted
     ]
-    one = replace(one, leaving=leaving, evicted=(*one.evicted, *gone))
-    fleet = _with(fleet, one)
+    if leaving != one.leaving:
+        one = replace(one, leaving=leaving, evicted=(*one.evicted, *gone))
+        fleet = _with(fleet, one)
     if not leaving:
         return _end(fleet, one, OperationState.DONE, _done(one))
     if not fleet.limits.cut_streams or now < one.leaving_since + fleet.limits.evict_timeout_s:

@@ -46,9 +46,9 @@ def docs_page(document: Json) -> str:
         *(f'<a href="#{_anchor(path)}">{escape(path)}</a>' for path in document["paths"]),
         "</nav>",
         *(
-            _operation(path, method, operation)
+            _operation(path, method, operation, anchor=place == 0)
             for path, item in document["paths"].items()
-            for method, operation in item.items()
+            for place, (method, operation) in enumerate(item.items())
         ),
         "<h2>Values</h2>",
         *(_schema(name, schema) for name, schema in document["components"]["schemas"].items()),
@@ -57,9 +57,10 @@ def docs_page(document: Json) -> str:
     return "\n".join(parts)
 
 
-def _operation(path: str, method: str, operation: Json) -> str:
+def _operation(path: str, method: str, operation: Json, *, anchor: bool) -> str:
+    place = f' id="{_anchor(path)}"' if anchor else ""
     parts = [
-        f'<h2 id="{_anchor(path)}"><span class="method">{method}</span>{escape(path)}</h2>',
+        f'<h2{place}><span class="method">{method}</span>{escape(path)}</h2>',
         f"<p>{_prose(operation['summary'])}. {_prose(operation.get('description', ''))}</p>",
     ]
     if parameters := operation.get("parameters"):

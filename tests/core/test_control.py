@@ -173,6 +173,21 @@ def test_a_model_whose_file_vanishes_fails_its_loads() -> None:
     assert paper.stops == ["a.gguf"]
 
 
+def test_a_file_that_changes_while_it_is_loaded_is_loaded_anew_by_the_next_wish() -> None:
+    """What was loaded is the old file: it is served to who waits, and goes when it is idle."""
+    paper, lever = house()
+    load = lever.load("a")
+    paper.feed(CatalogChanged(make_catalog([spec("a", size_bytes=7), spec("b")])))
+    paper.loaded("a")
+    assert lever.ends == {load: "done"}
+    assert paper.stops == ["a.gguf"]
+    again = lever.load("a")
+    paper.stopped("a")
+    paper.loaded("a")
+    assert lever.ends == {load: "done", again: "done"}
+    assert paper.stops == ["a.gguf"]
+
+
 @pytest.mark.parametrize(
     ("keep_alive_s", "until"), [(0.0, None), (5.0, 5.0), (-1.0, -1.0), (365 * 86400.0, 365 * 86400.0)]
 )
