@@ -271,6 +271,23 @@ async def test_twenty_operators_at_once_end_all_of_their_operations(
         assert ended.state is OperationState.DONE
 
 
+async def test_a_shutdown_wakes_who_waits_for_an_operation(autojump_clock: trio.testing.MockClock) -> None:
+    """Who waits for hours holds up no stop: the operation is cancelled with the reason, at once."""
+    async with house(SPECS, limits(), SLOW) as here:
+        load = here.control.load("a")
+        ended: list[OperationStatus] = []
+
+        async def wait() -> None:
+            ended.append(await here.control.wait(load.id, 3600))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.sleep(1)
+            here.scheduler.drain()
+        assert trio.current_time() == pytest.approx(1)
+        assert (ended[0].state, ended[0].code) == (OperationState.CANCELLED, 503)
+
+
 async def test_operations_are_counted_by_how_they_ended(autojump_clock: trio.testing.MockClock) -> None:
     """Refused ones are none."""
     async with house(SPECS, limits(200), SLOW | {"b.gguf": "fail_load=bad_file"}) as here:
