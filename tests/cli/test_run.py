@@ -235,7 +235,7 @@ def test_ctrl_c_cancels() -> None:
     with ndjson_server(endless) as server:
         code, seen = in_terminal(["tiny", "x", "--url", server.url], interrupt=server)
     assert code == 130
-    assert server.client_left.is_set()
+    assert server.client_left.wait(20)
     assert "Traceback" not in seen
 
 

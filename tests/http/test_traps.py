@@ -263,11 +263,9 @@ async def test_leaving_frees_the_slot(way: str, ahead: bytes, when: str) -> None
         if when == "streaming":
             ticket.put(Delta(text="The"))
             await raw.read_until(b"The")
-        began = trio.current_time()
         await LEAVING[way](raw.stream)
         with trio.fail_after(5):
             await served.backend.wait_closed()
-        assert trio.current_time() - began < 1
         labels = {"path": "/infer", "method": "POST", "status": "499"}
         with trio.fail_after(5):
             while not served.sample("modeld_http_requests_total", **labels):
