@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx2
 import pytest
 from soaking import limits, others
 from soaking.world import World
+from support.children import poll
 from support.faults import TIMES, assert_nothing_stays
 
 pytestmark = [
@@ -58,19 +59,19 @@ def test_it_starts_and_stops_with_a_log_on_a_full_disk(tmp_path: Path) -> None:
         subprocess.Popen(command, stderr=full, env=os.environ) as process,
     ):
         try:
-            until = time.monotonic() + 60
-            while not path.exists():
-                assert process.poll() is None, "it did not start"
-                assert time.monotonic() < until
-                time.sleep(0.05)
-            with httpx2.Client(
-                transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://x", timeout=60
-            ) as http:
-                answer = http.post(
-                    "/infer?log=debug", json={"prompt": "a b c", "max_tokens": 3, "stream": False}
-                )
+            poll(lambda: process.poll() is not None or listens(path), 60.0)
+            transport = httpx2.HTTPTransport(uds=str(path))
+            with httpx2.Client(transport=transport, base_url="http://x", timeout=60) as http:
+                request = {"prompt": "a b c", "max_tokens": 3, "stream": False}
+                answer = http.post("/infer?log=debug", json=request)
             assert answer.json()["content"] == "a b c"
             process.terminate()
             assert process.wait(60) == 0
         finally:
             process.kill()
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections there."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
