@@ -27,6 +27,8 @@ from modeld.telemetry.log import get_logger
 
 log = get_logger("modeld.http")
 
+IN_VAIN = frozenset({504, 507})
+"""Statuses for which a second try would have the same answer."""
 BACKPRESSURE = frozenset({429, 503, 507})
 """Statuses that say: not now, or not here."""
 
@@ -79,9 +81,12 @@ def error_response(
 
 
 def error_headers(problem: Problem) -> Mapping[str, str]:
-    """Return `Retry-After`, in whole seconds, where the error knows when to try again, and how to log in."""
+    """Return `Retry-After`, in whole seconds, where the error knows when to try again, and how to log in.
+
+    The clients of OpenAI and Anthropic try any 5xx again; `X-Should-Retry` tells them where that is in vain.
+    """
     if problem.kind == Unauthorized.kind:
         return {"WWW-Authenticate": 'Bearer realm="modeld"'}
     if problem.retry_after_s is None:
-        return {}
+        return {"X-Should-Retry": "false"} if problem.status in IN_VAIN else {}
     return {"Retry-After": str(max(1, math.ceil(problem.retry_after_s)))}

@@ -13,6 +13,8 @@ OPENAI_BODIES = (
     openai.CompletionAnswer,
     openai.EmbeddingsBody,
     openai.EmbeddingsAnswer,
+    openai.ResponsesBody,
+    openai.ResponseBody,
     openai.OpenAIModel,
     openai.OpenAIModels,
     openai.OpenAIError,
@@ -66,6 +68,18 @@ def openai_paths() -> Json:
                     gives="CompletionAnswer",
                     example={"model": "tinyllama-q4", "prompt": "The capital of France is"},
                     error=_ERROR,
+                )
+            )
+        },
+        "/v1/responses": {
+            "post": _streaming(
+                operation(
+                    "OpenAI: answer, in the newer form",
+                    takes="ResponsesBody",
+                    gives="ResponseBody",
+                    example={"model": "tinyllama-q4", "input": "Hello"},
+                    error=_ERROR,
+                    description="Stateless: nothing is stored, and no earlier response can be named.",
                 )
             )
         },

@@ -18,7 +18,7 @@ from support.served import Served, serving
 
 from modeld.config.settings import Settings
 from modeld.core.events import Delta, Embedded, Failed, FinishReason, Logprobs, Started, TokenLogprob, Usage
-from modeld.errors import Draining, EngineFailed, PromptTooLong, QueueFull
+from modeld.errors import DeadlineExceeded, DoesNotFit, Draining, EngineFailed, PromptTooLong, QueueFull
 from modeld.runtime.ticket import Ticket
 
 pytestmark = pytest.mark.filterwarnings(
@@ -393,6 +393,23 @@ async def test_clients_try_again_when_they_are_told_to(refusal: Exception) -> No
             answer = await client.chat.completions.create(model="tiny-q4", messages=HELLO)
         assert time.monotonic() - began >= 0.9
         assert answer.choices[0].message.content == "hi"
+
+
+@pytest.mark.parametrize("refusal", [DoesNotFit("too large"), DeadlineExceeded("too late")])
+async def test_clients_do_not_try_again_in_vain(refusal: Exception) -> None:
+    """What a second try cannot change is told at once, though the client tries any other 5xx again."""
+    tries: list[str] = []
+
+    def refuse(_order: object, *, request_id: str) -> Ticket:
+        tries.append(request_id)
+        raise refusal
+
+    async with serving() as served, asking(served, max_retries=2) as client:
+        served.backend.submit = refuse
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(model="tiny-q4", messages=HELLO)
+        assert caught.value.code == refusal.kind
+        assert len(tries) == 1
 
 
 async def test_a_client_that_loses_patience_frees_its_slot() -> None:

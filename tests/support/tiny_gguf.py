@@ -42,8 +42,12 @@ def write_model(
     split: tuple[int, int] | None = None,
     layers: int = LAYERS,
     context: int = CONTEXT,
+    controls: Sequence[str] = (),
 ) -> Path:
-    """Write a whole model. `split` is (part from 0, parts) and only marks the file."""
+    """Write a whole model. `split` is (part from 0, parts) and only marks the file.
+
+    `controls` are further control tokens: the last of the vocabulary.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     if name is not None:
         writer.add_name(name)
@@ -52,7 +56,7 @@ def write_model(
     if split is not None:
         _add_split(writer, *split)
     _add_hyperparameters(writer, layers, vocabulary, context)
-    _add_vocabulary(writer, vocabulary)
+    _add_vocabulary(writer, vocabulary, controls)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     for key, value in (extra or {}).items():
@@ -241,13 +245,14 @@ def _add_hyperparameters(
     writer.add_vocab_size(vocabulary)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: int) -> None:
-    words = [f"w{number}" for number in range(vocabulary - 3 - len(BYTE_TOKENS))]
+def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: int, controls: Sequence[str] = ()) -> None:
+    words = [f"w{number}" for number in range(vocabulary - 3 - len(BYTE_TOKENS) - len(controls))]
     writer.add_tokenizer_model("llama")
-    writer.add_token_list(["<unk>", "<s>", "</s>", *BYTE_TOKENS, *words])
+    writer.add_token_list(["<unk>", "<s>", "</s>", *BYTE_TOKENS, *words, *controls])
     writer.add_token_scores([0.0] * vocabulary)
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
     kinds += [gguf.TokenType.BYTE] * len(BYTE_TOKENS) + [gguf.TokenType.NORMAL] * len(words)
+    kinds += [gguf.TokenType.CONTROL] * len(controls)
     writer.add_token_types(kinds)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)

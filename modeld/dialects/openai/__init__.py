@@ -20,11 +20,15 @@ from modeld.dialects.openai.listing import OpenAIModel, OpenAIModels, models_lis
 from modeld.dialects.openai.render import SSE_TYPE, ChoiceEvent, ChoiceRenderer
 from modeld.dialects.openai.render_chat import ChatAnswer, ChatRenderer
 from modeld.dialects.openai.render_completion import CompletionAnswer, CompletionRenderer
+from modeld.dialects.openai.render_responses import ResponseRenderer
+from modeld.dialects.openai.response_wire import ResponseBody
+from modeld.dialects.openai.responses import AskedResponse, ResponsesBody, parse_response
 from modeld.dialects.openai.wire import OpenAIError
 
 __all__ = [
     "SSE_TYPE",
     "Asked",
+    "AskedResponse",
     "AskedVectors",
     "ChatAnswer",
     "ChatBody",
@@ -39,6 +43,9 @@ __all__ = [
     "OpenAIError",
     "OpenAIModel",
     "OpenAIModels",
+    "ResponseBody",
+    "ResponseRenderer",
+    "ResponsesBody",
     "VectorRenderer",
     "as_seen",
     "error_answer",
@@ -47,4 +54,5 @@ __all__ = [
     "parse_chat",
     "parse_completion",
     "parse_embeddings",
+    "parse_response",
 ]

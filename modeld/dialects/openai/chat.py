@@ -164,7 +164,7 @@ def parse_chat(body: bytes) -> Asked:
         raise InvalidRequest("`messages` is empty; give it at least one message")
     tools, constraint = tools_of(
         [
-            tool_of(tool.function.name, tool.function.description, _raw(tool.function.parameters), key)
+            tool_of(tool.function.name, tool.function.description, raw_schema(tool.function.parameters), key)
             for number, tool in enumerate(wire.tools or ())
             for key in (f"tools[{number}].function",)
         ],
@@ -267,7 +267,7 @@ def _format_of(wire: ChatBody) -> str | None:
     """Return the JSON text of the schema that the answer must satisfy; None for free text."""
     match wire.response_format:
         case SchemaResponse(json_schema=body):
-            raw = _raw(body.schema)
+            raw = raw_schema(body.schema)
             if raw is None:
                 raise InvalidRequest("`response_format.json_schema` lacks its `schema`")
             return schema_text(raw, "response_format.json_schema.schema")
@@ -277,5 +277,6 @@ def _format_of(wire: ChatBody) -> str | None:
             return None
 
 
-def _raw(value: msgspec.Raw | UnsetType) -> msgspec.Raw | None:
+def raw_schema(value: msgspec.Raw | UnsetType) -> msgspec.Raw | None:
+    """Return a schema in a body; None where it is left out, or null."""
     return None if not isinstance(value, msgspec.Raw) or bytes(value) == b"null" else value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""OpenAI's paths: `/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`."""
+"""OpenAI's paths: models, chats, completions, responses, embeddings, all below `/v1/`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modeld.http.body import read_json
 from modeld.http.edge import Edge, current_request
 from modeld.http.reply import json_reply
 from modeld.http.routes.choices import answer
-from modeld.http.routes.generation import gather
+from modeld.http.routes.generation import gather, generate
 from modeld.http.routes.state import CATALOG_MAX_AGE_S
 from modeld.http.routes.table import Route
 from modeld.runtime.ticket import Ticket
@@ -37,6 +37,7 @@ class OpenAIRoutes:
             ("/v1/chat/completions", self.chat, ["POST"]),
             ("/v1/completions", self.complete, ["POST"]),
             ("/v1/embeddings", self.embed, ["POST"]),
+            ("/v1/responses", self.respond, ["POST"]),
         )
 
     async def models(self) -> Response:
@@ -74,6 +75,20 @@ class OpenAIRoutes:
             return openai.CompletionRenderer(asked, request_id=request.id, model=model.id, created=created)
 
         return await answer(self._edge, request, asked, renderer_for)
+
+    async def respond(self) -> Response:
+        """Answer, in the newer form; nothing is kept."""
+        request = current_request()
+        asked = openai.parse_response(await read_json(request))
+        created = int(time.time())
+
+        def renderer_for(ticket: Ticket) -> openai.ResponseRenderer:
+            return openai.ResponseRenderer(
+                asked, request_id=request.id, model=ticket.model.id, created=created
+            )
+
+        stream = openai.SSE_TYPE if asked.stream else None
+        return await generate(self._edge, request, asked.order, renderer_for, stream=stream)
 
     async def embed(self) -> Response:
         """Return a vector for each input."""

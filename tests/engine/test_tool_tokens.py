@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Control tokens that mark a call are text for those who offered functions, and a prompt may be tokens."""
+
+from __future__ import annotations
+
+import pytest
+from support.engines import GREEDY, Bench, ask, spec
+from support.tiny_gguf import VOCABULARY, write_model
+from support.tiny_llama import FIRST_BYTE, TEMPLATE
+
+from modeld.core.request import Sampling, Tool
+from modeld.engine.llama.engine import load
+from modeld.engine.protocol import Admitted, Broken
+
+MARKER, OTHER = VOCABULARY - 2, VOCABULARY - 1
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("marked")
+    path = write_model(folder / "m.gguf", chat_template=TEMPLATE, controls=("[TOOL_CALLS]", "[OTHER]"))
+    engine = load(spec(path, slots=1, ctx=256), lambda _fraction: True)
+    yield Bench(engine)
+    engine.close()
+
+
+def always(token):
+    return Sampling(temperature=0.0, logit_bias=((token, 1000.0),))
+
+
+def test_a_marker_is_shown_to_those_who_offered_functions(bench) -> None:
+    """Without functions it has no text, and other control tokens never have one."""
+    tools = (Tool(name="f"),)
+    for offered, token, text in [
+        (tools, MARKER, "[TOOL_CALLS]"),
+        ((), MARKER, ""),
+        (tools, OTHER, ""),
+    ]:
+        request = ask("a", tools=offered, sampling=always(token), max_tokens=2)
+        assert bench.generate(request)[0] == text * 2
+
+
+def test_a_prompt_of_tokens_is_the_prompt(bench) -> None:
+    """Nothing is added to it, and its text continues as the same tokens written as text."""
+    tokens = tuple(FIRST_BYTE + byte for byte in b"abc")
+    request_id = bench.submit(ask(prompt_tokens=tokens, sampling=GREEDY))
+    assert bench.until(Admitted, request_id).prompt_tokens == 3
+    bench.finish()
+
+
+def test_a_token_that_there_is_not_is_refused(bench) -> None:
+    """With its number, before it waits for a slot."""
+    (request_id,) = bench.run(ask(prompt_tokens=(1, VOCABULARY)))
+    last = bench.last(request_id)
+    assert isinstance(last, Broken)
+    assert str(VOCABULARY) in last.problem.message
