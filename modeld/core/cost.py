@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
-from modeld.core.request import DetokenizeRequest, EmbedRequest, GenerateRequest, Request
+from modeld.core.request import AS_MANY_AS_FIT, DetokenizeRequest, EmbedRequest, GenerateRequest, Request
 
 CHARACTERS_PER_TOKEN = 4
 """Of usual English text in usual vocabularies."""
 
 
-def estimated_tokens(request: Request, context: int) -> int:
+def estimated_tokens(request: Request, context: int, share: int = 0) -> int:
     """Return the tokens of prompt and answer; at most the model's context (0: unknown), at least 1.
 
-    An answer counts with all it may have: how long it gets, nobody knows.
+    An answer counts with all it may have: how long it gets, nobody knows. One without a bound fills
+    `share`, the KV cells of a slot.
     """
     match request:
         case GenerateRequest():
             texts = (request.prompt or "", *(message.content for message in request.messages))
-            tokens = sum(map(len, texts)) // CHARACTERS_PER_TOKEN + request.max_tokens
+            prompt = sum(map(len, texts)) // CHARACTERS_PER_TOKEN + len(request.prompt_tokens)
+            bound = request.max_tokens
+            tokens = max(prompt, share) if bound == AS_MANY_AS_FIT else prompt + bound
             tokens = min(tokens, context) if context else tokens
         case EmbedRequest():
             tokens = sum(

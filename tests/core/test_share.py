@@ -16,6 +16,7 @@ from modeld.core.fleet import Fleet, InstanceView, Limits, Shares, Waiter
 from modeld.core.inputs import GotSlot, Left, Released
 from modeld.core.order import queue_order
 from modeld.core.request import (
+    AS_MANY_AS_FIT,
     DetokenizeRequest,
     EmbedRequest,
     GenerateRequest,
@@ -306,3 +307,11 @@ def test_a_request_that_leaves_leaves_the_turns_right() -> None:
 def test_costs_are_estimated_from_lengths(request_: object, tokens: int) -> None:
     """Four characters a token, all that the answer may have, and at most the context."""
     assert estimated_tokens(request_, 8192) == tokens
+
+
+def test_an_answer_without_a_bound_costs_a_slots_share() -> None:
+    """It may fill that, or its prompt does; a prompt may come as tokens."""
+    endless = GenerateRequest(prompt="x" * 400, max_tokens=AS_MANY_AS_FIT)
+    assert estimated_tokens(endless, 8192, 2048) == 2048
+    assert estimated_tokens(endless, 8192, 64) == 100
+    assert estimated_tokens(GenerateRequest(prompt_tokens=(1, 2, 3), max_tokens=5), 8192) == 8

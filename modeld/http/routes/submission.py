@@ -50,7 +50,8 @@ def on_terms(edge: Edge, client: Client, order: Order) -> Order:
     if spec is None:
         raise ModelNotFound(no_such_model(catalog, order.model))
     context = 0 if spec.facts is None else spec.facts.context_length
-    tokens = 0 if order.aside else estimated_tokens(order.request, context)
+    share = spec.options.ctx // spec.options.slots
+    tokens = 0 if order.aside else estimated_tokens(order.request, context, share)
     return replace(
         order,
         model=spec.id,
