@@ -8,7 +8,7 @@ import json
 import anthropic
 import pytest
 import trio
-from support.backend import finish, say
+from support.backend import TINY, finish, say
 from support.served import serving
 
 from modeld.core.events import Delta, Failed, Started, Templated
@@ -134,3 +134,19 @@ async def test_the_client_tries_again_when_it_was_told_to() -> None:
             assert trio.current_time() - began >= 1
             assert message.content[0].text == "Hello"
             assert served.backend.refusals == []
+
+
+async def test_the_client_lists_models() -> None:
+    """The paths are OpenAI's, too; the header of a version tells who asks."""
+    async with serving() as served:
+        async with anthropic.AsyncAnthropic(base_url=served.url, api_key="x", max_retries=0) as found:
+            page = await found.models.list()
+            assert [model.id for model in page.data] == [TINY.id]
+            assert (page.first_id, page.last_id, page.has_more) == (TINY.id, TINY.id, False)
+            one = await found.models.retrieve("tiny-q4")
+            assert (one.id, one.type, one.display_name) == (TINY.id, "model", "Tiny")
+            assert one.created_at.year == 2023
+            with pytest.raises(anthropic.NotFoundError):
+                await found.models.retrieve("nobody")
+        async with served.client() as client:
+            assert (await client.get("/v1/models")).json()["object"] == "list"

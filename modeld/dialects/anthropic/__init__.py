@@ -6,6 +6,7 @@ them, `errors` the envelope. docs/compatibility.md says what differs from the or
 """
 
 from modeld.dialects.anthropic.errors import AnthropicError, error_answer
+from modeld.dialects.anthropic.listing import AnthropicModels, models_list, one_model
 from modeld.dialects.anthropic.parse import Asked, parse_count, parse_messages
 from modeld.dialects.anthropic.render import (
     AnthropicAnswer,
@@ -21,10 +22,13 @@ __all__ = [
     "AnthropicCountBody",
     "AnthropicError",
     "AnthropicMessagesBody",
+    "AnthropicModels",
     "Asked",
     "CountRenderer",
     "MessageRenderer",
     "error_answer",
+    "models_list",
+    "one_model",
     "parse_count",
     "parse_messages",
 ]

@@ -10,7 +10,7 @@ from quart import Response
 
 from modeld.core.client import visible
 from modeld.core.models import ModelSpec
-from modeld.dialects import openai
+from modeld.dialects import anthropic, openai
 from modeld.errors import ModelNotFound
 from modeld.http.body import read_json
 from modeld.http.edge import Edge, current_request
@@ -43,16 +43,19 @@ class OpenAIRoutes:
     async def models(self) -> Response:
         """List the models, with files that just came and without those that just went."""
         await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
-        return json_reply(openai.models_list(visible(self._backend.catalog, current_request().client)))
+        catalog = visible(self._backend.catalog, current_request().client)
+        tell = anthropic.models_list if _is_anthropics() else openai.models_list
+        return json_reply(tell(catalog))
 
     async def model(self, model: str) -> Response:
         """Tell of one model; wakes none."""
         client = current_request().client
+        tell = anthropic.one_model if _is_anthropics() else openai.one_model
         try:
-            return json_reply(openai.one_model(visible(self._backend.catalog, client), model))
+            return json_reply(tell(visible(self._backend.catalog, client), model))
         except ModelNotFound:
             await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
-            return json_reply(openai.one_model(visible(self._backend.catalog, client), model))
+            return json_reply(tell(visible(self._backend.catalog, client), model))
 
     async def chat(self) -> Response:
         """Answer a conversation."""
@@ -99,3 +102,8 @@ class OpenAIRoutes:
             return openai.VectorRenderer(asked, model=ticket.model.id)
 
         return await gather(self._edge, request, asked.order, renderer_for)
+
+
+def _is_anthropics() -> bool:
+    """Whether a client of Anthropic asks, which has the same paths for models."""
+    return current_request().sent(b"anthropic-version", None) is not None
