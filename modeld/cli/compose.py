@@ -25,6 +25,8 @@ from modeld.runtime.daemon import Daemon
 from modeld.runtime.keyring import Keyring
 from modeld.runtime.root import Root
 from modeld.runtime.usage_store import UsageStore
+from modeld.telemetry.event_target import EventFile, StandardOutput, Target
+from modeld.telemetry.event_writer import EventWriter
 from modeld.telemetry.log import get_logger
 from modeld.telemetry.metrics import Metrics
 from modeld.worker.hosts import make_worker
@@ -42,17 +44,34 @@ def serve_forever(settings: Settings, keyring: Keyring | None = None) -> int:
     Logging is configured by the caller. 1: the address cannot be bound.
     """
     supervision = systemd.take(os.environ)
+    writer = _event_writer(settings)
     binds = supervision.binds or tuple(hypercorn_binds(settings.addr))
     failure: CannotListen | None = None
     try:
-        trio.run(_run, settings, keyring, supervision, binds, strict_exception_groups=True)
+        trio.run(_run, settings, keyring, supervision, binds, writer, strict_exception_groups=True)
     except* CannotListen as group:
         failure = CannotListen(_first_message(group))
     finally:
         supervision.notifier.close()
+        if writer is not None:
+            writer.stop()
     if failure is not None:
         say(f"modeld: {failure}")
     return 0 if failure is None else 1
+
+
+def _event_writer(settings: Settings) -> EventWriter | None:
+    """Start the thread that writes events down, where that is wanted."""
+    if not settings.events_enable:
+        return None
+    target: Target = StandardOutput()
+    if settings.events_file is not None:
+        target = EventFile(
+            settings.events_file, max_bytes=settings.events_max_bytes, keep=settings.events_keep
+        )
+    writer = EventWriter(target)
+    writer.start()
+    return writer
 
 
 class CannotListen(Exception):
@@ -67,7 +86,11 @@ def _first_message(group: BaseExceptionGroup[CannotListen]) -> str:
 
 
 async def _run(
-    settings: Settings, keyring: Keyring | None, supervision: systemd.Supervision, binds: tuple[str, ...]
+    settings: Settings,
+    keyring: Keyring | None,
+    supervision: systemd.Supervision,
+    binds: tuple[str, ...],
+    events: EventWriter | None,
 ) -> None:
     metrics = Metrics()
     guard = Guard(keyring)
@@ -82,6 +105,7 @@ async def _run(
         node_id=f"{socket.gethostname()}-{os.getpid()}",
         on_stop=_leave_at_the_latest,
         on_hangup=partial(_look_again, keyring, tls),
+        events=events,
     )
     metrics.watch_fleet(root.daemon.status)
     await root.run(

@@ -89,7 +89,7 @@ def _checks(loaded: Loaded) -> Iterator[tuple[str, Verdict]]:
         yield "tls", check_tls(settings.tls_cert, settings.tls_key)
     yield "state_dir", check_state_dir(settings.state_dir, required="state_dir" in loaded.sources)
     if settings.events_enable and settings.events_file is not None:
-        yield "events_file", check_events_file(settings.events_file)
+        yield "events_file", check_events_file(settings.events_file, rotated=settings.events_max_bytes > 0)
 
 
 def check_models_dir(folder: Path) -> Verdict:
@@ -293,13 +293,20 @@ def check_state_dir(folder: Path | None, *, required: bool) -> Verdict:
     return Ok(f"nothing is kept between runs: {folder}: {reason}")
 
 
-def check_events_file(path: Path) -> Verdict:
-    """The events file must be open to appending."""
+def check_events_file(path: Path, *, rotated: bool = False) -> Verdict:
+    """The events file must be open to appending. A pipe may get its reader later."""
     try:
-        with path.open("ab"):
-            return Ok()
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, 0o640)
     except OSError as error:
+        if error.errno == errno.ENXIO and stat.S_ISFIFO(path.stat().st_mode):
+            return Ok("it is a pipe, and nobody reads it yet")
         return NotOk(f"{path} cannot be written: {_reason(error)}")
+    plain = stat.S_ISREG(os.fstat(fd).st_mode)
+    os.close(fd)
+    folder = Path(os.path.realpath(path)).parent
+    if plain and rotated and not os.access(folder, os.W_OK | os.X_OK):
+        return Ok(f"it cannot be rotated, since this user may not write into {folder}: see events_max_bytes")
+    return Ok()
 
 
 def _reason(error: OSError) -> str:

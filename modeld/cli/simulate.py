@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -17,9 +18,10 @@ from modeld.config.values import BadValue
 from modeld.core.fleet import Eviction, Limits
 from modeld.core.models import MIB
 from modeld.core.optimum import belady_loads, fewest_loads
+from modeld.core.recorded import is_recorded, parse_events
 from modeld.core.simulate import Report, limits_of
 from modeld.core.simulate import simulate as replay
-from modeld.core.trace import BadTrace, Trace, parse_head, parse_trace
+from modeld.core.trace import BadTrace, Trace, TraceHead, parse_head, parse_trace
 from modeld.runtime.root import limits_of as daemon_limits
 
 _SETTINGS = (
@@ -42,6 +44,7 @@ _HELP = """Replay the requests of TRACE against the scheduler, in virtual time.
 
 Reports loads, waits and refusals. Without --policy, modeld's own policy is compared with LRU. TRACE is
 a file of JSON lines, or - for standard input; docs/scheduling.md tells its format, and what the figures mean.
+A file of events that a daemon recorded (events_file) is a trace, too.
 """
 
 
@@ -61,6 +64,8 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     """0 is unlimited."""
     reports: tuple[Report, ...]
     optimum: Optimum
+    missed_events: int = 0
+    """Of a recorded trace: events that were lost while it was recorded."""
 
 
 def _simulate(
@@ -76,6 +81,7 @@ def _simulate(
         budget_mb=budget_mb or 0,
         reports=tuple(replay(read, limits_of(one, limits)) for one in policies),
         optimum=_optimum(read, limits),
+        missed_events=read.missed,
     )
     if as_json:
         click.echo(msgspec.json.encode(result).decode())
@@ -103,13 +109,25 @@ def _read(trace: str, models: str | None) -> Trace:
     try:
         head = None if models is None else parse_head(Path(models).read_text(encoding="utf-8"), models)
         with click.open_file(trace, encoding="utf-8") as lines:
-            return parse_trace(cast("Iterable[str]", lines), head)
+            return read_trace(cast("Iterable[str]", lines), head)
     except OSError as error:
         raise click.ClickException(f"{error.filename or trace}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise click.ClickException(f"{trace}: this is no UTF-8 text") from None
     except BadTrace as error:
         raise click.ClickException(f"{trace}: {error}") from None
+
+
+def read_trace(lines: Iterable[str], head: TraceHead | None) -> Trace:
+    """Read a trace, or the events that a daemon recorded: the first line tells which. Raises: BadTrace."""
+    rest = iter(lines)
+    begin: list[str] = []
+    for line in rest:
+        begin.append(line)
+        if line.strip():
+            break
+    parse = parse_events if begin and is_recorded(begin[-1]) else parse_trace
+    return parse(chain(begin, rest), head)
 
 
 def _limits(settings: Settings, budget_mb: float | None) -> Limits:
@@ -134,6 +152,8 @@ def table(result: Simulation, trace: Trace) -> Iterable[str]:
     minutes = trace.requests[-1].at_ms / 60_000
     asked_for = f"{minutes:.1f} min for {result.optimum.models_asked_for} models"
     yield f"{len(trace.requests)} requests over {asked_for}, {budget}"
+    if trace.missed:
+        yield f"{trace.missed} events were lost while this was recorded, so requests are missing"
     yield ""
     rows: list[Sequence[str]] = [("policy", *(report.policy for report in result.reports))]
     kinds = sorted({kind for report in result.reports for kind in report.refused})

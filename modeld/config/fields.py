@@ -43,6 +43,7 @@ _MOST_SLOTS = 256
 _MOST_THREADS = 512
 """GGML_MAX_N_THREADS of ggml."""
 _MOST_BYTES = 2**40
+_LEAST_ROTATION = 64 * 1024
 _MOST_MIB = 2**40 // 1024
 
 QUANTISED_KV = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -96,6 +97,13 @@ def _mib(low: int) -> Kind:
 
 def _bytes(low: int) -> Kind:
     return Kind("BYTES", lambda value: parse_size(value, 1, low, _MOST_BYTES))
+
+
+def _rotation(value: object) -> int:
+    size = parse_size(value, 1, 0, _MOST_BYTES)
+    if 0 < size < _LEAST_ROTATION:
+        raise BadValue(f"{told(value)} is too small; the least is {_LEAST_ROTATION}, and 0 is never")
+    return size
 
 
 def _engine(value: object) -> EngineKind:
@@ -400,8 +408,15 @@ FIELDS: Sequence[Field] = (
             "What is logged. Prompts and texts only at `debug`.",
         ),
         Field("log_format", one_of(("text", "json")), "Lines for people, or one JSON object a line."),
-        Field("events_enable", BOOL, "Write what the scheduler does as lines of JSON."),
-        Field("events_file", PATH, "File for these lines.", default="standard output"),
+        Field("events_enable", BOOL, "Write what the scheduler does as lines of JSON (docs/events.md)."),
+        Field("events_file", PATH, "File, or named pipe, for these lines.", default="standard output"),
+        Field(
+            "events_max_bytes",
+            Kind("BYTES", _rotation),
+            "A file that would grow larger becomes `.1`, and that one `.2`; 0 leaves the rotation to others, "
+            "who send SIGHUP.",
+        ),
+        Field("events_keep", whole(1, 1000, "FILES"), "How many of these older files are kept."),
     ),
     *_group(
         "TLS",

@@ -18,7 +18,7 @@ from modeld.config.files import UnreadableConfig, read_config
 from modeld.config.key_file import CREDENTIAL
 from modeld.config.machine import usable_cores
 from modeld.config.nearest import did_you_mean, nearest
-from modeld.config.rules import findings, kv_and_flash, notices
+from modeld.config.rules import findings, kv_and_flash
 from modeld.config.settings import ModelSettings, Settings
 from modeld.config.values import BadValue
 
@@ -101,8 +101,6 @@ def load_settings(
             top, _, below = name.partition(".")
             label = found.labels.get(top, top)
             found.problems.append(f"{label}{'.' + below if below else ''}: {sentence}")
-        for name, sentence in notices(found.sources):
-            found.warnings.append(f"{found.labels.get(name, name)}: {sentence}")
     warnings = tuple(map(_one_line, found.warnings))
     if found.problems:
         raise ConfigError(tuple(map(_one_line, found.problems)), warnings)

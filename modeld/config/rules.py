@@ -13,11 +13,6 @@ from modeld.config.settings import AUTO, ModelSettings, Settings
 Finding = tuple[str, str]
 _CELLS_PER_SLOT = 16
 """Fewer make no sentence; llama.cpp rounds its caches up anyway."""
-_IDLE = {
-    "events_enable": "this version writes no events yet; /status and the log tell each decision",
-    "events_file": "this version writes no events yet; /status and the log tell each decision",
-}
-"""Settings of the contract that are read and checked, but have no effect yet."""
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9_.-]+)(:\d{1,5})?", re.IGNORECASE)
 
 
@@ -60,6 +55,9 @@ def _cors(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
 def _events(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
     if settings.events_file is not None and "events_enable" not in given:
         yield "events_file", "nothing is written to it without events_enable: true"
+    for name in ("events_max_bytes", "events_keep"):
+        if name in given and settings.events_file is None:
+            yield name, "only a file is rotated; name one with events_file"
 
 
 def _cells(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
@@ -118,13 +116,6 @@ def _aliases(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
             owner = owners.setdefault(alias, name)
             if owner != name:
                 yield f"models.{name}.aliases", f'"{alias}" already names the model {owner}'
-
-
-def notices(given: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield what was set and has no effect in this version."""
-    for name, sentence in _IDLE.items():
-        if name in given:
-            yield name, sentence
 
 
 def _tls(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:

@@ -93,6 +93,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cors_allowed_headers: tuple[str, ...] = ()
     events_enable: bool = False
     events_file: Path | None = None
+    events_max_bytes: int = 64 * 1024 * 1024
+    """0: never rotated here."""
+    events_keep: int = 3
     state_dir: Path | None = None
     isolation: Isolation = Isolation.PROCESS
     llama_ctx: int = 8192

@@ -20,14 +20,14 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from modeld.core import inputs
-from modeld.core.admission import STUCK_RETRY_S, model_failed, unavailable
+from modeld.core.admission import model_failed, unavailable
 from modeld.core.effects import CutReason, Effect, EndOperation, RefuseOperation, Tell
 from modeld.core.fleet import Fleet, Instant
 from modeld.core.leases import cut_leases, refuse_waiters
 from modeld.core.lifecycle import State, move
 from modeld.core.models import Catalog, ModelSpec
 from modeld.core.operations import Operation, OperationKind, OperationState
-from modeld.core.placement import is_pinned
+from modeld.core.placement import STUCK_RETRY_S, is_pinned
 from modeld.errors import Conflict, Draining, ModelNotFound, Problem, QueueFull, Unloaded
 
 MOST_RUNNING = 100

@@ -100,7 +100,9 @@ class Tell(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     numbers: Mapping[str, float] = {}
     kind: str = ""
-    """Of a refusal, the kind of its problem; of an unload, what it is counted as."""
+    """Of a refusal, the kind of its problem; of an unload, what for: `room`, `ttl`, `changed`, `operator`."""
+    for_model: str = ""
+    """For which model this one makes room."""
 
 
 Effect = Grant | Refuse | Cut | Load | Stop | SetThreads | RefuseOperation | EndOperation | Tell

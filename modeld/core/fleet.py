@@ -124,6 +124,8 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: Instant = 0.0
     while_loading: bool = False
     problem: Problem | None = None
+    breaker: bool = False
+    """They opened the breaker, and no load has succeeded since."""
 
 
 class InstanceView(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,7 +28,7 @@ from modeld.core.lifecycle import State, move
 from modeld.core.models import MIB, ModelSpec
 from modeld.core.note import Outcome
 from modeld.core.order import demands, drains_from, oldest_arrival
-from modeld.core.placement import never_fits, share_cores
+from modeld.core.placement import fits_not_beside_stuck, never_fits, share_cores
 from modeld.core.room import SPARE_S, cost, drain_set, idle_set, movable
 from modeld.errors import Evicted, Problem
 
@@ -97,13 +97,18 @@ def _spare(fleet: Fleet) -> int | None:
 
 
 def _refuse_if_never(fleet: Fleet, spec: ModelSpec) -> Outcome | None:
-    """Refuse who waits for a model that cannot fit: others were pinned since it was admitted."""
-    refusal = never_fits(fleet, spec)
+    """Refuse who waits for a model that cannot fit: others were pinned since it was admitted, or hang.
+
+    A preload waits on for one that hangs.
+    """
+    never = never_fits(fleet, spec)
+    refusal = never or fits_not_beside_stuck(fleet, spec)
     if refusal is None:
         return None
     fleet, effects = refuse_waiters(fleet, spec.id, refusal)
     fleet, more = fail_loads(fleet, spec.id, refusal)
-    fleet = fleet.having(replace(fleet.instance(spec.id), wanted=False))
+    if never is not None:
+        fleet = fleet.having(replace(fleet.instance(spec.id), wanted=False))
     return without_claim(fleet, spec.id), effects + more
 
 
@@ -208,9 +213,15 @@ def _start(fleet: Fleet, spec: ModelSpec, now: Instant) -> Outcome:
         threads=threads,
     )
     waiters = len(fleet.waiters(spec.id))
-    numbers = {"need_mb": spec.footprint.total / MIB, "held_mb": fleet.held / MIB, "waiters": waiters}
+    numbers: dict[str, float] = {
+        "need_mb": spec.footprint.total / MIB,
+        "held_mb": fleet.held / MIB,
+        "waiters": waiters,
+    }
+    if fleet.limits.budget is not None:
+        numbers["budget_mb"] = fleet.limits.budget / MIB
     if waiters:
-        reason = f"{waiters} requests wait for it"
+        reason = f"{'1 request waits' if waiters == 1 else f'{waiters} requests wait'} for it"
     elif (asked := next(fleet.loading_for(spec.id), None)) is not None:
         reason = f"operation {asked.id} ({asked.kind}) asked for it"
     else:
@@ -237,6 +248,8 @@ def _evict(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
             Tell(
                 action="evict",
                 model_id=victim,
+                kind="room",
+                for_model=claim.model_id,
                 reason=f"idle, and makes room for {claim.model_id}; {why}",
                 numbers={
                     "frees_mb": view.reserved / MIB,
@@ -265,6 +278,8 @@ def _tell_drains(fleet: Fleet, claim: Claim, victims: tuple[str, ...], now: Inst
             Tell(
                 action="drain",
                 model_id=victim,
+                kind="room",
+                for_model=claim.model_id,
                 reason=f"requests for {claim.model_id} have waited {waited:.1f} s for its memory",
                 numbers={
                     "waited_s": waited,

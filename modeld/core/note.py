@@ -10,7 +10,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from modeld.core import inputs
-from modeld.core.admission import STUCK_RETRY_S, admit, model_failed
+from modeld.core.admission import admit, model_failed
 from modeld.core.control import end_all, fail_loads, heed, vanished, with_pins
 from modeld.core.crowding import without_fattest
 from modeld.core.effects import CutReason, Effect, Refuse, Tell
@@ -18,8 +18,17 @@ from modeld.core.fleet import REUSE_WINDOW_S, Failures, Fleet, InstanceView, Ins
 from modeld.core.inputs import Input
 from modeld.core.leases import close, cut_leases, find_lease, refuse_waiters, with_lease
 from modeld.core.lifecycle import State, move
-from modeld.core.models import ModelSpec
-from modeld.core.restart import after_failure, after_service, crashed, is_open
+from modeld.core.models import MIB, ModelSpec
+from modeld.core.placement import STUCK_RETRY_S
+from modeld.core.restart import (
+    after_failure,
+    after_load,
+    after_service,
+    crashed,
+    is_open,
+    told_of_breaker,
+    told_of_recovery,
+)
 from modeld.core.share import settled
 from modeld.errors import Draining, EngineFailed, Problem, QueueFull
 
@@ -49,7 +58,7 @@ def note(fleet: Fleet, event: Input, now: Instant) -> Outcome:
         case inputs.Stuck(model_id=model_id, problem=problem):
             return _stuck(fleet, model_id, problem, now)
         case inputs.Stopped(model_id=model_id):
-            return _stopped(fleet, model_id), []
+            return _stopped(fleet, model_id)
         case inputs.CatalogChanged(catalog=catalog):
             return _catalog_changed(replace(fleet, catalog=with_pins(catalog, fleet.pins)), fleet)
         case inputs.Wanted(model_id=model_id):
@@ -146,6 +155,7 @@ def _loaded(fleet: Fleet, model_id: str, slots: int, now: Instant) -> Outcome:
     spec = fleet.catalog.models.get(model_id)
     ttl = None if spec is None else spec.ttl_s
     load_s = now - view.load_started
+    failures = view.failures
     view = replace(
         view,
         state=move(view.state, State.READY),
@@ -155,14 +165,18 @@ def _loaded(fleet: Fleet, model_id: str, slots: int, now: Instant) -> Outcome:
         ready_at=now,
         load_s=load_s,
         keep_until=None if ttl is None else now + ttl,
+        failures=after_load(failures),
     )
     waiting = tuple(
         _without_load(waiter, view.load_started, now) if waiter.model_id == model_id else waiter
         for waiter in fleet.waiting
     )
     numbers = {"load_s": round(load_s, 3), "slots": slots}
-    tell = Tell(action="ready", model_id=model_id, reason="it was loaded", numbers=numbers)
-    return replace(fleet.having(view), waiting=waiting, loads=fleet.loads + 1), [tell]
+    effects: list[Effect] = [
+        Tell(action="ready", model_id=model_id, reason="it was loaded", numbers=numbers),
+        *told_of_recovery(model_id, failures),
+    ]
+    return replace(fleet.having(view), waiting=waiting, loads=fleet.loads + 1), effects
 
 
 def _without_load(waiter: Waiter, load_started: Instant, now: Instant) -> Waiter:
@@ -172,7 +186,8 @@ def _without_load(waiter: Waiter, load_started: Instant, now: Instant) -> Waiter
 
 def _load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
     view = fleet.instance(model_id)
-    failures = after_failure(view.failures, problem, now, while_loading=True)
+    before = view.failures
+    failures = after_failure(before, problem, now, while_loading=True)
     fleet = fleet.having(_without_memory(view, State.ERROR, failures))
     refusal = model_failed(model_id, problem, failures.retry_at - now)
     effects: list[Effect] = [
@@ -181,7 +196,8 @@ def _load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) ->
             model_id=model_id,
             reason=problem.message,
             numbers={"failures": failures.in_a_row, "retry_in_s": failures.retry_at - now},
-        )
+        ),
+        *told_of_breaker(model_id, before, failures, now),
     ]
     fleet, more = _refuse_all(fleet, model_id, refusal)
     return fleet, effects + more
@@ -197,13 +213,17 @@ def _died(fleet: Fleet, event: inputs.Died, now: Instant) -> Outcome:
     failures = crashed(view.failures, problem, now, loading=view.state is State.LOADING)
     spec = fleet.catalog.models.get(model_id)
     before = view.leases
+    tripped = told_of_breaker(model_id, view.failures, failures, now)
     view = replace(
         _without_memory(view, State.ERROR, failures),
         restarts=view.restarts + 1,
         wanted=view.wanted or (spec is not None and spec.preload),
     )
     numbers = {"failures": failures.in_a_row, "retry_in_s": failures.retry_at - now}
-    effects: list[Effect] = [Tell(action="died", model_id=model_id, reason=problem.message, numbers=numbers)]
+    effects: list[Effect] = [
+        Tell(action="died", model_id=model_id, reason=problem.message, numbers=numbers),
+        *tripped,
+    ]
     waiting: list[Waiter] = []
     for lease in before:
         in_slot = lease.slot_since is not None or lease.ticket in event.unstarted
@@ -224,11 +244,15 @@ def _stuck(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outco
     """Take nothing more in; its memory stays held, and its end is waited for."""
     view = fleet.instance(model_id)
     failures = after_failure(view.failures, problem, now, while_loading=True)
+    tripped = told_of_breaker(model_id, view.failures, failures, now)
     refusal = model_failed(model_id, problem, STUCK_RETRY_S)
     fifo = [lease.ticket for lease in view.leases if lease.slot_since is None and not lease.closed]
     state = move(view.state, State.DRAINING)
     view = replace(view, state=state, leases=(), stopping=True, stuck=problem, failures=failures)
-    effects: list[Effect] = [Tell(action="stuck", model_id=model_id, reason=problem.message)]
+    effects: list[Effect] = [
+        Tell(action="stuck", model_id=model_id, reason=problem.message),
+        *tripped,
+    ]
     effects += [Refuse(ticket, refusal) for ticket in fifo]
     fleet, more = _refuse_all(fleet.having(view), model_id, refusal)
     return fleet, effects + more
@@ -265,9 +289,15 @@ def _cause_of_two(problem: Problem) -> Problem:
     ).as_problem()
 
 
-def _stopped(fleet: Fleet, model_id: str) -> Fleet:
+def _stopped(fleet: Fleet, model_id: str) -> Outcome:
     view = fleet.instance(model_id)
-    return fleet.having(_without_memory(view, State.STOPPED, view.failures))
+    tell = Tell(
+        action="stopped",
+        model_id=model_id,
+        reason="it gave its memory back",
+        numbers={"freed_mb": view.reserved / MIB},
+    )
+    return fleet.having(_without_memory(view, State.STOPPED, view.failures)), [tell]
 
 
 def _without_memory(view: InstanceView, state: State, failures: Failures) -> InstanceView:
@@ -296,12 +326,12 @@ def _catalog_changed(fleet: Fleet, before: Fleet) -> Outcome:
         ):
             continue
         if new is None:
-            reason = "its file is gone"
+            kind, reason = "gone", "its file is gone"
             views.append(replace(view, state=move(view.state, State.DRAINING)))
         else:
-            reason = "its file or its options changed; the next load takes the new ones"
+            kind, reason = "changed", "its file or its options changed; the next load takes the new ones"
             views.append(replace(view, stale=True))
-        effects.append(Tell(action="drain", model_id=view.model_id, reason=reason))
+        effects.append(Tell(action="drain", model_id=view.model_id, kind=kind, reason=reason))
     gone = [waiter for waiter in fleet.waiting if waiter.model_id not in fleet.catalog.models]
     effects += [Refuse(waiter.ticket, vanished(waiter.model_id)) for waiter in gone]
     waiting = tuple(waiter for waiter in fleet.waiting if waiter not in gone)

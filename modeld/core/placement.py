@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from modeld.core.fleet import Fleet
 from modeld.core.models import MIB, ModelSpec
-from modeld.errors import DoesNotFit, Problem
+from modeld.errors import DoesNotFit, ModelFailed, Problem
+
+STUCK_RETRY_S = 60.0
+"""A model that hangs in a thread comes back with a restart of the daemon, if ever."""
 
 
 def never_fits(fleet: Fleet, spec: ModelSpec) -> Problem | None:
@@ -48,6 +51,34 @@ def never_fits(fleet: Fleet, spec: ModelSpec) -> Problem | None:
 def _unpin(need: int, room: int) -> str:
     """Say that a pinned model may be let go, where that helps."""
     return "let a pinned model go, " if need <= room else ""
+
+
+def fits_not_beside_stuck(fleet: Fleet, spec: ModelSpec) -> Problem | None:
+    """Say that a model fits only without memory of models that hang, which nothing can make room in.
+
+    None if it fits beside them, when everything else that may go is gone. That it fits without them is
+    known (`never_fits`).
+    """
+    limits = fleet.limits
+    if limits.budget is None or fleet.instance(spec.id).state.holds_memory:
+        return None
+    stays = {
+        view.model_id: view.reserved
+        for view in fleet.instances.values()
+        if view.reserved and (view.stuck is not None or is_pinned(fleet, view.model_id))
+    }
+    stuck = [name for name in stays if fleet.instance(name).stuck is not None]
+    room = limits.budget - limits.margin - sum(stays.values())
+    if not stuck or spec.footprint.total <= room:
+        return None
+    held = sum(stays[name] for name in stuck)
+    return ModelFailed(
+        f"model {spec.id} needs about {_mb(spec.footprint.total)} MiB, and {_mb(held)} MiB of the budget are "
+        f"held by {', '.join(stuck)}, which hangs in a thread and cannot be stopped; restart the daemon, or "
+        "try again when it has come back",
+        details={"need_mb": _mb(spec.footprint.total), "stuck_mb": _mb(held), "available_mb": _mb(room)},
+        retry_after_s=STUCK_RETRY_S,
+    ).as_problem()
 
 
 def _remedy(spec: ModelSpec) -> str:

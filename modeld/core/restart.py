@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from modeld.core.effects import Tell
 from modeld.core.fleet import Failures, Instant
 from modeld.errors import Problem
 
@@ -27,6 +28,7 @@ def after_failure(failures: Failures, problem: Problem, now: Instant, *, while_l
         retry_at=now + backoff,
         while_loading=while_loading,
         problem=problem,
+        breaker=failures.breaker or len(recent) >= BREAKER_FAILURES,
     )
 
 
@@ -46,6 +48,11 @@ def after_service(failures: Failures) -> Failures:
     return replace(failures, in_a_row=0, while_loading=False)
 
 
+def after_load(failures: Failures) -> Failures:
+    """Count a load that succeeded: it closes the breaker. A request that is served resets the backoff."""
+    return replace(failures, breaker=False) if failures.breaker else failures
+
+
 def is_open(failures: Failures, now: Instant) -> bool:
     """Whether requests are refused at once.
 
@@ -55,3 +62,34 @@ def is_open(failures: Failures, now: Instant) -> bool:
     if now >= failures.retry_at:
         return False
     return failures.while_loading or len(failures.recent) >= BREAKER_FAILURES
+
+
+def told_of_recovery(model_id: str, failures: Failures) -> list[Tell]:
+    """Tell that a model is there again that had failed."""
+    told: list[Tell] = []
+    if failures.in_a_row:
+        cause = "" if failures.problem is None else f"; the last one: {failures.problem.message}"
+        reason = f"it is loaded again after {_counted(failures.in_a_row, 'failure')}{cause}"
+        numbers = {"failures": failures.in_a_row}
+        told.append(Tell(action="restarted", model_id=model_id, reason=reason, numbers=numbers))
+    if failures.breaker:
+        reason = "a load succeeded, so its requests are taken again"
+        told.append(Tell(action="breaker_closed", model_id=model_id, reason=reason))
+    return told
+
+
+def told_of_breaker(model_id: str, before: Failures, failures: Failures, now: Instant) -> list[Tell]:
+    """Tell that the breaker opened, if it just did."""
+    if before.breaker or not failures.breaker:
+        return []
+    wait = failures.retry_at - now
+    reason = (
+        f"{_counted(len(failures.recent), 'failure')} within {BREAKER_WINDOW_S:g} s: "
+        f"its requests are refused for {wait:.1f} s, then it is tried again"
+    )
+    numbers = {"failures": len(failures.recent), "retry_in_s": wait}
+    return [Tell(action="breaker_opened", model_id=model_id, reason=reason, numbers=numbers)]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -114,10 +114,10 @@ def _stop(fleet: Fleet, now: Instant) -> Outcome:
         due = expiry(fleet, view)
         if view.state is State.READY and view.stale:
             reason = "its file or its options changed, and it is idle now"
-            effects.append(Tell(action="unload", model_id=view.model_id, reason=reason))
+            effects.append(Tell(action="unload", model_id=view.model_id, kind="changed", reason=reason))
         elif due is not None and now >= due:
             reason = f"idle since {now - view.last_used:.1f} s, its time to live"
-            effects.append(Tell(action="unload", model_id=view.model_id, reason=reason))
+            effects.append(Tell(action="unload", model_id=view.model_id, kind="ttl", reason=reason))
         elif (operation := _goes_for(fleet, view)) is not None:
             reason = f"operation {operation.id} ({operation.kind} {operation.model_id}) asked for it"
             effects.append(Tell(action="unload", model_id=view.model_id, reason=reason, kind="operator"))

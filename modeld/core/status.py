@@ -70,6 +70,26 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     free_mb: float
 
 
+class EventsStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The daemon's events: how many there were, and whether they are written down."""
+
+    run: str = ""
+    """Name of this run of the daemon, the first part of each event's id."""
+    recorded: Mapping[str, int] = {}
+    """By kind."""
+    target: str | None = None
+    """Where they are written; None: `events_enable` is off."""
+    written: int = 0
+    dropped: int = 0
+    """Not written, because there was no room, nobody read, or the disk was too slow."""
+    problem: str | None = None
+    """Why they cannot be written right now."""
+    readers: int = 0
+    """Of `GET /events`."""
+    missed: int = 0
+    """Events that came faster than readers of `GET /events` took them, over all readers."""
+
+
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The whole daemon at one moment."""
 
@@ -102,3 +122,4 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Keys in force; None: no key is asked for."""
     warnings: tuple[str, ...] = ()
     """What the operator should mend: sentences. An address that strangers reach without a key is one."""
+    events: EventsStatus = EventsStatus()

@@ -7,7 +7,7 @@ The first line is an object with `models` (and, if wanted, `budget_mb`); each fu
     {"at_ms": 0, "model": "a", "service_ms": 800}
     {"at_ms": 40, "model": "a", "tokens": 64, "priority": "high", "deadline_ms": 5000}
 
-docs/scheduling.md tells what each key means.
+docs/scheduling.md tells what each key means. `core.recorded` makes traces of a daemon's events.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 
     head: TraceHead
     requests: tuple[TraceRequest, ...]
+    missed: int = 0
+    """Of a recorded trace: events that were lost while it was recorded."""
 
     def service_ms(self, request: TraceRequest) -> int:
         """Return for how long a request holds its slot, ms."""

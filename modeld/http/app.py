@@ -19,6 +19,7 @@ from modeld.http.limits import Limits, limits_of
 from modeld.http.routes.anthropic import AnthropicRoutes
 from modeld.http.routes.control import ControlRoutes
 from modeld.http.routes.embed import EmbedRoute
+from modeld.http.routes.events import EventsRoute
 from modeld.http.routes.infer import InferRoute
 from modeld.http.routes.llamacpp import LlamaCppRoutes
 from modeld.http.routes.meta import MetaRoutes
@@ -55,6 +56,7 @@ class EdgeApp(QuartTrio):
             *MetaRoutes(edge).table(),
             *InferRoute(edge).table(),
             *EmbedRoute(edge).table(),
+            *EventsRoute(edge).table(),
             *VocabularyRoutes(edge).table(),
             *ControlRoutes(edge).table(),
             *OllamaRoutes(edge).table(),

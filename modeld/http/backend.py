@@ -12,6 +12,7 @@ from modeld.core.operations import OperationStatus
 from modeld.core.plan import Plan
 from modeld.core.request import Order
 from modeld.core.status import DaemonStatus
+from modeld.runtime.event_log import EventLog
 from modeld.runtime.ticket import Ticket
 
 
@@ -68,6 +69,11 @@ class Backend(Protocol):
     @property
     def catalog(self) -> Catalog:
         """All models known now."""
+        ...
+
+    @property
+    def events(self) -> EventLog:
+        """What happens in the daemon."""
         ...
 
     def submit(self, order: Order, *, request_id: str) -> Ticket:

@@ -85,7 +85,27 @@ class Writer(Protocol[_Shown_contra]):
         ...
 
 
-class StreamBody(ResponseBody, Generic[_Told]):
+class Streamed(ResponseBody):
+    """A body that is written part by part, as the parts come to be."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last part was given out by iteration."""
+        raise NotImplementedError
+
+    def write_with(self, pen: Pen | None) -> None:
+        """Write by this pen, if that is of use."""
+
+    def __aiter__(self) -> Self:
+        """Iterate over parts."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next part, when there is one."""
+        raise NotImplementedError
+
+
+class StreamBody(Streamed, Generic[_Told]):
     """The lines of a stream: all that have come since the last write go into one.
 
     The first write and the last are given out by iteration, for ASGI. With a pen, those between are
@@ -135,10 +155,6 @@ class StreamBody(ResponseBody, Generic[_Told]):
     ) -> None:
         """Free the slot, however the stream ended."""
         self._source.close()
-
-    def __aiter__(self) -> Self:
-        """Iterate over writes."""
-        return self
 
     async def __anext__(self) -> bytes:
         """Return the bytes of the next write: lines, or a sign of life after a silent span."""

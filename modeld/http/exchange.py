@@ -21,7 +21,7 @@ from quart_trio.wrappers import TrioRequest
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from modeld.core.client import EVERYBODY
-from modeld.http.body import StreamBody
+from modeld.http.body import Streamed
 from modeld.http.edge import EdgeRequest
 from modeld.http.envelopes import envelope_of
 from modeld.http.errors import error_of, error_response
@@ -117,7 +117,7 @@ class Exchange(TrioASGIHTTPConnection):
                 "headers": encode_headers(headers),
             }
         )
-        if isinstance(body, StreamBody):
+        if isinstance(body, Streamed):
             body.write_with(pen_of(self.scope))
             async with body:
                 async for part in body:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from modeld import __version__
+from modeld.core.fleet_events import FleetEvent
 from modeld.core.status import DaemonStatus
 from modeld.core.usage import KeysBody, UsageBody
 from modeld.dialects.framing import NDJSON_TYPE
@@ -28,6 +29,7 @@ from modeld.dialects.native import (
 )
 from modeld.http.openapi_anthropic import ANTHROPIC_BODIES, anthropic_paths
 from modeld.http.openapi_control import CONTROL_BODIES, control_paths
+from modeld.http.openapi_events import events_operation
 from modeld.http.openapi_keys import SECURITY_SCHEMES, with_keys
 from modeld.http.openapi_llamacpp import LLAMA_BODIES, llama_paths
 from modeld.http.openapi_ollama import OLLAMA_BODIES, ollama_paths
@@ -58,6 +60,7 @@ _BODIES = (
     *OPENAI_BODIES,
     *ANTHROPIC_BODIES,
     *LLAMA_BODIES,
+    FleetEvent,
 )
 
 _LAST_LINE: Json = {
@@ -113,6 +116,7 @@ def _document(schemas: Json) -> Json:
                 )
             },
             "/keys": {"get": _get("The keys in force and their terms, without secrets", "KeysBody")},
+            "/events": {"get": events_operation()},
             "/healthz": {"get": _text("Health: 200 `ok`, or 503 with the reason", "ok", (503,))},
             "/readyz": {
                 "get": _text("Readiness: 200 `ready`, or 503 `loading` or `draining`", "ready", (503,))

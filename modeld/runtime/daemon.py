@@ -10,6 +10,7 @@ from modeld.core.models import MIB, Catalog
 from modeld.core.request import Order
 from modeld.core.status import DaemonStatus, DeviceStatus
 from modeld.runtime.control import Control
+from modeld.runtime.event_log import EventLog
 from modeld.runtime.machine import memory_of_machine
 from modeld.runtime.registry import Registry
 from modeld.runtime.scheduler import Scheduler
@@ -18,9 +19,12 @@ from modeld.runtime.ticket import Ticket
 
 
 class Daemon:
-    """A facade without state of its own: the scheduler, the registry and the status in one place."""
+    """A facade without state of its own: the scheduler, the registry, the status and the events."""
 
-    def __init__(self, scheduler: Scheduler, registry: Registry, reporter: StatusReporter) -> None:
+    def __init__(
+        self, scheduler: Scheduler, registry: Registry, reporter: StatusReporter, events: EventLog
+    ) -> None:
+        self.events = events
         self._scheduler = scheduler
         self._registry = registry
         self._reporter = reporter

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 from trio_util import AsyncValue
@@ -148,8 +149,10 @@ class Instance:
             self._fifo.send_nowait(ticket)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Take a ticket whose reader left out of its slot. One in the FIFO is dropped when it comes up."""
-        if ticket.id in self._running:
+        """Take a ticket that ended, or whose reader left, out of its slot or out of the FIFO."""
+        if ticket.id not in self._running:
+            self._withdraw(ticket)
+        else:
             in_prefill = ticket.admitted is not None and ticket.first_token is None
             urgent = in_prefill and self._interrupts.may_interrupt(alone=len(self._running) == 1)
             self._worker.send(Cancel(ticket.id, urgent=urgent))
@@ -230,13 +233,27 @@ class Instance:
         self._feed(Stuck(self.model_id, problem))
 
     async def _fill_slots(self) -> None:
-        async for ticket in self._incoming:
+        while True:
+            # First the slot: so who waits for one is in the channel, where `_withdraw` finds him.
             await self._free_slots.acquire()
-            if ticket.closed or ticket.ended:
+            ticket = await self._incoming.receive()
+            if ticket.closed or ticket.ended:  # It ended on its way from the channel to here.
                 self._free_slots.release()
                 self._feed(Released(ticket.id, served=False, tokens=0))
                 continue
             self._submit(ticket)
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        """Take a ticket out of the FIFO, wherever it is in it, so that its place is free at once."""
+        waiting: list[Ticket] = []
+        with suppress(trio.WouldBlock, trio.ClosedResourceError):
+            while True:
+                waiting.append(self._incoming.receive_nowait())
+        for other in waiting:
+            if other is not ticket:
+                self._fifo.send_nowait(other)
+        if ticket in waiting:
+            self._feed(Released(ticket.id, served=False))
 
     def _submit(self, ticket: Ticket) -> None:
         self._running[ticket.id] = ticket

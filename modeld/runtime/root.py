@@ -19,11 +19,14 @@ import structlog
 import trio
 from trio_util import wait_any
 
+import modeld
 from modeld.config.settings import Settings
 from modeld.core.fleet import Limits
+from modeld.core.fleet_events import Kind
 from modeld.core.models import MIB, Catalog, ModelSpec
 from modeld.runtime import systemd
 from modeld.runtime.daemon import Daemon
+from modeld.runtime.event_log import EventLog, Sink
 from modeld.runtime.machine import budget_bytes, sizing_room
 from modeld.runtime.observer import Observer
 from modeld.runtime.registry import Registry
@@ -71,16 +74,18 @@ class Root:
         node_id: str,
         on_stop: Callable[[float], None] = lambda _seconds: None,
         on_hangup: Callable[[], None] = lambda: None,
+        events: Sink | None = None,
     ) -> None:
         """`on_stop` is called when a stop begins, with the seconds after which the process must be gone.
 
-        `on_hangup` is called at each SIGHUP.
+        `on_hangup` is called at each SIGHUP. `events` gets every event, and is then opened anew.
         """
         self._settings = settings
         self._on_stop = on_stop
         self._on_hangup = on_hangup
         self._supervision = supervision
-        self._observer = Observer(metrics)
+        self._events = EventLog(events, clock=trio.current_time)
+        self._observer = Observer(metrics, self._events)
         limits = limits_of(settings)
         self._scheduler = Scheduler(
             limits=limits,
@@ -95,7 +100,7 @@ class Root:
         self._registry = Registry(settings, on_change=self._catalog_changed, room=room)
         self._preloaded: set[str] = set()
         reporter = StatusReporter(self._scheduler, self._observer, node_id=node_id)
-        self.daemon = Daemon(self._scheduler, self._registry, reporter)
+        self.daemon = Daemon(self._scheduler, self._registry, reporter, self._events)
 
     async def run(self, front: Front, announce: Callable[[list[str]], None]) -> None:
         """Run until a signal asks to stop; `announce` gets the URLs once everything is up.
@@ -104,6 +109,13 @@ class Root:
         Cancellation: stops everything at once, but in the same order.
         """
         signals = StopSignals(on_hangup=self._hangup)
+        limits = self._scheduler.fleet.limits
+        self._observer.daemon(
+            Kind.DAEMON_STARTED,
+            f"modeld {modeld.__version__}",
+            budget_mb=(limits.budget or 0) / MIB,
+            margin_mb=limits.margin / MIB,
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(signals.run)
             await nursery.start(self._scheduler.run)
@@ -117,11 +129,13 @@ class Root:
                 self._on_stop(self._settings.shutdown_timeout + LAST_RESORT_S)
                 deadline = trio.current_time() + self._settings.shutdown_timeout
                 await self._drain(signals)
+                self._events.close()
                 shutdown.set()
                 leave = min(FLEET_STOP_S, self._settings.shutdown_timeout / 5)
                 front_nursery.cancel_scope.deadline = deadline - leave
             _log.info("the front is closed, the fleet stops")
             nursery.cancel_scope.cancel()
+        self._observer.daemon(Kind.DAEMON_STOPPED, "the front is closed and all models are gone")
 
     async def _drain(self, signals: StopSignals) -> None:
         inside = self._scheduler.inside
@@ -145,9 +159,10 @@ class Root:
 
     def _hangup(self) -> None:
         _log.warning(
-            "SIGHUP: keys and certificates are read again, where there are some; new models are noticed all "
-            "the time, and settings are read at the start only: restart to change them"
+            "SIGHUP: keys and certificates are read again and events_file is opened anew, if there are such; "
+            "new models are noticed all the time; settings are read at the start only: restart to change them"
         )
+        self._events.reopen()
         self._on_hangup()
 
     def _catalog_changed(self, catalog: Catalog) -> None:

@@ -31,6 +31,7 @@ from modeld.core.effects import (
 )
 from modeld.core.events import Loading
 from modeld.core.fleet import Fleet, Limits
+from modeld.core.fleet_events import Kind
 from modeld.core.inputs import Input
 from modeld.core.lifecycle import State
 from modeld.core.models import Catalog, EngineKind, ModelSpec
@@ -44,7 +45,7 @@ from modeld.runtime.instance import Instance
 from modeld.runtime.observer import Observer
 from modeld.runtime.operations import OperationBook
 from modeld.runtime.supervise import supervise
-from modeld.runtime.telling import no_such_model, tell_positions, tell_progress
+from modeld.runtime.telling import Positions, no_such_model, tell_progress
 from modeld.runtime.ticket import Ticket
 from modeld.worker.host import Host
 
@@ -85,6 +86,7 @@ class Scheduler:
         self._fake_script = fake_script
         self._max_backlog = max_stream_backlog
         self._stall_timeout_s = stall_timeout_s
+        self._positions = Positions(observer.queued)
         self._tickets: dict[int, Ticket] = {}
         self._next_ticket = 1
         self._submitting: Ticket | None = None
@@ -94,6 +96,7 @@ class Scheduler:
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
         self._sleeping_until = math.inf
+        self._due = math.inf
         self._alive_at = trio.current_time()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -108,12 +111,14 @@ class Scheduler:
                 while True:
                     self._wake = trio.Event()
                     now = self._alive_at = trio.current_time()
-                    due = next_deadline(self.fleet, now)
-                    self._sleeping_until = min(now + HEARTBEAT_S, math.inf if due is None else due)
+                    self._sleeping_until = min(now + HEARTBEAT_S, self._due, self._positions.due)
                     with trio.move_on_at(self._sleeping_until):
                         await self._wake.wait()
-                    if due is not None and trio.current_time() >= due:
+                    now = trio.current_time()
+                    if now >= self._due:
                         self._feed(inputs.Tick())
+                    if now >= self._positions.due:
+                        self._positions.changed(self.fleet, self._tickets, now)
             finally:
                 self._nursery = None
 
@@ -141,6 +146,7 @@ class Scheduler:
         self._next_ticket += 1
         self._tickets[ticket.id] = ticket
         self.inside.value = len(self._tickets)
+        self._observer.arrived(ticket)
         self._submitting, self._refusal = ticket, None
         self._feed(
             inputs.Arrived(
@@ -156,6 +162,7 @@ class Scheduler:
         self._submitting = None
         if self._refusal is not None:
             raise self._refusal.as_error()
+        self._positions.came(self.fleet, ticket, now)
         instance = self.instances.get(spec.id)
         if instance is not None and instance.state.value is State.LOADING:
             ticket.put(Loading(instance.progress))
@@ -177,6 +184,7 @@ class Scheduler:
         """
         self._refusal = None
         self.operations.begin(event.operation)
+        self._observer.operation_started(event)
         self._feed(event)
         if self._refusal is not None:
             raise self._refusal.as_error()
@@ -194,6 +202,8 @@ class Scheduler:
 
     def drain(self) -> None:
         """Take no new requests; those inside go on."""
+        reason = "the daemon stops: new requests are refused, those inside may end"
+        self._observer.daemon(Kind.DAEMON_DRAINING, reason, inside=len(self._tickets))
         self._feed(inputs.Drain())
 
     def cut_all(self) -> None:
@@ -248,8 +258,10 @@ class Scheduler:
                 self._take(self._inputs.popleft())
         finally:
             self._feeding = False
+        # Kept, since a moment that is reached is none of the future any more, whoever looks then.
         due = next_deadline(self.fleet, trio.current_time())
-        if due is not None and due < self._sleeping_until:
+        self._due = math.inf if due is None else due
+        if min(self._due, self._positions.due) < self._sleeping_until:
             self._wake.set()
 
     def _take(self, event: Input) -> None:
@@ -259,7 +271,7 @@ class Scheduler:
         for effect in effects:
             self._perform(effect)
         self._after(event)
-        tell_positions(self.fleet, self._tickets, now)
+        self._positions.changed(self.fleet, self._tickets, now)
 
     def _before(self, event: Input, now: float) -> None:
         """Note in the tickets what the input means to them."""
@@ -275,22 +287,23 @@ class Scheduler:
                 del self.instances[model_id]
             case inputs.Stopped(model_id=model_id):
                 del self.instances[model_id]
+            case inputs.GotSlot(ticket=ticket_id):
+                if ticket_id in self._tickets:
+                    self._observer.started(self._tickets[ticket_id])
+            case inputs.Left(ticket=ticket_id) | inputs.Released(ticket=ticket_id):
+                self._forget(ticket_id)
             case _:
                 pass
 
     def _after(self, event: Input) -> None:
-        match event:
-            case inputs.Left(ticket=ticket_id) | inputs.Released(ticket=ticket_id):
-                self._forget(ticket_id)
-            case inputs.Died() | inputs.Stuck():
-                for ticket in [ticket for ticket in self._tickets.values() if ticket.ended]:
-                    self._forget(ticket.id)
-            case _:
-                pass
+        if isinstance(event, inputs.Died | inputs.Stuck):
+            for ticket in [ticket for ticket in self._tickets.values() if ticket.ended]:
+                self._forget(ticket.id)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Grant(ticket=ticket_id, model_id=model_id):
+                self._observer.granted(self._tickets[ticket_id], trio.current_time())
                 self.instances[model_id].grant(self._tickets[ticket_id])
             case Refuse(ticket=ticket_id, problem=problem):
                 self._refuse(self._tickets[ticket_id], problem)
@@ -307,6 +320,7 @@ class Scheduler:
             case RefuseOperation(operation=operation_id, problem=problem):
                 self._refusal = problem
                 self.operations.refuse(operation_id)
+                self._observer.operation_refused(operation_id, problem)
             case EndOperation():
                 self.operations.end(effect)
                 self._observer.operated(effect)
@@ -327,9 +341,7 @@ class Scheduler:
             ),
             host=self._host,
             feed=self._feed,
-            on_progress=lambda model_id, fraction: tell_progress(
-                self.fleet, self._tickets, model_id, fraction
-            ),
+            on_progress=self._progressed,
             stall_timeout_s=self._stall_timeout_s,
         )
         self.instances[spec.id] = instance
@@ -353,6 +365,10 @@ class Scheduler:
     def _progress_of(self, model_id: str) -> float:
         instance = self.instances.get(model_id)
         return 0.0 if instance is None else instance.progress
+
+    def _progressed(self, model_id: str, fraction: float) -> None:
+        self._observer.progressed(model_id, fraction)
+        tell_progress(self.fleet, self._tickets, model_id, fraction)
 
     def _forget(self, ticket_id: int) -> None:
         ticket = self._tickets.pop(ticket_id, None)

@@ -59,6 +59,7 @@ class StatusReporter:
             inflight_total=sum(instance.inflight for instance in instances),
             devices=devices,
             decisions=self._observer.decisions,
+            events=self._observer.events.status(),
         )
 
 

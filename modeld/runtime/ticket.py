@@ -51,6 +51,7 @@ class Ticket:
       begun: whether any of its answer was put in.
       loading: whether its model was being loaded when it was last told anything.
       position: its place in the queue when that was last told, from 1.
+      eta_known: whether it was told how long that will take.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Ticket:
         self.begun = False
         self.load_s = 0.0
         self.position: int | None = None
+        self.eta_known = False
         self.loading = False
         self.prompt_tokens = 0
         self.cached_tokens = 0
@@ -111,6 +113,16 @@ class Ticket:
                 return problem.kind
             case None:
                 return FinishReason.CANCELLED.value
+
+    @property
+    def problem(self) -> Problem | None:
+        """The problem it ended with, if it did."""
+        return self._last.problem if isinstance(self._last, Failed) else None
+
+    @property
+    def slot_s(self) -> float | None:
+        """Seconds since it got its slot; None if it has none."""
+        return None if self.admitted is None else trio.current_time() - self.admitted
 
     @property
     def closed(self) -> bool:
@@ -198,6 +210,7 @@ class Ticket:
         """Forget the slot it had: its engine died before anything of its answer came."""
         self.admitted = None
         self.position = None
+        self.eta_known = False
         self.prompt_tokens = self.cached_tokens = 0
 
     def finish(self, reason: FinishReason, stop: str = "") -> None:

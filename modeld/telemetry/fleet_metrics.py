@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB
-from modeld.core.status import DaemonStatus, InstanceStatus
+from modeld.core.status import DaemonStatus, EventsStatus, InstanceStatus
 
 __all__ = ["Metric", "fleet_metrics"]
 
@@ -43,6 +43,29 @@ def fleet_metrics(status: DaemonStatus) -> Iterable[Metric]:
         value=status.unaccounted_mb * MIB,
     )
     yield from _instances(status.instances)
+    yield from _events(status.events)
+
+
+def _events(events: EventsStatus) -> Iterable[Metric]:
+    recorded = CounterMetricFamily("modeld_events", "What happened, by kind", labels=("kind",))
+    for kind, count in sorted(events.recorded.items()):
+        recorded.add_metric((str(kind),), count)
+    yield recorded
+    yield CounterMetricFamily(
+        "modeld_events_written", "Events written to standard output or the file", value=events.written
+    )
+    yield CounterMetricFamily(
+        "modeld_events_dropped", "Events that could not be written there", value=events.dropped
+    )
+    yield GaugeMetricFamily(
+        "modeld_events_blocked",
+        "1 while events cannot be written; /status says why",
+        value=float(events.problem is not None),
+    )
+    yield GaugeMetricFamily("modeld_events_readers", "Clients that read GET /events", value=events.readers)
+    yield CounterMetricFamily(
+        "modeld_events_missed", "Events that those clients were too slow for", value=events.missed
+    )
 
 
 def _instances(instances: Iterable[InstanceStatus]) -> Iterable[Metric]:

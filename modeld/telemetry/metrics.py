@@ -165,6 +165,13 @@ class Metrics:
             registry=registry,
         )
 
+        self._breakers = Counter(
+            "modeld_breaker_opened_total",
+            "Times that failures of the model opened its breaker",
+            ("model",),
+            registry=registry,
+        )
+
     def watch_fleet(self, status: Callable[[], DaemonStatus]) -> None:
         """Show the fleet's gauges too, read off `status()` at each scrape. Call it once."""
         self.registry.register(_FleetCollector(status))
@@ -259,12 +266,16 @@ class Metrics:
             self._load_seconds.labels(model).observe(seconds)
 
     def count_eviction(self, model: str, reason: str) -> None:
-        """A model was unloaded; `reason` from a closed list (room, ttl, operator, ...)."""
+        """A model was unloaded; `reason` from a closed list (room, ttl, changed, ...)."""
         self._evictions.labels(model, reason).inc()
 
     def count_operation(self, kind: str, outcome: str) -> None:
         """An operation ended; `outcome` is its state."""
         self._operations.labels(kind, outcome).inc()
+
+    def count_breaker(self, model: str) -> None:
+        """The breaker of a model opened."""
+        self._breakers.labels(model).inc()
 
     def count_cancel(self, model: str, phase: str) -> None:
         """A client left while its request was queued, loading, in prefill or in decode."""

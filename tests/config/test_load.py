@@ -105,6 +105,8 @@ SAMPLES: Mapping[str, tuple[str, object]] = {
     "log_format": ("json", "json"),
     "events_enable": ("yes", True),
     "events_file": ("/e", Path("/e")),
+    "events_max_bytes": ("1MiB", 2**20),
+    "events_keep": ("7", 7),
     "cors_enabled": ("false", False),
     "cors_allowed_origins": ("*", ("*",)),
     "cors_allowed_methods": ("GET, PUT", ("GET", "PUT")),
@@ -117,8 +119,11 @@ SAMPLES: Mapping[str, tuple[str, object]] = {
     "engine": ("fake", "fake"),
     "fake": ("tokens=3", "tokens=3"),
 }
+_FILE = {"events_enable": "on", "events_file": "/e"}
 NEEDED = {
     "events_file": {"events_enable": "on"},
+    "events_max_bytes": _FILE,
+    "events_keep": _FILE,
     "cors_allowed_origins": {"cors_enabled": "on"},
     "tls_cert": {"tls_key": "/k.pem"},
     "tls_key": {"tls_cert": "/c.pem"},
@@ -391,10 +396,18 @@ def test_whatever_is_given_either_loads_or_is_told_in_short_lines(
     assert all(line.isprintable() and len(line) < 400 for line in lines)
 
 
-def test_what_has_no_effect_yet_is_said() -> None:
-    """A setting that is accepted but not served is a warning."""
-    loaded = load({"events_enable": "on", "stall_timeout": "5s"})
-    assert [warning.partition(":")[0] for warning in loaded.warnings] == ["--events-enable"]
+def test_a_file_of_events_is_rotated_at_a_size_that_makes_sense() -> None:
+    """Tiny files, and rotation without a file, are refused; 0 leaves it to others."""
+    file = {"events_enable": "on", "events_file": "/e"}
+    assert load({**file, "events_max_bytes": "0"}).settings.events_max_bytes == 0
+    for flags, sentence in (
+        ({**file, "events_max_bytes": "4KiB"}, "the least is 65536"),
+        ({"events_enable": "on", "events_max_bytes": "1MiB"}, "name one with events_file"),
+        ({"events_enable": "on", "events_keep": "2"}, "name one with events_file"),
+        ({**file, "events_keep": "0"}, "the least is 1"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            load(flags)
 
 
 def test_isolation_is_by_process_unless_a_model_or_the_daemon_says_thread() -> None:

@@ -376,17 +376,53 @@ def test_an_engine_that_is_stuck_keeps_its_memory_and_gets_nothing_more() -> Non
     paper.feed(Stuck("a.gguf", DEAD))
     late = paper.arrive("a")
     assert paper.refusals == dict.fromkeys((queued, behind, last, late), "model_failed")
-    other = paper.arrive("b")
-    paper.now += 5
-    paper.feed(Tick())
     assert paper.fleet.held == paper.fleet.instance("a.gguf").reserved > 0
-    assert paper.state("b") is State.QUEUED
+    paper.now += 60
     paper.stopped("a")
+    other = paper.arrive("b")
     assert paper.state("b") is State.LOADING
     paper.loaded("b")
     assert paper.grants[-1] == other
     paper.now += 60
     assert paper.fleet.instance("a.gguf").stuck is None
+
+
+def test_what_fits_only_without_a_model_that_hangs_is_refused_with_503() -> None:
+    """At once when it comes, and at once when it waits already; smaller models are served meanwhile."""
+    paper = Paper([spec("a", 60, slots=1), spec("b", 60), spec("c", 30)], limits(100))
+    running = paper.arrive("a")
+    paper.loaded("a")
+    paper.feed(GotSlot(running))
+    waiting = paper.arrive("b")
+    assert paper.state("b") is State.QUEUED
+    paper.feed(Stuck("a.gguf", DEAD))
+    late = paper.arrive("b")
+    assert paper.refusals == dict.fromkeys((waiting, late), "model_failed")
+    refusal = next(e.problem for e in paper.of(Refuse) if e.ticket == late)
+    assert (refusal.status, refusal.retry_after_s) == (503, 60)
+    assert refusal.details == {"need_mb": 60, "stuck_mb": 60, "available_mb": 40}
+    assert "held by a.gguf, which hangs" in refusal.message
+    small = paper.arrive("c")
+    paper.loaded("c")
+    assert paper.grants[-1] == small
+    paper.serve(small)
+    paper.stopped("a")
+    again = paper.arrive("b")
+    paper.loaded("b")
+    assert paper.grants[-1] == again
+
+
+def test_a_preload_waits_for_the_memory_of_a_model_that_hangs() -> None:
+    """Nobody is refused, and when the other one comes back it is loaded."""
+    paper = Paper([spec("a", 60, slots=1), spec("b", 60)], limits(100))
+    paper.feed(GotSlot(paper.arrive("a")))
+    paper.loaded("a")
+    paper.feed(Stuck("a.gguf", DEAD))
+    paper.feed(Wanted("b.gguf"))
+    paper.now += 60
+    assert "b.gguf" not in paper.loads
+    paper.stopped("a")
+    assert paper.loads[-1] == "b.gguf"
 
 
 def test_a_damaged_file_is_refused_with_its_error() -> None:

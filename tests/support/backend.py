@@ -13,6 +13,7 @@ from modeld.core.models import Catalog, ModelFacts, ModelSpec, make_catalog
 from modeld.core.request import Order
 from modeld.core.status import DaemonStatus, InstanceStatus
 from modeld.errors import ModelNotFound
+from modeld.runtime.event_log import EventLog
 from modeld.runtime.ticket import Ticket
 
 Script = Callable[[Ticket], Awaitable[None]]
@@ -78,6 +79,7 @@ class ScriptedBackend:
         self.states: Mapping[str, State] = {TINY.id: State.READY}
         self.illness: str | None = None
         self.max_backlog_bytes = 1 << 20
+        self.events = EventLog()
         self._nursery = nursery
         self._changed = trio.Event()
 
@@ -142,6 +144,7 @@ class ScriptedBackend:
             reserved_mb=0.0,
             unaccounted_mb=0.0,
             margin_mb=0.0,
+            events=self.events.status(),
         )
 
     def health(self) -> str | None:

@@ -15,6 +15,7 @@ from modeld.core.fleet import Limits
 from modeld.core.models import EngineKind, ModelSpec, make_catalog
 from modeld.core.request import GenerateRequest, Order
 from modeld.runtime.control import Control
+from modeld.runtime.event_log import EventLog
 from modeld.runtime.observer import Observer
 from modeld.runtime.scheduler import Scheduler
 from modeld.runtime.ticket import Ticket
@@ -58,7 +59,7 @@ async def house(
 ) -> AsyncIterator[House]:
     """Run a scheduler; at the end it is cancelled, and everything must be gone."""
     scripts = scripts or {}
-    observer = Observer(Metrics())
+    observer = Observer(Metrics(), EventLog(clock=trio.current_time))
     scheduler = Scheduler(
         limits=limits,
         host=host,

@@ -3,7 +3,8 @@
 
 `wire` holds the values as they are written, `parse` turns a body into a `Generate`, `render` turns
 the events of one request into lines; `embed` does both for vectors and
-`vocabulary` for what needs no slot; `listing` tells of the models, `control` is what operators pull.
+`vocabulary` for what needs no slot; `listing` tells of the models, `happenings` what the daemon does, and
+`control` is what operators pull.
 docs/api.md is the contract.
 """
 
@@ -23,6 +24,15 @@ from modeld.dialects.native.control import (
     parse_wait,
 )
 from modeld.dialects.native.embed import EmbedAnswer, EmbedBody, EmbedRenderer, parse_embed
+from modeld.dialects.native.happenings import (
+    SSE_BEGIN,
+    SSE_STILL_HERE,
+    SSE_TYPE,
+    Show,
+    as_line,
+    as_sse,
+    shown,
+)
 from modeld.dialects.native.listing import ModelBody, ModelsBody, model_body, models_body
 from modeld.dialects.native.parse import Generate, parse
 from modeld.dialects.native.render import Renderer, error_body
@@ -48,6 +58,9 @@ from modeld.dialects.native.wire import (
 )
 
 __all__ = [
+    "SSE_BEGIN",
+    "SSE_STILL_HERE",
+    "SSE_TYPE",
     "Answer",
     "ContentBody",
     "DetokenizeBody",
@@ -67,12 +80,15 @@ __all__ = [
     "PromptBody",
     "QueuedLine",
     "Renderer",
+    "Show",
     "SwitchBody",
     "TemplateBody",
     "TokenLine",
     "TokenizeBody",
     "TokensBody",
     "UnloadBody",
+    "as_line",
+    "as_sse",
     "aside_body",
     "error_body",
     "model_body",
@@ -89,4 +105,5 @@ __all__ = [
     "parse_tokenize",
     "parse_unload",
     "parse_wait",
+    "shown",
 ]
