@@ -10,7 +10,7 @@ import msgspec
 NDJSON_TYPE = "application/x-ndjson"
 """Content type of a stream with one JSON value per line."""
 
-SSE_TYPE = "text/event-stream; charset=utf-8"
+SSE_TYPE = "text/event-stream"
 """Content type of a stream of server-sent events."""
 
 BLANK_LINE = b"\n"

@@ -63,28 +63,27 @@ def llama_paths() -> Json:
         "type": "array",
         "items": ref("LlamaSlot"),
     }
-    for path in ("/completion", "/completions"):
-        paths[path] = {
-            "post": operation(
-                "llama.cpp: text that follows a prompt",
-                takes="LlamaCompletionBody",
-                gives="LlamaCompletion",
-                lines=("LlamaCompletion",),
-                line_type="text/event-stream",
-                example={"prompt": "Building a website can be done in 10 simple steps:", "n_predict": 64},
-                error=_ERROR,
-            )
-        }
-    for path in ("/embedding", "/embeddings"):
-        found = operation(
-            "llama.cpp: a vector for each text",
-            takes="LlamaEmbeddingBody",
-            gives="LlamaDone",
-            example={"content": "Hello"},
+    paths["/completion"] = {
+        "post": operation(
+            "llama.cpp: text that follows a prompt",
+            takes="LlamaCompletionBody",
+            gives="LlamaCompletion",
+            events=True,
+            example={"prompt": "Building a website can be done in 10 simple steps:", "n_predict": 64},
             error=_ERROR,
+            description="`/completions` is the same.",
         )
-        found["responses"]["200"]["content"]["application/json"]["schema"] = _VECTORS
-        paths[path] = {"post": found}
+    }
+    vectors = operation(
+        "llama.cpp: a vector for each text",
+        takes="LlamaEmbeddingBody",
+        gives="LlamaDone",
+        example={"content": "Hello"},
+        error=_ERROR,
+        description="`/embeddings` is the same.",
+    )
+    vectors["responses"]["200"]["content"]["application/json"]["schema"] = _VECTORS
+    paths["/embedding"] = {"post": vectors}
     for path, verb in (("/models/load", "load"), ("/models/unload", "unload")):
         paths[path] = {
             "post": operation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modeld.dialects.framing import NDJSON_TYPE
+from modeld.dialects.framing import NDJSON_TYPE, SSE_TYPE
 from modeld.errors import ERRORS
 
 Json = dict[str, Any]
@@ -82,7 +82,7 @@ def operation(
     takes: str | None = None,
     gives: str | None = None,
     lines: tuple[str, ...] = (),
-    line_type: str = NDJSON_TYPE,
+    events: bool = False,
     example: Json | None = None,
     statuses: tuple[int, ...] = (),
     description: str = "",
@@ -95,7 +95,7 @@ def operation(
       takes: schema of its body.
       gives: schema of its answer.
       lines: schemas of the lines of its stream.
-      line_type: content type of the stream.
+      events: whether it streams server-sent events instead.
       example: a body.
       statuses: of its refusals; without any, all that there are.
       description: more of it.
@@ -104,7 +104,9 @@ def operation(
     if gives is not None:
         answers["application/json"] = {"schema": ref(gives)}
     if lines:
-        answers[line_type] = {"schema": {"oneOf": [ref(name) for name in lines]}}
+        answers[NDJSON_TYPE] = {"schema": {"oneOf": [ref(name) for name in lines]}}
+    if events:
+        answers[SSE_TYPE] = {"schema": {"type": "string"}}
     refusals = {status: text for status, text in REFUSALS.items() if not statuses or status in statuses}
     found: Json = {
         "summary": summary,
