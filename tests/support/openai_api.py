@@ -13,12 +13,10 @@ from support.served import Served
 
 
 @asynccontextmanager
-async def asking(
-    served: Served, *, max_retries: int = 0, patience_s: float = 60.0
-) -> AsyncGenerator[openai.AsyncOpenAI]:
+async def asking(served: Served, *, max_retries: int = 0) -> AsyncGenerator[openai.AsyncOpenAI]:
     """OpenAI's client; it tries nothing twice unless it is told to."""
     async with openai.AsyncOpenAI(
-        base_url=f"{served.url}/v1", api_key="none", max_retries=max_retries, timeout=patience_s
+        base_url=f"{served.url}/v1", api_key="none", max_retries=max_retries, timeout=60
     ) as client:
         yield client
 
