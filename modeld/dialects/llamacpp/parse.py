@@ -90,9 +90,9 @@ def parse_model(body: bytes) -> str:
 def _max_tokens(wanted: int | None) -> int:
     if wanted == 0:
         raise InvalidRequest("`n_predict` 0 generates nothing; POST /tokenize counts tokens")
-    if wanted in (None, -1):
+    if wanted is None or wanted == -1:
         return AS_MANY_AS_FIT
-    return MAX_INT32 if wanted == -2 else cast("int", wanted)
+    return MAX_INT32 if wanted == -2 else wanted
 
 
 def _check_order(samplers: list[str] | None) -> None:
