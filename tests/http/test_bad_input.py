@@ -62,7 +62,7 @@ async def answer_to(served: Served, data: bytes) -> tuple[Raw, int, dict[str, st
         (b"get /status HTTP/1.1\r\nHost: x\r\n\r\n", 501, "did you mean GET?"),
         (infer_bytes().replace(b"POST", b"Post", 1), 501, "did you mean POST?"),
         (b"b~`|rew /status HTTP/1.1\r\nHost: x\r\n\r\n", 501, 'there is no method "b~`|rew"'),
-        (b"GET http://[bad/ HTTP/1.1\r\nHost: x\r\n\r\n", 404, "there is no /"),
+        (b"GET http://[bad/none HTTP/1.1\r\nHost: x\r\n\r\n", 404, "there is no /none"),
         (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "neither a path nor a URL"),
         (b"GET / HTTP/1.1\r\n\r\n", 400, "the Host header is missing"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", 400, "is not HTTP"),
