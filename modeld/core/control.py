@@ -23,6 +23,7 @@ from modeld.core import inputs
 from modeld.core.admission import model_failed, unavailable
 from modeld.core.effects import CutReason, Effect, EndOperation, RefuseOperation, Tell
 from modeld.core.fleet import Fleet, Instant
+from modeld.core.gates import cuts_at
 from modeld.core.leases import cut_leases, refuse_waiters
 from modeld.core.lifecycle import State, move
 from modeld.core.models import Catalog, ModelSpec
@@ -270,10 +271,12 @@ def _see_off(fleet: Fleet, one: Operation, now: Instant) -> _Outcome:
         fleet = _with(fleet, one)
     if not leaving:
         return _end(fleet, one, OperationState.DONE, _done(one))
-    if not fleet.limits.cut_streams or now < one.leaving_since + fleet.limits.evict_timeout_s:
+    if not fleet.limits.cut_streams:
         return fleet, []
     effects: list[Effect] = []
     for model_id in leaving:
+        if now < cuts_at(fleet, one, model_id):
+            continue
         problem = Unloaded(
             f"model {model_id} is unloaded, and this request was not done within "
             f"{fleet.limits.evict_timeout_s:g} s (evict_timeout); send it again to have it loaded"

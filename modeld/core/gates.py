@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from modeld.core.fleet import Claim, Fleet, InstanceView, Instant
 from modeld.core.lifecycle import State
+from modeld.core.operations import Operation
 
 
 def turn_ends(fleet: Fleet, view: InstanceView) -> Instant:
@@ -41,6 +42,15 @@ def is_leaving(fleet: Fleet, view: InstanceView, now: Instant) -> bool:
     Never at the instant in which it became ready, so whoever waited for its load gets a lease.
     """
     return view.state is State.READY and now > view.ready_at and fleet.leaves_for(view.model_id) is not None
+
+
+def cuts_at(fleet: Fleet, one: Operation, model_id: str) -> Instant:
+    """Return when streams of a model that leaves for an operation are cut, where that is allowed.
+
+    A model that was being loaded for requests closes when it is ready.
+    """
+    closed = max(one.leaving_since, fleet.instance(model_id).ready_at)
+    return closed + fleet.limits.evict_timeout_s
 
 
 def is_closed(fleet: Fleet, view: InstanceView, now: Instant) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modeld.core.fleet import Claim, Fleet, InstanceView, Instant
-from modeld.core.gates import closed_since
+from modeld.core.gates import closed_since, cuts_at
 from modeld.core.lifecycle import State
 from modeld.core.placement import is_pinned
 from modeld.core.room import SPARE_S
@@ -55,10 +55,8 @@ def _instances(fleet: Fleet, now: Instant) -> Iterator[Instant]:
         if asked and view.failures.retry_at > now:
             yield view.failures.retry_at
     if fleet.limits.cut_streams:
-        for operation in fleet.operations:
-            due = operation.leaving_since + fleet.limits.evict_timeout_s
-            if operation.leaving and due > now:
-                yield due
+        cuts = (cuts_at(fleet, one, model_id) for one in fleet.operations for model_id in one.leaving)
+        yield from (due for due in cuts if due > now)
 
 
 def _room(fleet: Fleet, now: Instant) -> Iterator[Instant]:

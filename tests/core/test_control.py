@@ -390,6 +390,21 @@ def test_streams_are_cut_after_evict_timeout_where_that_is_allowed() -> None:
     assert lever.ends == {unload: "done"}
 
 
+def test_who_waited_for_the_load_has_evict_timeout_before_it_is_cut() -> None:
+    """However long ago the unload was asked for: the model closes when it is ready."""
+    paper, lever = house(None, "a", cut_streams=True, evict_timeout_s=5.0)
+    ticket = paper.arrive("a")
+    lever.unload("a")
+    paper.now = 7.0
+    paper.loaded("a")
+    paper.feed(GotSlot(ticket))
+    assert paper.cuts == {}
+    assert next_deadline(paper.fleet, paper.now) == 12.0
+    paper.now = 12.0
+    paper.feed(Tick())
+    assert paper.cuts == {ticket: "unloaded"}
+
+
 def test_an_engine_that_hangs_fails_its_unload() -> None:
     """Its memory does not come back, and a new unload is refused with the reason."""
     paper, lever = house()
