@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -56,6 +57,22 @@ class Refused(Exception):
     """The server answered with an error, or not as modeld does. The message is a sentence."""
 
 
+def transport_to(target: Target) -> httpx2.HTTPTransport:
+    """Return what connects to the daemon: over TCP, with TLS for https, or to a Unix socket.
+
+    Raises:
+      Refused: the file of authorities cannot be used.
+    """
+    if target.socket_path is not None:
+        return httpx2.HTTPTransport(uds=target.socket_path)
+    if target.ca_file is None or not target.url.startswith("https:"):
+        return httpx2.HTTPTransport()
+    try:
+        return httpx2.HTTPTransport(verify=ssl.create_default_context(cafile=target.ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise Refused(f"{target.ca_file} holds no certificates that can be used: {error}") from None
+
+
 @contextmanager
 def infer(target: Target, body: Mapping[str, object]) -> Generator[Iterator[bytes]]:
     """Post `body` to the daemon and give its lines, without line ends and keep-alives.
@@ -67,13 +84,11 @@ def infer(target: Target, body: Mapping[str, object]) -> Generator[Iterator[byte
       CannotConnect: no connection came about.
       Refused: the status is not 200, the answer is no NDJSON, or the connection broke.
     """
-    uds = target.socket_path
-    transport = httpx2.HTTPTransport(uds=uds) if uds else httpx2.HTTPTransport()
     timeout = httpx2.Timeout(None, connect=_CONNECT_S)
     try:
         with (
             httpx2.Client(
-                transport=transport, timeout=timeout, trust_env=False, headers=target.headers
+                transport=transport_to(target), timeout=timeout, trust_env=False, headers=target.headers
             ) as client,
             client.stream("POST", f"{target.url}/infer", json=body) as response,
         ):

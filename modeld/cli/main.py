@@ -27,6 +27,7 @@ _COMMANDS: Mapping[str, str] = {
     "models": "modeld.cli.console.commands.look",
     "status": "modeld.cli.console.commands.look",
     "decisions": "modeld.cli.console.commands.look",
+    "events": "modeld.cli.console.commands.events",
     "load": "modeld.cli.console.commands.change",
     "unload": "modeld.cli.console.commands.change",
     "switch": "modeld.cli.console.commands.change",

@@ -39,6 +39,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     """Where the address comes from: `--addr`, `MODELD_ADDR`, a file; empty for the default."""
     key: str | None = None
+    ca_file: str | None = None
+    """Certificates that are trusted for https, instead of the system's."""
 
     @property
     def place(self) -> str:
@@ -78,6 +80,7 @@ _OPTIONS = (
         "FILE",
         "The daemon's config; its addr counts where no address is given. [env: MODELD_CONFIG]",
     ),
+    ("--ca-file", "FILE", "For https: trust these certificates, not the system's. [env: MODELD_CA_FILE]"),
     (
         "--api-key-file",
         "FILE",
@@ -100,6 +103,7 @@ def current_target(context: click.Context | None = None) -> Target:
         url=given.get("url"),
         config=given.get("config"),
         api_key_file=given.get("api_key_file"),
+        ca_file=given.get("ca_file"),
     )
 
 
@@ -109,6 +113,7 @@ def target_of(
     url: str | None,
     config: str | None = None,
     api_key_file: str | None = None,
+    ca_file: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Target:
     """Return the daemon that the options, the environment and the config name.
@@ -118,11 +123,12 @@ def target_of(
     """
     environ = os.environ if environ is None else environ
     key = _key(api_key_file, environ)
+    ca_file = ca_file or environ.get("MODELD_CA_FILE") or None
     if url is not None:
         if not _is_base_url(url):
             raise click.BadParameter("write it as http://host:port", param_hint="--url")
-        return Target(url=url.rstrip("/"), source="--url", key=key)
-    text, source = _address(addr, config, environ)
+        return Target(url=url.rstrip("/"), source="--url", key=key, ca_file=ca_file)
+    text, source, tls = _address(addr, config, environ)
     try:
         address = parse_address(text)
     except BadValue as error:
@@ -133,25 +139,30 @@ def target_of(
     if address.is_tcp and address.port == 0:
         sentence = f"{text} lets the daemon choose its port; name the one from its log with --addr"
         raise click.BadParameter(sentence, param_hint=source)
-    return Target(url=client_url(address), socket_path=address.path, source=source, key=key)
+    url = client_url(address)
+    if tls and address.is_tcp:
+        url = "https" + url.removeprefix("http")
+    return Target(url=url, socket_path=address.path, source=source, key=key, ca_file=ca_file)
 
 
-def _address(addr: str | None, config: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
+def _address(addr: str | None, config: str | None, environ: Mapping[str, str]) -> tuple[str, str, bool]:
+    """Return the address, where it is from, and whether TLS is spoken there, as far as that tells."""
     if addr:
-        return addr, "--addr"
+        return addr, "--addr", False
     if given := environ.get("MODELD_ADDR", "").strip():
-        return given, "MODELD_ADDR"
+        return given, "MODELD_ADDR", False
     name, hint = (config, "--config") if config else (environ.get("MODELD_CONFIG", ""), "MODELD_CONFIG")
     if not name:
-        return Settings().addr, ""
+        return Settings().addr, "", False
     path = Path(name).expanduser()
     try:
-        found = read_config(path).get("addr")
+        content = read_config(path)
     except UnreadableConfig as error:
         raise click.BadParameter(f"{path}: {error}", param_hint=hint) from None
-    if found is None:
-        return Settings().addr, ""
-    return str(found), f"addr in {path}"
+    tls = bool(content.get("tls_cert"))
+    if content.get("addr") is None:
+        return Settings().addr, "", tls
+    return str(content["addr"]), f"addr in {path}", tls
 
 
 def _key(file: str | None, environ: Mapping[str, str]) -> str | None:

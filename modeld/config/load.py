@@ -23,7 +23,7 @@ from modeld.config.settings import ModelSettings, Settings
 from modeld.config.values import BadValue
 
 _PREFIX = "MODELD_"
-_NOT_SETTINGS = ("MODELD_TEST", "MODELD_BENCH", "MODELD_CACHE", "MODELD_API_KEY")
+_NOT_SETTINGS = ("MODELD_TEST", "MODELD_BENCH", "MODELD_CACHE", "MODELD_API_KEY", "MODELD_CA_FILE")
 """Variables that the tests and tools of this project read, and the key of its client commands."""
 _METHODS = ("GET", "POST", "OPTIONS")
 _HEADERS = ("Accept", "Authorization", "Content-Type", "X-API-Key", "X-Requested-With", "X-Log-Level")

@@ -35,6 +35,9 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that wait for a slot."""
     inflight: int
     """Requests in a slot."""
+    eta_ms: float | None = None
+    """Until the last of those that wait now has a slot, by what was measured; None: nobody waits, or
+    nothing was measured yet."""
     max_queue_depth: int
     pid: int | None = None
     """Of its worker process; None where it runs in a thread."""

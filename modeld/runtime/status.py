@@ -8,6 +8,7 @@ import time
 import trio
 
 import modeld
+from modeld.core.eta import eta
 from modeld.core.fleet import Fleet, InstanceView
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB
@@ -68,12 +69,15 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
     info = None if instance is None else instance.info
     problem = view.failures.problem
     measured = None if instance is None else instance.measured
+    waiting = fleet.queue_len(view.model_id)
+    eta_s = eta(fleet, view.model_id, waiting, trio.current_time()) if waiting else None
     return InstanceStatus(
         model_id=view.model_id,
         state=State.ERROR if view.stuck is not None else view.state,
         last_used_unix=view.last_used + wall if view.last_used else 0.0,
         est_vram_mb=(view.reserved or (spec.footprint.total if spec else 0)) / MIB,
-        queue_len=fleet.queue_len(view.model_id),
+        queue_len=waiting,
+        eta_ms=None if eta_s is None else eta_s * 1000,
         inflight=view.inflight,
         max_queue_depth=fleet.queue_depth(view.model_id),
         pid=None if instance is None else instance.pid,

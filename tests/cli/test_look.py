@@ -171,3 +171,22 @@ def test_what_else_may_answer(status: int, body: bytes, code: int, says: str) ->
     assert (done.code, done.out) == (code, "")
     assert says in done.err
     assert server.headers["authorization"] == "Bearer sk-1"
+
+
+@pytest.mark.e2e
+def test_https_is_asked_where_it_is_spoken(tmp_path: Path) -> None:
+    """By URL, or as the daemon's config says; a certificate that is not trusted is told, with the way out."""
+    pair = Path(__file__).parents[1] / "http" / "fixtures"
+    cert = str(pair / "server.pem")
+    with fake_daemon("--tls-cert", cert, "--tls-key", str(pair / "server.key")) as running:
+        url = f"https://127.0.0.1:{running.port}"
+        config = tmp_path / "modeld.yaml"
+        config.write_text(f'addr: "127.0.0.1:{running.port}"\ntls_cert: {cert}\n', encoding="utf-8")
+        assert modeld("models", "--url", url, "--ca-file", cert).code == 0
+        shown = modeld("status", "--config", str(config), MODELD_CA_FILE=cert)
+        assert (shown.code, shown.out.partition(": loading, ")[0]) == (0, f"modeld 0.1.0 at {url}")
+        stranger = modeld("ps", "--url", url)
+        assert stranger.code == 3
+        assert "certificate" in stranger.err
+        assert "--ca-file" in stranger.err
+        assert modeld("ps", "--url", url, "--ca-file", str(pair / "README.md")).code == 1

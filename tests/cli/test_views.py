@@ -89,12 +89,17 @@ def test_an_empty_daemon_says_so() -> None:
 def test_what_is_wrong_is_told_above() -> None:
     """The scheduler's own complaint, memory without an owner and the last error are not overlooked."""
     ill = msgspec.structs.replace(
-        STATUS, error="the scheduler is stuck", last_error="big: died", unaccounted_mb=20.0
+        STATUS,
+        error="the scheduler is stuck",
+        last_error="big: died",
+        unaccounted_mb=20.0,
+        warnings=("strangers reach it without a key",),
     )
     shown = as_text(status_view(ill, PLACE, 120, UTC), 120)
     assert "\nerror: the scheduler is stuck\n" in shown
     assert "\nlast error: big: died\n" in shown
     assert "20.0 MiB unaccounted" in shown
+    assert "\nwarning: strangers reach it without a key\n" in shown
 
 
 def test_the_newest_decisions_of_some_models() -> None:

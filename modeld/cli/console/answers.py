@@ -72,6 +72,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     margin_mb: float = 0.0
     error: str | None = None
     last_error: str | None = None
+    warnings: tuple[str, ...] = ()
     evictions_total: int = 0
     loads_total: int = 0
     queued_total: int = 0

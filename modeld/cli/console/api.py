@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
-from modeld.cli.client import CannotConnect, Refused
+from modeld.cli.client import CannotConnect, Refused, transport_to
 from modeld.cli.where import Target
 
 Value = TypeVar("Value")
@@ -23,6 +23,8 @@ Value = TypeVar("Value")
 _CONNECT_S = 5.0
 _ANSWER_S = 15.0
 """Everything but a wait is answered at once; a daemon that is silent for so long hangs."""
+_SILENT_S = 60.0
+"""A stream carries an empty line every 15 s; one that is silent for so long is broken."""
 _BEHIND = frozenset({502, 503, 504})
 """What a proxy says when the daemon behind it is gone."""
 
@@ -47,9 +49,8 @@ class Api:
     def __init__(self, target: Target, *, answer_s: float = _ANSWER_S) -> None:
         self.target = target
         self._answer_s = answer_s
-        uds = target.socket_path
         self._client = httpx2.Client(
-            transport=httpx2.HTTPTransport(uds=uds) if uds else httpx2.HTTPTransport(),
+            transport=transport_to(target),
             headers={**target.headers, "Accept": "application/json"},
             trust_env=False,
         )
@@ -81,7 +82,7 @@ class Api:
 
     def _ask(self, method: str, path: str, body: Mapping[str, object] | None, wait_s: float) -> bytes:
         timeout = httpx2.Timeout(self._answer_s + wait_s, connect=_CONNECT_S)
-        with self._told():
+        with self._told(self._answer_s + wait_s):
             response = self._client.request(method, self.target.url + path, json=body, timeout=timeout)
         if response.is_success and _is_json(response):
             return response.content
@@ -89,28 +90,30 @@ class Api:
 
     @contextmanager
     def lines(self, path: str, *, accept: str) -> Generator[Iterator[bytes]]:
-        """Give the lines of an endless stream, without line ends and empty lines; raises as `get`."""
-        timeout = httpx2.Timeout(None, connect=_CONNECT_S)
+        """Give the lines of an endless stream, without line ends and empty lines; raises as `get`.
+
+        Also while its lines are read.
+        """
+        timeout = httpx2.Timeout(None, connect=_CONNECT_S, read=_SILENT_S)
         stream = self._client.stream(
             "GET", self.target.url + path, headers={"Accept": accept}, timeout=timeout
         )
-        with self._told(), stream as response:
+        with self._told(_SILENT_S), stream as response:
             if not response.is_success:
                 response.read()
                 raise self._refusal(response, f"GET {path.partition('?')[0]}")
             yield _lines(response)
 
     @contextmanager
-    def _told(self) -> Generator[None]:
+    def _told(self, seconds: float) -> Generator[None]:
         """Tell failures of the transport in sentences."""
         try:
             yield
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise CannotConnect(_reason(error)) from None
         except httpx2.ReadTimeout:
-            seconds = f"{self._answer_s:g} s"
             raise CannotConnect(
-                f"the connection was taken, but no answer came within {seconds}: the daemon hangs"
+                f"the connection was taken, but nothing came within {seconds:g} s: the daemon hangs"
             ) from None
         except httpx2.RequestError as error:
             raise CannotConnect(f"the connection broke: {_reason(error)}") from None

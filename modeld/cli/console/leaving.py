@@ -50,4 +50,6 @@ def not_reachable(target: Target, error: CannotConnect) -> str:
     remedy = "start the daemon with: modeld serve (or name its address with --addr)"
     if "Permission denied" in why:
         remedy = "become a user that may write to the socket"
+    if "CERTIFICATE_VERIFY_FAILED" in why:
+        remedy = "name the authority of its certificate with --ca-file"
     return f"nothing answers at {target.told}: {why[:1].lower()}{why[1:]}; {remedy}"

@@ -212,7 +212,7 @@ def operations_table(
 
 
 def head(status: Status, place: str) -> list[Text]:
-    """The daemon in three lines; a fourth one when something is wrong."""
+    """The daemon in three lines; more when something is wrong, or should be mended."""
     lines = [
         _line(f"modeld {status.version} at {place}: ", (status.state, STYLES.get(status.state, "")),
               f", up {span(status.uptime_seconds)}"),
@@ -221,6 +221,7 @@ def head(status: Status, place: str) -> list[Text]:
     ]  # fmt: skip
     if status.error:
         lines.append(Text(f"error: {plain(status.error)}", style="bold red"))
+    lines += [Text(f"warning: {plain(warning)}", style="yellow") for warning in status.warnings]
     return lines
 
 

@@ -32,7 +32,7 @@ Ask = Callable[[], bytes]
 View = Callable[[bytes, int | None], Parts]
 """An answer and the width of the terminal become what is shown."""
 
-_PASSING = frozenset({429, 500, 502, 503, 504})
+PASSING = frozenset({429, 500, 502, 503, 504})
 """What a daemon says that starts, stops or is too busy: no reason to give up."""
 _LEAST_S = 0.1
 
@@ -160,7 +160,7 @@ def _try(ask: Ask, outage: Outage | None) -> tuple[bytes | None, Outage | None]:
     except CannotConnect as error:
         why = str(error)
     except Denied as error:
-        if error.status not in _PASSING:
+        if error.status not in PASSING:
             raise
         why = str(error)
     if outage is None:
