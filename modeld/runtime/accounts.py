@@ -114,6 +114,7 @@ class Accounts:
 
     async def open(self) -> None:
         """Take in what was used before this start, today's above all: quotas go on."""
+        await trio.lowlevel.checkpoint()
         if self._store is None:
             return
         day = self._day().name
@@ -131,8 +132,6 @@ class Accounts:
 
     async def run(self) -> None:
         """Write what came every few seconds, until cancelled; then once more."""
-        if self._store is None:
-            await trio.sleep_forever()
         try:
             while True:
                 await trio.sleep(FLUSH_S)
@@ -140,14 +139,14 @@ class Accounts:
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _LAST_FLUSH_S) as last:
                 await self.flush()
-            if not last.cancelled_caught:
+            if self._store is not None and not last.cancelled_caught:
                 self._store.close()
 
     async def flush(self) -> None:
         """Write what came since the last time. What cannot be written waits for the next time."""
+        await trio.lowlevel.checkpoint()
         rows, self._unwritten = self._unwritten, {}
         if self._store is None or not rows:
-            await trio.lowlevel.checkpoint()
             return
         write = partial(self._store.add, rows)
         try:

@@ -78,10 +78,11 @@ class UsageStore:
                     (today,),
                 )
             }
-        except BaseException as error:
+        except sqlite3.Error as error:
             db.close()
-            if isinstance(error, sqlite3.Error):
-                raise CannotKeep(f"{self._path}: {error}") from None
+            raise CannotKeep(f"{self._path}: {error}") from None
+        except BaseException:
+            db.close()
             raise
         self._db = db
         return totals, rows
