@@ -11,6 +11,7 @@ look.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from modeld.engine.llama.gguf import GgufError, Kind, facts_of, kind_of, read_he
 from modeld.runtime.adapters import AdapterFiles, Stamp
 from modeld.runtime.model_settings import assign, left_open, options_of
 
+_OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """What one look found.
@@ -35,7 +38,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     `ignored`: id to kind of the files that are no models by themselves (projectors, adapters).
     `entries`: the settings of each model. `unmatched`: keys of `models:` that name no file.
     `problems`: folders below that cannot be read, a default model that is not there; a sentence each.
-    `error`: why the folder itself cannot be read; the catalogue is empty then.
+    `error`: why the folder itself cannot be read; the catalogue is empty then, but for want of descriptors
+    or memory, when it is what it was.
     """
 
     catalog: Catalog = Catalog()
@@ -68,6 +72,7 @@ class Scanner:
         self._known: dict[tuple[File, ...], _Outcome] = {}
         self._adapters = AdapterFiles(settings)
         self._refused_adapter = False
+        self._found = Scan()
         self._last: tuple[list[File], tuple[str, ...], tuple[Stamp, ...], Scan] | None = None
 
     def scan(self) -> Scan:
@@ -76,7 +81,10 @@ class Scanner:
         try:
             files, problems = list_files(folder.expanduser())
         except (OSError, RuntimeError) as error:
-            return Scan(error=_folder_error(folder, error), unmatched=tuple(sorted(self._settings.models)))
+            told = _folder_error(folder, error)
+            if _is_our_own_lack(error):
+                return msgspec.structs.replace(self._found, error=told)
+            return Scan(error=told, unmatched=tuple(sorted(self._settings.models)))
         stamps = self._adapters.stamps()
         if self._last is not None and self._last[:3] == (files, problems, stamps):
             return self._last[3]
@@ -95,6 +103,7 @@ class Scanner:
         self._known = {candidate.files: outcomes[candidate.id] for candidate in lasting}
         complete = len(lasting) == len(candidates) and not self._refused_adapter
         self._last = (files, problems, stamps, scan) if complete else None
+        self._found = scan
         return scan
 
     def _put_together(
@@ -211,6 +220,8 @@ def list_files(folder: Path) -> tuple[list[File], tuple[str, ...]]:
                 seen.add(identity)
                 files += _entries(subfolder, subfolder.name)[0]
         except OSError as error:
+            if _is_our_own_lack(error):
+                raise
             problems.append(f"the folder {_shown(subfolder)} cannot be read: {_reason(error)}")
     problems += [
         f"the name of {file.path!a} is not UTF-8, so nobody can ask for it; rename it"
@@ -307,12 +318,19 @@ def _misnamed(name: str, part: int, parts: int) -> str:
     )
 
 
+def _is_our_own_lack(error: OSError | RuntimeError) -> bool:
+    """Whether a look failed for want of descriptors or memory: that says nothing of the files."""
+    return isinstance(error, OSError) and error.errno in _OUR_OWN_LACK
+
+
 def _folder_error(folder: Path, error: OSError | RuntimeError) -> str:
     hint = (
         "create it, or set models_dir"
         if isinstance(error, FileNotFoundError)
         else "mend it, or set models_dir"
     )
+    if _is_our_own_lack(error):
+        hint = "what is shown was known before; raise the limits of open files or memory"
     return f"the models folder {_shown(folder)} cannot be read: {_reason(error)}; {hint}"
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -419,3 +420,31 @@ def test_quantization_shows_in_the_footprint(tmp_path: Path) -> None:
         tiny_gguf.write_model(tmp_path / f"{name}.gguf", quant=quant)
     models = look(tmp_path).catalog.models
     assert models["q8.gguf"].footprint.weights < models["f32.gguf"].footprint.weights
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Let this process open no more files meanwhile."""
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("where", ["", "below"])
+def test_want_of_descriptors_takes_no_model_away(tmp_path: Path, tiny: Path, where: str) -> None:
+    """A look that fails for our own lack says so, and what was known stays; the next look is as ever."""
+    (tmp_path / where).mkdir(exist_ok=True)
+    shutil.copy(tiny, tmp_path / where / "a.gguf")
+    scanner = Scanner(Settings(models_dir=tmp_path))
+    before = scanner.scan()
+    with no_descriptor_left():
+        meanwhile = scanner.scan()
+    assert ids(before) == ids(meanwhile)
+    assert len(ids(before)) == 1
+    assert "raise the limits of open files" in str(meanwhile.error)
+    assert scanner.scan() == before

@@ -64,6 +64,8 @@ async def no_descriptors(world: World) -> Row:
         complaints.append(f"{len(unserved)} of {_WAITING} who waited were not served: {told(unserved[0])}")
     if early.status != 200:
         complaints.append(f"a client that was there before was not served: {told(early)}")
+    if model not in early.data.decode():
+        complaints.append("models are gone from /models while no descriptor is left")
     if used > _SPIN_S:
         complaints.append(f"the daemon took {used:.1f} s of CPU in {_WATCHED_S:g} s without a descriptor")
     if "no connection can be accepted now" not in world.tail(400):
