@@ -109,7 +109,7 @@ class KeyUsage(msgspec.Struct, frozen=True, kw_only=True):
     limits: tuple[LimitBody, ...] = ()
 
 
-class UsageBody(msgspec.Struct, frozen=True, kw_only=True):
+class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `GET /usage` tells: all keys, or to a key that may only infer, its own use."""
 
     day: str

@@ -8,7 +8,7 @@ import msgspec
 from modeld import __version__
 from modeld.core.fleet_events import FleetEvent
 from modeld.core.status import DaemonStatus
-from modeld.core.usage import KeysBody, UsageBody
+from modeld.core.usage import KeysBody, UsageReport
 from modeld.dialects.framing import NDJSON_TYPE
 from modeld.dialects.native import (
     Answer,
@@ -53,7 +53,7 @@ _BODIES = (
     ErrorBody,
     ModelsBody,
     DaemonStatus,
-    UsageBody,
+    UsageReport,
     KeysBody,
     *CONTROL_BODIES,
     *OLLAMA_BODIES,
@@ -112,7 +112,7 @@ def _document(schemas: Json) -> Json:
             "/status": {"get": _get("Everything the scheduler knows", "DaemonStatus")},
             "/usage": {
                 "get": _get(
-                    "What keys have used: all of them, or to others than watchers their own", "UsageBody"
+                    "What keys have used: all of them, or to others than watchers their own", "UsageReport"
                 )
             },
             "/keys": {"get": _get("The keys in force and their terms, without secrets", "KeysBody")},

@@ -30,6 +30,17 @@ _SMALL = (400, 404, 408, 413, 415)
 def ollama_paths() -> Json:
     """Return the paths of Ollama."""
     return {
+        "/": {
+            "get": {
+                "summary": "Ollama: somebody is there",
+                "responses": {
+                    "200": {
+                        "description": "A sentence",
+                        "content": {"text/plain": {"schema": {"type": "string"}}},
+                    }
+                },
+            }
+        },
         "/api/generate": {
             "post": operation(
                 "Ollama: text that follows a prompt",

@@ -18,7 +18,7 @@ import trio
 from modeld.core.client import Client
 from modeld.core.events import Usage
 from modeld.core.meter import Meter, Standing, Today, begun, ended, refusal, standings
-from modeld.core.usage import NOBODY, Counts, KeyUsage, LimitBody, Row, UsageBody
+from modeld.core.usage import NOBODY, Counts, KeyUsage, LimitBody, Row, UsageReport
 from modeld.runtime.usage_store import CannotKeep, UsageStore
 from modeld.telemetry.log import get_logger
 from modeld.telemetry.metrics import Metrics
@@ -98,13 +98,13 @@ class Accounts:
         """Return what is left of this key's limits."""
         return tuple(standings(client, self._meter(client.id), trio.current_time(), self._day()))
 
-    def report(self, clients: Iterable[Client], *, everybody: bool) -> UsageBody:
+    def report(self, clients: Iterable[Client], *, everybody: bool) -> UsageReport:
         """Return the use of these keys; with `everybody` also that of keys which are gone, and of no key."""
         day = self._day()
         shown = {client.id or NOBODY: client for client in clients}
         if everybody:
             shown |= {key: Client(id=key) for key in self._totals if key not in shown}
-        return UsageBody(
+        return UsageReport(
             day=day.name,
             kept=self._store is not None and not self._complained,
             keys=tuple(self._usage(key, client, day) for key, client in shown.items()),

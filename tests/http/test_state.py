@@ -116,7 +116,7 @@ async def test_json_is_compressed_when_asked_for() -> None:
 async def test_unknown_paths_are_json_too() -> None:
     """404 has the shape of every error, also for paths that look like known ones."""
     async with serving() as served, served.client() as client:
-        for path in ("/", "/nope", "/models/", "//models", "/infer/x", "/static/x"):
+        for path in ("/nope", "/models/", "/nope//models", "/infer/x", "/static/x"):
             answer = await client.get(path)
             assert answer.status_code == 404, path
             assert answer.json()["type"] == "not_found"
@@ -146,10 +146,11 @@ async def test_the_document_and_its_page_need_nothing_else() -> None:
     async with serving() as served, served.client() as client:
         document = (await client.get("/openapi.json")).json()
         assert document["openapi"] == "3.1.0"
+        second_names = {"/completions", "/embeddings"}  # told with the paths that they are names of
         assert set(document["paths"]) == {
             re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule)
             for rule in served.app.url_map.iter_rules()
-            if rule.rule != "/static/<path:filename>"
+            if rule.rule not in {"/static/<path:filename>", *second_names}
         }
         text = json.dumps(document)
         for reference in _references(document):
