@@ -226,6 +226,12 @@ class ModelFailed(ModeldError):
     default_retry_after_s = 5.0
 
 
+class OutOfMemory(ModelFailed):
+    """Memory ran out while the model was loaded; with a raised estimate it is tried once more."""
+
+    kind = "out_of_memory"
+
+
 class Evicted(ModeldError):
     """The model had to make room for another one before the request had its first token."""
 
@@ -290,6 +296,7 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         EngineFailed,
         Draining,
         ModelFailed,
+        OutOfMemory,
         Evicted,
         Unloaded,
         DeadlineUnreachable,

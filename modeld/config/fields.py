@@ -309,6 +309,11 @@ FIELDS: Sequence[Field] = (
             "Folder for what is kept between runs.",
             default="$STATE_DIRECTORY, else the XDG state folder",
         ),
+        Field(
+            "dry_runs",
+            BOOL,
+            "Ask llama.cpp what each new model takes, in a short process, while no request is inside.",
+        ),
     ),
     *_group(
         "Memory",

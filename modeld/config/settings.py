@@ -97,6 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """0: never rotated here."""
     events_keep: int = 3
     state_dir: Path | None = None
+    dry_runs: bool = True
     isolation: Isolation = Isolation.PROCESS
     llama_ctx: int = 8192
     """KV cells; `AUTO`: chosen."""

@@ -146,6 +146,33 @@ class DryRun(msgspec.Struct, frozen=True, kw_only=True):
     """Of the peak, without the overhead of the process."""
 
 
+class Source(StrEnum):
+    """Where an estimate comes from."""
+
+    FORMULA = "formula"
+    """Arithmetic from the file's metadata."""
+    PROBE = "probe"
+    """A dry run of llama.cpp."""
+
+
+class Scale(msgspec.Struct, frozen=True, kw_only=True):
+    """How the footprint of a model came about."""
+
+    source: Source = Source.FORMULA
+    base: Footprint = Footprint()
+    """The estimate before anything was learned."""
+    first: Footprint = Footprint()
+    """The same, with the layout of the KV cache that it begins with."""
+    ratio: float = 1.0
+    """What was learned from loads: the footprint is so many times the estimate."""
+    measured: int = 0
+    """Bytes by which that was learned; 0: nothing was."""
+    devices: tuple[DeviceUse, ...] = ()
+    """By device, before anything was learned; empty by formula."""
+    problem: str = ""
+    """Why there was no dry run, where one failed."""
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One model of the catalogue: a file, what is known of it, and how it is to be served."""
 
@@ -164,7 +191,9 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Further names: those from the config; the stem of `id` always works and is the first."""
     options: LoadOptions = LoadOptions()
     footprint: Footprint = Footprint()
-    """Estimate for `options`."""
+    """Estimate for `options`, and what was learned: what a load reserves."""
+    scale: Scale = Scale()
+    """How it came about."""
     sizing: str = ""
     """Why `auto` chose these cells and slots; empty where nothing was left to choose."""
     fitting_ctx: int = 0

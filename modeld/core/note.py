@@ -16,6 +16,7 @@ from modeld.core.crowding import without_fattest
 from modeld.core.effects import CutReason, Effect, Refuse, Tell
 from modeld.core.fleet import REUSE_WINDOW_S, Failures, Fleet, InstanceView, Instant, Lease, Waiter
 from modeld.core.inputs import Input
+from modeld.core.learned import raised
 from modeld.core.leases import close, cut_leases, find_lease, refuse_waiters, with_lease
 from modeld.core.lifecycle import State, move
 from modeld.core.models import MIB, ModelSpec
@@ -30,7 +31,7 @@ from modeld.core.restart import (
     told_of_recovery,
 )
 from modeld.core.share import settled
-from modeld.errors import Draining, EngineFailed, Problem, QueueFull
+from modeld.errors import Draining, EngineFailed, OutOfMemory, Problem, QueueFull
 
 SERVICE_WEIGHT = 0.3
 """Weight of the newest sample in the decaying average of service times."""
@@ -186,6 +187,8 @@ def _without_load(waiter: Waiter, load_started: Instant, now: Instant) -> Waiter
 
 def _load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
     view = fleet.instance(model_id)
+    if problem.kind == OutOfMemory.kind and (again := _replanned(fleet, view, problem, now)) is not None:
+        return again
     before = view.failures
     failures = after_failure(before, problem, now, while_loading=True)
     fleet = fleet.having(_without_memory(view, State.ERROR, failures))
@@ -201,6 +204,25 @@ def _load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) ->
     ]
     fleet, more = _refuse_all(fleet, model_id, refusal)
     return fleet, effects + more
+
+
+def _replanned(fleet: Fleet, view: InstanceView, problem: Problem, now: Instant) -> Outcome | None:
+    """Plan a load anew for which memory did not suffice, with a raised estimate; None: it was done before."""
+    spec = fleet.catalog.models.get(view.model_id)
+    if spec is None or view.failures.in_a_row or (larger := raised(spec)) is None:
+        return None
+    failures = after_failure(view.failures, problem, now, while_loading=False)
+    view = _without_memory(view, State.ERROR, replace(failures, retry_at=now))
+    catalog = replace(fleet.catalog, models={**fleet.catalog.models, spec.id: larger})
+    before, after = spec.footprint.total / MIB, larger.footprint.total / MIB
+    tell = Tell(
+        action="replan",
+        model_id=spec.id,
+        reason=f"memory ran out while it was loaded; its estimate goes from {before:.0f} to {after:.0f} MiB, "
+        f"and it is tried once more: {problem.message}",
+        numbers={"before_mb": before, "need_mb": after},
+    )
+    return replace(fleet.having(view), catalog=catalog), [tell]
 
 
 def _died(fleet: Fleet, event: inputs.Died, now: Instant) -> Outcome:

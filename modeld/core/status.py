@@ -43,6 +43,12 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of its worker process; None where it runs in a thread."""
     slots: int = 0
     busy_slots: int = 0
+    estimate_mb: float = 0.0
+    """Of `est_vram_mb`, what was estimated before anything was learned."""
+    estimate_source: str = "formula"
+    """`probe` (a dry run of llama.cpp) or `formula`."""
+    learned_ratio: float = 1.0
+    """`est_vram_mb` of the next load is so many times the estimate."""
     measured_mb: float | None = None
     """Proportional set size of its worker process, seen within the last 15 s of work."""
     pinned: bool = False

@@ -25,6 +25,10 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     options: LoadOptions = LoadOptions()
     facts: ModelFacts | None = None
+    size_bytes: int = 0
+    """Of all parts, when they were looked at; 0: that is not known, and any file will do."""
+    modified_ns: int = 0
+    """Newest modification time of the parts then, ns since the epoch."""
     kind: EngineKind = EngineKind.LLAMA
     fake: str = ""
     """Script of the fake engine, see `modeld.engine.fake`; unused by others."""

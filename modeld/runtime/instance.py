@@ -38,6 +38,7 @@ from modeld.worker.messages import (
     Cancel,
     Died,
     FromWorker,
+    Held,
     LoadFailed,
     Progress,
     Ready,
@@ -95,8 +96,10 @@ class Instance:
         host: Host,
         feed: Callable[[Input], None],
         on_progress: Callable[[str, float], None],
+        on_held: Callable[[int, bool], None] = lambda _bytes, _ready: None,
         stall_timeout_s: float = math.inf,
     ) -> None:
+        """`on_held` is told bytes that the worker holds, and whether it became ready just then."""
         self.model_id = load.model_id
         self.state: AsyncValue[State] = AsyncValue(State.LOADING)
         self.info: EngineInfo | None = None
@@ -104,6 +107,7 @@ class Instance:
         self.last_step = trio.current_time()
         self._feed = feed
         self._on_progress = on_progress
+        self._on_held = on_held
         self._worker = host(load, self._on_message)
         self._stall_timeout_s = stall_timeout_s
         self._watch = StallWatch()
@@ -261,6 +265,9 @@ class Instance:
         self._worker.send(Submit(ticket.id, ticket.order.request))
 
     def _on_message(self, message: FromWorker) -> None:
+        if isinstance(message, Held):
+            self._on_held(message.bytes, False)
+            return
         self._watch.sign()
         match message:
             case Step(outputs=outputs):
@@ -268,8 +275,9 @@ class Instance:
             case Progress(fraction=fraction):
                 self.progress = fraction
                 self._on_progress(self.model_id, fraction)
-            case Ready(info=info):
+            case Ready(info=info, held=held):
                 self._become_ready(info)
+                self._on_held(held, True)
             case Stopped() | LoadFailed() | Died():
                 self._ending = message
 

@@ -23,13 +23,15 @@ import modeld
 from modeld.config.settings import Settings
 from modeld.core.fleet import Limits
 from modeld.core.fleet_events import Kind
-from modeld.core.models import MIB, Catalog, ModelSpec
+from modeld.core.models import MIB, Catalog, EngineKind, ModelSpec
 from modeld.runtime import systemd
+from modeld.runtime.book import Book
 from modeld.runtime.daemon import Daemon
 from modeld.runtime.event_log import EventLog, Sink
 from modeld.runtime.machine import budget_bytes, sizing_room
 from modeld.runtime.observer import Observer
 from modeld.runtime.registry import Registry
+from modeld.runtime.scales import Scales
 from modeld.runtime.scheduler import Scheduler
 from modeld.runtime.signals import StopSignals
 from modeld.runtime.status import StatusReporter
@@ -87,6 +89,13 @@ class Root:
         self._events = EventLog(events, clock=trio.current_time)
         self._observer = Observer(metrics, self._events)
         limits = limits_of(settings)
+        self._weighs = settings.engine is EngineKind.LLAMA  # What the fake engine takes, nobody can tell.
+        self._scales = Scales(
+            Book(settings.state_dir),
+            publish=self._publish,
+            dry_runs=settings.dry_runs,
+            idle=lambda: self._scheduler.inside.wait_value(0),
+        )
         self._scheduler = Scheduler(
             limits=limits,
             host=host,
@@ -95,6 +104,7 @@ class Root:
             fake_script=self._fake_script,
             max_stream_backlog=settings.max_stream_backlog,
             stall_timeout_s=settings.stall_timeout,
+            gauge=self._scales if self._weighs else None,
         )
         room = sizing_room(limits.budget, limits.margin)
         self._registry = Registry(settings, on_change=self._catalog_changed, room=room)
@@ -119,6 +129,8 @@ class Root:
         async with trio.open_nursery() as nursery:
             await nursery.start(signals.run)
             await nursery.start(self._scheduler.run)
+            if self._weighs:
+                await nursery.start(self._scales.run)
             await nursery.start(self._registry.run)
             shutdown = trio.Event()
             async with trio.open_nursery() as front_nursery:
@@ -165,8 +177,14 @@ class Root:
         self._events.reopen()
         self._on_hangup()
 
-    def _catalog_changed(self, catalog: Catalog) -> None:
+    def _publish(self, catalog: Catalog) -> None:
         self._scheduler.set_catalog(catalog)
+
+    def _catalog_changed(self, catalog: Catalog) -> None:
+        if self._weighs:
+            self._scales.take(catalog)
+        else:
+            self._scheduler.set_catalog(catalog)
         for spec in catalog.models.values():
             if spec.preload and spec.error is None and spec.id not in self._preloaded:
                 self._preloaded.add(spec.id)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import trio
 from msgspec.structs import replace
@@ -40,10 +41,11 @@ from modeld.core.request import Order
 from modeld.core.schedule import step
 from modeld.core.wake import next_deadline
 from modeld.engine.protocol import LoadSpec
-from modeld.errors import ModelNotFound, Problem
+from modeld.errors import ModelNotFound, OutOfMemory, Problem
 from modeld.runtime.instance import Instance
 from modeld.runtime.observer import Observer
 from modeld.runtime.operations import OperationBook
+from modeld.runtime.scales import Gauge
 from modeld.runtime.supervise import supervise
 from modeld.runtime.telling import Positions, no_such_model, tell_progress
 from modeld.runtime.ticket import Ticket
@@ -74,7 +76,9 @@ class Scheduler:
         fake_script: Callable[[ModelSpec], str] = lambda _spec: "",
         max_stream_backlog: int = 1024 * 1024,
         stall_timeout_s: float = math.inf,
+        gauge: Gauge | None = None,
     ) -> None:
+        """`gauge` hears what models really take."""
         self.fleet = Fleet(limits=limits)
         self.inside: AsyncValue[int] = AsyncValue(0)
         self.instances: dict[str, Instance] = {}
@@ -87,6 +91,7 @@ class Scheduler:
         self._max_backlog = max_stream_backlog
         self._stall_timeout_s = stall_timeout_s
         self._positions = Positions(observer.queued)
+        self._gauge = gauge
         self._tickets: dict[int, Ticket] = {}
         self._next_ticket = 1
         self._submitting: Ticket | None = None
@@ -283,7 +288,12 @@ class Scheduler:
                     ticket = self._tickets[waiter.ticket]
                     ticket.load_s = now - max(started, ticket.created)
                 self._observer.loaded(model_id, now - started)
-            case inputs.LoadFailed(model_id=model_id) | inputs.Died(model_id=model_id):
+            case inputs.LoadFailed(model_id=model_id, problem=problem):
+                del self.instances[model_id]
+                spec = self.fleet.catalog.models.get(model_id)
+                if self._gauge is not None and spec is not None and problem.kind == OutOfMemory.kind:
+                    self._gauge.short(spec)
+            case inputs.Died(model_id=model_id):
                 del self.instances[model_id]
             case inputs.Stopped(model_id=model_id):
                 del self.instances[model_id]
@@ -336,16 +346,27 @@ class Scheduler:
                 path=spec.path,
                 options=replace(spec.options, threads=threads),
                 facts=spec.facts,
+                size_bytes=spec.size_bytes,
+                modified_ns=spec.modified_ns,
                 kind=self._engine,
                 fake=self._fake_script(spec),
             ),
             host=self._host,
             feed=self._feed,
             on_progress=self._progressed,
+            on_held=partial(self._held, spec),
             stall_timeout_s=self._stall_timeout_s,
         )
         self.instances[spec.id] = instance
         self._nursery.start_soon(supervise, instance, self._feed)
+
+    def _held(self, spec: ModelSpec, held: int, ready: bool) -> None:
+        if self._gauge is None:
+            return
+        if ready:
+            self._gauge.ready(spec, held)
+        else:
+            self._gauge.seen(spec, held)
 
     def _refuse(self, ticket: Ticket, problem: Problem) -> None:
         if ticket is self._submitting:

@@ -11,7 +11,7 @@ import modeld
 from modeld.core.eta import eta
 from modeld.core.fleet import Fleet, InstanceView
 from modeld.core.lifecycle import State
-from modeld.core.models import MIB
+from modeld.core.models import MIB, Source
 from modeld.core.status import DaemonStatus, DeviceStatus, InstanceStatus
 from modeld.runtime.instance import Instance
 from modeld.runtime.observer import Observer
@@ -81,6 +81,9 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
         inflight=view.inflight,
         max_queue_depth=fleet.queue_depth(view.model_id),
         pid=None if instance is None else instance.pid,
+        estimate_mb=0.0 if spec is None else (spec.scale.base.total or spec.footprint.total) / MIB,
+        estimate_source=str(Source.FORMULA if spec is None else spec.scale.source),
+        learned_ratio=1.0 if spec is None else spec.scale.ratio,
         measured_mb=None if measured is None else measured / MIB,
         slots=view.slots,
         busy_slots=view.inflight,

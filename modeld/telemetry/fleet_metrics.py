@@ -83,6 +83,11 @@ def _instances(instances: Iterable[InstanceStatus]) -> Iterable[Metric]:
     measured = GaugeMetricFamily(
         "modeld_measured_bytes", "Memory the loaded model was seen to take", labels=_MODEL
     )
+    ratio = GaugeMetricFamily(
+        "modeld_footprint_ratio",
+        "What loads have taught: the estimate of the next load is so many times the first one",
+        labels=_MODEL,
+    )
     rate = GaugeMetricFamily(
         "modeld_instance_tokens_per_second",
         "Tokens a second of the last ten seconds, over all slots",
@@ -99,6 +104,7 @@ def _instances(instances: Iterable[InstanceStatus]) -> Iterable[Metric]:
         estimated.add_metric(label, it.est_vram_mb * MIB)
         if it.measured_mb is not None:
             measured.add_metric(label, it.measured_mb * MIB)
+        ratio.add_metric(label, it.learned_ratio)
         rate.add_metric(label, it.tokens_per_second)
         restarts.add_metric(label, it.restarts)
-    return (state, slots, busy, queue, estimated, measured, rate, restarts)
+    return (state, slots, busy, queue, estimated, measured, ratio, rate, restarts)

@@ -24,7 +24,8 @@ from modeld.worker.bounds import die_with, leave_no_core, leave_the_daemon_alone
 from modeld.worker.codec import FrameError, Frames, encode, frames_to_worker
 from modeld.worker.drive import Inbox, drive
 from modeld.worker.log_marks import mark
-from modeld.worker.messages import FromWorker, Start, ToWorker
+from modeld.worker.messages import FromWorker, Ready, Start, ToWorker
+from modeld.worker.vitals import own_bytes
 
 _RECEIVE_BYTES = 65536
 LOST = 3
@@ -104,6 +105,8 @@ def _receive(sock: socket.socket) -> bytes:
 
 def _post(sock: socket.socket, message: FromWorker) -> None:
     """Send a message, in one write; leave when nobody is there to take it."""
+    if isinstance(message, Ready):
+        message = replace(message, held=own_bytes())
     try:
         sock.sendall(encode(message))
     except OSError:

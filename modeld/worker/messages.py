@@ -58,9 +58,19 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded."""
+    """The model is loaded.
+
+    `held` is the resident set of its process at this moment, bytes; 0 where that is not told.
+    """
 
     info: EngineInfo
+    held: int = 0
+
+
+class Held(msgspec.Struct, frozen=True, tag="held"):
+    """The process of the worker holds so many bytes now. Its host tells this, and it is no sign of life."""
+
+    bytes: int
 
 
 class Step(msgspec.Struct, frozen=True, tag="step"):
@@ -90,4 +100,4 @@ class Died(msgspec.Struct, frozen=True, tag="died"):
 
 
 ToWorker = Submit | Cancel | SetThreads | Close
-FromWorker = Progress | Ready | Step | Stopped | LoadFailed | Died
+FromWorker = Progress | Ready | Held | Step | Stopped | LoadFailed | Died

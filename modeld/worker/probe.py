@@ -29,6 +29,7 @@ from modeld.worker.bounds import bound, die_with, leave_no_core, leave_the_daemo
 from modeld.worker.codec import encode, frames_to_worker
 from modeld.worker.messages import Start
 from modeld.worker.spawn import Spawned, gone, spawn
+from modeld.worker.vitals import own_bytes
 
 WITHIN_S = 5.0
 """Seconds after which a probe is given up. A usual one takes one, most of it Python's own start."""
@@ -74,7 +75,8 @@ async def probe(load: LoadSpec, within_s: float = WITHIN_S) -> Answer:
             await gone(child.process)
         child.close()
     if patience.cancelled_caught:
-        return _failed(load, f"it did not end within {within_s:g} s")
+        text = f"a dry run of {load.model_id} did not end within {within_s:g} s"
+        return ModelFailed(text, details={"within_s": within_s}).as_problem()
     try:
         answer = msgspec.json.decode(bytes(reply), type=_Reply)
     except msgspec.DecodeError:
@@ -162,7 +164,7 @@ def _answer(load: LoadSpec) -> _Reply:
 
     try:
         facts = read_facts(Path(load.path)) if load.facts is None else load.facts
-        return _Reply(run=dry_run(load, facts))
+        return _Reply(run=dry_run(load, facts, own_bytes))
     except ModeldError as error:
         return _Reply(problem=error.as_problem())
     except (GgufError, OSError) as error:

@@ -25,6 +25,7 @@ from modeld.worker.messages import (
     Close,
     Died,
     FromWorker,
+    Held,
     LoadFailed,
     Ready,
     Start,
@@ -246,6 +247,8 @@ class ProcessWorker:
             if seen != self._steps:
                 seen = self._steps
                 self.measured = await trio.to_thread.run_sync(held_bytes, pid, abandon_on_cancel=True)
+                if self.measured is not None:
+                    self._on_message(Held(self.measured))
             await trio.sleep(MEASURE_S)
 
     async def _see_the_end(self, child: Spawned) -> None:

@@ -6,6 +6,7 @@ Linux only (proc(5)); elsewhere, and for a process that is gone, the answers are
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 _MINFLT, _MAJFLT, _UTIME, _STIME, _RSS = 7, 9, 11, 12, 21
@@ -23,6 +24,15 @@ def pulse_of(pid: int) -> Pulse | None:
         return None
     fields = text.rpartition(")")[2].split()
     return tuple(fields[place] for place in (_MINFLT, _MAJFLT, _UTIME, _STIME, _RSS))
+
+
+def own_bytes() -> int:
+    """Return the resident set of this process; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * resource.getpagesize()
 
 
 def held_bytes(pid: int) -> int | None:

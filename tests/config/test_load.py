@@ -70,6 +70,7 @@ SAMPLES: Mapping[str, tuple[str, object]] = {
     "models_dir": ("/m", Path("/m")),
     "default_model": ("tiny", "tiny"),
     "state_dir": ("/s", Path("/s")),
+    "dry_runs": ("off", False),
     "vram_budget_mb": ("auto", None),
     "vram_margin_mb": ("7", 7),
     "models": ('{"a": {"ttl": "5m"}}', {"a": ModelSettings(ttl=300.0)}),

@@ -119,7 +119,7 @@ def test_the_cpu_tells_which_types_are_rearranged(tmp_path: Path, flags: str, ty
 def test_the_estimate_is_near_what_a_process_grows_by(quant: str, options: LoadOptions) -> None:
     """With a full context: never under by more than 5 percent, never over by more than 25."""
     path = MODELS / f"SmolLM2-135M-Instruct.{quant}.gguf"
-    arguments = [sys.executable, str(PROGRAM), str(path), msgspec.json.encode(options).decode()]
+    arguments = [sys.executable, "-P", str(PROGRAM), str(path), msgspec.json.encode(options).decode()]
     measured = int(subprocess.run(arguments, check=True, capture_output=True, timeout=300).stdout)
     estimated = estimate(read_facts(path), options).total
     assert 0.95 * measured <= estimated <= 1.25 * measured

@@ -100,11 +100,14 @@ class Daemon:
 def daemon(
     *flags: str, models_dir: Path | None = None, env: dict[str, str] | None = None
 ) -> Iterator[Daemon]:
-    """Run `modeld serve` on a free port; at the end it must stop with 0 if it still runs."""
+    """Run `modeld serve` on a free port; at the end it must stop with 0 if it still runs.
+
+    Without dry runs, if the flags do not say otherwise: tests count processes.
+    """
     with tempfile.TemporaryDirectory() as state:
         command = [
             *(sys.executable, "-m", "modeld", "serve", "--addr", "127.0.0.1:0", "--state-dir", state),
-            *("--models-dir", str(models_dir or models_folder()), *flags),
+            *("--models-dir", str(models_dir or models_folder()), "--dry-runs=false", *flags),
         ]
         process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}

@@ -268,6 +268,8 @@ def test_secrets_do_not_pass_under_an_allowed_name() -> None:
         "CUDA_VISIBLE_DEVICES",
         "OMP_NUM_THREADS",
         "GGML_NO_BACKTRACE",
+        "MALLOC_MMAP_THRESHOLD_",
+        "MALLOC_TRIM_THRESHOLD_",
         "OPENBLAS_NUM_THREADS",
         "PYTHONPATH",
     }

@@ -114,7 +114,7 @@ def modeld(*flags: str, models_dir: Path, program: Sequence[str] = ("-m", "model
     """Run `modeld serve` of this Python on a free port; `program` may be another that does so."""
     with tempfile.TemporaryDirectory(prefix="modeld-bench-") as state:
         command = [sys.executable, *program, "serve", "--addr", "127.0.0.1:0"]
-        command += ["--state-dir", state, "--models-dir", str(models_dir), *flags]
+        command += ["--state-dir", state, "--models-dir", str(models_dir), "--dry-runs=false", *flags]
         server = Server(command, r"listens on \S+:(\d+)", environment())
         try:
             server.wait()

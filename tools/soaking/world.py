@@ -40,7 +40,17 @@ SETTLE_S = 60.0
 STOP_S = 40.0
 STALL = "12s"
 """stall_timeout: an engine that is stopped is killed after so long."""
-FLAGS = ("--llama-ctx", "1024", "--llama-slots", "2", "--max-wait", "10m", "--stall-timeout", STALL)
+FLAGS = (
+    "--dry-runs=false",
+    "--llama-ctx",
+    "1024",
+    "--llama-slots",
+    "2",
+    "--max-wait",
+    "10m",
+    "--stall-timeout",
+    STALL,
+)
 _SMALL_CHUNKS = ("--llama-ubatch", "64")
 """So that a chunk of a prompt takes less than the stall timeout on a machine that has much else to do."""
 _READY = 8

@@ -19,6 +19,24 @@ class AdapterBody(msgspec.Struct, frozen=True):
     scale: float
 
 
+class FootprintBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What `est_vram_mb` is made of: the estimate by cause, MiB, and what loads have taught."""
+
+    source: str
+    """`probe`: a dry run of llama.cpp; `formula`: arithmetic from the metadata."""
+    estimate_mb: float
+    weights_mb: float
+    kv_mb: float
+    compute_mb: float
+    overhead_mb: float
+    learned_ratio: float
+    """`est_vram_mb` is so many times the estimate."""
+    measured_mb: float | None = None
+    """What a worker would hold with all its buffers in use, by the last load; null before the first."""
+    problem: str | UnsetType = UNSET
+    """Why there was no dry run, where one failed."""
+
+
 class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
     """One model. Zero and the empty text mean that the file does not say; a damaged file has an `error`."""
 
@@ -40,6 +58,7 @@ class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     est_vram_mb: float
     """What it takes, or would take."""
+    footprint: FootprintBody
     sizing: str | UnsetType = UNSET
     """Why `auto` chose these cells and slots, where the config left it to choose."""
     lora: list[AdapterBody] | UnsetType = UNSET
@@ -88,7 +107,23 @@ def _model(spec: ModelSpec, state: State, *, is_default: bool) -> ModelBody:
         kv_cells=spec.options.ctx,
         slots=spec.options.slots,
         est_vram_mb=spec.footprint.total / MIB,
+        footprint=_footprint(spec),
         sizing=spec.sizing or UNSET,
         lora=[AdapterBody(adapter.path, adapter.scale) for adapter in spec.options.lora] or UNSET,
         error=UNSET if spec.error is None else spec.error,
+    )
+
+
+def _footprint(spec: ModelSpec) -> FootprintBody:
+    base, scale = spec.scale.base if spec.scale.base.total else spec.footprint, spec.scale
+    return FootprintBody(
+        source=str(scale.source),
+        estimate_mb=base.total / MIB,
+        weights_mb=base.weights / MIB,
+        kv_mb=base.kv / MIB,
+        compute_mb=base.compute / MIB,
+        overhead_mb=base.overhead / MIB,
+        learned_ratio=scale.ratio,
+        measured_mb=scale.measured / MIB if scale.measured else None,
+        problem=scale.problem or UNSET,
     )

@@ -11,9 +11,10 @@ tables in memory as a worker with this model.
 | weights  | buffers by llama.cpp's account; where the file stays mapped, what is rearranged for   |
 |          | the CPU counts twice, as a copy and as pages of the file; tensors of LoRA adapters    |
 | kv       | the cells and recurrent states, by the same account                                   |
-| compute  | the graphs' buffers by the same account; two rows of logits a row that a decode may   |
-|          | compute; the CPU threads' work area, which llama.cpp allocates with the first decode  |
-|          | and tells nowhere: the largest operand that is converted for a product               |
+| compute  | the graphs' buffers by the same account; the rows of logits that its log tells of,    |
+|          | but one a slot (guesses and embeddings beside streams may take up to 32); the         |
+|          | CPU threads' work area, which llama.cpp allocates with the first decode and tells     |
+|          | nowhere: the largest operand that is converted for a product                          |
 | overhead | resident set of this process (of a thread: its growth), adapters taken out            |
 
 Of a KV cache that is split first and may become one (`kv_unified` None), both are asked for.
@@ -21,7 +22,7 @@ Of a KV cache that is split first and may become one (`kv_unified` None), both a
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ import msgspec
 from modeld.core.models import DeviceUse, DryRun, Footprint, Isolation, LoadOptions, ModelFacts
 from modeld.engine.llama.breakdown import Buffer, buffers_of, said_by
 from modeld.engine.llama.embedding_engine import EmbeddingModel
-from modeld.engine.llama.footprint import estimate, output_rows, uses_flash_attention
+from modeld.engine.llama.footprint import estimate, uses_flash_attention
 from modeld.engine.llama.library import capture, initialise, lib
 from modeld.engine.llama.model import Model
 from modeld.engine.llama.vocab import Vocab
@@ -64,8 +65,10 @@ class _Account(msgspec.Struct, frozen=True):
     """Output rows and work area, bytes, on the CPU."""
 
 
-def dry_run(spec: LoadSpec, facts: ModelFacts) -> DryRun:
+def dry_run(spec: LoadSpec, facts: ModelFacts, resident_bytes: Callable[[], int]) -> DryRun:
     """Ask llama.cpp what a model takes with these options. Takes 0.1 s and some MiB for 135M.
+
+    `resident_bytes` tells the resident set of this process.
 
     Raises: ModelFailed when it cannot be loaded so.
     """
@@ -93,15 +96,6 @@ def dry_run(spec: LoadSpec, facts: ModelFacts) -> DryRun:
     return DryRun(peak=footprints[place], first=footprints[0], devices=devices)
 
 
-def resident_bytes() -> int:
-    """Return the resident set of this process (proc(5), statm); 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * 4096
-
-
 def _account(model: Model, options: LoadOptions, facts: ModelFacts, log: list[str]) -> _Account:
     buffers = buffers_of(model.context, log)
     said = said_by(log)
@@ -112,14 +106,9 @@ def _account(model: Model, options: LoadOptions, facts: ModelFacts, log: list[st
             Buffer(kind=place, device=place, weights=outline.weights, kv=said.kv, compute=said.compute),
         )
     on_cpu = any(buffer.kv for buffer in buffers if buffer.device == CPU)
-    return _Account(buffers, _output(model, facts, said.output) + on_cpu * _work(model, options, facts))
-
-
-def _output(model: Model, facts: ModelFacts, said: int) -> int:
-    """Rows of logits outside of the graph: at first one a slot, in the end as many as a decode may have."""
-    if facts.pooling:
-        return said
-    return max(said, output_rows(model.layout.sequences) * facts.vocabulary * 4)
+    # Rows are allocated for all sequences, also retained ones; those in slots are used.
+    output = min(said.output, options.slots * facts.vocabulary * 4) if not facts.pooling else said.output
+    return _Account(buffers, output + on_cpu * _work(model, options, facts))
 
 
 def _work(model: Model, options: LoadOptions, facts: ModelFacts) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from modeld.core.models import LoadOptions
 from modeld.engine.llama.adapter import Adapters
 from modeld.engine.llama.footprint import output_rows
 from modeld.engine.llama.layout import Layout, first_layout, unified_layout
-from modeld.engine.llama.library import capture, initialise, lib
+from modeld.engine.llama.library import LogLines, capture, initialise, lib
 from modeld.engine.protocol import LoadAborted, LoadSpec, OnProgress
-from modeld.errors import ModelFailed
+from modeld.errors import ModelFailed, OutOfMemory
 
 GGML_TYPES = {
     "f32": lib.GGML_TYPE_F32,
@@ -36,6 +37,18 @@ GGML_TYPES = {
 
 _FLOAT_TYPES = frozenset({"f32", "f16", "bf16"})
 _DESCRIPTION_BYTES = 256
+
+
+_NO_MEMORY = re.compile(
+    r"failed to allocate|unable to allocate|out of (\w+ )?memory|OutOf(Device|Host)Memory|bad_alloc",
+    re.IGNORECASE,
+)
+"""How llama.cpp and its backends say that memory ran out."""
+
+
+def failure_of(log: LogLines) -> type[ModelFailed]:
+    """Return the class of the error that llama.cpp's last words tell of."""
+    return OutOfMemory if any(_NO_MEMORY.search(line) for _, line in log.lines) else ModelFailed
 
 
 class AbortFlag:
@@ -254,7 +267,7 @@ class Model:
                 lib.llama_model_free(pointer)
             raise fault[0] if fault else LoadAborted(f"the load of {spec.model_id} was given up")
         if pointer is None:
-            raise ModelFailed(
+            raise failure_of(log)(
                 f"{spec.model_id} could not be loaded; llama.cpp says: {log.tell() or 'nothing'}. "
                 f"Check that {spec.path} is complete and made for llama.cpp {lib.llama_version().decode()}"
             )
@@ -303,7 +316,7 @@ class Model:
         with capture() as log:
             context = lib.llama_init_from_model(self.pointer, params)
         if context is None:
-            raise ModelFailed(
+            raise failure_of(log)(
                 f"{self.id} was loaded, but a context of {params.n_ctx} KV cells of type "
                 f"{self._options.kv_type} for {self._options.slots} slots could not be made; llama.cpp says: "
                 f"{log.tell() or 'nothing'}. Lower llama_ctx, or change llama_kv_type or llama_flash_attn"

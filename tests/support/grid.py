@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Program: holds estimates of memory against real processes, and prints a table for docs/footprint.md.
+
+python -m support.grid [FOLDER OF THE REAL MODELS]      (from tests/; takes some minutes)
+
+Columns in MiB: the formula, the dry run, what the next load would be reserved after one load has taught, and
+the resident set of a process whose context was filled by whole ubatches; beside the first three, how far off
+they are. `learned` is taught by the process when it was ready, before it had served anybody.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+from support.real import Q4_0, Q4_1, Q8_0, models_folder
+from support.scales import sure, weighed
+
+from modeld.core.learned import Learned, scaled, when_ready
+from modeld.core.models import MIB, Isolation, LoadOptions, ModelSpec
+from modeld.engine.llama.footprint import estimate
+from modeld.engine.llama.gguf import read_facts
+
+OTHERS = (
+    {"kv_type": "q8_0"},
+    {"flash_attn": True},
+    {"mmap": False},
+    {"ubatch": 128},
+    {"kv_unified": False},
+    {"kv_unified": True},
+    {"prefix_cells": 0},
+)
+
+
+def row(path: Path, options: LoadOptions) -> tuple[float, float, float, float]:
+    """Return formula, dry run, learned and measured, MiB."""
+    facts = read_facts(path)
+    formula, run = estimate(facts, options), sure(path, options)
+    told = weighed(path, options)
+    spec = scaled(ModelSpec(id="m", path=str(path), facts=facts, options=options), run, None)
+    learned = when_ready(Learned(), spec.scale, told["ready"]["rss"])
+    after = scaled(spec, run, learned).footprint.total
+    return tuple(size / MIB for size in (formula.total, run.peak.total, after, told["full"]["rss"]))
+
+
+def main() -> None:
+    """Print the table."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else models_folder()
+    usual = {"threads": 2, "isolation": Isolation.PROCESS}
+    grid = [
+        (quant, {"ctx": ctx, "slots": slots})
+        for quant, ctx, slots in itertools.product((Q4_0, Q4_1, Q8_0), (1024, 4096), (1, 4))
+    ]
+    grid += [(Q4_0, {"ctx": 2048, "slots": 4, **other}) for other in OTHERS]
+    _print("weights, cells, slots, options", "formula", "dry run", "learned", "measured")
+    _print("---", "---", "---", "---", "---")
+    for quant, change in grid:
+        found = row(folder / f"{quant}.gguf", LoadOptions(**usual, **change))
+        sizes = [f"{size:.0f} ({(size / found[3] - 1) * 100:+.1f} %)" for size in found[:3]]
+        words = [quant.rpartition(".")[2], str(change["ctx"]), str(change["slots"])]
+        words += [f"{key} {value}" for key, value in change.items() if key not in {"ctx", "slots"}]
+        _print(", ".join(words), *sizes, f"{found[3]:.0f}")
+
+
+def _print(*cells: str) -> None:
+    sys.stdout.write(f"| {' | '.join(cells)} |\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
