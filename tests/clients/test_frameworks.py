@@ -80,7 +80,7 @@ stream = litellm.completion(messages=messages, stream=True, **terms)
 streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 vectors = litellm.embedding(model=f"openai/{model}", input=["a"], api_base=f"{url}/v1", api_key="none")
 try:
-    litellm.completion(messages=messages * 5000, **terms)
+    litellm.completion(messages=messages * 1000, **terms)
     error = ""
 except litellm.ContextWindowExceededError as caught:
     error = type(caught).__name__
