@@ -38,7 +38,7 @@ def test_ps_lists_what_is_loaded(running: Daemon) -> None:
     assert (shown.code, shown.err) == (0, "")
     assert [row[:2] for row in shown.rows] == [["alpha", "ready"]]
     assert shown.rows[0][3] == "0/4"
-    assert shown.out.endswith("1 requests wait for it\n")
+    assert shown.out.endswith("1 request waits for it\n")
 
 
 @pytest.mark.e2e

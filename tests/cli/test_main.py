@@ -97,7 +97,7 @@ def test_flags_read_as_in_the_go_program() -> None:
     for row in (":9", "/m", "events_enable"):
         assert row in result.stdout
     warned = {line.split(": ")[2] for line in result.stderr.splitlines()}
-    assert warned == {"--real-infer", "--spawn-llama", "--llama-url", "--events-enable"}
+    assert warned == {"--real-infer", "--spawn-llama", "--llama-url"}
 
 
 def test_flags_alone_mean_serve() -> None:
