@@ -139,8 +139,8 @@ def test_a_hopeless_prompt_is_refused_by_its_beginning(bench, text):
 
 
 def test_no_request_without_a_single_token_to_generate(bench):
-    """max_tokens below one is refused."""
-    _, last = bench.generate(ask("hi", max_tokens=0))
+    """A negative max_tokens is refused; 0 is as many as fit (`AS_MANY_AS_FIT`), and no dialect's own word."""
+    _, last = bench.generate(ask("hi", max_tokens=-1))
     assert last.problem.kind == InvalidRequest.kind
 
 

@@ -156,7 +156,11 @@ async def aborted(world: World, when: str) -> Row:
 
 
 def _damage(path: Path, name: bytes) -> None:
-    """Change one number of the file's header in place (GGUF v3: key, type, value; name, dimensions, type)."""
+    """Change one number of the file's header in place (GGUF v3: key, type, value; name, dimensions, type).
+
+    Its size and time of modification stay, or the worker would not have it loaded (`engine.fresh`).
+    """
+    was = path.stat()
     with path.open("r+b") as file:
         header = file.read(4 << 20)
         at = header.index(name) + len(name)
@@ -166,6 +170,7 @@ def _damage(path: Path, name: bytes) -> None:
         else:
             file.seek(at + 4 + 8)
             file.write(_I32.to_bytes(4, "little"))
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
 
 
 async def starved(world: World, when: str) -> Row:
