@@ -8,7 +8,7 @@ lengthens the gap between their tokens, so a chunk gets the time that is left un
     bound = max(FLOOR_S, STRETCH * usual step), and more where prompts are many (below)
     chunk = (bound - usual step) / seconds per prompt token
 
-within [SMALLEST, batch], in whole TILEs. The usual step is that of as many streams without a prompt. The
+within [SMALLEST, batch], to the nearest TILE. The usual step is that of as many streams without a prompt. The
 times are moving averages of what was measured here, since they depend on the machine, the model and the depth
 of the cache; a token alone in a batch of hundreds and one beside streams are told apart. So streams keep
 1 / STRETCH of their speed at the least, and the prompt has the rest of the time: neither waits for the other.
@@ -29,7 +29,7 @@ FLOOR_S = 0.04
 """A gap of this many seconds between tokens is always allowed: no reader sees it."""
 STRETCH = 2.5
 """And one of so many usual gaps."""
-FIRST_TOKEN = 2
+FIRST_TOKEN = 4
 """A prompt behind the first weighs as much as so many streams."""
 CEILING_S = 0.25
 """A gap that many prompts may make together."""
@@ -70,7 +70,7 @@ class ChunkRule:
         bound = max(FLOOR_S, STRETCH * usual)
         weight = (1 + FIRST_TOKEN * (prompts - 1)) / decoding
         spare = max(bound, min(CEILING_S, bound * weight)) - usual
-        return min(room, max(SMALLEST, int(min(room, spare / token_s)) // TILE * TILE))
+        return min(room, max(SMALLEST, TILE * round(min(room, spare / token_s) / TILE)))
 
     def learn(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """Take in how long a finished step took."""
