@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The command line: `bench [throughput|interfere|abandon|cancel|stream|control] [options]`."""
+"""The command line: `bench [throughput|interfere|abandon|cancel|stream|control|storm] [options]`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmark import cancel, control, long_prompts, noise, plot, stream, throughput
+from benchmark import cancel, control, long_prompts, noise, plot, storm_report, stream, throughput
 from benchmark.daemon import BenchError, modeld
 from benchmark.llama_server import ensure_built, llama_server
 from benchmark.prompts import WORDS
 from benchmark.report import Report, default_model
 from benchmark.systems import Setup, System, at_url, bare, own_modeld
 
-MODES = ("throughput", "interfere", "abandon", "cancel", "stream", "control")
+MODES = ("throughput", "interfere", "abandon", "cancel", "stream", "control", "storm")
 _GRAIN = 256
 """KV cells of a slot are asked for in steps of so many, as llama.cpp makes them, with some to spare."""
 _SPARE = 64
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     mode.add_argument("--plot", action="store_true", help="draw a PNG (needs matplotlib)")
 
     long_prompts.add_modes(modes, common, whole)
+    storm_report.add_mode(modes, common, whole)
 
     text = "time from a client's leaving until what it held is free for another"
     mode = modes.add_parser("cancel", parents=[common], help=text, description=text)
@@ -88,16 +90,7 @@ def parser() -> argparse.ArgumentParser:
     mode.add_argument("--prompt-tokens", type=whole(16, 16384), default=2000, help="of the prompt in prefill")
     mode.add_argument("--phases", default=",".join(cancel.PHASES), help="which, of: %(default)s")
 
-    text = "one long stream arrives whole, beside others"
-    mode = modes.add_parser("stream", parents=[common], help=text, description=text)
-    mode.add_argument("--seconds", type=whole(1, 3600), default=180)
-    mode.add_argument(
-        "--max-tokens", type=whole(2, 100_000), default=100_000, help="at most (clipped to the context)"
-    )
-    mode.add_argument(
-        "--companions", type=whole(0, 15), default=3, help="streams beside it, one after another"
-    )
-    mode.add_argument("--max-gap", type=float, default=2.0, metavar="SECONDS", help="longest gap allowed")
+    _add_stream(modes, common)
 
     text = "what modeld itself costs: token lines, short requests, Python per step, memory"
     mode = modes.add_parser("control", parents=[common], help=text, description=text)
@@ -110,6 +103,19 @@ def parser() -> argparse.ArgumentParser:
     text = "where the engine lives while short requests are measured (default: %(default)s)"
     mode.add_argument("--isolation", choices=("process", "thread"), default="thread", help=text)
     return top
+
+
+def _add_stream(modes: Any, common: argparse.ArgumentParser) -> None:
+    text = "one long stream arrives whole, beside others"
+    mode = modes.add_parser("stream", parents=[common], help=text, description=text)
+    mode.add_argument("--seconds", type=whole(1, 3600), default=180)
+    mode.add_argument(
+        "--max-tokens", type=whole(2, 100_000), default=100_000, help="at most (clipped to the context)"
+    )
+    mode.add_argument(
+        "--companions", type=whole(0, 15), default=3, help="streams beside it, one after another"
+    )
+    mode.add_argument("--max-gap", type=float, default=2.0, metavar="SECONDS", help="longest gap allowed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cancel": run_cancel,
         "stream": run_stream,
         "control": run_control,
+        "storm": storm_report.run_storm,
         "interfere": lambda options: long_prompts.run_interfere(options, _extra(options)),
         "abandon": lambda options: long_prompts.run_abandon(options, _extra(options)),
     }[options.mode]

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The promise, over real models: more of them than memory, and the budget holds at every instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from benchmark import storm
+from benchmark.daemon import modeld
+from benchmark.storm_trace import MODELS, waves
+from support.real import models_folder
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(sys.platform != "linux", reason="what is asserted is read from /proc"),
+]
+WAVES = (12, 12, 10)
+"""Requests that come at once. A wave waits for the one before, so nothing depends on the machine's pace."""
+MARGIN_MB = 64
+
+
+def test_a_storm_over_four_models_stays_within_a_budget_for_two(tmp_path: Path) -> None:
+    """Neither ledger nor processes hold more than is allowed, all is answered, and loads are few."""
+    models = MODELS[:4]
+    storm.put_models(models, models_folder(), tmp_path / "models")
+    flags = [*storm.flags_of(models, tmp_path), "--max-wait", "10m"]
+    sizes = storm.estimates(models, tmp_path / "models", flags)
+    room = storm.room_for_two(list(sizes.values()), MARGIN_MB)
+    (tmp_path / "events.ndjson").unlink()
+    flags += ["--vram-budget-mb", f"{room.budget_mb:.0f}", "--vram-margin-mb", f"{MARGIN_MB}"]
+    with modeld(*flags, models_dir=tmp_path / "models") as server:
+        played = storm.play(server, waves(models, WAVES, seed=3), tmp_path / "events.ndjson", every_s=0.05)
+    found = storm.judge(played, room)
+    assert found.reasons == []
+    assert len(played.answers) == sum(WAVES)
+    assert found.record.ledger.most_mb <= room.room_mb
+    assert 0 < found.most_rss_mb <= room.budget_mb
+    assert found.record.loads.total <= storm.MOST_LOADS * found.record.loads.belady
+    assert set(found.record.sizes) == {model.id for model in models}
