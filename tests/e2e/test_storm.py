@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(sys.platform != "linux", reason="what is asserted is read from /proc"),
 ]
-WAVES = (12, 12, 10)
+WAVES = (10, 10, 10)
 """Requests that come at once. A wave waits for the one before, so nothing depends on the machine's pace."""
 MARGIN_MB = 64
 
