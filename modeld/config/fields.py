@@ -44,6 +44,8 @@ _MOST_THREADS = 512
 """GGML_MAX_N_THREADS of ggml."""
 _MOST_BYTES = 2**40
 _LEAST_ROTATION = 64 * 1024
+_LEAST_HEADER = 1024
+"""What clients send without being asked for it fits."""
 _MOST_MIB = 2**40 // 1024
 
 QUANTISED_KV = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -334,6 +336,24 @@ FIELDS: Sequence[Field] = (
     *_group(
         "Limits",
         Field("max_body_bytes", _bytes(1), "Largest request body (a number, or as `2MiB`)."),
+        Field("max_header_bytes", _bytes(_LEAST_HEADER), "Most bytes of a request's line and headers."),
+        Field(
+            "max_connections",
+            whole(1, 1_000_000),
+            "Connections at a time, fewer where `LimitNOFILE` is low. At the bound the one that is idle for "
+            "longest makes room; while all are busy, new ones wait.",
+        ),
+        Field(
+            "header_timeout",
+            duration(0.1),
+            "From the first byte of a request to the end of its headers; also a TLS handshake. Then 408.",
+        ),
+        Field("body_timeout", duration(0.1), "From there to the end of its body. Then 408."),
+        Field(
+            "idle_timeout",
+            duration(0.1),
+            "A connection without a request is closed after so long: longer than a proxy keeps its own.",
+        ),
         Field(
             "max_queue_depth",
             _DEPTH,

@@ -65,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_timeout: float = 5.0
     drain_timeout: float = 2.0
     max_body_bytes: int = 1024 * 1024
+    max_header_bytes: int = 32 * 1024
+    max_connections: int = 4096
     max_queue_depth: int = 32
     max_queue_total: int = 256
     max_wait: float = 30.0
@@ -77,6 +79,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     evict_timeout: float = 10.0
     cut_streams: bool = False
     infer_timeout: float | None = None
+    header_timeout: float = 10.0
+    body_timeout: float = 60.0
+    idle_timeout: float = 75.0
     write_timeout: float = 60.0
     stall_timeout: float = 30.0
     max_stream_backlog: int = 1024 * 1024

@@ -159,7 +159,9 @@ class Connection:
                 if protocol.idle and protocol.buffered and not self._lingering:
                     seconds = self._limits.header_timeout_s
                     await protocol.refuse(
-                        408, "invalid_request", f"the request's headers took longer than {seconds:g} s"
+                        408,
+                        "invalid_request",
+                        f"the request's headers took longer than {seconds:g} s (header_timeout)",
                     )
                     continue
                 return None

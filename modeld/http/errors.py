@@ -47,7 +47,9 @@ def error_of(
                 f"{path[:200]} does not take {method[:20]}; the Allow header says what it takes"
             )
         case HTTPException(code=408):
-            return BodyTooSlow(f"the body did not arrive within {limits.body_timeout_s:g} s")
+            return BodyTooSlow(
+                f"the body did not arrive within {limits.body_timeout_s:g} s (body_timeout); send it faster"
+            )
         case HTTPException(code=413):
             return body_too_large(limits.max_body_bytes)
         case HTTPException(code=int(code)) if 400 <= code < 500:

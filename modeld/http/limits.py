@@ -42,5 +42,10 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(
         write_timeout_s=settings.write_timeout,
         shutdown_timeout_s=settings.shutdown_timeout,
+        header_timeout_s=settings.header_timeout,
+        keep_alive_s=settings.idle_timeout,
+        body_timeout_s=settings.body_timeout,
+        max_header_bytes=settings.max_header_bytes,
         max_body_bytes=settings.max_body_bytes,
+        max_connections=settings.max_connections,
     )

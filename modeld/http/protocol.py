@@ -297,7 +297,11 @@ class Http1(H11Protocol):
 
     async def _refuse_large_headers(self) -> None:
         limit = self._limits.max_header_bytes
-        await self.refuse(431, "invalid_request", f"the request's headers have more than {limit} bytes")
+        await self.refuse(
+            431,
+            "invalid_request",
+            f"the request's headers have more than {limit} bytes; send less, or raise max_header_bytes",
+        )
 
     async def _maybe_recycle(self) -> None:
         # `_close_stream` makes the app cancel the very task that runs this: nothing after it may wait.

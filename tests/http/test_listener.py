@@ -13,6 +13,7 @@ import trio
 from support.backend import finish, say
 from support.served import Raw, Served, infer_bytes, serving
 
+from modeld.config.settings import Settings
 from modeld.core.events import Delta
 from modeld.http.app import create_app
 from modeld.http.limits import limits_of
@@ -249,6 +250,42 @@ async def test_limits_follow_the_settings() -> None:
         assert limits.write_timeout_s == settings.write_timeout
         assert limits.shutdown_timeout_s == settings.shutdown_timeout
         assert limits.max_body_bytes == settings.max_body_bytes
+    settings = Settings(
+        header_timeout=1, body_timeout=2, idle_timeout=3, max_header_bytes=4000, max_connections=5
+    )
+    limits = limits_of(settings)
+    assert (limits.header_timeout_s, limits.body_timeout_s, limits.keep_alive_s) == (1, 2, 3)
+    assert (limits.max_header_bytes, limits.max_connections) == (4000, 5)
+
+
+async def test_the_operators_limits_bite() -> None:
+    """Slow headers and bodies are 408, large headers 431, idle connections end, each when he says so."""
+    settings = Settings(header_timeout=0.3, body_timeout=0.3, max_header_bytes=2000)
+    async with serving(settings=settings) as served:
+        slow = await served.connect()
+        await slow.send(HEALTH[:-2])
+        status, _, body = await slow.answer()
+        assert status == 408
+        assert b"longer than 0.3 s" in body
+        slow = await served.connect()
+        await slow.send(infer_bytes()[:-3])
+        status, _, body = await slow.answer()
+        assert status == 408
+        assert b"within 0.3 s (body_timeout)" in body
+        large = await served.connect()
+        await large.send(b"GET /healthz HTTP/1.1\r\nX-Large: " + b"x" * 3000)
+        assert (await large.answer())[0] == 431
+    async with serving(settings=Settings(idle_timeout=0.3)) as served:
+        assert await (await served.connect()).read_to_end() == b""
+
+
+async def test_the_operators_number_of_connections_bites() -> None:
+    """Of three clients that have been served, the first goes when only two are allowed."""
+    async with serving(settings=Settings(max_connections=2)) as served:
+        first, _, third = await healthy(served), await healthy(served), await healthy(served)
+        assert await first.read_to_end() == b""
+        await third.send(HEALTH)
+        assert (await third.answer())[0] == 200
 
 
 async def test_requests_share_connections() -> None:
