@@ -29,6 +29,7 @@ from modeld.core.lifecycle import State, move
 from modeld.core.models import Catalog, ModelSpec
 from modeld.core.operations import Operation, OperationKind, OperationState
 from modeld.core.placement import STUCK_RETRY_S, is_pinned
+from modeld.core.staying import OPERATOR, having_said, prolonged, until
 from modeld.errors import Conflict, Draining, ModelNotFound, Problem, QueueFull, Unloaded
 
 MOST_RUNNING = 100
@@ -40,10 +41,10 @@ _Outcome = tuple[Fleet, list[Effect]]
 def heed(fleet: Fleet, event: inputs.Asked | inputs.GivenUp | inputs.Pinned, now: Instant) -> _Outcome:
     """Take an operator's wish in."""
     match event:
-        case inputs.GivenUp(operation=operation):
-            return _given_up(fleet, operation)
-        case inputs.Pinned(model_id=model_id, pinned=pinned):
-            return pin(fleet, model_id, pinned=pinned)
+        case inputs.GivenUp():
+            return _given_up(fleet, event)
+        case inputs.Pinned(model_id=model_id, pinned=pinned, key=key):
+            return pin(fleet, model_id, pinned=pinned, key=key)
         case _:
             return _asked(fleet, event, now)
 
@@ -52,7 +53,7 @@ def _asked(fleet: Fleet, event: inputs.Asked, now: Instant) -> _Outcome:
     """Begin an operation, or refuse it and say why. What it supersedes ends."""
     problem = _refusal(fleet, event, now)
     if problem is not None:
-        return fleet, [RefuseOperation(event.operation, problem)]
+        return fleet, [RefuseOperation(event.operation, problem, event.model_id, event.key)]
     match event:
         case inputs.LoadAsked():
             return _load(fleet, event, now)
@@ -90,13 +91,14 @@ def _refusal(fleet: Fleet, event: inputs.Asked, now: Instant) -> Problem | None:
 def _load(fleet: Fleet, event: inputs.LoadAsked, now: Instant) -> _Outcome:
     effects: list[Effect] = []
     if event.pin is not None:
-        fleet, effects = pin(fleet, event.model_id, pinned=event.pin)
+        fleet, effects = pin(fleet, event.model_id, pinned=event.pin, key=event.key)
     fleet, more = _stays(fleet, event.model_id, event.operation)
     operation = Operation(
         id=event.operation,
         kind=OperationKind.LOAD,
         model_id=event.model_id,
         since=now,
+        key=event.key,
         wants_load=True,
         keep_alive_s=event.keep_alive_s,
     )
@@ -108,7 +110,7 @@ def _unload(fleet: Fleet, event: inputs.UnloadAsked, now: Instant) -> _Outcome:
     fleet, effects = _withdraw(fleet, {model_id}, f"operation {event.operation} unloads it")
     fleet = fleet.having(replace(fleet.instance(model_id), wanted=False))
     if event.force:
-        fleet, more = _clear(fleet, model_id)
+        fleet, more = _clear(fleet, model_id, event.key)
         effects += more
     held = fleet.instance(model_id).state.holds_memory
     operation = Operation(
@@ -116,6 +118,7 @@ def _unload(fleet: Fleet, event: inputs.UnloadAsked, now: Instant) -> _Outcome:
         kind=OperationKind.UNLOAD,
         model_id=model_id,
         since=now,
+        key=event.key,
         leaving=(model_id,) if held else (),
         leaving_since=now,
         leaving_total=int(held),
@@ -133,6 +136,7 @@ def _switch(fleet: Fleet, event: inputs.SwitchAsked, now: Instant) -> _Outcome:
         kind=OperationKind.SWITCH,
         model_id=event.model_id,
         since=now,
+        key=event.key,
         wants_load=True,
     )
     return replace(fleet, operations=(*fleet.operations, operation)), effects + more
@@ -165,7 +169,7 @@ def _stays(fleet: Fleet, model_id: str, by: str) -> _Outcome:
     return fleet, effects
 
 
-def _clear(fleet: Fleet, model_id: str) -> _Outcome:
+def _clear(fleet: Fleet, model_id: str, key: str) -> _Outcome:
     """End all requests of a model, and have it stop."""
     problem = Unloaded(
         f"model {model_id} was unloaded by force while this request needed it; "
@@ -183,6 +187,7 @@ def _clear(fleet: Fleet, model_id: str) -> _Outcome:
             reason=f"an operator unloads it by force; {ended}",
             numbers={"cut": len(effects), "refused": len(more)},
             kind="operator",
+            key=key,
         )
         return fleet, [*effects, *more, tell]
     return fleet, effects + more
@@ -225,12 +230,10 @@ def _keep(fleet: Fleet, one: Operation, now: Instant) -> Fleet:
     view = fleet.instance(one.model_id)
     spec = fleet.catalog.models.get(one.model_id)
     if one.keep_alive_s is not None:
-        keep_until = None if one.keep_alive_s < 0 else now + one.keep_alive_s
-    elif view.keep_until is None or spec is None or spec.ttl_s is None or spec.ttl_s < 0:
-        keep_until = None
+        view = having_said(view, OPERATOR, until(one.keep_alive_s, now), now, alone=True)
     else:
-        keep_until = max(view.keep_until, now + spec.ttl_s)
-    return fleet.having(replace(view, last_used=now, keep_until=keep_until))
+        view = prolonged(view, until(None if spec is None else spec.ttl_s, now))
+    return fleet.having(replace(view, last_used=now))
 
 
 def _others_leave(fleet: Fleet, one: Operation, now: Instant) -> tuple[Fleet, Operation]:
@@ -299,18 +302,23 @@ def _done(one: Operation) -> str:
             return f"{one.model_id} is ready, and {went} went for it"
 
 
-def _given_up(fleet: Fleet, operation: str) -> _Outcome:
+def _given_up(fleet: Fleet, event: inputs.GivenUp) -> _Outcome:
     """End an operation that nobody wants any more. What others wait for goes on; a load without them ends."""
-    one = next((one for one in fleet.operations if one.id == operation), None)
+    one = next((one for one in fleet.operations if one.id == event.operation), None)
     if one is None:
         return fleet, []
-    fleet, effects = _end(fleet, one, OperationState.CANCELLED, "it was given up")
+    fleet, effects = _end(fleet, one, OperationState.CANCELLED, _given_up_by(one, event.key))
     view = fleet.instance(one.model_id)
     if one.wants_load and view.state is State.LOADING and not fleet.is_wanted(one.model_id):
         fleet = fleet.having(replace(view, state=move(view.state, State.DRAINING)))
         reason = f"operation {one.id} was given up, and nobody else waits for it"
-        effects.append(Tell(action="unload", model_id=one.model_id, reason=reason, kind="operator"))
+        tell = Tell(action="unload", model_id=one.model_id, reason=reason, kind="operator", key=event.key)
+        effects.append(tell)
     return fleet, effects
+
+
+def _given_up_by(one: Operation, key: str) -> str:
+    return f"it was given up by {key}" if key and key != one.key else "it was given up"
 
 
 def fail_loads(fleet: Fleet, model_id: str, problem: Problem) -> _Outcome:
@@ -336,7 +344,7 @@ def end_all(fleet: Fleet) -> _Outcome:
     return replace(fleet, operations=()), ends
 
 
-def pin(fleet: Fleet, model_id: str, *, pinned: bool) -> _Outcome:
+def pin(fleet: Fleet, model_id: str, *, pinned: bool, key: str = "") -> _Outcome:
     """Pin a model or let it go, whatever the config says, until the daemon ends."""
     if model_id not in fleet.catalog.models:
         return fleet, []
@@ -346,7 +354,7 @@ def pin(fleet: Fleet, model_id: str, *, pinned: bool) -> _Outcome:
     if not changed:
         return fleet, []
     reason = "an operator wants it to stay" if pinned else "an operator lets it go"
-    return fleet, [Tell(action="pin" if pinned else "unpin", model_id=model_id, reason=reason)]
+    return fleet, [Tell(action="pin" if pinned else "unpin", model_id=model_id, reason=reason, key=key)]
 
 
 def with_pins(catalog: Catalog, pins: Mapping[str, bool]) -> Catalog:

@@ -81,6 +81,8 @@ class RefuseOperation(msgspec.Struct, frozen=True):
 
     operation: str
     problem: Problem
+    model_id: str = ""
+    key: str = ""
 
 
 class EndOperation(msgspec.Struct, frozen=True):
@@ -103,6 +105,8 @@ class Tell(msgspec.Struct, frozen=True, kw_only=True):
     """Of a refusal, the kind of its problem; of an unload, what for: `room`, `ttl`, `changed`, `operator`."""
     for_model: str = ""
     """For which model this one makes room."""
+    key: str = ""
+    """Name of the key of the operator who wanted it."""
 
 
 Effect = Grant | Refuse | Cut | Load | Stop | SetThreads | RefuseOperation | EndOperation | Tell

@@ -140,6 +140,8 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     last_used: Instant = 0.0
     keep_until: Instant | None = None
     """When it is unloaded if still idle; None: never by time."""
+    stays: Mapping[str, Instant] = {}
+    """Until when each who asked for it has it stay, see `core.staying`; infinity has no end."""
     load_started: Instant = 0.0
     ready_at: Instant = 0.0
     """When its last load ended: its turn and its residency begin there."""

@@ -90,6 +90,8 @@ class FleetEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Its `X-Request-ID`."""
     operation: str = ""
     """Id of the operation of an operator."""
+    key: str = ""
+    """Name of the key by which it was asked for, where keys are in force."""
     cause: str = ""
     reason: str = ""
     """A sentence."""

@@ -102,6 +102,8 @@ class LoadAsked(msgspec.Struct, frozen=True, kw_only=True):
     pin: bool | None = None
     """Also pin it, or let it go; None: leave that as it is."""
     keep_alive_s: float | None = None
+    key: str = ""
+    """Name of the operator's key, where keys are in force."""
 
 
 class UnloadAsked(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +113,7 @@ class UnloadAsked(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str
     force: bool = False
     """End the requests that hold it or wait for it."""
+    key: str = ""
 
 
 class SwitchAsked(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,12 +121,14 @@ class SwitchAsked(msgspec.Struct, frozen=True, kw_only=True):
 
     operation: str
     model_id: str
+    key: str = ""
 
 
 class GivenUp(msgspec.Struct, frozen=True):
     """Nobody wants this operation any more."""
 
     operation: str
+    key: str = ""
 
 
 class Pinned(msgspec.Struct, frozen=True):
@@ -131,6 +136,7 @@ class Pinned(msgspec.Struct, frozen=True):
 
     model_id: str
     pinned: bool
+    key: str = ""
 
 
 class Drain(msgspec.Struct, frozen=True):

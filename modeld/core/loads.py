@@ -30,6 +30,7 @@ from modeld.core.note import Outcome
 from modeld.core.order import demands, drains_from, oldest_arrival
 from modeld.core.placement import fits_not_beside_stuck, never_fits, share_cores
 from modeld.core.room import SPARE_S, cost, drain_set, idle_set, movable
+from modeld.core.whose import wanted_by
 from modeld.errors import Evicted, Problem
 
 
@@ -226,7 +227,8 @@ def _start(fleet: Fleet, spec: ModelSpec, now: Instant) -> Outcome:
         reason = f"operation {asked.id} ({asked.kind}) asked for it"
     else:
         reason = "it is to be preloaded"
-    tell = Tell(action="load", model_id=spec.id, reason=reason, numbers=numbers)
+    key = wanted_by(fleet, spec.id)
+    tell = Tell(action="load", model_id=spec.id, reason=reason, numbers=numbers, key=key)
     return fleet.having(view), [Load(spec, threads), tell]
 
 
@@ -250,6 +252,7 @@ def _evict(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
                 model_id=victim,
                 kind="room",
                 for_model=claim.model_id,
+                key=wanted_by(fleet, claim.model_id),
                 reason=f"idle, and makes room for {claim.model_id}; {why}",
                 numbers={
                     "frees_mb": view.reserved / MIB,
@@ -280,6 +283,7 @@ def _tell_drains(fleet: Fleet, claim: Claim, victims: tuple[str, ...], now: Inst
                 model_id=victim,
                 kind="room",
                 for_model=claim.model_id,
+                key=wanted_by(fleet, claim.model_id),
                 reason=f"requests for {claim.model_id} have waited {waited:.1f} s for its memory",
                 numbers={
                     "waited_s": waited,

@@ -31,6 +31,7 @@ from modeld.core.restart import (
     told_of_recovery,
 )
 from modeld.core.share import settled
+from modeld.core.staying import OPERATOR, having_said, until
 from modeld.errors import Draining, EngineFailed, OutOfMemory, Problem, QueueFull
 
 SERVICE_WEIGHT = 0.3
@@ -136,13 +137,19 @@ def _released(fleet: Fleet, event: inputs.Released, now: Instant) -> Fleet:
         service = sample if service is None else service + SERVICE_WEIGHT * (sample - service)
     spec = fleet.catalog.models.get(view.model_id)
     ttl = None if spec is None else spec.ttl_s
-    keep = ttl if lease.keep_alive_s is None else lease.keep_alive_s
+    said = lease.keep_alive_s is not None
+    view = having_said(
+        view,
+        lease.stake.owner,
+        until(lease.keep_alive_s if said else ttl, now),
+        now,
+        alone=said and lease.stake.may_unload,
+    )
     view = replace(
         view,
         leases=tuple(other for other in view.leases if other.ticket != ticket),
         last_used=now,
         service_s=service,
-        keep_until=None if keep is None or keep < 0 else now + keep,
         failures=after_service(view.failures) if served else view.failures,
         shares=settled(view.shares, lease.stake, event.tokens),
     )
@@ -157,6 +164,7 @@ def _loaded(fleet: Fleet, model_id: str, slots: int, now: Instant) -> Outcome:
     ttl = None if spec is None else spec.ttl_s
     load_s = now - view.load_started
     failures = view.failures
+    stays = {OPERATOR: until(ttl, now)} if view.wanted else {}
     view = replace(
         view,
         state=move(view.state, State.READY),
@@ -166,6 +174,7 @@ def _loaded(fleet: Fleet, model_id: str, slots: int, now: Instant) -> Outcome:
         ready_at=now,
         load_s=load_s,
         keep_until=None if ttl is None else now + ttl,
+        stays=stays,
         failures=after_load(failures),
     )
     waiting = tuple(
@@ -332,6 +341,7 @@ def _without_memory(view: InstanceView, state: State, failures: Failures) -> Ins
         stuck=None,
         stale=False,
         keep_until=None,
+        stays={},
         threads=0,
         failures=failures,
     )

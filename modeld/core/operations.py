@@ -54,6 +54,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str
     since: float
     """When it was asked for, on the scheduler's clock."""
+    key: str = ""
+    """Name of the key of who asked, where keys are in force."""
     wants_load: bool = False
     """Its model is still to be loaded: a demand beside those of requests."""
     keep_alive_s: float | None = None
@@ -88,3 +90,5 @@ class OperationStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why it failed."""
     code: int | None = None
     """The HTTP status of that failure."""
+    key: str | None = None
+    """Name of the key of who asked for it; null where no keys are in force."""

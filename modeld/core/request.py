@@ -202,6 +202,10 @@ class Stake(msgspec.Struct, frozen=True, kw_only=True):
 
     owner: str = ""
     """Requests of one owner wait in one line."""
+    name: str = ""
+    """What the owner is called where it is told who caused something."""
+    may_unload: bool = True
+    """Its `keep_alive` may take the model from others who have it stay, see `core.staying`."""
     weight: float = 1.0
     tokens: int = 0
     """Of prompt and answer together, as estimated before anything was read."""

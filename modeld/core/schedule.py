@@ -120,7 +120,10 @@ def _stop(fleet: Fleet, now: Instant) -> Outcome:
             effects.append(Tell(action="unload", model_id=view.model_id, kind="ttl", reason=reason))
         elif (operation := _goes_for(fleet, view)) is not None:
             reason = f"operation {operation.id} ({operation.kind} {operation.model_id}) asked for it"
-            effects.append(Tell(action="unload", model_id=view.model_id, reason=reason, kind="operator"))
+            tell = Tell(
+                action="unload", model_id=view.model_id, reason=reason, kind="operator", key=operation.key
+            )
+            effects.append(tell)
         elif view.state is not State.DRAINING:
             continue
         state = move(view.state, State.DRAINING)

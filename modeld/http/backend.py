@@ -20,20 +20,20 @@ class Control(Protocol):
     """What operators pull. `modeld.runtime.control.Control` is one of these; it says what is raised."""
 
     def load(
-        self, name: str, *, pin: bool | None = None, keep_alive_s: float | None = None
+        self, name: str, *, pin: bool | None = None, keep_alive_s: float | None = None, key: str = ""
     ) -> OperationStatus:
         """Have a model loaded."""
         ...
 
-    def unload(self, name: str, *, force: bool = False) -> OperationStatus:
+    def unload(self, name: str, *, force: bool = False, key: str = "") -> OperationStatus:
         """Have a model unloaded."""
         ...
 
-    def switch(self, name: str) -> OperationStatus:
+    def switch(self, name: str, *, key: str = "") -> OperationStatus:
         """Have a model loaded, and then all others unloaded that are not pinned."""
         ...
 
-    def pin(self, name: str, *, pinned: bool) -> ModelSpec:
+    def pin(self, name: str, *, pinned: bool, key: str = "") -> ModelSpec:
         """Pin a model or let it go."""
         ...
 
@@ -49,7 +49,7 @@ class Control(Protocol):
         """One operation."""
         ...
 
-    def give_up(self, operation_id: str) -> OperationStatus:
+    def give_up(self, operation_id: str, *, key: str = "") -> OperationStatus:
         """End an operation that is not wanted any more."""
         ...
 

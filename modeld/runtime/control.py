@@ -17,7 +17,7 @@ from modeld.runtime.scheduler import Scheduler
 
 
 class Control:
-    """A facade without state of its own. Names are ids or aliases.
+    """A facade without state of its own. Names are ids or aliases; `key` is the name of the operator's key.
 
     Each method that begins an operation raises ModeldError for what is known at once: ModelNotFound,
     ModelFailed, DoesNotFit, Conflict, QueueFull, Draining.
@@ -27,27 +27,31 @@ class Control:
         self._scheduler = scheduler
 
     def load(
-        self, name: str, *, pin: bool | None = None, keep_alive_s: float | None = None
+        self, name: str, *, pin: bool | None = None, keep_alive_s: float | None = None, key: str = ""
     ) -> OperationStatus:
         """Have a model loaded, and pinned or let go if that is said, too."""
         spec = self._scheduler.find(name)
         return self._scheduler.begin(
-            inputs.LoadAsked(operation=_new_id(), model_id=spec.id, pin=pin, keep_alive_s=keep_alive_s)
+            inputs.LoadAsked(
+                operation=_new_id(), model_id=spec.id, pin=pin, keep_alive_s=keep_alive_s, key=key
+            )
         )
 
-    def unload(self, name: str, *, force: bool = False) -> OperationStatus:
+    def unload(self, name: str, *, force: bool = False, key: str = "") -> OperationStatus:
         """Have a model unloaded: once it is idle, or with `force` at once."""
         spec = self._scheduler.find(name)
-        return self._scheduler.begin(inputs.UnloadAsked(operation=_new_id(), model_id=spec.id, force=force))
+        return self._scheduler.begin(
+            inputs.UnloadAsked(operation=_new_id(), model_id=spec.id, force=force, key=key)
+        )
 
-    def switch(self, name: str) -> OperationStatus:
+    def switch(self, name: str, *, key: str = "") -> OperationStatus:
         """Have a model loaded, and then all others unloaded that are not pinned."""
         spec = self._scheduler.find(name)
-        return self._scheduler.begin(inputs.SwitchAsked(operation=_new_id(), model_id=spec.id))
+        return self._scheduler.begin(inputs.SwitchAsked(operation=_new_id(), model_id=spec.id, key=key))
 
-    def pin(self, name: str, *, pinned: bool) -> ModelSpec:
+    def pin(self, name: str, *, pinned: bool, key: str = "") -> ModelSpec:
         """Pin a model or let it go, until the daemon ends. Returns: the model. Raises: ModelNotFound."""
-        return self._scheduler.pin(self._scheduler.find(name).id, pinned=pinned)
+        return self._scheduler.pin(self._scheduler.find(name).id, pinned=pinned, key=key)
 
     def plan(self, name: str | None, *, context: int | None = None, slots: int | None = None) -> Plan:
         """Return what would happen if a model were loaded now, perhaps of another size.
@@ -65,13 +69,13 @@ class Control:
         """Return an operation. Raises: OperationNotFound."""
         return self._scheduler.operations.get(operation_id)
 
-    def give_up(self, operation_id: str) -> OperationStatus:
+    def give_up(self, operation_id: str, *, key: str = "") -> OperationStatus:
         """End an operation that is not wanted any more; one that has ended stays as it is.
 
         Raises: OperationNotFound.
         """
         self._scheduler.operations.get(operation_id)
-        return self._scheduler.give_up(operation_id)
+        return self._scheduler.give_up(operation_id, key=key)
 
     async def wait(self, operation_id: str, seconds: float) -> OperationStatus:
         """Return an operation when it has ended, or as it is after so long. Raises: OperationNotFound."""

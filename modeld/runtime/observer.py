@@ -10,14 +10,13 @@ from collections import deque
 import structlog
 
 from modeld.core import inputs
-from modeld.core.effects import EndOperation, Tell
+from modeld.core.effects import EndOperation, RefuseOperation, Tell
 from modeld.core.events import Stats
 from modeld.core.fleet import Instant
 from modeld.core.fleet_events import Kind, kind_of
 from modeld.core.models import MIB
 from modeld.core.operations import OperationKind
 from modeld.core.status import Decision
-from modeld.errors import Problem
 from modeld.runtime.event_log import EventLog
 from modeld.runtime.ticket import Ticket
 from modeld.telemetry.metrics import Metrics
@@ -64,6 +63,7 @@ class Observer:
             cause=cause,
             reason=tell.reason,
             for_model=tell.for_model,
+            key=tell.key,
             numbers=numbers,
         )
         self._decisions.append(
@@ -109,12 +109,19 @@ class Observer:
         one = end.operation
         self._metrics.count_operation(one.kind, end.state)
         self._log.info(
-            "operation", id=one.id, kind=one.kind, model=one.model_id, state=end.state, reason=end.reason
+            "operation",
+            id=one.id,
+            kind=one.kind,
+            model=one.model_id,
+            state=end.state,
+            reason=end.reason,
+            **({"key": one.key} if one.key else {}),
         )
         self.events.record(
             Kind.OPERATION_ENDED,
             model=one.model_id,
             operation=one.id,
+            key=one.key,
             cause=end.state.value,
             reason=end.reason if end.problem is None else end.problem.message,
         )
@@ -145,13 +152,22 @@ class Observer:
             case inputs.SwitchAsked():
                 kind = OperationKind.SWITCH
         self.events.record(
-            Kind.OPERATION_STARTED, model=event.model_id, operation=event.operation, cause=kind.value
+            Kind.OPERATION_STARTED,
+            model=event.model_id,
+            operation=event.operation,
+            key=event.key,
+            cause=kind.value,
         )
 
-    def operation_refused(self, operation_id: str, problem: Problem) -> None:
+    def operation_refused(self, refused: RefuseOperation) -> None:
         """Record that an operation was not begun."""
         self.events.record(
-            Kind.OPERATION_ENDED, operation=operation_id, cause="refused", reason=problem.message
+            Kind.OPERATION_ENDED,
+            model=refused.model_id,
+            operation=refused.operation,
+            key=refused.key,
+            cause="refused",
+            reason=refused.problem.message,
         )
 
     def arrived(self, ticket: Ticket) -> None:
@@ -168,6 +184,7 @@ class Observer:
             model=spec.id,
             ticket=ticket.id,
             request=ticket.request_id,
+            key=order.stake.name,
             cause="aside" if order.aside else "",
             priority=order.priority,
             numbers=numbers,
@@ -197,7 +214,12 @@ class Observer:
 
     def _of(self, kind: Kind, ticket: Ticket, numbers: dict[str, float]) -> None:
         self.events.record(
-            kind, model=ticket.model.id, ticket=ticket.id, request=ticket.request_id, numbers=numbers
+            kind,
+            model=ticket.model.id,
+            ticket=ticket.id,
+            request=ticket.request_id,
+            key=ticket.order.stake.name,
+            numbers=numbers,
         )
 
     def ended(self, ticket: Ticket) -> None:
@@ -238,6 +260,7 @@ class Observer:
             model=ticket.model.id,
             ticket=ticket.id,
             request=ticket.request_id,
+            key=ticket.order.stake.name,
             cause=ticket.outcome,
             reason=f"its client left ({_phase(ticket)})" if left else problem.message if problem else "",
             numbers=numbers,

@@ -55,6 +55,7 @@ class OperationBook:
             ended_unix=max(created, time.time()),
             error=None if problem is None else problem.message,
             code=None if problem is None else problem.status,
+            key=one.key or None,
         )
         while len(self._ended) > KEPT:
             del self._ended[next(iter(self._ended))]
@@ -104,4 +105,5 @@ class OperationBook:
             reason=stage.reason,
             evicted=one.evicted,
             created_unix=self._running[one.id][0],
+            key=one.key or None,
         )

@@ -195,14 +195,14 @@ class Scheduler:
             raise self._refusal.as_error()
         return self.operations.get(event.operation)
 
-    def give_up(self, operation_id: str) -> OperationStatus:
+    def give_up(self, operation_id: str, *, key: str = "") -> OperationStatus:
         """End an operation. Raises: OperationNotFound."""
-        self._feed(inputs.GivenUp(operation_id))
+        self._feed(inputs.GivenUp(operation_id, key))
         return self.operations.get(operation_id)
 
-    def pin(self, model_id: str, *, pinned: bool) -> ModelSpec:
+    def pin(self, model_id: str, *, pinned: bool, key: str = "") -> ModelSpec:
         """Pin a model or let it go; return it as it is then. Raises: ModelNotFound."""
-        self._feed(inputs.Pinned(model_id, pinned))
+        self._feed(inputs.Pinned(model_id, pinned, key))
         return self.find(model_id)
 
     def drain(self) -> None:
@@ -327,10 +327,10 @@ class Scheduler:
                 self.instances[model_id].stop()
             case SetThreads(model_id=model_id, threads=threads):
                 self.instances[model_id].set_threads(threads)
-            case RefuseOperation(operation=operation_id, problem=problem):
-                self._refusal = problem
+            case RefuseOperation(operation=operation_id):
+                self._refusal = effect.problem
                 self.operations.refuse(operation_id)
-                self._observer.operation_refused(operation_id, problem)
+                self._observer.operation_refused(effect)
             case EndOperation():
                 self.operations.end(effect)
                 self._observer.operated(effect)

@@ -129,6 +129,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     ended_unix: float | None = None
     error: str | None = None
     code: int | None = None
+    key: str | None = None
+    """Name of the key of who asked, where keys are in force."""
 
     @property
     def ended(self) -> bool:

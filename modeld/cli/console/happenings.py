@@ -36,6 +36,7 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True):
     for_model: str = ""
     ticket: int = 0
     operation: str = ""
+    key: str = ""
     cause: str = ""
     reason: str = ""
     numbers: Mapping[str, float] = {}
@@ -58,6 +59,7 @@ def told(event: Happening, zone: tzinfo | None = None) -> Text:
         f"for {short(event.for_model)}" if event.for_model else "",
         f"request {event.ticket}" if event.ticket else "",
         f"operation {plain(event.operation)}" if event.operation else "",
+        f"by {plain(event.key)}" if event.key else "",
         f"({plain(event.cause)})" if event.cause else "",
     ]
     about = " ".join(part for part in parts if part)

@@ -204,11 +204,17 @@ def operations_table(
             share(it.progress),
             clock(it.created_unix, zone),
             span((now if it.ended_unix is None else it.ended_unix) - it.created_unix),
-            plain(it.error or it.reason) or NOTHING,
+            _for_whom(it),
         )
         for it in operations
     ]
     return grid(_OPERATIONS, rows, width)
+
+
+def _for_whom(it: Operation) -> str:
+    said = plain(it.error or it.reason)
+    asked = f"asked by {plain(it.key)}" if it.key else ""
+    return "; ".join(filter(None, (said, asked))) or NOTHING
 
 
 def head(status: Status, place: str) -> list[Text]:

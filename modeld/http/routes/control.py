@@ -41,7 +41,8 @@ class ControlRoutes:
         seconds = _wait()
         await self._know(model)
         return await self._begun(
-            self._backend.control.load(model, pin=order.pin, keep_alive_s=order.keep_alive_s), seconds
+            self._backend.control.load(model, pin=order.pin, keep_alive_s=order.keep_alive_s, key=_key()),
+            seconds,
         )
 
     async def unload(self, model: str) -> Response:
@@ -49,20 +50,20 @@ class ControlRoutes:
         force = native.parse_unload(await _body())
         seconds = _wait()
         await self._know(model)
-        return await self._begun(self._backend.control.unload(model, force=force), seconds)
+        return await self._begun(self._backend.control.unload(model, force=force, key=_key()), seconds)
 
     async def switch(self, model: str) -> Response:
         """Begin to switch to a model."""
         native.parse_switch(await _body())
         seconds = _wait()
         await self._know(model)
-        return await self._begun(self._backend.control.switch(model), seconds)
+        return await self._begun(self._backend.control.switch(model, key=_key()), seconds)
 
     async def pin(self, model: str) -> Response:
         """Pin a model or let it go, and return what `GET /models` tells of it."""
         pinned = native.parse_pin(await _body())
         await self._know(model)
-        model_id = self._backend.control.pin(model, pinned=pinned).id
+        model_id = self._backend.control.pin(model, pinned=pinned, key=_key()).id
         return json_reply(native.model_body(self._backend.catalog, self._backend.model_states(), model_id))
 
     async def plan(self) -> Response:
@@ -82,7 +83,7 @@ class ControlRoutes:
 
     async def give_up(self, operation: str) -> Response:
         """End an operation that is not wanted any more."""
-        return json_reply(self._backend.control.give_up(operation))
+        return json_reply(self._backend.control.give_up(operation, key=_key()))
 
     async def _know(self, model: str) -> None:
         """See whether a model that is not known was put there a moment ago."""
@@ -106,6 +107,11 @@ class ControlRoutes:
 
 async def _body() -> bytes:
     return await read_json(current_request(), needed=False)
+
+
+def _key() -> str:
+    """Return the name of the key of who asks; empty where no keys are in force."""
+    return current_request().client.name
 
 
 def _wait() -> float:

@@ -80,14 +80,16 @@ class LlamaCppRoutes:
 
     async def load(self) -> Response:
         """Begin to load a model; `GET /operations` tells how far it is."""
-        name = llamacpp.parse_model(await read_json(current_request()))
-        self._backend.control.load((await self._spec(name)).id)
+        request = current_request()
+        name = llamacpp.parse_model(await read_json(request))
+        self._backend.control.load((await self._spec(name)).id, key=request.client.name)
         return json_reply(llamacpp.LlamaDone())
 
     async def unload(self) -> Response:
         """Begin to unload a model: its streams may end."""
-        name = llamacpp.parse_model(await read_json(current_request()))
-        self._backend.control.unload((await self._spec(name)).id)
+        request = current_request()
+        name = llamacpp.parse_model(await read_json(request))
+        self._backend.control.unload((await self._spec(name)).id, key=request.client.name)
         return json_reply(llamacpp.LlamaDone())
 
     def _named(self) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from modeld.core.client import Client, visible
+from modeld.core.client import Client, Scope, visible
 from modeld.core.cost import estimated_tokens
 from modeld.core.request import Order, Stake
 from modeld.errors import ModelNotFound
@@ -56,5 +56,11 @@ def on_terms(edge: Edge, client: Client, order: Order) -> Order:
         order,
         model=spec.id,
         priority=client.capped(order.priority),
-        stake=Stake(owner=client.id, weight=client.weight, tokens=tokens),
+        stake=Stake(
+            owner=client.id,
+            name=client.name,
+            may_unload=client.may((Scope.ADMIN,)),
+            weight=client.weight,
+            tokens=tokens,
+        ),
     )
