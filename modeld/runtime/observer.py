@@ -130,6 +130,11 @@ class Observer:
         """Record a load that succeeded."""
         self._metrics.observe_load(model_id, seconds, ok=True)
 
+    def forget(self, model_id: str) -> None:
+        """Forget the series of a model that is gone, or they would be as many as there ever were."""
+        self._progress.pop(model_id, None)
+        self._metrics.forget(model_id)
+
     def progressed(self, model_id: str, fraction: float) -> None:
         """Record how far a load is, in [0, 1]: at its begin, at each 5 % and at its end."""
         told = self._progress.get(model_id, math.inf)

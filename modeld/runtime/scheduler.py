@@ -93,6 +93,8 @@ class Scheduler:
         self._positions = Positions(observer.queued)
         self._gauge = gauge
         self._tickets: dict[int, Ticket] = {}
+        self._leaving: set[str] = set()
+        """Models that are gone from the catalogue, and still hold memory."""
         self._next_ticket = 1
         self._submitting: Ticket | None = None
         self._refusal: Problem | None = None
@@ -220,8 +222,13 @@ class Scheduler:
         self._feed(inputs.Wanted(model_id))
 
     def set_catalog(self, catalog: Catalog) -> None:
-        """Take over a new catalogue."""
+        """Take over a new catalogue, and forget models that are gone and hold nothing."""
+        self._leaving.update(self.fleet.catalog.models)
         self._feed(inputs.CatalogChanged(catalog))
+        self._leaving.difference_update(self.fleet.catalog.models)
+        for model_id in self._leaving.difference(self.fleet.instances):
+            self._observer.forget(model_id)
+        self._leaving.intersection_update(self.fleet.instances)
 
     # --- what others may know ---------------------------------------------------------------------
 

@@ -172,6 +172,12 @@ class Metrics:
             registry=registry,
         )
 
+        self._by_model = (
+            *(self._ttft, self._queue_wait, self._duration, self._rate, self._load_seconds),
+            *(self._finished, self._tokens_in, self._tokens_out, self._tokens_cached, self._tokens_drafted),
+            *(self._asides, self._loads, self._evictions, self._cancels, self._breakers),
+        )
+
     def watch_fleet(self, status: Callable[[], DaemonStatus]) -> None:
         """Show the fleet's gauges too, read off `status()` at each scrape. Call it once."""
         self.registry.register(_FleetCollector(status))
@@ -276,6 +282,12 @@ class Metrics:
     def count_breaker(self, model: str) -> None:
         """The breaker of a model opened."""
         self._breakers.labels(model).inc()
+
+    def forget(self, model: str) -> None:
+        """Drop the series of a model that is gone. Should it come back, they begin at 0."""
+        self._of_model.pop(model, None)
+        for metric in self._by_model:
+            metric.remove_by_labels({"model": model})
 
     def count_cancel(self, model: str, phase: str) -> None:
         """A client left while its request was queued, loading, in prefill or in decode."""

@@ -170,6 +170,18 @@ async def test_a_file_that_vanishes_while_loading_ends_the_load(
         assert here.scheduler.fleet.held == 0
 
 
+async def test_series_of_models_that_are_gone_go_with_them(autojump_clock: trio.testing.MockClock) -> None:
+    """With the next look at the folder after their memory was given back."""
+    async with house(SPECS, limits(), SLOW) as here:
+        await done(here, here.control.load("a"))
+        assert b'modeld_loads_total{model="a.gguf"' in here.metrics.expose("")[0]
+        here.scheduler.set_catalog(make_catalog(SPECS[1:]))
+        assert b'modeld_loads_total{model="a.gguf"' in here.metrics.expose("")[0]
+        await trio.sleep(10)
+        here.scheduler.set_catalog(make_catalog(SPECS[1:]))
+        assert b"a.gguf" not in here.metrics.expose("")[0]
+
+
 async def test_refusals_come_at_once_and_leave_no_operation(autojump_clock: trio.testing.MockClock) -> None:
     """Unknown, damaged, too large, pinned, going down: an error, and nothing in the list."""
     specs = [*SPECS, spec("d", error="it is no GGUF file")]

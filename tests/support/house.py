@@ -28,9 +28,12 @@ class House:
     `scripts` are those of the fake engine, by model id; they may be changed between loads.
     """
 
-    def __init__(self, scheduler: Scheduler, observer: Observer, scripts: dict[str, str]) -> None:
+    def __init__(
+        self, scheduler: Scheduler, observer: Observer, scripts: dict[str, str], metrics: Metrics
+    ) -> None:
         self.scheduler = scheduler
         self.observer = observer
+        self.metrics = metrics
         self.scripts = scripts
         self.control = Control(scheduler)
 
@@ -59,7 +62,8 @@ async def house(
 ) -> AsyncIterator[House]:
     """Run a scheduler; at the end it is cancelled, and everything must be gone."""
     scripts = scripts or {}
-    observer = Observer(Metrics(), EventLog(clock=trio.current_time))
+    metrics = Metrics()
+    observer = Observer(metrics, EventLog(clock=trio.current_time))
     scheduler = Scheduler(
         limits=limits,
         host=host,
@@ -72,7 +76,7 @@ async def house(
     async with trio.open_nursery() as nursery:
         await nursery.start(scheduler.run)
         scheduler.set_catalog(make_catalog(specs))
-        yield House(scheduler, observer, scripts)
+        yield House(scheduler, observer, scripts, metrics)
         nursery.cancel_scope.cancel()
 
 

@@ -134,3 +134,25 @@ def test_the_exposition_can_be_parsed() -> None:
     assert "modeld_http_backpressure" in names
     assert not any(name.endswith("_created") for name in names)
     assert b"# EOF" in metrics.expose("application/openmetrics-text; version=1.0.0")[0]
+
+
+def test_a_model_that_is_gone_has_no_series_left() -> None:
+    """None of what is counted by model stays, and what others count does."""
+    metrics = Metrics()
+    usage = Usage(prompt_tokens=3, completion_tokens=5, cached_tokens=1, drafted_tokens=2, accepted_tokens=1)
+    for model in ("gone.gguf", "here.gguf"):
+        metrics.observe_request(
+            model, ttft_s=0.1, queue_s=0, duration_s=1, tokens_per_second=9, usage=usage, reason="stop"
+        )
+        metrics.observe_load(model, 1.0, ok=True)
+        metrics.count_aside(model, "stop")
+        metrics.count_eviction(model, "room")
+        metrics.count_breaker(model)
+        metrics.count_cancel(model, "decode")
+    before = metrics.expose("")[0].decode()
+    metrics.forget("gone.gguf")
+    after = metrics.expose("")[0].decode()
+    assert before.count("gone.gguf") == before.count("here.gguf") > 100
+    assert (after.count("gone.gguf"), after.count("here.gguf")) == (0, before.count("here.gguf"))
+    metrics.count_breaker("gone.gguf")
+    assert sample(metrics, "modeld_breaker_opened_total", model="gone.gguf") == 1
