@@ -82,7 +82,7 @@ class Churn:
             return "decoding"
         if any(isinstance(output, Admitted) for output in outputs):
             return "prefill"
-        return "waiting" if any(job.id == request_id for job in self.engine._waiting) else "submitted"
+        return "waiting" if any(job.id == request_id for job in self.engine._intake.waiting) else "submitted"
 
     def _rest(self):
         """Let everything end; each request must have its end, and the engine be at rest."""

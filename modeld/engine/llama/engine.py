@@ -18,56 +18,38 @@ sampled ones; with flash attention all of them).
 from __future__ import annotations
 
 import time
-from collections import deque
 from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
-from modeld.core.events import FinishReason, Usage
-from modeld.core.request import Aside, EmbedRequest, Request
-from modeld.engine.llama.aside import answer
+from modeld.core.events import FinishReason
+from modeld.core.request import Request
 from modeld.engine.llama.batch import Batch
-from modeld.engine.llama.constrained import NO_TOKEN, logits_of
+from modeld.engine.llama.constrained import logits_of
+from modeld.engine.llama.draw import Draw, no_numbers
 from modeld.engine.llama.embedder import Embedder
-from modeld.engine.llama.embedding import EmbedJob, prepare_embedding
 from modeld.engine.llama.embedding_engine import EmbeddingEngine
+from modeld.engine.llama.faults import Faults
 from modeld.engine.llama.gguf import GgufError, read_facts
-from modeld.engine.llama.job import Job, prepare
+from modeld.engine.llama.intake import Intake, Room
+from modeld.engine.llama.job import Job
 from modeld.engine.llama.library import last_lines, lib, logger
 from modeld.engine.llama.model import Model
 from modeld.engine.llama.patience import abortable
 from modeld.engine.llama.prefill import ChunkRule, shares
-from modeld.engine.llama.prefix import Wait
-from modeld.engine.llama.renderer import Renderer, StillRendering
+from modeld.engine.llama.renderer import Renderer
 from modeld.engine.llama.residency import Residency
+from modeld.engine.llama.seats import Seats
 from modeld.engine.llama.split import order
-from modeld.engine.llama.turns import Turns
 from modeld.engine.llama.vocab import Vocab
-from modeld.engine.protocol import (
-    Admitted,
-    Answered,
-    Broken,
-    Done,
-    Engine,
-    EngineInfo,
-    LoadSpec,
-    OnProgress,
-    Output,
-    Tokens,
-)
-from modeld.errors import EngineFailed, InvalidGrammar, ModeldError, ModelFailed
+from modeld.engine.protocol import Engine, EngineInfo, LoadSpec, OnProgress, Output
+from modeld.errors import EngineFailed, ModelFailed
 
 _SLOT = attrgetter("slot")
 _OK, _NO_CELLS, _ABORTED = 0, 1, 2
 """What `llama_decode` returns; below zero it failed."""
-_MOST_FAULTS = 3
-"""Failed decodes in a row after which the engine as a whole counts as broken."""
-_RENDER_PATIENCE = 0.003
-"""Seconds that streams wait for the prompt of a chat: a usual one is there by then."""
-_IDLE_RENDER_PATIENCE = 0.02
-"""The same when nobody streams. After it the owner looks for messages."""
 
 
 def load(spec: LoadSpec, on_progress: OnProgress) -> Engine:
@@ -113,17 +95,10 @@ class LlamaEngine:
             controls=vocab.control_texts,
         )
         self._batch = Batch(model.batch_tokens, model.sequences)
-        self._embedder = Embedder(model, self._batch)
-        self._submitted: deque[tuple[int, Request]] = deque()
-        self._waiting: deque[Job | EmbedJob] = deque()
-        self._running: list[Job] = []
         self._cancelled: set[int] = set()
-        self._turns = Turns()
-        self._full = False
         self._shifting = False
-        self._faults = 0
         self._guessed = 0
-        self._can_guess = not (model.recurrent or model.windowed)
+        self._faults = Faults(self._id)
         try:
             with abortable(self._flag, on_progress, self._id):
                 began = time.perf_counter()
@@ -131,11 +106,19 @@ class LlamaEngine:
                 self._chunks = ChunkRule(model.batch_tokens, time.perf_counter() - began)
             self._places = Residency(model, spec.options, self._batch, max(vocab.bos, 0))
         except BaseException:
-            self.close()
+            self._template.close()
+            model.close()
             raise
+        can_guess = not (model.recurrent or model.windowed)
+        self._intake = Intake(self._id, vocab, self._template, can_guess=can_guess)
+        self._embedder = Embedder(model, self._batch)
+        cells = max(model.cells, self._places.context)
+        self._seats = Seats(model, self._places, self._embedder, cells)
+        self._running = self._seats.running
+        self._draw = Draw(model, vocab, self._places, self._seats)
         self._info = EngineInfo(
             slots=spec.options.slots,
-            cells=max(model.cells, self._places.context),
+            cells=cells,
             context=self._places.context,
             trained_context=model.trained_context,
             vocabulary=vocab.size,
@@ -151,17 +134,11 @@ class LlamaEngine:
     @property
     def busy(self) -> bool:
         """Whether `step` has anything to do."""
-        return bool(self._running or self._waiting or self._submitted or self._embedder.jobs)
-
-    @property
-    def _share(self) -> int:
-        """The KV cells of a slot, where all have as many."""
-        layout = self._model.layout
-        return min(self._info.context, layout.share // self._info.slots if layout.unified else layout.share)
+        return self._seats.busy or self._intake.busy
 
     def submit(self, request_id: int, request: Request) -> None:
         """Take a request; `step` refuses it if it is bad."""
-        self._submitted.append((request_id, request))
+        self._intake.submit(request_id, request)
 
     def cancel(self, request_id: int) -> None:
         """End a request in the next step."""
@@ -181,13 +158,8 @@ class LlamaEngine:
             return
         self._closed = True
         self._template.close()
-        for job in (*self._running, *self._waiting):
-            if isinstance(job, Job):
-                job.sampler.close()
-        self._running.clear()
-        self._embedder.jobs.clear()
-        self._waiting.clear()
-        self._submitted.clear()
+        self._intake.close()
+        self._seats.close()
         self._model.close()
 
     def step(self) -> list[Output]:
@@ -198,7 +170,7 @@ class LlamaEngine:
         """
         outputs: list[Output] = []
         self._receive(outputs)
-        if not self._turns.tells_first(known=bool(outputs)):  # A decode may take long.
+        if not self._intake.tells_first(known=bool(outputs)):
             batch = self._schedule()
             if batch:
                 self._forward(batch, outputs)
@@ -210,98 +182,23 @@ class LlamaEngine:
     # receive
 
     def _receive(self, outputs: list[Output]) -> None:
-        if self._submitted:
-            self._prepare_submitted(outputs)
         if self._cancelled:
-            self._end_cancelled(outputs)
-        while self._waiting and not self._full and self._admit(outputs):
-            pass
+            if self._intake.cancel(self._cancelled, outputs):
+                self._seats.recheck()
+            self._seats.cancel(self._cancelled, outputs)
+            self._cancelled.clear()
+        if self._intake.busy:
+            streams = self._seats.streams > 0
+            self._intake.prepare(self._room, outputs, busy=bool(self._running), streams=streams)
+            self._seats.admit(self._intake.waiting, outputs)
 
-    def _admit(self, outputs: list[Output]) -> bool:
-        """Give the first waiting job a slot, or note that until one ends there is no room for it."""
-        job = self._waiting[0]
-        if isinstance(job, EmbedJob):
-            job.reserve(self._embedder.rows, self._model.layout, self._info.cells)
-        wait = self._places.admit(job, [*self._running, *self._embedder.jobs])
-        if wait is not None:
-            self._full = wait is Wait.ROOM
-            return False
-        self._waiting.popleft()
-        if isinstance(job, EmbedJob):
-            self._embedder.jobs.append(job)
-        else:
-            self._running.append(job)
-        outputs.append(Admitted(id=job.id, prompt_tokens=job.prompt_length, cached_tokens=job.cached))
-        return True
-
-    def _prepare_submitted(self, outputs: list[Output]) -> None:
-        """Prepare requests in order, as long as it is their turn.
-
-        The first whose prompt is still being rendered holds the others up.
-        """
-        for entry in [entry for entry in self._submitted if entry[0] in self._cancelled]:
-            self._submitted.remove(entry)
-            outputs.append(Done(id=entry[0], reason=FinishReason.CANCELLED, usage=Usage()))
-        streams = any(job.pending >= 0 for job in self._running)
-        if not self._turns.may_prepare(time.perf_counter(), streams=streams):
-            return
-        self._template.patience_s = _RENDER_PATIENCE if self._running else _IDLE_RENDER_PATIENCE
-        while self._submitted:
-            request_id, request = self._submitted[0]
-            try:
-                self._prepare(request_id, request, outputs)
-            except StillRendering:
-                break
-            except ModeldError as error:
-                outputs.append(Broken(id=request_id, problem=error.as_problem()))
-            except Exception as error:  # noqa: BLE001 - a defect here must not end the neighbours
-                logger.exception("%s: a request could not be prepared", self._id)
-                fault = EngineFailed(f"{self._id}: this request could not be prepared: {error!r}")
-                outputs.append(Broken(id=request_id, problem=fault.as_problem()))
-            self._submitted.popleft()
-            self._template.patience_s = _RENDER_PATIENCE
-            if not self._turns.may_go_on(time.perf_counter()):
-                break
-        self._turns.prepared(time.perf_counter())
-
-    def _prepare(self, request_id: int, request: Request, outputs: list[Output]) -> None:
-        """Let a request wait for a slot, or answer it if it needs none. Raises what is wrong with it."""
-        if isinstance(request, Aside):
-            outputs.append(Answered(request_id, answer(request, self._vocab, self._template)))
-            return
-        if isinstance(request, EmbedRequest):
-            embedding = prepare_embedding(
-                request_id, request, self._vocab, context=self._info.context, why=", or raise llama_ctx"
-            )
-            self._waiting.append(embedding)
-            return
-        job = prepare(
-            request_id,
-            request,
-            vocab=self._vocab,
-            template=self._template,
-            context=self._info.context,
-            share=self._share,
-            shifts=self._places.shifts,
-        )
-        if job.lookup is not None and not self._can_guess:
-            logger.info("%s: no prompt lookup: the memory of this model cannot be wound back", self._id)
-            job.lookup = None
-        self._waiting.append(job)
-
-    def _end_cancelled(self, outputs: list[Output]) -> None:
-        for job in [job for job in self._waiting if job.id in self._cancelled]:
-            self._waiting.remove(job)
-            self._full = False
-            if isinstance(job, Job):
-                job.sampler.close()
-            outputs.append(Done(id=job.id, reason=FinishReason.CANCELLED, usage=Usage()))
-        for embedding in [job for job in self._embedder.jobs if job.id in self._cancelled]:
-            self._end_embedding(embedding)
-            outputs.append(Done(embedding.id, FinishReason.CANCELLED, embedding.usage))
-        for job in [job for job in self._running if job.id in self._cancelled]:
-            self._finish(job, FinishReason.CANCELLED, job.text.flush(), outputs)
-        self._cancelled.clear()
+    @property
+    def _room(self) -> Room:
+        """What a request may have, in the layout that the model has now."""
+        layout = self._model.layout
+        context = self._info.context
+        share = min(context, layout.share // self._info.slots if layout.unified else layout.share)
+        return Room(context, share, self._places.shifts)
 
     # schedule
 
@@ -355,15 +252,15 @@ class LlamaEngine:
         if result != _OK:
             self._recover(members, result, outputs)
             return
-        self._faults = 0
+        self._faults.passed()
         streams = sum(job.pending >= 0 for job in members)
         prompt_tokens = self._batch.size - streams - self._guessed
         for job in members:
             job.kept = job.upto
             if job.guess:
-                self._process_guess(job, outputs)
+                self._draw.guessed(job, outputs)
             elif job.row >= 0:
-                self._process(job, outputs)
+                self._draw.next(job, outputs)
         self._chunks.learn(streams, prompt_tokens, time.perf_counter() - began)
 
     def _recover(self, members: list[Job], result: int, outputs: list[Output]) -> None:
@@ -378,16 +275,11 @@ class LlamaEngine:
             return
         newest = members[-1]
         if result == _NO_CELLS:
-            reason = f"no KV cells were left for a batch of {self._batch.size} tokens"
+            fault = self._faults.given_up(f"no KV cells were left for a batch of {self._batch.size} tokens")
         else:
-            self._faults += 1
-            reason = (
-                f"llama_decode failed with {result} ({last_lines[-1] if last_lines else 'no reason given'})"
-            )
-        if self._faults >= _MOST_FAULTS:
-            raise EngineFailed(f"{self._id}: {reason}, {self._faults} times in a row; load the model anew")
-        logger.warning("%s: %s", self._id, reason)
-        self._break(newest, EngineFailed(f"{self._id}: {reason}; send the request again"), outputs)
+            fault = self._faults.failed(f"llama_decode failed with {result} ({_said()})")
+        logger.warning("%s", fault)
+        self._seats.give_up(newest, fault, outputs)
 
     def _read_back(self, job: Job) -> None:
         """Take what the cache holds of a job as its state; a row whose logits are lost comes out again."""
@@ -403,116 +295,23 @@ class LlamaEngine:
 
     def _embed(self, outputs: list[Output]) -> None:
         """Decode for embeddings, as much as the streams beside it allow, and give out what is ready."""
-        streams = sum(job.pending >= 0 for job in self._running)
+        streams = self._seats.streams
         most = self._chunks.budget(streams, 1) if streams else self._embedder.rows
         result, parts = self._embedder.decode(self._places.memory, most, self._places.cache.spare)
         if result == _ABORTED:
             return
         if result != _OK:
-            self._embedding_failed(parts[-1].job, result, outputs)
+            fault = self._faults.failed(f"llama_decode failed with {result} for an embedding ({_said()})")
+            logger.warning("%s", fault)
+            self._seats.give_up(parts[-1].job, fault, outputs)
             return
-        self._faults = 0
+        self._faults.passed()
         for job in self._embedder.take(parts):
-            fault = EngineFailed(f"{self._id} computes values that are no numbers; its file may be damaged")
-            self._end_embedding(job)
-            outputs.append(Broken(job.id, fault.as_problem(), job.usage))
+            self._seats.give_up(job, no_numbers(self._model), outputs)
         for job in [job for job in self._embedder.jobs if job.index > job.told]:
             outputs.append(job.tell())
             if job.ended:
-                self._end_embedding(job)
-                outputs.append(Done(job.id, FinishReason.STOP, job.usage))
-
-    def _embedding_failed(self, job: EmbedJob, result: int, outputs: list[Output]) -> None:
-        self._faults += 1
-        said = last_lines[-1] if last_lines else "no reason given"
-        reason = f"llama_decode failed with {result} for an embedding ({said})"
-        if self._faults >= _MOST_FAULTS:
-            raise EngineFailed(f"{self._id}: {reason}, {self._faults} times in a row; load the model anew")
-        logger.warning("%s: %s", self._id, reason)
-        self._end_embedding(job)
-        fault = EngineFailed(f"{self._id}: {reason}; send the request again")
-        outputs.append(Broken(job.id, fault.as_problem(), job.usage))
-
-    def _end_embedding(self, job: EmbedJob) -> None:
-        """Give back the slot and the cells of a job."""
-        self._embedder.jobs.remove(job)
-        self._places.drop(job)
-        self._full = False
-
-    # process
-
-    def _process_guess(self, job: Job, outputs: list[Output]) -> None:
-        """Sample from row after row, as long as the token that is drawn is the one that was guessed."""
-        guess, job.guess = job.guess, []
-        job.drafted += len(guess)
-        accepted = 0
-        while self._process(job, outputs):
-            if accepted == len(guess) or job.pending != guess[accepted]:
-                break
-            accepted += 1
-            job.accepted += 1
-            job.kept += 1
-            job.row += 1
-        else:
-            return  # Its end has taken out of the cache what is not decoded of it.
-        if job.lookup is not None:
-            job.lookup.learn(len(guess), accepted)
-        if accepted < len(guess) and not self._places.memory.cut(job.slot, job.kept):
-            fault = EngineFailed(f"{self._id}: its KV cache cannot be wound back; do without prompt_lookup")
-            self._break(job, fault, outputs)
-
-    def _process(self, job: Job, outputs: list[Output]) -> bool:
-        """Sample the next token of a job from its row, and end it if that was the last.
-
-        Returns: whether it goes on.
-        """
-        context = self._model.context
-        if not job.generated and not np.isfinite(logits_of(context, job.row, self._vocab.size)).all():
-            fault = EngineFailed(f"{self._id} computes values that are no numbers; its file may be damaged")
-            self._break(job, fault, outputs)
-            self._places.forget_all()  # What it began with may be the cause.
-            return False
-        try:
-            token = job.sampler.sample(context, job.row)
-        except InvalidGrammar as error:  # it takes too long, which only shows now
-            self._break(job, error, outputs)
-            return False
-        if token == NO_TOKEN or token in job.ends:
-            self._finish(job, FinishReason.STOP, job.text.flush(), outputs)
-            return False
-        job.choose(token)
-        piece = self._vocab.spelling(token) if token in job.spelled else self._vocab.piece(token)
-        text = job.text.push(piece)
-        reason = None
-        if job.generated >= job.limit:
-            reason = FinishReason.LENGTH
-            text += job.text.flush()
-        if job.text.stopped:
-            reason = FinishReason.STOP
-        logprobs = () if job.logprobs is None else job.logprobs_at(context, token, self._vocab)
-        outputs.append(Tokens(id=job.id, text=text, logprobs=logprobs))
-        if reason is None:
-            return True
-        self._finish(job, reason, "", outputs)
-        return False
-
-    def _finish(self, job: Job, reason: FinishReason, rest: str, outputs: list[Output]) -> None:
-        if rest:
-            outputs.append(Tokens(id=job.id, text=rest, count=0))
-        self._places.finish(job)
-        self._release(job)
-        outputs.append(Done(id=job.id, reason=reason, usage=job.usage, stop=job.text.stop))
-
-    def _break(self, job: Job, error: ModeldError, outputs: list[Output]) -> None:
-        self._places.drop(job)
-        self._release(job)
-        outputs.append(Broken(id=job.id, problem=error.as_problem(), usage=job.usage))
-
-    def _release(self, job: Job) -> None:
-        """Take note that a slot is free; its sampler ends."""
-        self._running.remove(job)
-        self._full = False
-        job.sampler.close()
+                self._seats.end_embedding(job, FinishReason.STOP, outputs)
 
     def _warm_up(self) -> None:
         """Decode one token: reads the weights into memory, and shows whether the model computes."""
@@ -525,3 +324,8 @@ class LlamaEngine:
         if not np.isfinite(logits_of(self._model.context, row, self._vocab.size)).all():
             raise ModelFailed(f"{self._id} computes values that are no numbers; its file is damaged")
         lib.llama_memory_clear(self._model.memory, False)
+
+
+def _said() -> str:
+    """Return the last word of llama.cpp."""
+    return last_lines[-1] if last_lines else "no reason given"

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Requests that have no slot yet: as they arrived, and prepared, in the order in which they came."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection
+from typing import NamedTuple
+
+from modeld.core.events import FinishReason, Usage
+from modeld.core.request import Aside, EmbedRequest, Request
+from modeld.engine.llama.aside import answer
+from modeld.engine.llama.embedding import EmbedJob, prepare_embedding
+from modeld.engine.llama.job import Job, prepare
+from modeld.engine.llama.library import logger
+from modeld.engine.llama.renderer import Renderer, StillRendering
+from modeld.engine.llama.turns import Turns
+from modeld.engine.llama.vocab import Vocab
+from modeld.engine.protocol import Answered, Broken, Done, Output
+from modeld.errors import EngineFailed, ModeldError
+
+_RENDER_PATIENCE = 0.003
+"""Seconds that streams wait for the prompt of a chat: a usual one is there by then."""
+_IDLE_RENDER_PATIENCE = 0.02
+"""The same when nobody streams. After it the owner looks for messages."""
+
+
+class Room(NamedTuple):
+    """What a request may have."""
+
+    context: int
+    """Most tokens, prompt and answer together."""
+    share: int
+    """The KV cells of a slot, where all have as many."""
+    shifts: bool
+    """At the end of the context a generation goes on without its middle."""
+
+
+class Intake:
+    """Takes requests in and prepares them: renders, tokenises, compiles, and refuses what is bad.
+
+    Attributes:
+      waiting: those that are prepared. Whoever gives the first one a slot takes it out.
+    """
+
+    def __init__(self, model_id: str, vocab: Vocab, template: Renderer, *, can_guess: bool) -> None:
+        """`can_guess`: the memory of this model can be wound back."""
+        self.waiting: deque[Job | EmbedJob] = deque()
+        self._id = model_id
+        self._vocab = vocab
+        self._template = template
+        self._can_guess = can_guess
+        self._submitted: deque[tuple[int, Request]] = deque()
+        self._turns = Turns()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is in here."""
+        return bool(self.waiting or self._submitted)
+
+    def submit(self, request_id: int, request: Request) -> None:
+        """Take a request; `prepare` refuses it if it is bad."""
+        self._submitted.append((request_id, request))
+
+    def tells_first(self, *, known: bool) -> bool:
+        """Whether this step ends before its decode, to tell what is known: a decode may take long."""
+        return self._turns.tells_first(known=known)
+
+    def cancel(self, ids: Collection[int], outputs: list[Output]) -> bool:
+        """End those of these requests that are in here; return whether one of them was prepared."""
+        for entry in [entry for entry in self._submitted if entry[0] in ids]:
+            self._submitted.remove(entry)
+            outputs.append(Done(id=entry[0], reason=FinishReason.CANCELLED, usage=Usage()))
+        left = [job for job in self.waiting if job.id in ids]
+        for job in left:
+            self.waiting.remove(job)
+            _close(job)
+            outputs.append(Done(id=job.id, reason=FinishReason.CANCELLED, usage=Usage()))
+        return bool(left)
+
+    def close(self) -> None:
+        """Let go of all requests. Idempotent."""
+        for job in self.waiting:
+            _close(job)
+        self.waiting.clear()
+        self._submitted.clear()
+
+    def prepare(self, room: Room, outputs: list[Output], *, busy: bool, streams: bool) -> None:
+        """Prepare requests in order, as long as it is their turn.
+
+        The first whose prompt is still being rendered holds the others up.
+
+        Args:
+          room: what a request may have now.
+          outputs: gets what is refused, and the answers to what needs no slot.
+          busy: some have a slot.
+          streams: some of these wait for their next token.
+        """
+        if not self._submitted or not self._turns.may_prepare(time.perf_counter(), streams=streams):
+            return
+        self._template.patience_s = _RENDER_PATIENCE if busy else _IDLE_RENDER_PATIENCE
+        while self._submitted:
+            request_id, request = self._submitted[0]
+            try:
+                self._prepare(request_id, request, room, outputs)
+            except StillRendering:
+                break
+            except ModeldError as error:
+                outputs.append(Broken(id=request_id, problem=error.as_problem()))
+            except Exception as error:  # noqa: BLE001 - a defect here must not end the neighbours
+                logger.exception("%s: a request could not be prepared", self._id)
+                fault = EngineFailed(f"{self._id}: this request could not be prepared: {error!r}")
+                outputs.append(Broken(id=request_id, problem=fault.as_problem()))
+            self._submitted.popleft()
+            self._template.patience_s = _RENDER_PATIENCE
+            if not self._turns.may_go_on(time.perf_counter()):
+                break
+        self._turns.prepared(time.perf_counter())
+
+    def _prepare(self, request_id: int, request: Request, room: Room, outputs: list[Output]) -> None:
+        """Let a request wait for a slot, or answer it if it needs none. Raises what is wrong with it."""
+        if isinstance(request, Aside):
+            outputs.append(Answered(request_id, answer(request, self._vocab, self._template)))
+            return
+        if isinstance(request, EmbedRequest):
+            embedding = prepare_embedding(
+                request_id, request, self._vocab, context=room.context, why=", or raise llama_ctx"
+            )
+            self.waiting.append(embedding)
+            return
+        job = prepare(
+            request_id,
+            request,
+            vocab=self._vocab,
+            template=self._template,
+            context=room.context,
+            share=room.share,
+            shifts=room.shifts,
+        )
+        if job.lookup is not None and not self._can_guess:
+            logger.info("%s: no prompt lookup: the memory of this model cannot be wound back", self._id)
+            job.lookup = None
+        self.waiting.append(job)
+
+
+def _close(job: Job | EmbedJob) -> None:
+    if isinstance(job, Job):
+        job.sampler.close()
