@@ -78,7 +78,7 @@ def _model(model: ModelSettings) -> Iterator[str]:
 check_config = SettingsCommand(
     "check-config",
     callback=_check_config,
-    help=_HELP,
+    about=_HELP,
     short_help="Check the settings without starting.",
     params=[
         click.Option(

@@ -8,6 +8,7 @@ import gc
 import os
 import socket
 from functools import partial
+from typing import cast
 
 import trio
 
@@ -81,7 +82,7 @@ class CannotListen(Exception):
 def _first_message(group: BaseExceptionGroup[CannotListen]) -> str:
     first: BaseException = group
     while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]  # pyright: ignore[reportUnknownMemberType] (a group of any kind)
+        first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]
     return str(first)
 
 
@@ -114,7 +115,7 @@ async def _run(
     )
 
 
-async def _front(  # noqa: ASYNC128 -- `serve` calls started()
+async def _front(  # noqa: ASYNC128  # `serve` gets task_status, and calls started()
     daemon: Daemon,
     *,
     settings: Settings,

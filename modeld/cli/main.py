@@ -51,11 +51,11 @@ class _Modeld(click.Group):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click passes it; the table does not need it
         """Name the commands: the daemon's, then the clients'."""
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- the same
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click passes it; the table does not need it
         """Import and return the command."""
         if cmd_name not in _COMMANDS:
             return None
@@ -63,23 +63,30 @@ class _Modeld(click.Group):
         return cast("click.Command", found)
 
 
-@click.group(cls=_Modeld, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+_HELP = """Serve many llama.cpp models from one machine, inside a memory budget.
+
+\b
+modeld serve --models-dir ~/models/llm     start the daemon
+modeld run tinyllama "Write a haiku"       ask it, and watch the answer arrive
+modeld ps --watch                          see what is loaded, who waits, and why
+modeld check-config --config modeld.yaml   see what a config would do
+modeld inspect tinyllama-q4.gguf           see what a model takes in memory
+
+Every setting is a flag, an environment variable (MODELD_VRAM_BUDGET_MB for --vram-budget-mb)
+and a key of the config file (vram_budget_mb); flags are strongest. "modeld serve --help" lists them.
+"""
+
+
+@click.group(
+    cls=_Modeld,
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(
     __version__, "-V", "--version", message=f"modeld {__version__} (Python {platform.python_version()})"
 )
 def modeld() -> None:
-    """Serve many llama.cpp models from one machine, inside a memory budget.
-
-    \b
-    modeld serve --models-dir ~/models/llm     start the daemon
-    modeld run tinyllama "Write a haiku"       ask it, and watch the answer arrive
-    modeld ps --watch                          see what is loaded, who waits, and why
-    modeld check-config --config modeld.yaml   see what a config would do
-    modeld inspect tinyllama-q4.gguf           see what a model takes in memory
-
-    Every setting is a flag, an environment variable (MODELD_VRAM_BUDGET_MB for --vram-budget-mb)
-    and a key of the config file (vram_budget_mb); flags are strongest. "modeld serve --help" lists them.
-    """  # noqa: D301 -- \b is click's mark for lines that stay as they are
+    """Do nothing by itself: a command follows, or the flags of `serve`."""
 
 
 def main() -> None:

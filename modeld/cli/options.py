@@ -29,13 +29,13 @@ class SettingsCommand(click.Command):
         name: str,
         *,
         callback: Callable[..., object],
-        help: str,  # noqa: A002 -- click's name for it
+        about: str,
         short_help: str,
         params: Sequence[click.Parameter] = (),
     ) -> None:
         self._settings = [*(_option(field) for field in FIELDS), *map(_legacy, LEGACY)]
         options = [*params, *self._settings]
-        super().__init__(name, params=options, callback=callback, help=help, short_help=short_help)
+        super().__init__(name, params=options, callback=callback, help=about, short_help=short_help)
         self._flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

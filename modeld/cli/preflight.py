@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from modeld.config.address import Address, has_dual_stack, parse_address
+from modeld.config.address import Address, every_interface, parse_address
 from modeld.config.load import Loaded
 from modeld.config.machine import memory_bytes
 from modeld.config.nearest import did_you_mean
@@ -148,7 +148,7 @@ def _some(names: Sequence[str]) -> str:
 def check_library(python: str = sys.executable, probe: str = _PROBE) -> Verdict:
     """llama.cpp must load. In a process of its own: a library for another CPU dies of a signal."""
     try:
-        done = subprocess.run(  # noqa: S603 -- our own interpreter and text
+        done = subprocess.run(  # noqa: S603  # this interpreter with a text of this file: nothing of it is input
             [python, "-P", "-c", probe],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -226,7 +226,7 @@ def check_address(address: Address) -> Verdict:
         return _check_descriptor(address.fd)
     if address.path is not None:
         return _check_socket_path(Path(address.path))
-    host = address.host or ("::" if has_dual_stack() else "0.0.0.0")  # noqa: S104 -- what was asked for
+    host = address.host or every_interface()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -132,7 +132,8 @@ def _number(_: click.Context, __: click.Parameter, value: float | None) -> float
 )
 @click.option("--seed", type=int, metavar="N", help="The same number gives the same text.")
 @click.option("--json", "as_json", is_flag=True, help="Print the lines of the stream as they are.")
-def run(  # noqa: PLR0917 -- click passes them by name
+def run(
+    *,
     model: str,
     prompt: tuple[str, ...],
     system: str | None,

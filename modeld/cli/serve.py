@@ -34,10 +34,10 @@ def run_serve(flags: dict[str, object]) -> int:
     if not passed:
         say("modeld: preflight failed; mend what is NOT OK and start again")
         return 1
-    from modeld.cli.compose import serve_forever  # noqa: PLC0415 -- other commands need no server
+    from modeld.cli.compose import serve_forever  # noqa: PLC0415  # loads the HTTP server, which no other command needs
 
     with logging_to_stderr(loaded.settings.log_level, loaded.settings.log_format):
         return serve_forever(loaded.settings, keyring)
 
 
-serve = SettingsCommand("serve", callback=_serve, help=_HELP, short_help="Start the daemon.")
+serve = SettingsCommand("serve", callback=_serve, about=_HELP, short_help="Start the daemon.")

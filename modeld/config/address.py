@@ -15,6 +15,7 @@ import msgspec
 from modeld.config.values import BadValue, told
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?", re.ASCII)
+_EVERY_IPV4 = "0.0.0.0"  # noqa: S104  # bound only when the setting says so: by name, or by no host
 _LONGEST_SOCKET_PATH = 107
 """Bytes of `sun_path` on Linux, less its end (unix(7))."""
 
@@ -106,7 +107,12 @@ def hypercorn_binds(addr: str) -> list[str]:
         return [f"unix:{address.path}"]
     if address.host:
         return [_joined(address.host, address.port)]
-    return [_joined("::" if has_dual_stack() else "0.0.0.0", address.port)]  # noqa: S104 -- asked for with ":port"
+    return [_joined(every_interface(), address.port)]
+
+
+def every_interface() -> str:
+    """Return the host to bind for an address that names none, such as `:8080`."""
+    return "::" if has_dual_stack() else _EVERY_IPV4
 
 
 def has_dual_stack() -> bool:
@@ -123,7 +129,7 @@ def client_url(address: Address) -> str:
     """Return the base URL a client on this machine uses; for a socket path the host is only a name."""
     if not address.is_tcp:
         return "http://localhost"
-    host = "127.0.0.1" if address.host in {"", "0.0.0.0"} else address.host  # noqa: S104 -- compared, not bound
+    host = "127.0.0.1" if address.host in {"", _EVERY_IPV4} else address.host
     return "http://" + _joined("::1" if host == "::" else host, address.port)
 
 

@@ -21,6 +21,7 @@ from modeld.cli.console.answers import Operation, Status
 from modeld.cli.console.api import Api, read
 from modeld.cli.console.figures import plain, short
 from modeld.cli.console.leaving import complain
+from modeld.cli.console.pause import pause
 from modeld.cli.console.planned import taken_back, under_way
 from modeld.cli.console.screen import error_console
 
@@ -140,7 +141,7 @@ class Followed:
                     self._last[name] = data
                     shown.update(read(data, Operation))
                 if self._running():
-                    time.sleep(max(0.0, POLL_S - (time.monotonic() - asked)))
+                    pause(POLL_S - (time.monotonic() - asked))
 
     def take_back(self) -> None:
         """Cancel those that still run, and say what became of each."""

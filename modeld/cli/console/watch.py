@@ -24,6 +24,7 @@ from modeld.cli.client import CannotConnect
 from modeld.cli.console.api import Denied
 from modeld.cli.console.figures import clock, span
 from modeld.cli.console.leaving import complain
+from modeld.cli.console.pause import pause
 from modeld.cli.console.screen import Screen
 from modeld.cli.where import Target
 
@@ -111,7 +112,7 @@ def _redraw(screen: Screen, target: Target, first: bytes, ask: Ask, view: View, 
             while True:
                 notice = _notice(target, outage, back, watch_s)
                 live.update(Group(notice, *view(answer, screen.width)), refresh=True)
-                time.sleep(watch_s)
+                pause(watch_s)
                 was = outage
                 fresh, outage = _try(ask, was)
                 answer = fresh or answer
@@ -144,7 +145,7 @@ def _repeat(
             _print(screen, answer, view, as_json=as_json)
             if not as_json:
                 screen.show([""])
-        time.sleep(watch_s)
+        pause(watch_s)
         was = outage
         answer, outage = _try(ask, was)
         if was is None and outage is not None:

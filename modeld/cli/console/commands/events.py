@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from urllib.parse import urlencode
@@ -15,6 +14,7 @@ from modeld.cli.console.api import Api, Denied, read
 from modeld.cli.console.commands.complete import complete_models
 from modeld.cli.console.happenings import Happening, told
 from modeld.cli.console.leaving import complain, leaving
+from modeld.cli.console.pause import pause
 from modeld.cli.console.screen import Screen
 from modeld.cli.console.watch import PASSING
 from modeld.cli.where import Target, current_target, target_options, utf8
@@ -91,4 +91,4 @@ def _follow(
         if not lost:
             complain(f"{target.place} does not answer: {why}; trying again every {_PAUSE_S:g} s")
             lost = True
-        time.sleep(_PAUSE_S)
+        pause(_PAUSE_S)
