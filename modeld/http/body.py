@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
@@ -89,9 +90,9 @@ class Streamed(ResponseBody):
     """A body that is written part by part, as the parts come to be."""
 
     @property
+    @abstractmethod
     def ended(self) -> bool:
         """Whether the last part was given out by iteration."""
-        raise NotImplementedError
 
     def write_with(self, pen: Pen | None) -> None:
         """Write by this pen, if that is of use."""
@@ -100,9 +101,9 @@ class Streamed(ResponseBody):
         """Iterate over parts."""
         return self
 
+    @abstractmethod
     async def __anext__(self) -> bytes:
         """Return the next part, when there is one."""
-        raise NotImplementedError
 
 
 class StreamBody(Streamed, Generic[_Told]):
@@ -165,7 +166,7 @@ class StreamBody(Streamed, Generic[_Told]):
                 data = await self._next_lines()
             else:
                 data = await self._lines_after(self._pen)
-        except Exception as error:  # noqa: BLE001 -- told in-band; the log has the traceback
+        except Exception as error:  # noqa: BLE001  # told as the stream's last line; the log has the traceback
             self._log.broke(error)
             problem = InternalError("modeld failed in the middle of this answer; the log has the cause")
             data = self._renderer.failure(problem.as_problem())
@@ -219,6 +220,6 @@ class StreamBody(Streamed, Generic[_Told]):
             if self._log.verbose:
                 self._log.sent(lines)
             return pen.write(lines)
-        except Exception as error:  # noqa: BLE001 -- raised again where it can be told
+        except Exception as error:  # noqa: BLE001  # kept, and raised in the task that can tell it
             self._fault = error
             return False
