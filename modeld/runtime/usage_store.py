@@ -31,7 +31,14 @@ ON CONFLICT (day, key, model) DO UPDATE SET
     cached_tokens = cached_tokens + excluded.cached_tokens,
     refused = refused + excluded.refused
 """
-_SUMS = "sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(refused)"
+_TOTALS = """
+SELECT key, sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(refused)
+FROM usage GROUP BY key
+"""
+_OF_DAY = """
+SELECT key, model, sum(requests), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(refused)
+FROM usage WHERE day = ? GROUP BY key, model
+"""
 _BUSY_S = 1.0
 """How long to wait for another process that reads the file."""
 
@@ -58,34 +65,32 @@ class UsageStore:
         except (OSError, sqlite3.Error) as error:
             raise CannotKeep(f"{self._path}: {error}") from None
         try:
-            [(version,)] = db.execute("PRAGMA user_version")
-            if version not in {0, _VERSION}:
-                raise CannotKeep(f"{self._path} was written by a newer modeld (version {version})")  # noqa: TRY301 -- closes the file below
-            with db:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = NORMAL")
-                db.execute(_SCHEMA)
-                db.execute(f"PRAGMA user_version = {_VERSION}")
-                db.execute("DELETE FROM usage WHERE day < date(?, ?)", (today, f"-{KEPT_DAYS} days"))
-            totals = {
-                key: _counts(*numbers)
-                for key, *numbers in db.execute(f"SELECT key, {_SUMS} FROM usage GROUP BY key")  # noqa: S608 -- our own text
-            }
+            self._make_ready(db, today)
+            totals = {key: _counts(*numbers) for key, *numbers in db.execute(_TOTALS)}
             rows = {
                 Row(today, key, model): _counts(*numbers)
-                for key, model, *numbers in db.execute(
-                    f"SELECT key, model, {_SUMS} FROM usage WHERE day = ? GROUP BY key, model",  # noqa: S608 -- our own text
-                    (today,),
-                )
+                for key, model, *numbers in db.execute(_OF_DAY, (today,))
             }
         except sqlite3.Error as error:
             db.close()
             raise CannotKeep(f"{self._path}: {error}") from None
-        except BaseException:
+        except BaseException:  # whatever it is: the file is closed, and it goes on
             db.close()
             raise
         self._db = db
         return totals, rows
+
+    def _make_ready(self, db: sqlite3.Connection, today: str) -> None:
+        """Make the table if it is not there, and drop what is too old. Raises: CannotKeep, sqlite3.Error."""
+        [(version,)] = db.execute("PRAGMA user_version")
+        if version not in {0, _VERSION}:
+            raise CannotKeep(f"{self._path} was written by a newer modeld (version {version})")
+        with db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(_SCHEMA)
+            db.execute(f"PRAGMA user_version = {_VERSION}")
+            db.execute("DELETE FROM usage WHERE day < date(?, ?)", (today, f"-{KEPT_DAYS} days"))
 
     def add(self, rows: Mapping[Row, Counts]) -> None:
         """Add these counts, all or none. Raises: CannotKeep."""
