@@ -20,6 +20,8 @@ _MOST_BYTES = 1024 * 1024
 _MOST_NODES = 20_000
 """Values a YAML file may hold once its aliases are written out."""
 
+_Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
+"""What a YAML scalar may be, by its first character: tags and their patterns (PyYAML's own form)."""
 _FORMATS = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON", ".toml": "TOML"}
 
 
@@ -117,7 +119,7 @@ def parse_yaml(text: str) -> object:
         if node is None:
             return None
         _refuse_bombs(node)
-        return cast("object", loader.construct_document(node))  # pyright: ignore[reportUnknownMemberType] -- untyped stub
+        return cast("object", loader.construct_document(node))  # pyright: ignore[reportUnknownMemberType]  # types-pyyaml gives it no types
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -132,8 +134,6 @@ def parse_yaml(text: str) -> object:
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2 and without repeated keys."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 -- PyYAML's own table
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()
@@ -157,22 +157,28 @@ _SCALARS = (
     ("null", r"(?:~|null|Null|NULL|)", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 )
-for _name, _pattern, _first in _SCALARS:
-    _Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType] -- untyped in its stub
-        f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})$"), list(_first)
-    )
+"""Tag, pattern and first characters of what is no text, in the order in which they are tried."""
+
+
+def _resolvers() -> _Resolvers:
+    made: _Resolvers = {}
+    for name, pattern, firsts in _SCALARS:
+        tagged = (f"tag:yaml.org,2002:{name}", re.compile(f"(?:{pattern})$"))
+        for first in firsts:
+            made.setdefault(first, []).append(tagged)
+    return made
 
 
 class _Dumper(yaml.SafeDumper):
     """PyYAML's safe dumper, which also quotes what only `_Loader` would take for something else than text."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {  # noqa: RUF012 -- PyYAML's own table
-        first: [
-            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
-            *_Loader.yaml_implicit_resolvers.get(first, []),
-        ]
-        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
-    }
+
+_OURS = _resolvers()
+_THEIRS: _Resolvers = yaml.SafeDumper.yaml_implicit_resolvers
+_Loader.yaml_implicit_resolvers = _OURS
+_Dumper.yaml_implicit_resolvers = {
+    first: [*_THEIRS.get(first, []), *_OURS.get(first, [])] for first in {*_THEIRS, *_OURS}
+}
 
 
 def dump_yaml(content: object) -> str:
