@@ -173,6 +173,6 @@ def _write(path: Path, entries: Mapping[str, KeyEntry]) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
-    except BaseException:
+    except BaseException:  # whatever it is, Ctrl-C too: no half-written file stays
         Path(name).unlink(missing_ok=True)
         raise

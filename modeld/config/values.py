@@ -205,7 +205,7 @@ def parse_path(value: object) -> Path | None:
     text = parse_text(value)
     if not text:
         return None
-    expanded = os.path.expanduser(text)  # noqa: PTH111 -- Path.expanduser raises where there is no home
+    expanded = os.path.expanduser(text)  # noqa: PTH111  # Path takes ./~name for ~name
     if expanded.startswith("~"):
         raise BadValue(f'there is no home folder for "{text}"; write the whole path')
     return Path(expanded)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from modeld.core.models import EngineKind
+from modeld.engine.fake import load as load_fake
 from modeld.engine.fresh import check_unchanged
 from modeld.engine.protocol import Engine, LoadSpec, OnProgress
 
@@ -14,10 +15,8 @@ def load_engine(spec: LoadSpec, on_progress: OnProgress) -> Engine:
     Raises: LoadAborted when `on_progress` said so; ModelFailed when it cannot be loaded.
     """
     if spec.kind is EngineKind.FAKE:
-        from modeld.engine.fake import load as load_fake  # noqa: PLC0415 -- only where it is used
-
         return load_fake(spec, on_progress)
     check_unchanged(spec)
-    from modeld.engine.llama.engine import load  # noqa: PLC0415 -- llama.cpp costs 40 MiB
+    from modeld.engine.llama.engine import load  # noqa: PLC0415  # loads llama.cpp, 40 MiB, which a fake engine does without
 
     return load(spec, on_progress)

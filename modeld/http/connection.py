@@ -101,7 +101,7 @@ class Connection:
                 await self._read(self._protocol)
         except* _GONE:
             pass  # The client left; whoever served it was told.
-        except* Exception:
+        except* Exception:  # the wall: one connection that breaks must not end the daemon
             log.exception("a connection broke; others are not affected")
         finally:
             self._socket.close()

@@ -58,7 +58,7 @@ class Exchange(TrioASGIHTTPConnection):
                 self._cleanup = cleanup
                 try:
                     await super().__call__(receive, sender)
-                except* Exception as group:  # noqa: BLE001 -- told to the client, and logged with its traceback
+                except* Exception as group:  # noqa: BLE001  # told to the client, and logged with its traceback
                     await self._report(sender, group.exceptions)
         finally:
             rule = None if self._request is None else self._request.url_rule
@@ -78,7 +78,7 @@ class Exchange(TrioASGIHTTPConnection):
         self._request = request
         return request
 
-    async def handle_messages(  # type: ignore[override]  # quart-trio adds the nursery
+    async def handle_messages(  # type: ignore[override]  # quart-trio calls it with its nursery, Quart's base without
         self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
     ) -> None:
         """Hand over the body, and end the request when its client left.

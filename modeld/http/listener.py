@@ -125,7 +125,7 @@ class _Server:
             else:
                 try:
                     await self._make_room()  # Only now: nobody has to go before somebody comes.
-                except BaseException:
+                except BaseException:  # a cancellation, too: the client is not left hanging
                     stream.socket.close()
                     raise
                 connection = Connection(

@@ -28,7 +28,7 @@ def open_listeners(binds: Sequence[str]) -> list[trio.SocketListener]:
             sockets.append(sock)
             sock.setblocking(False)
             sock.listen(BACKLOG)
-    except BaseException:
+    except BaseException:  # whatever it is: none is left open
         for sock in sockets:
             sock.close()
         raise
@@ -65,7 +65,7 @@ def _bound(family: int, name: tuple[object, ...] | str) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(name)
-    except BaseException:
+    except BaseException:  # whatever it is: the socket does not leak
         sock.close()
         raise
     return sock

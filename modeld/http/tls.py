@@ -44,7 +44,7 @@ class Tls:
             Tls(self._cert, self._key)  # The files are tried apart: a half-made change would stay.
             self.context.load_cert_chain(self._cert, self._key, password="")
         except (BadTls, OSError, ValueError) as error:
-            log.error(  # noqa: TRY400 -- the reason says it all
+            log.error(  # noqa: TRY400  # expected, and its reason is told: a traceback adds nothing
                 "the certificate stays as it was: the files cannot be used", reason=str(error)
             )
         else:

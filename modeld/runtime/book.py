@@ -97,7 +97,7 @@ class Book:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(content)
                 Path(name).replace(self._path)
-            except BaseException:
+            except BaseException:  # whatever it is: no half-written file stays
                 Path(name).unlink(missing_ok=True)
                 raise
         except OSError as error:

@@ -206,7 +206,7 @@ class Instance:
         thread cannot be killed: its requests end, and its memory stays held.
         """
         await trio.sleep(self._stall_timeout_s / LOOKS)
-        while not self._hangs():  # noqa: ASYNC110 -- silence sets no event
+        while not self._hangs():  # noqa: ASYNC110  # what hangs sets no event
             await trio.sleep(self._stall_timeout_s / LOOKS)
         self._end_stalled()
 

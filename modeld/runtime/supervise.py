@@ -15,7 +15,7 @@ from modeld.worker.messages import Died, LoadFailed, Stopped
 _log = logging.getLogger("modeld.supervise")
 
 
-async def supervise(  # noqa: ASYNC910 -- on the way out after a defect there is nothing to wait for
+async def supervise(  # noqa: ASYNC910  # after a defect there is nothing left to wait for
     instance: Instance, feed: Callable[[Input], None]
 ) -> None:
     """Run an instance to its end and report the end as an input.
@@ -25,7 +25,7 @@ async def supervise(  # noqa: ASYNC910 -- on the way out after a defect there is
     """
     try:
         ending = await instance.run()
-    except* Exception as group:  # noqa: BLE001 (the wall: a defect in one instance must not end the daemon)
+    except* Exception as group:  # noqa: BLE001  # the wall: a defect in one instance must not end the daemon
         _log.exception("the instance of model %s broke", instance.model_id, exc_info=group)
         problem = EngineFailed(f"the instance broke: {group.exceptions[0]!r}").as_problem()
         ending = Died(problem)

@@ -139,7 +139,7 @@ class Ticket:
             await trio.lowlevel.checkpoint_if_cancelled()
         while not self._mailbox:
             await self._reader.park()
-        return self._empty()  # noqa: ASYNC910 -- who finds events goes on to write them, and that yields
+        return self._empty()  # noqa: ASYNC910  # the reader now writes these events, and that yields
 
     async def pour(self, take: Take) -> None:
         """Give all events to `take`, in the turn of whoever puts them, until it returns False.
@@ -150,7 +150,7 @@ class Ticket:
         if self._mailbox:
             await trio.lowlevel.checkpoint_if_cancelled()
             if not take(self._empty()):
-                return  # noqa: ASYNC910 -- the same holds as for `next`
+                return  # noqa: ASYNC910  # as in `next`: the reader writes now, and that yields
         self._take = take
         try:
             await self._reader.park()

@@ -144,7 +144,7 @@ class EventFile:
                 if self._plain:
                     _lock(fd)
                     _end_line(fd, self._path)
-            except BaseException:
+            except BaseException:  # whatever it is: the descriptor does not leak
                 os.close(fd)
                 raise
             self._fd = fd

@@ -110,7 +110,7 @@ class EventWriter:
         """Let time pass, unless the thread is to end or to open its target anew."""
         until = time.monotonic() + seconds
         while not (self._stopping or self._reopen) and (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, _GATHER_S))
+            time.sleep(min(left, _GATHER_S))  # a thread of its own, and an event wakes it for each line
 
     def _late(self) -> bool:
         return time.monotonic() > self._give_up_at

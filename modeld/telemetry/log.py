@@ -97,7 +97,7 @@ def configure(level: str) -> None:
     Raises:
       KeyError: there is no such level.
     """
-    global _current  # noqa: PLW0603 -- one process has one log level
+    global _current  # noqa: PLW0603  # structlog is configured for the whole process, too
     structlog.configure(
         processors=_processors(level),
         wrapper_class=_wrapper(level),

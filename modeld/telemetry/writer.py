@@ -111,7 +111,7 @@ class LogWriter:
     def _line(self, record: logging.LogRecord) -> str:
         try:
             return self._render(record) + "\n"
-        except Exception as error:  # noqa: BLE001 -- a field's own __str__ may raise anything
+        except Exception as error:  # noqa: BLE001  # a field's own __str__ may raise anything
             return f"a log line could not be written: {type(error).__name__}\n"
 
     def _write(self, lines: list[str]) -> bool:

@@ -159,8 +159,8 @@ def _first_message(sock: socket.socket) -> Start:
 
 def _answer(load: LoadSpec) -> _Reply:
     importlib.import_module("modeld.engine.llama.engine")  # All that a worker has in memory is to be counted.
-    from modeld.engine.llama.dry_run import dry_run  # noqa: PLC0415 -- llama.cpp, in the child only
-    from modeld.engine.llama.gguf import GgufError, read_facts  # noqa: PLC0415 -- the same
+    from modeld.engine.llama.dry_run import dry_run  # noqa: PLC0415  # loads llama.cpp, which only the child may do
+    from modeld.engine.llama.gguf import GgufError, read_facts  # noqa: PLC0415  # its package imports llama.cpp
 
     try:
         facts = read_facts(Path(load.path)) if load.facts is None else load.facts
@@ -172,7 +172,7 @@ def _answer(load: LoadSpec) -> _Reply:
     except MemoryError:
         text = f"{load.model_id} needs more than {MEMORY_BYTES >> 20} MiB to be looked at"
         return _Reply(problem=ModelFailed(text).as_problem())
-    except Exception as error:  # noqa: BLE001 -- the wall: whatever is wrong with a file is an answer
+    except Exception as error:  # noqa: BLE001  # the wall: whatever is wrong with a file is an answer
         return _Reply(problem=ModelFailed(f"{load.model_id} cannot be looked at: {error!r}").as_problem())
 
 

@@ -176,7 +176,7 @@ class ProcessWorker:
             fault: FrameError | None = None
             try:
                 for message in frames.feed(data):
-                    heard.append(message)  # noqa: PERF402 -- what came before a fault is kept
+                    heard.append(message)  # noqa: PERF402  # keeps what came before a fault; `extend` promises nothing of it
             except FrameError as error:
                 fault = error
             for message in merged(heard):

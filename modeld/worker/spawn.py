@@ -85,7 +85,7 @@ def spawn(model_id: str, module: str = "modeld.worker.child") -> Spawned:
         reader, writer = os.pipe()
         tied_to = os.getpid() if threading.current_thread() is threading.main_thread() else 0
         command = [sys.executable, "-P", "-S", "-m", module]
-        process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module
+        process = subprocess.Popen(  # noqa: S603  # this interpreter with a module of modeld: nothing of it is input
             [*command, str(theirs.fileno()), str(tied_to), model_id],
             stdin=subprocess.DEVNULL,
             stdout=writer,
@@ -95,7 +95,7 @@ def spawn(model_id: str, module: str = "modeld.worker.child") -> Spawned:
             cwd="/",
             start_new_session=True,
         )
-    except BaseException:
+    except BaseException:  # whatever it is: no descriptor leaks
         ours.close()
         if reader >= 0:
             os.close(reader)

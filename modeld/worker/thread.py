@@ -52,7 +52,7 @@ class ThreadWorker:
         """Make the thread end soon."""
         self._inbox.put(Close())
 
-    def kill(self, problem: Problem) -> bool:  # noqa: ARG002 -- see `Worker`
+    def kill(self, problem: Problem) -> bool:  # noqa: ARG002  # `Worker` passes it; a thread cannot be killed
         """Say that a thread cannot be killed."""
         return False
 

@@ -36,7 +36,7 @@ def error_detail(problem: Problem) -> ErrorDetail:
     )
 
 
-def error_answer(problem: Problem, request_id: str) -> tuple[int, bytes]:  # noqa: ARG001 - it is in the headers
+def error_answer(problem: Problem, _request_id: str) -> tuple[int, bytes]:
     """Return the status of a refusal and its body; the id is in `x-request-id`, where OpenAI has it."""
     return problem.status, error_bytes(problem)
 

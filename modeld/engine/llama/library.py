@@ -45,7 +45,7 @@ last_lines: deque[str] = deque(maxlen=_RING_LINES)
 
 _captures: dict[int, list[LogLines]] = {}
 _lock = threading.Lock()
-_initialised = False
+_initialised = threading.Event()
 
 
 class LogLines:
@@ -100,12 +100,11 @@ _log_callback = lib.llama_log_callback(_receive)
 
 def initialise() -> None:
     """Initialise the library and take over its log. Idempotent, from any thread."""
-    global _initialised  # noqa: PLW0603 - the library itself is one for the process
     with _lock:
-        if not _initialised:
+        if not _initialised.is_set():
             lib.llama_log_set(_log_callback, None)
             lib.llama_backend_init()
-            _initialised = True
+            _initialised.set()
 
 
 def version() -> str:

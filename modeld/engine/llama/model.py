@@ -164,7 +164,7 @@ class Model:
             self._adapters = Adapters(self.id, spec.path, self.pointer, spec.options.lora)
             self._ask_once_more(on_progress)
             self._open(first_layout(spec.options, self.trained_context, recurrent=self.recurrent))
-        except BaseException:
+        except BaseException:  # whatever it is: what llama.cpp holds is freed
             self.close()
             raise
 
@@ -251,7 +251,7 @@ class Model:
             nonlocal given_up
             try:
                 given_up = not on_progress(fraction)
-            except Exception as error:  # noqa: BLE001 - it cannot pass through C; raised below
+            except Exception as error:  # noqa: BLE001  # cannot pass through C; raised below
                 fault.append(error)
                 given_up = True
             return not given_up

@@ -126,7 +126,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = subprocess.Popen(  # noqa: S603 - this interpreter, with a program of our own
+                self._process = subprocess.Popen(  # noqa: S603  # this interpreter with a text of this file: nothing of it is input
                     [sys.executable, "-I", "-S", "-c", _PROGRAM, json.dumps([*sys.path, _ROOT])],
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
@@ -134,7 +134,7 @@ class _Child:
                     env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                     start_new_session=True,
                 )
-            except BaseException:
+            except BaseException:  # whatever it is: the socket does not leak
                 ours.close()
                 raise
         ours.setblocking(False)

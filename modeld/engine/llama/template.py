@@ -127,7 +127,7 @@ class ChatTemplate:
         mark = self._unused_character(messages, tools)
         try:
             prompt = self._prompt(template, messages, tools, mark)
-        except Exception as error:  # a template of a stranger may raise anything: told to the client as 400
+        except Exception as error:  # whatever a template raises is told to the client, as 400
             reason = _words(error).replace(mark, "")
             raise InvalidRequest(f"the model's chat template refuses these messages: {reason}") from error
         if len(prompt) > MAX_PROMPT:
@@ -146,7 +146,7 @@ class ChatTemplate:
             return self._rendered(template, messages, tools, mark)
         try:
             return self._rendered(template, folded(messages, tools, into_system=True), (), mark)
-        except Exception:
+        except Exception:  # some templates refuse a system message, each with words of its own: tried without
             if messages[0].role == "system":
                 raise
             return self._rendered(template, folded(messages, tools, into_system=False), (), mark)
@@ -172,7 +172,7 @@ class ChatTemplate:
                 variables = jinja2.meta.find_undeclared_variables(environment.parse(self._source))
                 self._knows_tools = "tools" in variables
                 self._template = environment.from_string(self._source)
-            except Exception as error:  # noqa: BLE001 - what is constant may fail in any way
+            except Exception as error:  # noqa: BLE001  # computes what is constant, which may raise anything
                 self._fault = f"this model's chat template cannot be compiled ({_words(error)})"
         if self._template is None:
             raise InvalidRequest(f"{self._fault}; send `prompt` instead of `messages`")
@@ -191,7 +191,9 @@ class ChatTemplate:
 class _GenerationTag(jinja2.ext.Extension):
     """`{% generation %} ... {% endgeneration %}` marks answers for training; here only its content counts."""
 
-    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
         """Return the statements between the tags."""
