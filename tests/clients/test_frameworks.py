@@ -31,7 +31,7 @@ class Wall(pydantic.BaseModel):
 def langchain() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import langchain_openai  # noqa: PLC0415 - it warns when it is imported
+        import langchain_openai  # noqa: PLC0415  # it warns when it is imported
     return langchain_openai
 
 

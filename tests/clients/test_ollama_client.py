@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 
-import httpx  # noqa: ASYNC127 -- what this client raises
+import httpx  # noqa: ASYNC127  # what this client raises
 import httpx2
 import ollama
 import pytest

@@ -171,7 +171,7 @@ def test_a_plan_behind_others_says_for_whom_room_is_made() -> None:
 @pytest.mark.parametrize("part", range(2))
 def test_plans_in_random_states_are_what_the_scheduler_then_does(part: int) -> None:
     """In any state of the fleet: refused or not, loaded at once or not, and who is evicted at once."""
-    chance = random.Random(part)  # noqa: S311 -- the same schedules every time
+    chance = random.Random(part)  # noqa: S311  # the same schedules every time
     compared = 0
     for _ in range(SCHEDULES // 2):
         world = World(chance.randrange)

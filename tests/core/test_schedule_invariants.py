@@ -55,11 +55,11 @@ def test_no_schedule_that_hypothesis_finds_breaks_an_invariant(numbers: bytes) -
 @pytest.mark.parametrize("part", range(10))
 def test_thousands_of_random_schedules_break_no_invariant(part: int) -> None:
     """Plain chance, with a seed: far more schedules in the same time. One that fails is told as its bytes."""
-    chance = random.Random(part)  # noqa: S311 -- the same schedules every time
+    chance = random.Random(part)  # noqa: S311  # the same schedules every time
     for _ in range(SCHEDULES // 10):
         numbers = chance.randbytes(chance.randrange(40, 240))
         try:
             play(numbers)
-        except Exception as error:
+        except Exception as error:  # whatever broke: the schedule that did it is told with it
             error.add_note(f"play({numbers!r})")
             raise

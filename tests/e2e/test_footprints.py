@@ -47,7 +47,7 @@ async def test_a_load_betters_the_estimate_and_is_remembered(tmp_path: Path) -> 
             metrics = (await http.get("/metrics")).text
             assert f'modeld_footprint_ratio{{model="{Q4_0}.gguf"}}' in metrics
             with trio.fail_after(PATIENCE_S):
-                while not (state / "footprints.json").exists():  # noqa: ASYNC110 - another process writes it
+                while not (state / "footprints.json").exists():  # noqa: ASYNC110  # another process writes it
                     await trio.sleep(0.1)
     with daemon(*flags) as running:
         async with client(running) as http:

@@ -53,7 +53,7 @@ def until_logged(running: Daemon, text: str) -> None:
     deadline = time.monotonic() + 60
     while text not in running.log:
         assert time.monotonic() < deadline, running.log
-        time.sleep(0.02)
+        time.sleep(0.02)  # another process writes the log
 
 
 def test_keys_come_and_go_without_a_restart(running: Daemon, keys_file: Path, alice: str) -> None:

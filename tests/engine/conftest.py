@@ -51,7 +51,7 @@ class Lab:
 
 
 def _llama(path, name, context):
-    from modeld.engine.llama.engine import load  # noqa: PLC0415 - takes half a second
+    from modeld.engine.llama.engine import load  # noqa: PLC0415  # takes half a second
 
     return Lab(name, load, path, context)
 

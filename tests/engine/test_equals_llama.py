@@ -47,7 +47,7 @@ def requests(**fields):
 
 def reference(*, flash_attn, batch):
     """Return the fifty texts by `llama_cpp.Llama`, each from an empty cache."""
-    from llama_cpp import Llama  # noqa: PLC0415 - only this test needs it
+    from llama_cpp import Llama  # noqa: PLC0415  # only this test needs it
 
     llama = Llama(
         str(real_model()),

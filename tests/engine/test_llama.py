@@ -121,7 +121,7 @@ def test_a_long_prompt_is_tokenised_in_pieces_without_a_difference(bench):
     """Cutting a long text behind control tokens, which saves time, changes no token."""
     vocab = bench.engine._vocab
     pieces = ["<s>", "</s>", "hello", " ", "\n", "<", "s>", "é", "w1"]
-    chooser = random.Random(1)  # noqa: S311 - nothing secret
+    chooser = random.Random(1)  # noqa: S311  # a seed that repeats it, no secret
     for _ in range(10):
         text = "".join(chooser.choice(pieces) for _ in range(4000))
         whole = vocab._tokenize(text, True, True)

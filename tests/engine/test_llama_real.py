@@ -26,7 +26,7 @@ def bench(real_lab):
 @pytest.fixture(scope="module")
 def reference():
     """Greedy texts by llama-cpp-python's own high-level class."""
-    from llama_cpp import Llama  # noqa: PLC0415 - only this test needs it
+    from llama_cpp import Llama  # noqa: PLC0415  # only this test needs it
 
     llama = Llama(
         str(real_model()), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False, flash_attn=False

@@ -33,7 +33,7 @@ def letters(text):
 
 def prompts(count):
     """Return texts of which half repeat themselves."""
-    chooser = random.Random(5)  # noqa: S311 - nothing secret
+    chooser = random.Random(5)  # noqa: S311  # a seed that repeats it, no secret
     for number in range(count):
         text = "".join(chooser.choice("abcdefgh ") for _ in range(chooser.randrange(3, 30)))
         yield text * (3 if number % 2 else 1)

@@ -140,7 +140,7 @@ def test_values_that_are_no_numbers_are_not_handed_on(bench, monkeypatch):
 
 def test_random_requests_leave_the_memory_as_the_accounts_say(bench, plain):
     """Whatever is submitted, cancelled and interrupted: whole texts are right, and no cell is lost."""
-    chooser = random.Random(5)  # noqa: S311 - nothing secret
+    chooser = random.Random(5)  # noqa: S311  # a seed that repeats it, no secret
     prompts = [SYSTEM * times + end for times in (1, 2, 4) for end in ("", "x", "yz", "other")]
     texts = {prompt: plain.generate(ask(prompt, max_tokens=24, ignore_eos=True))[0] for prompt in prompts}
     asked = {}

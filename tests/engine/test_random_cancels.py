@@ -40,7 +40,7 @@ class Churn:
     def __init__(self, engine, seed, longest) -> None:
         self.engine = engine
         self.bench = Bench(engine)
-        self.chooser = random.Random(seed)  # noqa: S311 - nothing secret
+        self.chooser = random.Random(seed)  # noqa: S311  # a seed that repeats it, no secret
         self.longest = longest
         self.cancels = Counter()
         self.reasons = Counter()
@@ -124,7 +124,7 @@ class Churn:
 
 def churn(engine, monkeypatch, *, steps, rest_every, longest, growth):
     """Warm up, then do `steps` random things: nothing may be held that was not held before."""
-    print(f"MODELD_TEST_SEED={SEED}")  # noqa: T201 - pytest shows it when the test fails
+    print(f"MODELD_TEST_SEED={SEED}")  # noqa: T201  # pytest shows it when the test fails
     samplers = Samplers(monkeypatch)
     Churn(engine, SEED + 1, longest).run(steps // 4, rest_every=rest_every)
     assert not samplers.live

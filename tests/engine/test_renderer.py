@@ -177,7 +177,7 @@ def test_a_template_reaches_nothing_but_its_messages(source, tmp_path):
             assert len(text) < 600
     assert "root:" not in text
     assert "module" not in text
-    assert not Path("/tmp/modeld-escaped").exists()  # noqa: S108 - the name that the template tries
+    assert not Path("/tmp/modeld-escaped").exists()  # noqa: S108  # the name that the template tries
 
 
 def test_the_process_could_do_nothing_if_a_template_escaped():

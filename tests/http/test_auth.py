@@ -9,6 +9,7 @@ from support.backend import DAMAGED, TINY, say
 from support.keys import bearer, cheap_key, ring
 from support.served import serving
 
+from modeld.config.settings import Settings
 from modeld.core.client import Scope
 from modeld.core.request import Priority
 from modeld.http.auth import beyond_loopback, scopes_for
@@ -174,8 +175,6 @@ async def test_a_priority_above_the_ceiling_is_lowered() -> None:
 
 async def test_browsers_may_ask_before_they_have_a_key() -> None:
     """A preflight carries no key; its answer lets the page send one."""
-    from modeld.config.settings import Settings  # noqa: PLC0415 -- for this test alone
-
     settings = Settings(
         cors_enabled=True,
         cors_allowed_origins=("https://app.example",),

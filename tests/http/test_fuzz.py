@@ -100,7 +100,7 @@ async def speak(served: Served, data: bytes, cut: int, manner: float) -> bytes:
 @pytest.mark.parametrize("seed", range(3))
 async def test_broken_requests_break_nothing(seed: int, caplog: pytest.LogCaptureFixture) -> None:
     """Every status is a refusal or a success, nothing is logged as a defect, and nothing is left behind."""
-    dice = random.Random(seed)  # noqa: S311 -- the same broken requests every time
+    dice = random.Random(seed)  # noqa: S311  # the same broken requests every time
     settings = Settings(cors_enabled=True, cors_allowed_origins=("https://a",))
     bounds = {"header_timeout_s": 0.2, "body_timeout_s": 0.2, "keep_alive_s": 0.2, "linger_s": 0.2}
     answers: list[tuple[bytes, bytes]] = []

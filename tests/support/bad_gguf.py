@@ -291,7 +291,7 @@ def _bad_tensors(sound: Parts, it: Tensor) -> Iterator[tuple[str, Parts]]:
 
 def survey(path: Path, answers: int) -> None:
     """Load a file as the daemon does, ask it for a few tokens, and write in a word what came of it."""
-    from modeld.engine.llama.engine import load  # noqa: PLC0415 - loads the library, in a child only
+    from modeld.engine.llama.engine import load  # noqa: PLC0415  # loads the library, in a child only
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     word = "loaded"
@@ -326,7 +326,7 @@ def outcome(path: Path) -> tuple[str, float]:
         try:
             survey(path, theirs)
             code = 0
-        except BaseException as error:  # noqa: BLE001, ASYNC103 - a finding, told by its name; the fork ends here
+        except BaseException as error:  # noqa: BLE001, ASYNC103  # a finding, told by its name; the fork ends here
             os.write(theirs, f"defect {error!r}".encode())
         finally:
             os._exit(code)
@@ -345,9 +345,10 @@ def main() -> None:
     Prints a line a file: the outcome, the seconds, the name. All files are made from tiny models of
     two kinds of vocabulary; FILES times six of each are damaged at random.
     """
-    import modeld.engine.llama.engine  # noqa: F401, PLC0415 - once, before all children
+    import modeld.engine.llama.engine  # noqa: F401, PLC0415  # once, before all children
 
-    folder, files, dice = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))  # noqa: S311
+    folder, files = Path(sys.argv[1]), int(sys.argv[2])
+    dice = random.Random(int(sys.argv[3]))  # noqa: S311  # the same seed, the same damage
     wanted = sys.argv[4] if len(sys.argv) > 4 else ""
     path = folder / "bad.gguf"
     tiny = Parts.of(tiny_gguf.write_model(folder / "sound.gguf"))
@@ -367,7 +368,7 @@ def main() -> None:
 
 def _tell(name: str, path: Path) -> None:
     word, seconds = outcome(path)
-    print(f"{word}\t{seconds:.2f}\t{name}", flush=True)  # noqa: T201 - it is a report
+    print(f"{word}\t{seconds:.2f}\t{name}", flush=True)  # noqa: T201  # it is a report
 
 
 if __name__ == "__main__":

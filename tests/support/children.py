@@ -32,7 +32,7 @@ def poll(found: Callable[[], bool], patience_s: float = 20.0) -> None:
     until = time.monotonic() + patience_s
     while not found():
         assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.01)
+        time.sleep(0.01)  # another process does it, and tells nobody
 
 
 def is_gone(pid: int) -> bool:

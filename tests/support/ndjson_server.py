@@ -77,7 +77,7 @@ def ndjson_server(
                 exchange.client_left.set()
             self.close_connection = True
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class's name
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
             """Stay quiet."""
 
     class Server(socketserver.ThreadingTCPServer):

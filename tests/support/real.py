@@ -117,7 +117,7 @@ def daemon(
             running.wait_until_listening()
             yield running
             code = running.stop()
-        except BaseException:
+        except BaseException:  # however the test ends, the daemon does not outlive it
             process.kill()
             process.wait()
             raise

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-import modeld.worker.child  # noqa: F401 - what a worker has in memory
+import modeld.worker.child  # noqa: F401  # what a worker has in memory
 from modeld.core.models import LoadOptions
 from modeld.core.request import EmbedRequest, GenerateRequest
 from modeld.engine.llama.batch import Batch

@@ -33,7 +33,7 @@ def until(done: Callable[[], bool], what: str) -> None:
     give_up = time.monotonic() + PATIENCE_S
     while not done():
         assert time.monotonic() < give_up, what
-        time.sleep(0.005)
+        time.sleep(0.005)  # another thread does it, and tells nobody
 
 
 @contextmanager

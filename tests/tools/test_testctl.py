@@ -59,6 +59,37 @@ def test_the_cache_follows_the_environment(
     assert testctl.cache("b") == tmp_path / "own/b"
 
 
+@pytest.mark.parametrize(
+    ("line", "lacks"),
+    [
+        ("import os  # noqa: F401  # this module is imported for its side effects", ""),
+        ("import os  # noqa: F401", "reason"),
+        ("import os  # noqa", "rule"),
+        ("import os  # noqa: F401  # why", "reason"),
+        ("x = f()  # type: ignore[misc]  # the stub is wrong about it", ""),
+        ("x = f()  # type: ignore[misc]", "reason"),
+        ("x = f()  # pyright: ignore", "rule"),
+        ("x = '# noqa'", ""),
+        ("x = f()  # nobody ignores a noqa in the middle", ""),
+        ("try: f()\nexcept Exception: pass", "catches everything"),
+        ("try: f()\nexcept (Exception, OSError): pass", "catches everything"),
+        ("try: f()\nexcept: pass", "catches everything"),
+        ("try: f()\nexcept* Exception as group: pass", "catches everything"),
+        ("try: f()\nexcept BaseException:  # closed, whatever it is\n  raise", ""),
+        ("try: f()\nexcept OSError: pass", ""),
+        ("time.sleep(1)", "time.sleep"),
+        ("time.sleep(1)  # nothing tells when it is there", ""),
+        ("raise NotImplementedError", "abstract"),
+        ("raise NotImplementedError('x')", "abstract"),
+    ],
+)
+def test_what_is_silenced_needs_a_reason(testctl: ModuleType, line: str, lacks: str) -> None:
+    """A suppression, a handler of everything and a blind wait are found when their line does not say why."""
+    found = [complaint for _, complaint in testctl.unreasoned(line + "\n")]
+    assert len(found) == bool(lacks)
+    assert all(lacks in complaint for complaint in found)
+
+
 def test_wheels_are_told_apart_by_all_that_matters(testctl: ModuleType) -> None:
     """Version, backend, flags and instruction sets each change the key; how AMX was found does not."""
     plain = testctl.Recipe("1.0", "cpu", (), ("AVX2",), "absent")

@@ -16,7 +16,7 @@ Parts = tuple[Row, list[Row]]
 
 def seeded(number: int) -> random.Random:
     """The same draws every time."""
-    return random.Random(number)  # noqa: S311 -- chance for a trace, not for a secret
+    return random.Random(number)  # noqa: S311  # chance for a trace, not for a secret
 
 
 def model(name: str, size_mb: int, load_ms: int, slots: int = 2) -> Row:

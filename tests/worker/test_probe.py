@@ -137,7 +137,7 @@ def bad_files(tiny: Path) -> Iterator[tuple[str, bytes | Parts]]:
     sound = Parts.of(tiny)
     whole = tiny.read_bytes()
     header = len(whole) - sum(len(it.data) + -len(it.data) % 32 for it in sound.tensors)
-    dice = random.Random(20)  # noqa: S311 - the same files each time
+    dice = random.Random(20)  # noqa: S311  # a seed, for the same files each time
     yield "empty", b""
     yield "no GGUF", b"GGML" + whole[4:]
     yield "cut in the magic", whole[:3]

@@ -44,7 +44,7 @@ def measure(
     for number in range(times):
         prompts = make_prompts(f"{seed} long {number}", clients, tokens=tokens, words=words)
         left = [Asked(target, prompt, 1) for prompt in prompts]
-        time.sleep(prefill_s / 4)  # under way, and far from done
+        time.sleep(prefill_s / 4)  # the prompt is under way, and far from done
         for each in left:
             each.leave()
         after.append(one_token(target, shorts[_IDLE + number]))

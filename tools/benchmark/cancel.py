@@ -63,7 +63,7 @@ class Cancels:
         self._model = model
         self._tokens = prompt_tokens
         self._words = words
-        self._random = random.Random(seed)  # noqa: S311 - moments, no secrets
+        self._random = random.Random(seed)  # noqa: S311  # moments, no secrets
         self._count = 0
         self.idle_s = 0.0
         self.prefill_s = 0.0
@@ -109,16 +109,16 @@ class Cancels:
             for _ in range(self._random.randint(1, 8)):
                 ours.until("token")
             self._wait_behind(next_one)
-            time.sleep(self._random.uniform(0, 0.03))
+            time.sleep(self._random.uniform(0, 0.03))  # anywhere within a step
             return self._leave_to(ours, next_one)
 
     def _prefill(self) -> float:
         with Wire(self._port) as ours, Wire(self._port) as next_one:
             sent = ours.ask(**self._body(self._tokens, max_tokens=1))
-            time.sleep(min(0.02, self.prefill_s / 20))
+            time.sleep(min(0.02, self.prefill_s / 20))  # it has the slot before the next one comes
             self._wait_behind(next_one)
             moment = sent + self.prefill_s * self._random.uniform(0.1, 0.8)
-            time.sleep(max(0.0, moment - time.perf_counter()))
+            time.sleep(max(0.0, moment - time.perf_counter()))  # a moment by chance within the prefill
             return self._leave_to(ours, next_one)
 
     def _queued(self) -> float:
@@ -137,7 +137,7 @@ class Cancels:
                 pass
             waiter.ask(**self._body(1, max_tokens=1), events=True, keep_alive="0s")
             waiter.until("event")
-            time.sleep(self._random.uniform(0, 0.1))
+            time.sleep(self._random.uniform(0, 0.1))  # a moment by chance within the load
             found = self._take_place(waiter, prober, keep_alive="0s")
             events = [prober.line(), prober.line()]
             if not any(line.get("event") == "loading" for line in events):
@@ -182,7 +182,7 @@ class Cancels:
         ):
             if time.monotonic() > deadline:
                 raise BenchError("the model was not unloaded within 20 s of keep_alive 0s")
-            time.sleep(0.005)
+            time.sleep(0.005)  # /status is asked: no event tells a client
 
     def _body(self, tokens: int, *, max_tokens: int) -> dict[str, Any]:
         self._count += 1

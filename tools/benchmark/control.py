@@ -259,7 +259,7 @@ def memory(model: Path, *, threads: int, say: Say) -> Found:
         empty = resident(server.process.pid)
         text = served(server, model.name).request(prompt, 2)
         flood(lines={"port": server.port, "requests": [text], "deadline_s": 60})
-        time.sleep(0.5)
+        time.sleep(0.5)  # what the answer left behind is freed
         ours = resident(server.process.pid)
     say(f"modeld {ours['rss_mib']:.1f} MiB, llama_cpp alone {alone['rss_mib']:.1f} MiB")
     return {

@@ -97,7 +97,7 @@ class Server:
         self._reader.join(5)
 
     def _read(self) -> None:
-        assert self.process.stderr is not None  # noqa: S101 - it was asked for as a pipe
+        assert self.process.stderr is not None  # noqa: S101  # it was asked for as a pipe
         with self.process.stderr as lines:
             for line in lines:
                 self.log.append(line)
@@ -146,7 +146,7 @@ def wait_for(port: int, path: str, server: Server) -> None:
         except (BenchError, OSError) as error:
             if time.monotonic() > deadline or server.process.poll() is not None:
                 raise BenchError(f"no 200 from {path}: {error}\n{''.join(server.log[-15:])}") from None
-            time.sleep(0.05)
+            time.sleep(0.05)  # nothing tells when it answers
         else:
             return
 

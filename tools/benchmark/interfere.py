@@ -175,7 +175,7 @@ def settle(target: Target, seed: str, words: Sequence[str] = WORDS) -> None:
     for number in range(2):
         [prompt] = make_prompts(f"{seed} settle {number}", 1, tokens=2, words=words)
         one_token(target, prompt)
-    time.sleep(0.2)
+    time.sleep(0.2)  # part of the method: what was measured before does not run into the next
 
 
 def summary(found: Found) -> dict[str, float]:

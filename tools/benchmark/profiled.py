@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from modeld.engine.llama.library import lib
+from modeld.engine.protocol import Tokens
 
 _TRIES = 20_000
 
@@ -111,11 +112,10 @@ def install(clocks: Clocks) -> None:
         if name.startswith("llama_") and callable(value) and not isinstance(value, type):
             setattr(lib, name, clocks.llama.around(value))
     os.write = clocks.writes.around(os.write)
-    from modeld.engine.llama import engine, sampler  # noqa: PLC0415 - they must see the wrapped functions
-    from modeld.engine.protocol import Tokens  # noqa: PLC0415
+    from modeld.engine.llama import engine, sampler  # noqa: PLC0415  # they must see the wrapped functions
 
     draw = clocks.llama.around(clocks.draws.around(sampler.Sampler.sample))
-    sampler.Sampler.sample = draw  # type: ignore[method-assign] # what this program is for
+    sampler.Sampler.sample = draw  # type: ignore[method-assign]  # this program exists to wrap it
     step = engine.LlamaEngine.step
 
     def timed_step(self: engine.LlamaEngine) -> Any:
@@ -123,7 +123,7 @@ def install(clocks: Clocks) -> None:
         clocks.row(sum(isinstance(output, Tokens) for output in outputs))
         return outputs
 
-    engine.LlamaEngine.step = timed_step  # type: ignore[method-assign] # what this program is for
+    engine.LlamaEngine.step = timed_step  # type: ignore[method-assign]  # this program exists to wrap it
 
 
 def main() -> None:
@@ -134,7 +134,7 @@ def main() -> None:
     costs = clocks.own_costs()
     install(clocks)
     atexit.register(lambda: result.write_text(json.dumps({**costs, "rows": clocks.rows})))
-    from modeld.cli.main import main as modeld  # noqa: PLC0415 - as above
+    from modeld.cli.main import main as modeld  # noqa: PLC0415  # after the clocks are in place
 
     modeld()
 

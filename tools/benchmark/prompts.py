@@ -46,4 +46,4 @@ def make_prompts(
 
 
 def _source(seed: str) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - the same prompts for the same seed, no secrets
+    return random.Random(seed)  # noqa: S311  # the same prompts for the same seed, no secrets

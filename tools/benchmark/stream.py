@@ -111,7 +111,7 @@ def _accompany(port: int, model: str, number: int, counts: list[int], stop: thre
                     pass
             counts[number] += 1
         except (BenchError, OSError):
-            time.sleep(0.1)
+            time.sleep(0.1)  # the server may be busy: not to be asked in a tight loop
 
 
 def _body(model: str, seed: str, max_tokens: int) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Bare:
 
     def ask(self, **command: Any) -> Any:
         """Send one command of bare.py and return its answer."""
-        assert self._process.stdin  # noqa: S101 - both were asked for as pipes
+        assert self._process.stdin  # noqa: S101  # both were asked for as pipes
         assert self._process.stdout  # noqa: S101
         try:
             self._process.stdin.write(json.dumps(command) + "\n")
@@ -91,13 +91,13 @@ def bare(setup: Setup) -> Generator[Bare]:
         loop.ask(open={**setup._asdict(), "model": str(setup.model)})
         yield loop
     finally:
-        process.stdin.close()  # type: ignore[union-attr] # it was asked for as a pipe
+        process.stdin.close()  # type: ignore[union-attr]  # it was asked for as a pipe
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        process.stdout.close()  # type: ignore[union-attr] # it was asked for as a pipe
+        process.stdout.close()  # type: ignore[union-attr]  # it was asked for as a pipe
 
 
 class Http:

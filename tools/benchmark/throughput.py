@@ -63,7 +63,7 @@ def measure(systems: Sequence[System], plan: Plan, say: Say) -> list[Cell]:
             prompts = _prompts(plan, f"{number} {concurrency}", concurrency)
             turn = (number + plan.concurrency.index(concurrency)) % len(systems)
             for system in (*systems[turn:], *systems[:turn]):
-                time.sleep(PAUSE_S)
+                time.sleep(PAUSE_S)  # part of the method: each round begins at rest
                 watch = noise.Watch(system.pids)
                 streams = _run(system, prompts, plan.max_tokens)
                 seen = watch.stop()

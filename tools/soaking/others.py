@@ -37,7 +37,7 @@ async def killed(seed: int) -> Row:
         here.process.kill()
         await call.finish()
         with trio.move_on_after(SETTLE_S):
-            while not all(procfs.is_gone(pid) for pid in workers):  # noqa: ASYNC110 -- nobody tells
+            while not all(procfs.is_gone(pid) for pid in workers):  # noqa: ASYNC110  # these are not our children: nothing tells of their end
                 await trio.sleep(0.01)
         left = [pid for pid in workers if not procfs.is_gone(pid)]
         if left:

@@ -78,7 +78,7 @@ async def soak(plan: Plan, say: Callable[[str], None]) -> Result:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sampler.run)
             nursery.start_soon(traffic.run)
-            cards = random.Random(plan.seed)  # noqa: S311 - the same seed, the same order
+            cards = random.Random(plan.seed)  # noqa: S311  # the same seed, the same order
             until = began + 60 * plan.minutes
             while time.perf_counter() < until and here.process.poll() is None:
                 hand = list(deck(plan).items())
@@ -114,7 +114,7 @@ async def _play(here: World, name: str, fault: Fault, traffic: Traffic, sampler:
     traffic.go_on()
     try:
         row = await fault(here)
-    except Exception as error:  # noqa: BLE001 -- what fails a fault is told, and the soak goes on
+    except Exception as error:  # noqa: BLE001  # what fails a fault is told, and the soak goes on
         row = Row(name, "", "", "", None, (f"it could not be played: {error!r}",))
     traffic.rest()
     complaints = await here.settled()
@@ -130,7 +130,7 @@ async def _play_others(plan: Plan, say: Callable[[str], None]) -> list[Row]:
             continue
         try:
             made = await play(plan.seed)
-        except Exception as error:  # noqa: BLE001 -- as above
+        except Exception as error:  # noqa: BLE001  # what fails a fault is told, and the soak goes on
             made = Row(play.__name__, "", "", "", None, (f"it could not be played: {error!r}",))
         for row in [made] if isinstance(made, Row) else made:
             found.append(row)

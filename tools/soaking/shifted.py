@@ -39,7 +39,7 @@ time.time = lambda: _time() + _wrong()
 time.time_ns = lambda: _time_ns() + int(_wrong() * 1e9)
 time.gmtime = _shift(_gmtime)
 time.localtime = _shift(_localtime)
-dt.datetime = _Datetime  # type: ignore[misc] -- that is the point of it
+dt.datetime = _Datetime  # type: ignore[misc]  # this program exists to replace it
 
 if __name__ == "__main__":
     from modeld.cli.main import main

@@ -104,7 +104,7 @@ async def stalled(world: World) -> Row:
         began = time.perf_counter()
         recovery = await recover(world, model, began, complaints)  # It waits in the queue behind all of them.
         with trio.move_on_after(60):
-            while (await world.row(model)).get("inflight"):  # noqa: ASYNC110 -- /status is asked
+            while (await world.row(model)).get("inflight"):  # noqa: ASYNC110  # the daemon is another process: it is asked
                 await trio.sleep(0.05)
         if (await world.row(model)).get("inflight"):
             complaints.append("clients that do not read keep their slots")

@@ -146,7 +146,7 @@ async def connect(port: int, receive_buffer: int | None = None) -> trio.SocketSt
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         await sock.connect(("127.0.0.1", port))
-    except BaseException:
+    except BaseException:  # a cancellation, too: the socket does not leak
         sock.close()
         raise
     return trio.SocketStream(sock)
@@ -162,7 +162,7 @@ async def begin(
         await stream.send_all(request_bytes(path, body))
     except trio.BrokenResourceError:  # Reading tells.
         pass
-    except BaseException:
+    except BaseException:  # a cancellation, too: the socket does not leak
         stream.socket.close()
         raise
     return call

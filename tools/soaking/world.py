@@ -107,7 +107,7 @@ class World:
         self.port = 0
         self.folder = folder
         self.log = log
-        self.dice = random.Random(seed)  # noqa: S311 - the same seed, the same run
+        self.dice = random.Random(seed)  # noqa: S311  # the same seed, the same run
         self.texts: dict[str, str] = {}
         self._source = real_models()
         self._made = 0
@@ -125,7 +125,7 @@ class World:
         else:
             name = self._make(quant, copied=copied)
         with trio.move_on_after(SETTLE_S):
-            while f'"{name}"'.encode() not in (await self.get("/models")).data:  # noqa: ASYNC110 -- it is asked
+            while f'"{name}"'.encode() not in (await self.get("/models")).data:  # noqa: ASYNC110  # the daemon is another process: it is asked
                 await trio.sleep(0.1)
             return name
         raise SoakError(f"{name} was put into the folder, and is not in /models")
@@ -284,7 +284,7 @@ class World:
         while not (found := re.search(r"listens on \S+:(\d+)", self.log.read_text(errors="replace"))):
             if time.monotonic() > until or self.process.poll() is not None:
                 raise SoakError(f"the daemon did not start:\n{self.tail()}")
-            time.sleep(0.02)
+            time.sleep(0.02)  # another process writes the log
         self.port = int(found[1])
 
     def stop(self) -> int:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # Types of the C functions that modeld calls. A pointer is an `int`, NULL is None; the rest is Any.
-# ruff: noqa: N801 - the names are those of the C API
+# ruff: noqa: N801  # the names are those of the C API
 
 import ctypes
 from collections.abc import Callable
