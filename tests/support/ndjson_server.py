@@ -61,6 +61,7 @@ def ndjson_server(
             if "Content_Type" not in headers:
                 self.send_header("Content-Type", "application/x-ndjson")
             self.send_header("Transfer-Encoding", "chunked")
+            self.send_header("Connection", "close")  # As it does: nobody may ask again on this connection.
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
             self.end_headers()
