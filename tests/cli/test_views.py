@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC
 from pathlib import Path
 
 import msgspec
 import pytest
-from rich.console import RenderableType
 from support.answers import DECISIONS, MODELS, NOW, STATUS
 
 from modeld.cli.console.answers import Instance, Status
@@ -20,36 +18,39 @@ PLACE = "127.0.0.1:8080"
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
 
-def looks_like(name: str, parts: Sequence[RenderableType], width: int | None) -> None:
-    assert as_text(parts, width) == (SNAPSHOTS / f"{name}.txt").read_text(encoding="utf-8")
+def snapshot(name: str) -> str:
+    """How it looked when somebody last looked at it and found it right."""
+    return (SNAPSHOTS / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def test_ps_in_a_pipe_is_one_line_a_model_with_every_column() -> None:
     """Nothing is cut or left out, no value is a dash, and control characters are written out."""
-    looks_like("ps-pipe", ps_view(STATUS, PLACE, None), None)
+    assert as_text(ps_view(STATUS, PLACE, None), None) == snapshot("ps-pipe")
 
 
 @pytest.mark.parametrize("width", [40, 80, 132])
 def test_ps_on_a_terminal_leaves_out_what_matters_least(width: int) -> None:
     """The daemon stands above the table; where there is no column for reasons, they stand below it."""
-    looks_like(f"ps-{width}", ps_view(STATUS, PLACE, width), width)
+    assert as_text(ps_view(STATUS, PLACE, width), width) == snapshot(f"ps-{width}")
 
 
 def test_status_is_one_page() -> None:
     """Memory, devices, models and the last decisions, whose reasons are folded."""
-    looks_like("status-80", status_view(STATUS, PLACE, 80, UTC), 80)
+    assert as_text(status_view(STATUS, PLACE, 80, UTC), 80) == snapshot("status-80")
 
 
 @pytest.mark.parametrize("width", [None, 80])
 def test_models_tells_what_is_wrong_with_a_file(width: int | None) -> None:
     """A damaged file is listed with the reason, on a narrow terminal instead of other columns."""
-    looks_like(f"models-{width or 'pipe'}", [models_table(MODELS, width)], width)
+    assert as_text([models_table(MODELS, width)], width) == snapshot(f"models-{width or 'pipe'}")
 
 
 @pytest.mark.parametrize("width", [None, 50])
 def test_decisions_have_their_whole_reason(width: int | None) -> None:
     """On a terminal a long reason goes on in the next line; refusals for one reason are counted."""
-    looks_like(f"decisions-{width or 'pipe'}", [decisions_table(DECISIONS, NOW, width, UTC)], width)
+    assert as_text([decisions_table(DECISIONS, NOW, width, UTC)], width) == snapshot(
+        f"decisions-{width or 'pipe'}"
+    )
 
 
 @pytest.mark.parametrize("width", [20, 30, 40, 60, 80, 100, 132, 200, 400])

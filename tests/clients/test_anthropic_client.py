@@ -153,10 +153,10 @@ def test_clients_that_leave_free_their_slot(sync: anthropic.Anthropic, running: 
     stream = sync.messages.create(**ENDLESS, stream=True)
     assert next(iter(stream)).type == "message_start"
     stream.close()
-    _until_idle(running)
+    assert at_rest(running)["inflight"] == 0
     with pytest.raises(anthropic.APITimeoutError):
         sync.messages.create(**ENDLESS, timeout=httpx2.Timeout(60, read=0.3))
-    _until_idle(running)
+    assert at_rest(running)["inflight"] == 0
 
 
 async def test_the_async_client(running: Daemon) -> None:
@@ -183,9 +183,9 @@ async def test_the_async_client(running: Daemon) -> None:
         await until(http, inflight=0)
 
 
-def _until_idle(running: Daemon) -> None:
-    async def wait() -> None:
+def at_rest(running: Daemon) -> dict[str, object]:
+    async def wait() -> dict[str, object]:
         async with client(running) as http:
-            await until(http, inflight=0, queue_len=0)
+            return await until(http, inflight=0, queue_len=0)
 
-    trio.run(wait)
+    return trio.run(wait)

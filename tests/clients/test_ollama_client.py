@@ -186,7 +186,7 @@ def test_a_client_that_stops_reading_frees_its_slot(sync: ollama.Client, running
     stream = sync.generate(Q4_0, "Tell me a story", options={**ENDLESS, "stop": []}, stream=True)
     next(stream)
     stream.close()
-    _until_idle(running)
+    assert at_rest(running)["inflight"] == 0
 
 
 def test_a_client_that_loses_patience_frees_its_slot(running: Daemon) -> None:
@@ -194,7 +194,7 @@ def test_a_client_that_loses_patience_frees_its_slot(running: Daemon) -> None:
     patience = httpx.Timeout(60, read=0.3)
     with ollama.Client(running.url, timeout=patience) as hasty, pytest.raises(httpx.ReadTimeout):
         hasty.generate(Q4_0, "Tell me a story", options=ENDLESS, format=_LONG_LIST)
-    _until_idle(running)
+    assert at_rest(running)["inflight"] == 0
 
 
 async def test_the_async_client(running: Daemon) -> None:
@@ -241,9 +241,9 @@ async def test_models_are_loaded_and_unloaded(running: Daemon) -> None:
 _LONG_LIST = {"type": "array", "items": {"type": "string", "minLength": 200}, "minItems": 200}
 
 
-def _until_idle(running: Daemon) -> None:
-    async def wait() -> None:
+def at_rest(running: Daemon) -> dict[str, object]:
+    async def wait() -> dict[str, object]:
         async with client(running) as http:
-            await until(http, inflight=0, queue_len=0)
+            return await until(http, inflight=0, queue_len=0)
 
-    trio.run(wait)
+    return trio.run(wait)

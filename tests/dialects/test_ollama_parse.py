@@ -7,9 +7,9 @@ import json
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.backend import TINY
+from support.parsing import VALUES, is_taken_or_refused
 
 from modeld.core.models import LoadOptions, ModelFacts
 from modeld.core.request import (
@@ -33,14 +33,11 @@ from modeld.dialects.ollama import (
     parse_pull,
     parse_show,
 )
+from modeld.dialects.ollama.embed import AskedVectors
 from modeld.dialects.ollama.options import OPERATORS
 from modeld.errors import InvalidRequest
 
 TALKER = replace(TINY, facts=ModelFacts(architecture="llama", context_length=2048, has_chat_template=True))
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
 DEFAULTS = Sampling(top_p=0.9, min_p=0.0)
 
 
@@ -311,9 +308,10 @@ def test_names_of_models_have_two_spellings() -> None:
 @settings(max_examples=50)
 def test_no_body_breaks_the_parsers(value: object) -> None:
     """Whatever comes is taken or refused."""
-    for parse in (parse_generate, parse_chat, parse_embed, parse_embeddings, parse_show, parse_pull):
-        for body in (value, {"prompt": value, "messages": value, "options": value, "format": value}):
-            try:
-                parse(json.dumps(body).encode())
-            except InvalidRequest:
-                continue
+    for body in (value, {"prompt": value, "messages": value, "options": value, "format": value}):
+        assert is_taken_or_refused(parse_generate, body, Asked)
+        assert is_taken_or_refused(parse_chat, body, Asked)
+        assert is_taken_or_refused(parse_embed, body, AskedVectors)
+        assert is_taken_or_refused(parse_embeddings, body, AskedVectors)
+        assert is_taken_or_refused(parse_show, body, str, None)
+        assert is_taken_or_refused(parse_pull, body, tuple)

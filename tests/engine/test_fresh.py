@@ -77,9 +77,18 @@ def test_all_parts_of_a_split_model_are_looked_at(tmp_path: Path) -> None:
         check_unchanged(spec)
 
 
+def complaint(spec: LoadSpec) -> str | None:
+    try:
+        check_unchanged(spec)
+    except ModelFailed as error:
+        return error.message
+    return None
+
+
 def test_a_file_of_which_nothing_is_known_is_not_compared(tmp_path: Path) -> None:
     """Whoever loads a file without a look at the folder takes it as it is."""
-    check_unchanged(LoadSpec(model_id="m", path=str(tmp_path / "none")))
+    assert complaint(LoadSpec(model_id="m", path=str(tmp_path / "none"))) is None
+    assert complaint(LoadSpec(model_id="m", path=str(tmp_path / "none"), size_bytes=1)) is not None
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,10 @@ def test_random_requests_and_cancels_on_the_tiny_model(tiny_lab, monkeypatch):
 def test_random_requests_and_cancels_on_other_memories(tmp_path, tiny_lab, monkeypatch, write):
     """The same of models with a sliding window, and of those with a state that cannot be cut."""
     engine = tiny_lab.load(path=write(tmp_path / "m.gguf"), slots=3, ctx=768, ubatch=32, prefix_cells=300)
-    churn(engine, monkeypatch, steps=800, rest_every=100, longest=5, growth=4 * MIB)
+    work = churn(engine, monkeypatch, steps=800, rest_every=100, longest=5, growth=4 * MIB)
     engine.close()
+    assert set(work.cancels) == PHASES
+    assert {FinishReason.CANCELLED, FinishReason.LENGTH, FinishReason.STOP} < set(work.reasons)
 
 
 @pytest.mark.real

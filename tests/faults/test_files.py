@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 from soaking import files
 from soaking.world import World
-from support.faults import assert_nothing_stays, cases
+from support.faults import cases, what_stays
 
 pytestmark = [
     pytest.mark.e2e,
@@ -29,5 +29,5 @@ USUAL = [
 async def test_what_happens_to_a_file_is_told_or_not_felt(here: World, fault: str, when: str) -> None:
     """A text is what the model always says, or its client reads why not; a new file there is served."""
     row = await files.harmed(here, fault, when)
-    await assert_nothing_stays(here, row)
+    assert await what_stays(here, row) == []
     assert row.recovery_s is not None

@@ -14,7 +14,7 @@ import pytest
 from soaking import limits, others
 from soaking.world import World
 from support.children import poll
-from support.faults import TIMES, assert_nothing_stays
+from support.faults import TIMES, what_stays
 
 pytestmark = [
     pytest.mark.e2e,
@@ -26,20 +26,20 @@ pytestmark = [
 async def test_without_descriptors_who_comes_waits(here: World) -> None:
     """EMFILE on accept: nobody is lost, streams go on, the daemon neither spins nor dies."""
     row = await limits.no_descriptors(here)
-    await assert_nothing_stays(here, row)
+    assert await what_stays(here, row) == []
 
 
 async def test_without_descriptors_no_model_can_be_loaded(here: World) -> None:
     """The client reads why, and the model is loaded when there are descriptors again."""
     row = await limits.no_process(here)
-    await assert_nothing_stays(here, row)
+    assert await what_stays(here, row) == []
     assert row.recovery_s is not None
 
 
 async def test_a_full_disk_costs_the_log_only(here: World) -> None:
     """Requests are served while no file can grow; then the log goes on, and tells what it lacks."""
     row = await limits.disk_full(here)
-    await assert_nothing_stays(here, row)
+    assert await what_stays(here, row) == []
 
 
 async def test_a_clock_that_jumps_is_not_felt() -> None:

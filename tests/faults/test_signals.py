@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 from soaking import workers
 from soaking.world import World
-from support.faults import TIMES, assert_nothing_stays, cases
+from support.faults import TIMES, cases, what_stays
 
 pytestmark = [
     pytest.mark.e2e,
@@ -29,7 +29,7 @@ USUAL = [
 async def test_a_signal_costs_its_own_model_only(here: World, name: str, when: str) -> None:
     """Who saw nothing of an answer yet is served; other streams are what they are; nothing stays behind."""
     row = await workers.signalled(here, signal.Signals[name], when)
-    await assert_nothing_stays(here, row)
+    assert await what_stays(here, row) == []
     assert row.recovery_s is not None
 
 
@@ -37,7 +37,7 @@ async def test_a_signal_costs_its_own_model_only(here: World, name: str, when: s
 async def test_an_assertion_of_llama_cpp_ends_its_own_process_only(here: World, when: str) -> None:
     """A file that changed behind our look aborts llama.cpp; with the right file back the model is served."""
     row = await workers.aborted(here, when)
-    await assert_nothing_stays(here, row)
+    assert await what_stays(here, row) == []
     assert row.recovery_s is not None
 
 
@@ -45,5 +45,5 @@ async def test_an_assertion_of_llama_cpp_ends_its_own_process_only(here: World, 
 async def test_a_worker_without_memory_ends_or_refuses(here: World, when: str) -> None:
     """RLIMIT_AS reached in a worker: its clients get a legal answer, and the next worker serves them."""
     row = await workers.starved(here, when)
-    await assert_nothing_stays(here, row)
+    assert await what_stays(here, row) == []
     assert row.recovery_s is not None

@@ -79,3 +79,4 @@ async def test_leaving_closes_the_ticket() -> None:
         ticket.put(Embedded(0, (b"\0\0\0\0",)))
         raw.stream.socket.close()
         await served.backend.wait_closed()
+        assert served.backend.closed == [ticket]

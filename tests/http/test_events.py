@@ -176,10 +176,12 @@ async def test_a_silent_stream_shows_signs_of_life() -> None:
         raw = await ask(served, "/events?kind=ready")
         await raw.read_until(b"retry: 2000\n\n")
         log_of(served).record(Kind.ARRIVED)
-        await raw.read_until(b":\n\n")
+        assert b"data:" not in await raw.read_until(b":\n\n")
         lines = await ask(served, headers="Accept: application/x-ndjson\r\n")
-        await lines.read_until(b"\r\n\r\n1\r\n\n\r\n")
-        await lines.read_until(b"1\r\n\n\r\n")
+        first = await lines.read_until(b"\r\n\r\n1\r\n\n\r\n")
+        further = await lines.read_until(b"1\r\n\n\r\n")
+        assert first.startswith(b"HTTP/1.1 200")
+        assert b"{" not in first + further
         log_of(served).close()
 
 

@@ -102,9 +102,10 @@ async def test_cancellation_cuts_everything_at_once() -> None:
             [url] = await nursery.start(run)
             raw = Raw(await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2])))
             await raw.infer()
-            await served.backend.ticket()
+            ticket = await served.backend.ticket()
             nursery.cancel_scope.cancel()
         await served.backend.wait_closed()
+        assert served.backend.closed == [ticket]
         await raw.stream.aclose()
 
 

@@ -8,8 +8,8 @@ import struct
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.backend import TINY, finish, say
+from support.parsing import VALUES, is_taken_or_refused
 from support.served import serving
 
 from modeld.core.events import (
@@ -24,16 +24,12 @@ from modeld.core.events import (
     TokenLogprob,
     Usage,
 )
-from modeld.core.request import AS_MANY_AS_FIT, EmbedRequest, GenerateRequest, Sampling
+from modeld.core.request import AS_MANY_AS_FIT, EmbedRequest, GenerateRequest, Order, Sampling
 from modeld.dialects.body import MAX_INT32
 from modeld.dialects.llamacpp import parse_completion, parse_embedding, parse_model
+from modeld.dialects.llamacpp.parse import Completion
 from modeld.errors import EngineFailed, InvalidRequest, QueueFull
 from modeld.runtime.ticket import Ticket
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
 
 
 def request_of(**keys) -> GenerateRequest:
@@ -256,8 +252,6 @@ async def test_a_stream_that_is_abandoned_frees_its_slot(events: int) -> None:
 def test_no_body_breaks_the_parsers(value: object) -> None:
     """Whatever comes is taken or refused."""
     for body in (value, {"prompt": value}, {"content": value}, {"prompt": "x", "json_schema": value}):
-        for parse in (parse_completion, parse_embedding, parse_model):
-            try:
-                parse(json.dumps(body).encode())
-            except InvalidRequest:
-                continue
+        assert is_taken_or_refused(parse_completion, body, Completion)
+        assert is_taken_or_refused(parse_embedding, body, Order)
+        assert is_taken_or_refused(parse_model, body, str)

@@ -227,9 +227,11 @@ async def test_silence_carries_lines_without_text() -> None:
     async with serving(script, stream_keep_alive_s=0.01) as served:
         raw = await served.connect()
         await raw.send(request_bytes("/api/chat", CHAT))
-        await raw.read_until(b'"message":{"role":"assistant","content":""},"done":false}\n')
+        signs = await raw.read_until(b'"message":{"role":"assistant","content":""},"done":false}\n')
+        assert b'"content":"x"' in signs
         finish(await served.backend.ticket())
-        await raw.read_until(b'"done":true')
+        end = await raw.read_until(b'"done":true')
+        assert b'"content":"x"' not in end
 
 
 @pytest.mark.parametrize("path", ["/api/generate", "/api/chat"])

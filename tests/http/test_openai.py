@@ -14,7 +14,7 @@ import pytest
 import trio
 from support.backend import TINY, finish, say
 from support.openai_api import asking, chat_bytes, chunks_of
-from support.served import Served, serving
+from support.served import serving
 
 from modeld.config.settings import Settings
 from modeld.core.events import Delta, Embedded, Failed, FinishReason, Logprobs, Started, TokenLogprob, Usage
@@ -123,6 +123,7 @@ async def test_leaving_ends_all_choices() -> None:
         raw.stream.socket.close()
         for number in range(3):
             await served.backend.wait_closed(number)
+        assert len(served.backend.closed) == 3
 
 
 async def test_too_many_choices_are_refused_with_the_numbers() -> None:
@@ -435,6 +436,7 @@ async def test_leaving_a_stream_frees_its_slot() -> None:
                 if chunk.choices[0].delta.content == "one":
                     break
         await served.backend.wait_closed()
+        assert served.backend.closed == served.backend.tickets
 
 
 @pytest.mark.parametrize("events", [0, 1, 2, 3])
@@ -453,13 +455,10 @@ async def test_a_stream_may_be_abandoned_at_each_event(events: int) -> None:
             await raw.read_until(("one", "two", "three")[events - 1].encode())
         raw.stream.socket.close()
         await served.backend.wait_closed()
-        await served_on(served)
-
-
-async def served_on(served: Served) -> None:
-    served.backend.script = say("still here")
-    async with asking(served) as client:
-        answer = await client.chat.completions.create(model="tiny-q4", messages=HELLO)
+        assert served.backend.closed == served.backend.tickets
+        served.backend.script = say("still here")
+        async with asking(served) as client:
+            answer = await client.chat.completions.create(model="tiny-q4", messages=HELLO)
         assert answer.choices[0].message.content == "still here"
 
 
@@ -470,6 +469,7 @@ async def test_a_silent_stream_carries_comments() -> None:
         await raw.send(chat_bytes(stream=True))
         ticket = await served.backend.ticket()
         ticket.put(Delta(text="one"))
-        await raw.read_until(b": still here\n\n")
+        silence = await raw.read_until(b": still here\n\n")
+        assert b"[DONE]" not in silence
         finish(ticket)
-        await raw.read_until(b"[DONE]")
+        assert (await raw.read_until(b"[DONE]")).count(b'"finish_reason":"stop"') == 1

@@ -221,6 +221,7 @@ async def test_a_stream_may_be_abandoned_at_each_event(kind: str) -> None:
         await raw.read_until(f"event: response.{kind}\n".encode())
         raw.stream.socket.close()
         await served.backend.wait_closed()
+        assert served.backend.closed == [ticket]
 
 
 async def test_events_are_named_twice() -> None:

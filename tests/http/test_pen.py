@@ -201,6 +201,7 @@ async def test_a_client_that_is_gone_does_not_disturb_who_puts(autojump_clock: M
         for _ in range(20):
             ticket.put(Delta("gone"))
         await served.backend.wait_closed()
+        assert served.backend.closed == [ticket]
 
 
 async def test_silence_is_counted_from_the_last_line(autojump_clock: MockClock) -> None:

@@ -75,6 +75,10 @@ def test_the_server_keeps_what_its_document_says(running: Daemon, name: str, mod
     )
     @given(case=OPERATIONS[name].as_strategy(mode))
     def ask(case: Case) -> None:
-        case.call_and_validate(base_url=running.url, checks=CHECKS, timeout=20)
+        answer = case.call_and_validate(base_url=running.url, checks=CHECKS, timeout=20)
+        statuses.add(answer.status_code)
 
+    statuses = set[int]()
     ask()
+    assert statuses
+    assert 500 not in statuses

@@ -95,6 +95,7 @@ async def test_leaving_frees_the_slot() -> None:
             else:
                 raw.tcp.socket.close()
             await served.backend.wait_closed(number)
+            assert served.backend.closed[number] is ticket
 
 
 RESET = (1, 13, b"\1\0\0\0\0\0\0\0")
@@ -126,6 +127,7 @@ async def test_a_reader_that_takes_nothing_is_cut() -> None:
         raw = await served.connect()
         await raw.infer()
         await served.backend.wait_closed(0)
+        assert served.backend.closed == served.backend.tickets
 
 
 async def test_nothing_older_than_tls_1_2_is_spoken() -> None:

@@ -152,13 +152,13 @@ async def status(http: httpx2.AsyncClient, model: str = Q4_0) -> dict[str, objec
 
 async def until(
     http: httpx2.AsyncClient, model: str = Q4_0, *, patience: float = 30.0, **wanted: object
-) -> None:
-    """Poll /status until the instance shows all these values."""
+) -> dict[str, object]:
+    """Poll /status until the instance shows all these values; return all that it shows."""
     seen: dict[str, object] = {}
     with trio.move_on_after(patience):
         while True:
             seen = await status(http, model)
             if all(seen.get(key) == value for key, value in wanted.items()):
-                return
+                return seen
             await trio.sleep(0.02)
     pytest.fail(f"{model} never showed {wanted}; last seen: {seen}")

@@ -440,10 +440,14 @@ class World:
         return True
 
 
-def play(numbers: bytes) -> None:
-    """Play the schedule that these bytes spell: each is a pick, and when they are over, the end."""
+def play(numbers: bytes) -> World:
+    """Play the schedule that these bytes spell: each is a pick, and when they are over, the end.
+
+    Returns: the world after its end. Raises: AssertionError, in whose step something did not hold.
+    """
     left = iter(numbers)
     world = World(lambda below: next(left, 0) % below)
     for _ in range(len(numbers) // 3):
         world.act()
     world.end()
+    return world
