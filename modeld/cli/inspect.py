@@ -12,9 +12,9 @@ import click
 import msgspec
 import trio
 
+from modeld.cli.typed import typed_settings
 from modeld.config.fields import BY_NAME
 from modeld.config.settings import AUTO, ModelSettings, Settings
-from modeld.config.values import BadValue
 from modeld.core.catalog import parse_split
 from modeld.core.models import MIB, Adapter, DeviceUse, DryRun, Footprint, LoadOptions, ModelFacts
 from modeld.engine.llama.adapter_file import adapter_facts, check_architecture
@@ -131,15 +131,9 @@ def _adapters(paths: Sequence[str], facts: ModelFacts) -> tuple[Adapter, ...]:
 
 
 def _options(flags: dict[str, str | None], adapters: tuple[Adapter, ...]) -> LoadOptions:
-    chosen: dict[str, object] = {}
-    for name, raw in flags.items():
-        if raw is None:
-            continue
-        try:
-            chosen[name] = BY_NAME[name].kind.parse(raw)
-        except BadValue as error:
-            raise click.BadParameter(str(error.problems[0][1]), param_hint=_FLAGS[name]) from None
-        if chosen[name] == AUTO and name in {"llama_ctx", "llama_slots"}:
+    chosen = typed_settings(flags, _FLAGS)
+    for name in ("llama_ctx", "llama_slots"):
+        if chosen.get(name) == AUTO:
             sentence = "auto depends on a daemon's budget; give a number"
             raise click.BadParameter(sentence, param_hint=_FLAGS[name])
     settings = msgspec.structs.replace(Settings(), **{"llama_threads": os.cpu_count() or 1, **chosen})

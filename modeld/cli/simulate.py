@@ -12,9 +12,9 @@ from typing import cast
 import click
 import msgspec
 
+from modeld.cli.typed import typed_settings
 from modeld.config.fields import BY_NAME
 from modeld.config.settings import Settings
-from modeld.config.values import BadValue
 from modeld.core.fleet import Eviction, Limits
 from modeld.core.models import MIB
 from modeld.core.optimum import belady_loads, fewest_loads
@@ -91,14 +91,7 @@ def _simulate(
 
 
 def _settings(flags: dict[str, str | None]) -> Settings:
-    chosen: dict[str, object] = {}
-    for name, raw in flags.items():
-        if raw is None:
-            continue
-        try:
-            chosen[name] = BY_NAME[name].kind.parse(raw)
-        except BadValue as error:
-            raise click.BadParameter(str(error.problems[0][1]), param_hint=BY_NAME[name].flag) from None
+    chosen = typed_settings(flags, {name: BY_NAME[name].flag for name in _SETTINGS})
     if "vram_budget_mb" in chosen and chosen["vram_budget_mb"] is None:
         sentence = "a simulation has no machine to look at; give the budget as a number"
         raise click.BadParameter(sentence, param_hint="--vram-budget-mb")

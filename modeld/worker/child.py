@@ -17,14 +17,12 @@ import threading
 from functools import partial
 from typing import NoReturn
 
-from msgspec.structs import replace
-
 from modeld.engine.load import load_engine
 from modeld.worker.bounds import die_with, leave_no_core, leave_the_daemon_alone
 from modeld.worker.codec import FrameError, Frames, encode, frames_to_worker
 from modeld.worker.drive import Inbox, drive
 from modeld.worker.log_marks import mark
-from modeld.worker.messages import FromWorker, Ready, Start, ToWorker
+from modeld.worker.messages import FromWorker, Ready, Start, ToWorker, load_of
 from modeld.worker.vitals import own_bytes
 
 _RECEIVE_BYTES = 65536
@@ -48,8 +46,7 @@ def main(arguments: list[str]) -> NoReturn:
     for message in early:
         inbox.put(message)
     threading.Thread(target=_listen, args=(sock, frames, inbox), name="modeld inbox", daemon=True).start()
-    load = replace(start.load, path=os.fsdecode(start.path))
-    drive(partial(load_engine, load), inbox, partial(_post, sock))
+    drive(partial(load_engine, load_of(start)), inbox, partial(_post, sock))
     _leave(0)
 
 

@@ -11,7 +11,10 @@ that never became ready, `Died` one whose engine broke. Exactly one of the three
 
 from __future__ import annotations
 
+import os
+
 import msgspec
+from msgspec.structs import replace
 
 from modeld.core.request import Request
 from modeld.engine.protocol import EngineInfo, LoadSpec, Output
@@ -25,6 +28,17 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     path: bytes
     log_level: int
     """Lines below it are not written (a number of `logging`)."""
+
+
+def start_of(load: LoadSpec, log_level: int) -> Start:
+    """Return the message that has a process load this, whatever bytes its path has."""
+    path = os.fsencode(load.path)
+    return Start(replace(load, path=path.decode("utf-8", "replace")), path, log_level)
+
+
+def load_of(start: Start) -> LoadSpec:
+    """Return what `start_of` was given."""
+    return replace(start.load, path=os.fsdecode(start.path))
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):

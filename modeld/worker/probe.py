@@ -20,22 +20,20 @@ from pathlib import Path
 
 import msgspec
 import trio
-from msgspec.structs import replace
 
 from modeld.core.models import DryRun
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import ModeldError, ModelFailed, Problem
 from modeld.worker.bounds import bound, die_with, leave_no_core, leave_the_daemon_alone
 from modeld.worker.codec import encode, frames_to_worker
-from modeld.worker.messages import Start
-from modeld.worker.spawn import Spawned, gone, spawn
+from modeld.worker.messages import Start, load_of, start_of
+from modeld.worker.spawn import CHUNK, Spawned, gone, spawn
 from modeld.worker.vitals import own_bytes
 
 WITHIN_S = 5.0
 """Seconds after which a probe is given up. A usual one takes one, most of it Python's own start."""
 MEMORY_BYTES = 2 << 30
 CPU_S = 10
-_CHUNK = 65536
 _MOST_BYTES = 1 << 20
 _WORDS = 3
 _NICE = 5
@@ -93,8 +91,7 @@ def _failed(load: LoadSpec, why: str) -> Problem:
 async def _talk(child: Spawned, load: LoadSpec, reply: bytearray) -> None:
     """Tell the child what to load, and take its answer until it closes its end."""
     await trio.lowlevel.checkpoint()
-    plain = os.fsencode(load.path).decode("utf-8", "replace")
-    frame = encode(Start(replace(load, path=plain), os.fsencode(load.path), logging.WARNING))
+    frame = encode(start_of(load, logging.WARNING))
     while frame:
         await trio.lowlevel.wait_writable(child.sock)
         try:
@@ -103,16 +100,7 @@ async def _talk(child: Spawned, load: LoadSpec, reply: bytearray) -> None:
             continue
         except OSError:
             return
-    while len(reply) < _MOST_BYTES:
-        await trio.lowlevel.wait_readable(child.sock)
-        try:
-            data = child.sock.recv(_CHUNK)
-        except BlockingIOError:
-            continue
-        except OSError:
-            return
-        if not data:
-            return
+    while len(reply) < _MOST_BYTES and (data := await child.receive()):
         reply += data
 
 
@@ -121,7 +109,7 @@ async def _collect(descriptor: int, words: deque[str]) -> None:
     while True:
         await trio.lowlevel.wait_readable(descriptor)
         try:
-            data = os.read(descriptor, _CHUNK)
+            data = os.read(descriptor, CHUNK)
         except BlockingIOError:
             continue
         if not data:
@@ -143,14 +131,14 @@ def main(arguments: list[str]) -> None:
     start = _first_message(sock)
     logging.basicConfig(level=logging.ERROR)
     bound(memory=MEMORY_BYTES, cpu_s=CPU_S)
-    reply = _answer(replace(start.load, path=os.fsdecode(start.path)))
+    reply = _answer(load_of(start))
     sock.sendall(msgspec.json.encode(reply))
     os._exit(0)  # Without the ends of libraries: the kernel takes everything back.
 
 
 def _first_message(sock: socket.socket) -> Start:
     frames = frames_to_worker()
-    while data := sock.recv(_CHUNK):
+    while data := sock.recv(CHUNK):
         for message in frames.feed(data):
             if isinstance(message, Start):
                 return message

@@ -13,7 +13,6 @@ import signal
 from contextlib import suppress
 
 import trio
-from msgspec.structs import replace
 
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import EngineFailed, ModelFailed, Problem
@@ -28,13 +27,13 @@ from modeld.worker.messages import (
     Held,
     LoadFailed,
     Ready,
-    Start,
     Step,
     Stopped,
     ToWorker,
+    start_of,
 )
 from modeld.worker.postbox import merged
-from modeld.worker.spawn import Spawned, gone, spawn
+from modeld.worker.spawn import CHUNK, Spawned, gone, spawn
 from modeld.worker.vitals import Pulse, held_bytes, pulse_of
 
 CLOSE_S = 5.0
@@ -47,7 +46,6 @@ MEASURE_S = 15.0
 """Between two looks at the memory of a worker that works."""
 _LOG_END_S = 0.2
 _FLOOD_PAUSE_S = 0.005
-_CHUNK = 65536
 _HINTS = {
     signal.SIGKILL: "by hand, or by the kernel because memory was short",
     signal.SIGILL: "llama.cpp was built for another CPU",
@@ -150,11 +148,8 @@ class ProcessWorker:
         return None if self.pid is None else pulse_of(self.pid)
 
     def _send_first(self, child: Spawned) -> None:
-        load = self._load
         level = logging.getLogger("modeld.worker").getEffectiveLevel()
-        plain = os.fsencode(load.path).decode("utf-8", "replace")
-        start = Start(replace(load, path=plain), os.fsencode(load.path), level)
-        self._outbox[:0] = encode(start)
+        self._outbox[:0] = encode(start_of(self._load, level))
         self._unsent.set()
         with suppress(OSError):
             del self._outbox[: child.sock.send(self._outbox)]
@@ -162,16 +157,7 @@ class ProcessWorker:
     async def _listen(self, child: Spawned) -> None:
         """Deliver messages until the socket ends, or brings something that is no message."""
         frames = frames_from_worker()
-        while True:
-            await trio.lowlevel.wait_readable(child.sock)
-            try:
-                data = child.sock.recv(_CHUNK)
-            except BlockingIOError:
-                continue
-            except OSError:
-                return
-            if not data:
-                return
+        while data := await child.receive():
             heard: list[FromWorker] = []
             fault: FrameError | None = None
             try:
@@ -219,7 +205,7 @@ class ProcessWorker:
             while True:
                 await trio.lowlevel.wait_readable(child.log_fd)
                 try:
-                    data = os.read(child.log_fd, _CHUNK)
+                    data = os.read(child.log_fd, CHUNK)
                 except BlockingIOError:
                     continue
                 if not data:

@@ -21,6 +21,8 @@ import trio
 
 import modeld
 
+CHUNK = 65536
+"""Bytes that are read at once, at the most."""
 _POLL_S = 0.01
 _PASSED = re.compile(
     r"PATH|HOME|USER|TMPDIR|TZ|LANG|LANGUAGE|LC_[A-Z]+|XDG_CACHE_HOME|XDG_RUNTIME_DIR"
@@ -44,6 +46,17 @@ class Spawned:
         self.process = process
         self.sock = sock
         self.log_fd = log_fd
+
+    async def receive(self) -> bytes:
+        """Wait for the next bytes of its messages; none when the child has closed its end, or is gone."""
+        while True:
+            await trio.lowlevel.wait_readable(self.sock)
+            try:
+                return self.sock.recv(CHUNK)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return b""
 
     def close(self) -> None:
         """Close both descriptors. The child ends itself when it notices."""
