@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from quart import Response
 
@@ -18,6 +19,8 @@ from modeld.http.infer_log import InferLog, wanted_level
 from modeld.http.reply import json_reply
 from modeld.http.routes.submission import submit
 from modeld.runtime.ticket import Ticket
+
+_Writer = TypeVar("_Writer", bound=Gatherer)
 
 
 async def generate(
@@ -41,15 +44,7 @@ async def generate(
 
     Raises: ModeldError for a refusal that is to be told in the dialect's envelope.
     """
-    level = wanted_level(request)
-    ticket = await submit(edge, request, order)
-    request.work_began.set()
-    log = InferLog(level, request_id=request.id, model=ticket.model.id)
-    renderer = renderer_for(ticket)
-    # Called last to first: the ticket is closed before its end is told.
-    request.cleanup.callback(lambda: log.ended(renderer.last))
-    request.cleanup.callback(ticket.close)
-    log.began(stream=stream is not None)
+    ticket, renderer, log = await _begin(edge, request, order, renderer_for, stream=stream is not None)
     if stream is None:
         return await _whole(edge, ticket, renderer)
     first = () if at_once else await _until_text(ticket)
@@ -70,15 +65,24 @@ async def gather(
     edge: Edge, request: EdgeRequest, order: Order, renderer_for: Callable[[Ticket], Gatherer]
 ) -> Response:
     """Return what is never streamed, such as vectors. Raises: ModeldError for a refusal."""
+    ticket, renderer, _ = await _begin(edge, request, order, renderer_for, stream=False)
+    return await _whole(edge, ticket, renderer)
+
+
+async def _begin(
+    edge: Edge, request: EdgeRequest, order: Order, renderer_for: Callable[[Ticket], _Writer], *, stream: bool
+) -> tuple[Ticket, _Writer, InferLog]:
+    """Submit the order. With the request end ticket and log, whatever becomes of it."""
     level = wanted_level(request)
     ticket = await submit(edge, request, order)
     request.work_began.set()
     log = InferLog(level, request_id=request.id, model=ticket.model.id)
     renderer = renderer_for(ticket)
+    # Called last to first: the ticket is closed before its end is told.
     request.cleanup.callback(lambda: log.ended(renderer.last))
     request.cleanup.callback(ticket.close)
-    log.began(stream=False)
-    return await _whole(edge, ticket, renderer)
+    log.began(stream=stream)
+    return ticket, renderer, log
 
 
 async def _whole(edge: Edge, ticket: Ticket, renderer: Gatherer) -> Response:
