@@ -57,6 +57,20 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     ttft_s: float | None = None
     tokens_per_second: float = 0.0
 
+    @property
+    def prompt_s(self) -> float:
+        """What the prompt took: what is neither queue nor load until the first token, or else the end."""
+        return max(0.0, self._first_s - self.queue_s - self.load_s)
+
+    @property
+    def text_s(self) -> float:
+        """From the first token to the end."""
+        return max(0.0, self.duration_s - self._first_s)
+
+    @property
+    def _first_s(self) -> float:
+        return self.duration_s if self.ttft_s is None else self.ttft_s
+
 
 class TokenLogprob(msgspec.Struct, frozen=True):
     """One candidate token: its id, its text as bytes (a token may be half a character), ln p."""

@@ -17,6 +17,8 @@ import threading
 from functools import partial
 from typing import NoReturn
 
+from msgspec.structs import replace
+
 from modeld.engine.load import load_engine
 from modeld.worker.bounds import die_with, leave_no_core, leave_the_daemon_alone
 from modeld.worker.codec import FrameError, Frames, encode, frames_to_worker

@@ -19,7 +19,6 @@ from modeld.core.events import (
     Failed,
     Finished,
     FinishReason,
-    Last,
     Started,
     Templated,
     Usage,
@@ -27,6 +26,7 @@ from modeld.core.events import (
 from modeld.dialects.anthropic.errors import error_of
 from modeld.dialects.anthropic.parse import Asked
 from modeld.dialects.framing import json_bytes, json_string
+from modeld.dialects.gathering import Gathering
 from modeld.dialects.tool_reader import Arguments, Called, Piece, Said, ToolReader
 from modeld.dialects.tools import call_id
 from modeld.errors import DeadlineExceeded, Draining, EngineFailed, Problem
@@ -76,7 +76,7 @@ class AnthropicCount(msgspec.Struct, frozen=True):
     input_tokens: int
 
 
-class MessageRenderer:
+class MessageRenderer(Gathering):
     """Writes the answer to `/v1/messages`. Feed it every event once, in order.
 
     Attributes:
@@ -86,7 +86,7 @@ class MessageRenderer:
     still_here = PING
 
     def __init__(self, asked: Asked, *, model: str, request_id: str) -> None:
-        self.last: Last | None = None
+        super().__init__()
         self._asked = asked
         self._model = model
         self._request_id = request_id
@@ -118,27 +118,6 @@ class MessageRenderer:
                 case _:
                     pass
         return b"".join(out)
-
-    def take(self, events: Iterable[Event]) -> bytes | None:
-        """Gather without lines: return the whole answer when `Finished` is among these, else None."""
-        for event in events:
-            match event:
-                case Delta(text=text):
-                    self._gather(self._pieces(text))
-                case Finished():
-                    problem = _cut_short(event)
-                    if problem is not None:
-                        self.last = Failed(problem=problem, usage=event.usage, stats=event.stats)
-                        return None
-                    self._gather(self._rest())
-                    self._usage = event.usage
-                    self.last = event
-                    return json_bytes(self._answer(event))
-                case Failed():
-                    self.last = event
-                case _:
-                    pass
-        return None
 
     def failure(self, problem: Problem) -> bytes:
         """Return the last event of a stream that broke."""
@@ -234,7 +213,20 @@ class MessageRenderer:
 
     # as a whole
 
-    def _gather(self, pieces: Iterable[Piece]) -> None:
+    def _gather(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            self._keep(self._pieces(event.text))
+
+    def _whole(self, last: Finished) -> bytes | None:
+        problem = _cut_short(last)
+        if problem is not None:
+            self.last = Failed(problem=problem, usage=last.usage, stats=last.stats)
+            return None
+        self._keep(self._rest())
+        self._usage = last.usage
+        return json_bytes(self._answer(last))
+
+    def _keep(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
             match piece:
                 case Said(text=text):
@@ -296,7 +288,7 @@ class _Gathered:
         return AnthropicToolUse(self.call, self.name, msgspec.Raw((text or "{}").encode()))
 
 
-class CountRenderer:
+class CountRenderer(Gathering):
     """Writes the answer to `/v1/messages/count_tokens`.
 
     Attributes:
@@ -304,23 +296,15 @@ class CountRenderer:
     """
 
     def __init__(self) -> None:
-        self.last: Last | None = None
+        super().__init__()
         self._count = 0
 
-    def take(self, events: Iterable[Event]) -> bytes | None:
-        """Return the answer when `Finished` is among these, else None."""
-        for event in events:
-            match event:
-                case Templated(tokens=tokens):
-                    self._count = tokens or 0
-                case Finished():
-                    self.last = event
-                    return json_bytes(AnthropicCount(self._count))
-                case Failed():
-                    self.last = event
-                case _:
-                    pass
-        return None
+    def _gather(self, event: Event) -> None:
+        if isinstance(event, Templated):
+            self._count = event.tokens or 0
+
+    def _whole(self, _last: Finished) -> bytes:
+        return json_bytes(AnthropicCount(self._count))
 
 
 def _cut_short(last: Finished) -> Problem | None:

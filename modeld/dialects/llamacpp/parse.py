@@ -17,6 +17,7 @@ from modeld.core.request import (
     Order,
 )
 from modeld.dialects.body import MAX_INT32, decode, model_of
+from modeld.dialects.bounds import stops_of
 from modeld.dialects.llamacpp.wire import (
     MAX_UINT32,
     SAMPLERS,
@@ -54,7 +55,7 @@ def parse_completion(body: bytes) -> Completion:
         prompt_tokens=() if isinstance(wire.prompt, str) else tuple(wire.prompt),
         max_tokens=_max_tokens(wire.n_predict),
         sampling=replace(sampling, seed=None) if sampling.seed == MAX_UINT32 else sampling,
-        stop=(wire.stop,) if isinstance(wire.stop, str) else tuple(wire.stop or ()),
+        stop=stops_of(wire.stop),
         ignore_eos=bool(wire.ignore_eos),
         logprobs=wire.n_probs or None,
         constraint=_constraint(wire),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -11,12 +11,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 from modeld.core.events import (
     Delta,
-    Embedded,
     Event,
     Failed,
     Finished,
     FinishReason,
-    Last,
     Logprobs,
     Started,
     Stats,
@@ -24,14 +22,14 @@ from modeld.core.events import (
     Usage,
 )
 from modeld.core.request import AS_MANY_AS_FIT, GenerateRequest, Sampling
-from modeld.dialects.framing import json_bytes, number_list
+from modeld.dialects.framing import json_bytes
+from modeld.dialects.gathering import GatheredVectors, Gathering
 from modeld.dialects.llamacpp.wire import MAX_UINT32
+from modeld.dialects.logprobs import LEAST_LOGPROB, rounded, text_of
 from modeld.errors import Problem
 
 STILL_HERE = b": still here\n\n"
 """A comment of server-sent events."""
-LEAST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON cannot write."""
 _TYPES: Mapping[int, str] = {
     401: "authentication_error",
     403: "permission_error",
@@ -115,7 +113,7 @@ class LlamaError(msgspec.Struct, frozen=True):
     error: LlamaErrorDetail
 
 
-class CompletionRenderer:
+class CompletionRenderer(Gathering):
     """Writes the answer to `/completion`. Feed it every event once, in order.
 
     Attributes:
@@ -125,7 +123,7 @@ class CompletionRenderer:
     still_here = STILL_HERE
 
     def __init__(self, request: GenerateRequest, *, model: str) -> None:
-        self.last: Last | None = None
+        super().__init__()
         self._request = request
         self._model = model
         self._usage = Usage()
@@ -152,26 +150,18 @@ class CompletionRenderer:
                     pass
         return b"".join(out)
 
-    def take(self, events: Iterable[Event]) -> bytes | None:
-        """Gather without lines: return the whole answer when `Finished` is among these, else None."""
-        for event in events:
-            match event:
-                case Delta(text=text, logprobs=logprobs):
-                    self._texts.append(text)
-                    self._probs += [_prob(entry) for entry in logprobs]
-                case Finished():
-                    self.last = event
-                    return json_bytes(self._answer(event, "".join(self._texts), self._probs))
-                case Failed():
-                    self.last = event
-                case _:
-                    pass
-        return None
-
     def failure(self, problem: Problem) -> bytes:
         """Return the last event of a stream that broke."""
         self.last = Failed(problem=problem)
         return _event(error_answer(problem, "")[1])
+
+    def _gather(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            self._texts.append(event.text)
+            self._probs += [_prob(entry) for entry in event.logprobs]
+
+    def _whole(self, last: Finished) -> bytes:
+        return json_bytes(self._answer(last, "".join(self._texts), self._probs))
 
     def _part(self, text: str, probs: list[LlamaProb]) -> LlamaCompletion:
         return LlamaCompletion(
@@ -204,32 +194,16 @@ class CompletionRenderer:
         )
 
 
-class LlamaEmbeddingRenderer:
+class LlamaEmbeddingRenderer(GatheredVectors):
     """Writes the answer to `/embedding`.
 
     Attributes:
       last: the event that ended the request, once it came.
     """
 
-    def __init__(self) -> None:
-        self.last: Last | None = None
-        self._vectors: list[bytes] = []
-
-    def take(self, events: Iterable[Event]) -> bytes | None:
-        """Return the whole answer when `Finished` is among these, else None; of a failure, nothing."""
-        for event in events:
-            match event:
-                case Embedded(vectors=vectors):
-                    self._vectors += map(number_list, vectors)
-                case Finished():
-                    self.last = event
-                    entries = enumerate(self._vectors)
-                    return b"[%b]" % b",".join(b'{"index":%d,"embedding":[%b]}' % entry for entry in entries)
-                case Failed():
-                    self.last = event
-                case _:
-                    pass
-        return None
+    def _whole(self, _last: Finished) -> bytes:
+        entries = enumerate(self._vectors)
+        return b"[%b]" % b",".join(b'{"index":%d,"embedding":[%b]}' % entry for entry in entries)
 
 
 def settings_of(request: GenerateRequest) -> msgspec.Raw:
@@ -266,9 +240,7 @@ def _event(data: bytes) -> bytes:
 
 
 def _timings(usage: Usage, stats: Stats) -> LlamaTimings:
-    first = stats.ttft_s if stats.ttft_s is not None else stats.duration_s
-    prompt_s = max(0.0, first - stats.queue_s - stats.load_s)
-    text_s = max(0.0, stats.duration_s - first)
+    prompt_s, text_s = stats.prompt_s, stats.text_s
     prompt_n = usage.prompt_tokens - usage.cached_tokens
     return LlamaTimings(
         cache_n=usage.cached_tokens,
@@ -301,7 +273,7 @@ def _prob(entry: Logprobs) -> LlamaProb:
 def _token(token: TokenLogprob) -> LlamaTokenProb:
     return LlamaTokenProb(
         id=token.token_id,
-        token=token.text.decode(errors="replace"),
+        token=text_of(token),
         bytes=list(token.text),
-        logprob=round(max(token.logprob, LEAST_LOGPROB), 6),
+        logprob=rounded(token.logprob),
     )

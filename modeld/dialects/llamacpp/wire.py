@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from modeld.dialects.body import MAX_INT32
+from modeld.dialects.bounds import Grammar, IgnoreEos, JsonSchema, Stops
 from modeld.dialects.sampling import SamplingBody
 
 MAX_UINT32 = 2**32 - 1
@@ -21,7 +22,6 @@ SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p
 """The order that samplers are applied in. A list that keeps it, with all that are in use, changes nothing."""
 
 TokenId = Annotated[int, Meta(ge=0, le=MAX_INT32)]
-StopText = Annotated[str, Meta(min_length=1, max_length=1000)]
 _Off = Annotated[Literal[False] | None, Meta(description="Not served when true")]
 _Zero = Annotated[Literal[0] | None, Meta(description="Not served with another value")]
 _Empty = Annotated[list[msgspec.Raw], Meta(max_length=0)]
@@ -45,22 +45,13 @@ class LlamaCompletionBody(SamplingBody, forbid_unknown_fields=True, kw_only=True
         Annotated[int, Meta(ge=-1, le=MAX_UINT32)] | None,
         Meta(description="The same seed gives the same text; default, -1 and 4294967295: a fresh one"),
     ] = None
-    stop: Annotated[
-        StopText | Annotated[list[StopText], Meta(max_length=64)] | None,
-        Meta(description="The text ends before the first of these"),
-    ] = None
-    ignore_eos: Annotated[bool | None, Meta(description="Ban end-of-generation tokens; default false")] = None
+    stop: Stops = None
+    ignore_eos: IgnoreEos = None
     n_probs: Annotated[
         Annotated[int, Meta(ge=0, le=100)] | None, Meta(description="Tell the N most probable tokens")
     ] = None
-    grammar: Annotated[str | None, Meta(description="GBNF grammar that the text must match")] = None
-    json_schema: Annotated[
-        msgspec.Raw | UnsetType,
-        Meta(
-            description="JSON schema that the text must satisfy; not together with `grammar`",
-            extra_json_schema={"type": ["object", "null"]},
-        ),
-    ] = UNSET
+    grammar: Grammar = None
+    json_schema: JsonSchema = UNSET
     samplers: Annotated[
         list[str] | None, Meta(description="Only in llama.cpp's own order, with all that are used")
     ] = None

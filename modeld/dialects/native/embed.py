@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, cast
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from modeld.core.events import Embedded, Event, Failed, Finished
+from modeld.core.events import Finished
 from modeld.core.request import EmbedRequest, Order, Pooling, Priority
 from modeld.dialects.body import MAX_INT32, decode, keep_alive_of, model_of, timeout_of
-from modeld.dialects.framing import json_bytes, json_string, number_list
+from modeld.dialects.framing import json_bytes, json_string
+from modeld.dialects.gathering import GatheredVectors
+from modeld.dialects.inputs import inputs_of
 from modeld.dialects.native.render import stats_body
 from modeld.dialects.native.wire import StatsBody, Terms
-from modeld.errors import InvalidRequest
-
-MOST_INPUTS = 2048
-"""Inputs of one request, as in OpenAI's API."""
 
 _Id = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 
@@ -67,7 +64,7 @@ def parse_embed(body: bytes) -> Embed:
     """Read the body of `POST /embed`. Raises: InvalidRequest with a sentence that names the key."""
     wire = decode(body, _decoder, '{"input": "Hello"}')
     request = EmbedRequest(
-        inputs=_inputs(wire.input),
+        inputs=inputs_of(wire.input),
         normalize=wire.normalize is not False,
         pooling=wire.pooling,
     )
@@ -81,7 +78,7 @@ def parse_embed(body: bytes) -> Embed:
     return Embed(order=order)
 
 
-class EmbedRenderer:
+class EmbedRenderer(GatheredVectors):
     """Writes one answer. Feed it every event once, in order; each vector becomes text as it comes.
 
     Attributes:
@@ -89,27 +86,11 @@ class EmbedRenderer:
     """
 
     def __init__(self, *, model: str, request_id: str) -> None:
-        self.last: Finished | Failed | None = None
+        super().__init__()
         self._model = model
         self._request_id = request_id
-        self._vectors: list[bytes] = []
 
-    def take(self, events: Iterable[Event]) -> bytes | None:
-        """Return the whole answer when `Finished` is among these, else None; of a failure, nothing."""
-        for event in events:
-            match event:
-                case Embedded(vectors=vectors):
-                    self._vectors += map(number_list, vectors)
-                case Finished():
-                    self.last = event
-                    return self._answer(event)
-                case Failed():
-                    self.last = event
-                case _:
-                    pass
-        return None
-
-    def _answer(self, last: Finished) -> bytes:
+    def _whole(self, last: Finished) -> bytes:
         count = last.usage.prompt_tokens
         return b'{"embeddings":[%b],"usage":%b,"stats":%b,"model":%b,"id":%b}\n' % (
             b",".join(self._vectors),
@@ -118,25 +99,3 @@ class EmbedRenderer:
             json_string(self._model),
             json_string(self._request_id),
         )
-
-
-def _inputs(given: str | list[str | int | list[int]]) -> tuple[str | tuple[int, ...], ...]:
-    """Return the inputs: a plain list of numbers is one of them.
-
-    Raises: InvalidRequest for an empty one, for too many, and for a list that mixes ids with others.
-    """
-    entries = [given] if isinstance(given, str) else given
-    ids = [entry for entry in entries if isinstance(entry, int)]
-    if ids:
-        if len(ids) < len(entries):
-            raise InvalidRequest(
-                "`input` mixes token ids with other inputs; put the ids into a list of their own"
-            )
-        return (tuple(ids),)
-    if len(entries) > MOST_INPUTS:
-        raise InvalidRequest(f"`input` has {len(entries)} inputs; send {MOST_INPUTS} at most")
-    for number, entry in enumerate(entries):
-        if not entry:
-            raise InvalidRequest(f"`input[{number}]` is empty")
-    inputs = cast("list[str | list[int]]", entries)
-    return tuple(entry if isinstance(entry, str) else tuple(entry) for entry in inputs)

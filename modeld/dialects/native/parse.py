@@ -12,6 +12,7 @@ from modeld.core.request import (
     Priority,
 )
 from modeld.dialects.body import MAX_INT32, decode, keep_alive_of, model_of, timeout_of
+from modeld.dialects.bounds import stops_of
 from modeld.dialects.native.constraint import constraint_of
 from modeld.dialects.native.wire import InferBody
 from modeld.dialects.sampling import sampling_of
@@ -68,7 +69,7 @@ def _generation(wire: InferBody) -> GenerateRequest:
         messages=tuple(Message(role=turn.role, content=turn.content) for turn in wire.messages or ()),
         max_tokens=_max_tokens(wire),
         sampling=sampling_of(wire),
-        stop=(wire.stop,) if isinstance(wire.stop, str) else tuple(wire.stop or ()),
+        stop=stops_of(wire.stop),
         stop_tokens=tuple(wire.stop_token_ids or ()),
         ignore_eos=bool(wire.ignore_eos),
         logprobs=_logprobs(wire.logprobs),

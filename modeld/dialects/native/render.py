@@ -23,6 +23,7 @@ from modeld.core.events import (
     Usage,
 )
 from modeld.dialects.framing import BLANK_LINE, json_bytes, json_string, line
+from modeld.dialects.logprobs import rounded, text_of
 from modeld.dialects.native.wire import (
     Answer,
     CandidateBody,
@@ -38,8 +39,6 @@ from modeld.errors import JsonScalar, Problem
 
 LOADING_STEPS = 20
 """A load is told in so many steps, each once, whatever the size of the model."""
-LEAST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON cannot write."""
 _ROUNDING = 1e-9
 """0.15 is three steps, though 0.15 * 20 in floating point may be a little less."""
 
@@ -189,8 +188,8 @@ def _logprob(entry: Logprobs) -> LogprobBody:
 
 def _candidate(token: TokenLogprob) -> CandidateBody:
     return CandidateBody(
-        token=token.text.decode(errors="replace"),
+        token=text_of(token),
         id=token.token_id,
-        logprob=round(max(token.logprob, LEAST_LOGPROB), 6),
+        logprob=rounded(token.logprob),
         bytes=list(token.text),
     )

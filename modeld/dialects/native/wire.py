@@ -16,10 +16,9 @@ from msgspec import UNSET, Meta, UnsetType
 from modeld.core.events import FinishReason
 from modeld.core.request import Priority
 from modeld.dialects.body import MAX_INT32, Duration
+from modeld.dialects.bounds import Grammar, IgnoreEos, JsonSchema, Stops
 from modeld.dialects.sampling import SamplingBody
 from modeld.errors import JsonScalar
-
-StopText = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
 class MessageBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,10 +59,7 @@ class InferBody(SamplingBody, forbid_unknown_fields=True, kw_only=True):
         Annotated[int, Meta(ge=-1, le=MAX_INT32)] | None,
         Meta(description="llama.cpp's name of `max_tokens`; -1: until the context is full"),
     ] = None
-    stop: Annotated[
-        StopText | Annotated[list[StopText], Meta(max_length=64)] | None,
-        Meta(description="The text ends before the first of these"),
-    ] = None
+    stop: Stops = None
     stop_token_ids: Annotated[
         Annotated[list[Annotated[int, Meta(ge=0, le=MAX_INT32)]], Meta(max_length=64)] | None,
         Meta(description="Tokens that end the text, and have none of their own"),
@@ -72,14 +68,8 @@ class InferBody(SamplingBody, forbid_unknown_fields=True, kw_only=True):
         Annotated[int, Meta(ge=0, le=100)] | bool | None,
         Meta(description="true: of the chosen tokens; N: and of the N most probable at each place"),
     ] = None
-    grammar: Annotated[str | None, Meta(description="GBNF grammar that the text must match")] = None
-    json_schema: Annotated[
-        msgspec.Raw | UnsetType,
-        Meta(
-            description="JSON schema that the text must satisfy; not together with `grammar`",
-            extra_json_schema={"type": ["object", "null"]},
-        ),
-    ] = UNSET
+    grammar: Grammar = None
+    json_schema: JsonSchema = UNSET
     grammar_lazy: Annotated[
         bool | None, Meta(description="The text is free until a trigger comes; default false")
     ] = None
@@ -100,7 +90,7 @@ class InferBody(SamplingBody, forbid_unknown_fields=True, kw_only=True):
         Annotated[int, Meta(ge=0, le=16)] | None,
         Meta(description="Most tokens guessed ahead from what the text repeats; default 0: off"),
     ] = None
-    ignore_eos: Annotated[bool | None, Meta(description="Ban end-of-generation tokens; default false")] = None
+    ignore_eos: IgnoreEos = None
 
 
 class Terms(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from modeld.core.events import Embedded, Event, Failed, Finished, Last
+from modeld.core.events import Finished
 from modeld.core.models import ModelSpec
 from modeld.core.request import EmbedRequest, Order, TokenizeRequest
 from modeld.dialects.body import decode
-from modeld.dialects.framing import json_string, number_list
+from modeld.dialects.framing import json_string
+from modeld.dialects.gathering import GatheredVectors
 from modeld.dialects.ollama.parse import Terms, terms_of
 from modeld.dialects.ollama.render import NS
 from modeld.dialects.ollama.wire import OllamaEmbedBody, OllamaEmbeddingsBody
@@ -80,7 +80,7 @@ def parse_embeddings(body: bytes) -> AskedVectors:
     return AskedVectors(terms=terms_of(wire), request=request, single=True)
 
 
-class VectorRenderer:
+class VectorRenderer(GatheredVectors):
     """Writes one answer. Feed it every event once, in order; each vector becomes text as it comes.
 
     Attributes:
@@ -88,25 +88,12 @@ class VectorRenderer:
     """
 
     def __init__(self, asked: AskedVectors, spec: ModelSpec) -> None:
-        self.last: Last | None = None
+        super().__init__()
         self._asked = asked
         self._spec = spec
-        self._vectors: list[bytes] = []
 
-    def take(self, events: Iterable[Event]) -> bytes | None:
-        """Return the whole answer when `Finished` is among these, else None; of a failure, nothing."""
-        for event in events:
-            match event:
-                case Embedded(vectors=vectors):
-                    self._vectors += [number_list(self._cut(vector)) for vector in vectors]
-                case Finished():
-                    self.last = event
-                    return self._answer(event)
-                case Failed():
-                    self.last = event
-                case _:
-                    pass
-        return None
+    def _written(self, vector: bytes) -> bytes:
+        return super()._written(self._cut(vector))
 
     def _cut(self, vector: bytes) -> bytes:
         """Return the first numbers of a vector if so many were asked for, scaled to length 1 again."""
@@ -117,7 +104,7 @@ class VectorRenderer:
         length = math.sqrt(math.fsum(number * number for number in numbers)) or 1.0
         return struct.pack(f"<{count}f", *(number / length for number in numbers))
 
-    def _answer(self, last: Finished) -> bytes:
+    def _whole(self, last: Finished) -> bytes:
         notice = self._asked.terms.notice(self._spec)
         more = b',"notice":%b' % json_string(notice) if notice else b""
         if self._asked.single:

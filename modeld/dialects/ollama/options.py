@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from modeld.core.request import AS_MANY_AS_FIT, Sampling
 from modeld.dialects.body import MAX_INT32, MAX_SEED
+from modeld.dialects.bounds import stops_of
 from modeld.dialects.ollama.wire import OllamaOptions
 from modeld.dialects.sampling import refuse_contradictions
 
@@ -59,7 +60,7 @@ def max_tokens_of(options: OllamaOptions | None) -> int:
 def stop_of(options: OllamaOptions | None) -> tuple[str, ...]:
     """Return the texts before which it ends."""
     stop = None if options is None else options.stop
-    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+    return stops_of(stop)
 
 
 def without_effect(options: OllamaOptions | None) -> tuple[str, ...]:

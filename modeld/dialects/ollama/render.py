@@ -8,16 +8,16 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from modeld.core.events import Delta, Event, Failed, Finished, Last, Logprobs, Stats, TokenLogprob, Usage
+from modeld.core.events import Delta, Event, Failed, Finished, Logprobs, Stats, TokenLogprob, Usage
 from modeld.core.models import ModelSpec
 from modeld.dialects.framing import json_bytes, json_string, line
+from modeld.dialects.gathering import Gathering
+from modeld.dialects.logprobs import rounded, text_of
 from modeld.dialects.ollama.parse import Asked
 from modeld.dialects.ollama.tools import Caller, OllamaAnswerCall, Part
 from modeld.errors import ERRORS, ModelNotFound, Problem
 
 NS = 1_000_000_000
-LEAST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON cannot write."""
 
 
 class OllamaTokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +71,7 @@ class OllamaError(msgspec.Struct, frozen=True):
     error: str
 
 
-class TextRenderer:
+class TextRenderer(Gathering):
     """Writes the answer to `/api/generate` or `/api/chat`. Feed it every event once, in order.
 
     Args:
@@ -85,7 +85,7 @@ class TextRenderer:
     """
 
     def __init__(self, asked: Asked, spec: ModelSpec, *, created_at: str, request_id: str) -> None:
-        self.last: Last | None = None
+        super().__init__()
         self._asked = asked
         self._spec = spec
         self._created_at = created_at
@@ -129,23 +129,6 @@ class TextRenderer:
                     pass
         return b"".join(out)
 
-    def take(self, events: Iterable[Event]) -> bytes | None:
-        """Gather without lines: return the whole answer when `Finished` is among these, else None."""
-        for event in events:
-            match event:
-                case Delta(text=text, logprobs=logprobs):
-                    self._gather(self._parts(text))
-                    self._logprobs += [_logprob(entry) for entry in logprobs]
-                case Finished():
-                    self.last = event
-                    self._gather(self._rest())
-                    return json_bytes(self._answer("".join(self._texts), self._calls, self._logprobs, event))
-                case Failed():
-                    self.last = event
-                case _:
-                    pass
-        return None
-
     def failure(self, problem: Problem) -> bytes:
         """Return the last line of a stream that broke."""
         self.last = Failed(problem=problem)
@@ -163,7 +146,16 @@ class TextRenderer:
     def _rest(self) -> list[Part]:
         return [] if self._caller is None else self._caller.end()
 
-    def _gather(self, parts: Iterable[Part]) -> None:
+    def _gather(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            self._keep(self._parts(event.text))
+            self._logprobs += [_logprob(entry) for entry in event.logprobs]
+
+    def _whole(self, last: Finished) -> bytes:
+        self._keep(self._rest())
+        return json_bytes(self._answer("".join(self._texts), self._calls, self._logprobs, last))
+
+    def _keep(self, parts: Iterable[Part]) -> None:
         for part in parts:
             if isinstance(part, str):
                 self._texts.append(part)
@@ -210,16 +202,14 @@ class TextRenderer:
 
 
 def _measures(usage: Usage, stats: Stats) -> dict[str, int]:
-    """Return counts and durations. What is not queue or load until the first token is the prompt's."""
-    first = stats.ttft_s if stats.ttft_s is not None else stats.duration_s
-    prompt_s = max(0.0, first - stats.queue_s - stats.load_s)
+    """Return counts and durations."""
     return {
         "total_duration": round(stats.duration_s * NS),
         "load_duration": round(stats.load_s * NS),
         "prompt_eval_count": usage.prompt_tokens,
-        "prompt_eval_duration": round(prompt_s * NS),
+        "prompt_eval_duration": round(stats.prompt_s * NS),
         "eval_count": usage.completion_tokens,
-        "eval_duration": round(max(0.0, stats.duration_s - first) * NS),
+        "eval_duration": round(stats.text_s * NS),
     }
 
 
@@ -241,7 +231,7 @@ def _logprob(entry: Logprobs) -> OllamaLogprob:
 
 def _token(token: TokenLogprob) -> OllamaTokenLogprob:
     return OllamaTokenLogprob(
-        token=token.text.decode(errors="replace"),
-        logprob=round(max(token.logprob, LEAST_LOGPROB), 6),
+        token=text_of(token),
+        logprob=rounded(token.logprob),
         bytes=list(token.text),
     )

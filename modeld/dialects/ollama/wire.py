@@ -12,10 +12,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from modeld.dialects.body import Duration
+from modeld.dialects.bounds import Stops
 
 _Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Penalty = Annotated[float, Meta(ge=-10, le=10)]
-StopText = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
 class OllamaOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -52,10 +52,7 @@ class OllamaOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     seed: Annotated[
         _Int | None, Meta(description="The same seed gives the same text; negative, and default: a fresh one")
     ] = None
-    stop: Annotated[
-        StopText | Annotated[list[StopText], Meta(max_length=64)] | None,
-        Meta(description="The text ends before the first of these"),
-    ] = None
+    stop: Stops = None
     num_ctx: Annotated[
         Annotated[int, Meta(ge=1, le=2**31 - 1)] | None,
         Meta(description="Never loads a model anew: clamped to its context, and the answer says so"),

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from modeld.core.request import GenerateRequest, Order, Priority, Sampling
 from modeld.dialects.body import MAX_SEED, Body, decode, keep_alive_of, model_of, timeout_of
+from modeld.dialects.bounds import stops_of
 from modeld.dialects.openai.wire import Asking, Choosing, OwnKeys
 from modeld.dialects.sampling import biases_of
 from modeld.errors import InvalidRequest
@@ -78,7 +79,7 @@ def sampling_of(wire: Asking) -> Sampling:
 
 def stop_of(wire: Choosing) -> tuple[str, ...]:
     """Return the stop sequences."""
-    return (wire.stop,) if isinstance(wire.stop, str) else tuple(wire.stop or ())
+    return stops_of(wire.stop)
 
 
 def choices_of(wire: Choosing, prompts: Sequence[GenerateRequest]) -> tuple[Order, ...]:

@@ -4,24 +4,24 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable
-from typing import Annotated, Literal, cast
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from modeld.core.events import Embedded, Event, Failed, Finished, Last
+from modeld.core.events import Event, Finished
 from modeld.core.request import EmbedRequest, Order, Priority
 from modeld.dialects.body import keep_alive_of, model_of, timeout_of
-from modeld.dialects.framing import json_bytes, json_string, number_list
+from modeld.dialects.framing import json_bytes, json_string
+from modeld.dialects.gathering import GatheredVectors
+from modeld.dialects.inputs import Input, inputs_of
 from modeld.dialects.openai.ask import read
 from modeld.dialects.openai.completion import Token
 from modeld.dialects.openai.errors import as_seen
 from modeld.dialects.openai.wire import OwnKeys
 from modeld.errors import InvalidRequest
 
-MOST_INPUTS = 2048
-"""As in OpenAI's API."""
 _Input = str | Annotated[list[str | Token | list[Token]], Meta(min_length=1)]
 
 
@@ -87,7 +87,7 @@ def parse_embeddings(body: bytes) -> AskedVectors:
     return AskedVectors(order=order, in_base64=wire.encoding_format == "base64")
 
 
-class VectorRenderer:
+class VectorRenderer(GatheredVectors):
     """Writes one answer. Feed it every event once, in order; each vector becomes text as it comes.
 
     Attributes:
@@ -95,27 +95,18 @@ class VectorRenderer:
     """
 
     def __init__(self, asked: AskedVectors, *, model: str) -> None:
-        self.last: Last | None = None
+        super().__init__()
         self._model = model
-        self._write: Callable[[bytes], bytes] = _in_base64 if asked.in_base64 else number_list
-        self._vectors: list[bytes] = []
+        self._in_base64 = asked.in_base64
 
     def take(self, events: Iterable[Event]) -> bytes | None:
         """Return the whole answer when `Finished` is among these, else None; of a failure, nothing."""
-        for event in events:
-            match as_seen(event):
-                case Embedded(vectors=vectors):
-                    self._vectors += map(self._write, vectors)
-                case Finished() as last:
-                    self.last = last
-                    return self._answer(last)
-                case Failed() as last:
-                    self.last = last
-                case _:
-                    pass
-        return None
+        return super().take(map(as_seen, events))
 
-    def _answer(self, last: Finished) -> bytes:
+    def _written(self, vector: bytes) -> bytes:
+        return b'"%b"' % base64.b64encode(vector) if self._in_base64 else super()._written(vector)
+
+    def _whole(self, last: Finished) -> bytes:
         count = last.usage.prompt_tokens
         entries = (
             b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector)
@@ -128,27 +119,7 @@ class VectorRenderer:
         )
 
 
-def _in_base64(vector: bytes) -> bytes:
-    return b'"%b"' % base64.b64encode(vector)
-
-
-def _inputs(given: str | list[str | int | list[int]]) -> tuple[str | tuple[int, ...], ...]:
-    """Return the inputs: a plain list of numbers is one of them.
-
-    Raises: InvalidRequest for an empty one, for too many, and for a list that mixes ids with others.
-    """
-    entries = [given] if isinstance(given, str) else given
-    ids = [entry for entry in entries if isinstance(entry, int)]
-    if ids and len(ids) < len(entries):
-        raise InvalidRequest(
-            "`input` mixes token ids with other inputs; put the ids into a list of their own"
-        )
-    if ids:
-        return (tuple(ids),)
-    if len(entries) > MOST_INPUTS:
-        raise InvalidRequest(f"`input` has {len(entries)} inputs; send {MOST_INPUTS} at most")
-    for number, entry in enumerate(entries):
-        if not entry:
-            raise InvalidRequest(f"`input[{number}]` is empty" if len(entries) > 1 else "`input` is empty")
-    inputs = cast("list[str | list[int]]", entries)
-    return tuple(entry if isinstance(entry, str) else tuple(entry) for entry in inputs)
+def _inputs(given: str | list[str | int | list[int]]) -> tuple[Input, ...]:
+    if given in ("", [""], [[]]):
+        raise InvalidRequest("`input` is empty")
+    return inputs_of(given)

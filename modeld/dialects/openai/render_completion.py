@@ -10,9 +10,10 @@ import msgspec
 
 from modeld.core.events import FinishReason, Logprobs, Usage
 from modeld.dialects.framing import json_bytes, json_string
+from modeld.dialects.logprobs import rounded, text_of
 from modeld.dialects.openai.ask import Asked
 from modeld.dialects.openai.render import ChoiceRenderer, finish_text
-from modeld.dialects.openai.wire import FinishText, OpenAIUsage, rounded, usage_body
+from modeld.dialects.openai.wire import FinishText, OpenAIUsage, usage_body
 
 
 class OldLogprobs(msgspec.Struct, frozen=True):
@@ -111,12 +112,10 @@ def _old(logprobs: Iterable[Logprobs], choice: _Choice) -> OldLogprobs:
     """Return log-probabilities in the old form; a token that is no whole characters has U+FFFD."""
     found = OldLogprobs([], [], [], [])
     for entry in logprobs:
-        token = entry.chosen.text.decode(errors="replace")
+        token = text_of(entry.chosen)
         found.tokens.append(token)
         found.token_logprobs.append(rounded(entry.chosen.logprob))
-        found.top_logprobs.append(
-            {top.text.decode(errors="replace"): rounded(top.logprob) for top in reversed(entry.top)}
-        )
+        found.top_logprobs.append({text_of(top): rounded(top.logprob) for top in reversed(entry.top)})
         found.text_offset.append(choice.shown)
         choice.shown += len(token)
     return found

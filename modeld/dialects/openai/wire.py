@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 from modeld.core.events import Logprobs, TokenLogprob, Usage
 from modeld.core.request import Priority
 from modeld.dialects.body import MAX_INT32, Duration
+from modeld.dialects.logprobs import rounded, text_of
 from modeld.errors import JsonScalar
 
 MOST_CHOICES = 128
@@ -151,15 +152,6 @@ def usage_body(usage: Usage) -> OpenAIUsage:
     )
 
 
-LEAST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON cannot write; OpenAI's own value for tokens out of sight."""
-
-
-def rounded(logprob: float) -> float:
-    """Return a log-probability as it is written."""
-    return round(max(logprob, LEAST_LOGPROB), 6)
-
-
 def logprob_body(entry: Logprobs) -> TokenLogprobBody:
     """Return the log-probabilities of a place as chats have them."""
     chosen = _top(entry.chosen)
@@ -169,4 +161,4 @@ def logprob_body(entry: Logprobs) -> TokenLogprobBody:
 
 
 def _top(token: TokenLogprob) -> TopLogprob:
-    return TopLogprob(token.text.decode(errors="replace"), rounded(token.logprob), list(token.text))
+    return TopLogprob(text_of(token), rounded(token.logprob), list(token.text))
