@@ -17,8 +17,10 @@ class Gathering(ABC):
       last: the event that ended the request, once it came.
     """
 
+    last: Last | None
+
     def __init__(self) -> None:
-        self.last: Last | None = None
+        self.last = None
 
     def take(self, events: Iterable[Event]) -> bytes | None:
         """Gather without lines: return the whole answer when `Finished` is among these, else None."""
@@ -38,7 +40,7 @@ class Gathering(ABC):
         """Keep what this event adds."""
 
     @abstractmethod
-    def _whole(self, last: Finished) -> bytes | None:
+    def _whole(self, last: Finished, /) -> bytes | None:
         """Return the answer, or None when its end is none for this dialect: then `last` is a `Failed`."""
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from modeld.core.events import Embedded, Failed, Finished, FinishReason, Loading, Stats, Usage
 from modeld.core.request import EmbedRequest, Pooling
 from modeld.dialects.framing import number_list
-from modeld.dialects.native.embed import MOST_INPUTS, EmbedRenderer, parse_embed
+from modeld.dialects.inputs import MOST_INPUTS
+from modeld.dialects.native.embed import EmbedRenderer, parse_embed
 from modeld.errors import Draining, InvalidRequest
 
 
