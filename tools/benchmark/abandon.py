@@ -40,7 +40,7 @@ def measure(
     idle = [one_token(target, prompt) for prompt in shorts[:_IDLE]]
     [whole] = make_prompts(f"{seed} whole", 1, tokens=tokens, words=words)
     prefill_s = one_token(target, whole)
-    after = []
+    after: list[float] = []
     for number in range(times):
         prompts = make_prompts(f"{seed} long {number}", clients, tokens=tokens, words=words)
         left = [Asked(target, prompt, 1) for prompt in prompts]
@@ -55,7 +55,7 @@ def measure(
 def tell(found: Sequence[Found]) -> str:
     """Return the table."""
     head = ["system", "idle ms", "after ms", "worst", "times idle"]
-    rows = []
+    rows: list[list[str]] = []
     for each in found:
         idle, after = median(each.idle), median(each.after)
         worst = f"{1e3 * max(each.after):.1f}"

@@ -18,6 +18,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from llama_cpp import llama_cpp as lib
@@ -44,10 +45,14 @@ class Loop:
         wanted.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         wanted.kv_unified = False
         wanted.no_perf = True
-        self.context = lib.llama_init_from_model(self.model, wanted)
-        if not self.context:
+        context = lib.llama_init_from_model(self.model, wanted)
+        if not context:
             sys.exit(f"llama.cpp cannot make a context of {ctx} cells for {slots} sequences")
-        self.memory = lib.llama_get_memory(self.context)
+        self.context: int = context
+        memory = lib.llama_get_memory(self.context)
+        if not memory:
+            sys.exit("llama.cpp gives this model no KV cache")
+        self.memory: int = memory
         self.batch = lib.llama_batch_init(self.batch_tokens, 0, 1)
         self.chains = [self._chain() for _ in range(slots)]
 
@@ -96,6 +101,7 @@ class Loop:
         pending = [0] * len(prompts)
         outputs: list[list[int]] = [[] for _ in prompts]
         times: list[list[float]] = [[] for _ in prompts]
+        now = 0.0
         for seq, row, decoded in self._prefill(inputs):
             if decoded:
                 now = time.perf_counter() - began
@@ -118,7 +124,7 @@ class Loop:
                 times[seq].append(now)
         return [self._stream(inputs[seq], outputs[seq], times[seq]) for seq in everyone]
 
-    def _prefill(self, inputs: list[list[int]]) -> Any:
+    def _prefill(self, inputs: list[list[int]]) -> Iterator[tuple[int, int, bool]]:
         """Decode the prompts in full batches; yield (sequence, row, first of its batch) for each."""
         todo = [
             (seq, at, token, at == len(tokens) - 1)

@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve
+from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType]  # its app type is partly untyped
 from quart import Response, request
 from quart_trio import QuartTrio
 

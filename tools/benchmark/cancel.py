@@ -157,7 +157,7 @@ class Cancels:
         came = next_one.at
         if came < left:
             raise Miss("the slot was free already")
-        stats = next_one.last()["stats"]
+        stats: dict[str, float] = next_one.last()["stats"]
         return came - left - (stats["ttft_ms"] - stats["queue_ms"]) / 1000
 
     def _take_place(self, waiter: Wire, prober: Wire, **more: object) -> float:

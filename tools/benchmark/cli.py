@@ -8,7 +8,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(given)
     options.model = (options.model or default_model()).absolute()
     options.threads = options.threads or os.cpu_count() or 1
-    run = {
+    runs: Mapping[str, Callable[[argparse.Namespace], int]] = {
         "throughput": run_throughput,
         "cancel": run_cancel,
         "stream": run_stream,
@@ -134,10 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "storm": storm_report.run_storm,
         "interfere": lambda options: long_prompts.run_interfere(options, _extra(options)),
         "abandon": lambda options: long_prompts.run_abandon(options, _extra(options)),
-    }[options.mode]
+    }
     try:
         require_model(options.model)
-        code = run(options)
+        code = runs[options.mode](options)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -17,6 +17,10 @@ import socket
 import sys
 import time
 from bisect import bisect_left
+from typing import Any
+
+Answer = dict[str, Any]
+"""What JSON makes of a job, and what of a stream."""
 
 _END = b"\r\n0\r\n\r\n"
 """The last chunk, behind the end of the one before. JSON writes no bare line ends, so no text has it."""
@@ -44,7 +48,7 @@ class Stream:
         return self.tail == _END
 
 
-def run(job: dict) -> list[dict]:
+def run(job: Answer) -> list[Answer]:
     """Send all requests at once, wait for all answers, and return what came of each."""
     streams = [Stream(job["host"], job["port"], request.encode()) for request in job["requests"]]
     selector = selectors.DefaultSelector()
@@ -70,7 +74,7 @@ def run(job: dict) -> list[dict]:
     return [read(stream, began, job["dialect"]) for stream in streams]
 
 
-def read(stream: Stream, began: float, dialect: str) -> dict:
+def read(stream: Stream, began: float, dialect: str) -> Answer:
     """Take the bytes of one answer apart.
 
     Returns: status, sent, times (of each token), tokens (as the server counts them), text, finish,
@@ -79,7 +83,7 @@ def read(stream: Stream, began: float, dialect: str) -> dict:
     raw = b"".join(piece for _, piece in stream.pieces)
     head, _, rest = raw.partition(b"\r\n\r\n")
     words = head.split(None, 2)
-    result: dict = {
+    result: Answer = {
         "status": int(words[1]) if len(words) > 1 and words[1].isdigit() else 0,
         "sent": stream.sent - began,
         "times": [],
@@ -118,7 +122,8 @@ def dechunk(data: bytes) -> tuple[bytes, list[tuple[int, int]], bool]:
 
 def lines_of(body: bytes) -> list[tuple[bytes, int]]:
     """Return the lines that are not blank, each with the place of its end."""
-    found, at = [], 0
+    found: list[tuple[bytes, int]] = []
+    at = 0
     while (mark := body.find(b"\n", at)) >= 0:
         if mark > at:
             found.append((body[at:mark], mark + 1))
@@ -143,9 +148,9 @@ class Arrivals:
         return self._times[bisect_left(self._ends, raw_end - (body_end - end))]
 
 
-def native(lines: list[tuple[bytes, float]], began: float, result: dict) -> None:
+def native(lines: list[tuple[bytes, float]], began: float, result: Answer) -> None:
     """Read modeld's lines."""
-    texts = []
+    texts: list[str] = []
     for line, when in lines:
         value = json.loads(line)
         if not value.get("done", True):
@@ -165,15 +170,15 @@ def native(lines: list[tuple[bytes, float]], began: float, result: dict) -> None
         result["error"] = "the stream ended without its last line"
 
 
-def openai(lines: list[tuple[bytes, float]], began: float, result: dict) -> None:
+def openai(lines: list[tuple[bytes, float]], began: float, result: Answer) -> None:
     """Read the server-sent events of /v1/completions."""
-    texts = []
+    texts: list[str] = []
     for line, when in lines:
         payload = line.strip().removeprefix(b"data:").strip()
         if not payload.startswith(b"{"):
             continue
         value = json.loads(payload)
-        usage = value.get("usage") or {}
+        usage: Answer = value.get("usage") or {}
         result["tokens"] = usage.get("completion_tokens", result["tokens"])
         result["prompt_tokens"] = usage.get("prompt_tokens", result.get("prompt_tokens"))
         if "error" in value:

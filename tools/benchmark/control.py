@@ -118,7 +118,7 @@ def requests(model: Path, *, clients: int, rounds: int, seconds: float, isolatio
     answers: dict[str, list[Found]] = {"modeld": [], "bare app": []}
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(modeld(*flags, models_dir=model.parent))
-        request = {**_SHORT, "model": model.name}
+        request: dict[str, object] = {**_SHORT, "model": model.name}
         ports, pids = {"modeld": ours.port}, {"modeld": ours.process.pid}
 
         def ask(name: str, wanted: float) -> Found:
@@ -212,7 +212,7 @@ def of_steps(profile: Found) -> Found:
     ]
     if not full:
         raise BenchError(f"no two steps in a row had {STEP_SLOTS} tokens")
-    engine, loop, inside, draws, kernel = [], [], [], [], []
+    engine, loop, inside, draws, kernel = (list[float]() for _ in range(5))
     for before, after in full:
         _, thread, llama, calls, drawing, event_loop, writing, writes = (
             now - then for now, then in zip(after, before, strict=True)
@@ -284,7 +284,7 @@ def resident(pid: int) -> dict[str, float]:
 
 def tell(found: Found) -> str:
     """Return the tables of what was measured."""
-    tables = []
+    tables: list[str] = []
     if "lines" in found:
         head = [
             "streams",

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import IO
 
 START_S = 60.0
 STOP_S = 15.0
@@ -97,8 +98,7 @@ class Server:
         self._reader.join(5)
 
     def _read(self) -> None:
-        assert self.process.stderr is not None  # noqa: S101  # it was asked for as a pipe
-        with self.process.stderr as lines:
+        with piped(self.process.stderr) as lines:
             for line in lines:
                 self.log.append(line)
                 del self.log[:-200]
@@ -121,6 +121,13 @@ def modeld(*flags: str, models_dir: Path, program: Sequence[str] = ("-m", "model
             yield server
         finally:
             server.stop()
+
+
+def piped(stream: IO[str] | None) -> IO[str]:
+    """Return the end of a pipe that a process was started with."""
+    if stream is None:
+        raise BenchError("a process was started without the pipe that it is read by; this is a defect")
+    return stream
 
 
 def get(port: int, path: str) -> str:

@@ -71,7 +71,7 @@ def ratio(ours: Sequence[Figures], theirs: Sequence[Figures], name: str = "token
 
 def problems(streams: Sequence[Stream], tokens: int) -> list[str]:
     """Say what is wrong with streams that should have brought `tokens` tokens each."""
-    found = []
+    found: list[str] = []
     for number, stream in enumerate(streams):
         if stream["error"] or stream["status"] != 200:
             found.append(f"stream {number}: status {stream['status']}, {stream['error']}")

@@ -18,6 +18,10 @@ import selectors
 import socket
 import sys
 import time
+from typing import Any
+
+Found = dict[str, Any]
+"""What is written as JSON."""
 
 _END = b"\r\n0\r\n\r\n"
 _HEAD_END = b"\r\n\r\n"
@@ -33,47 +37,48 @@ def connect(port: int) -> socket.socket:
     return made
 
 
-def lines(port: int, requests: list[str], deadline_s: float) -> dict:
+def lines(port: int, requests: list[str], deadline_s: float) -> Found:
     """Read all streams to their ends.
 
     Returns: lines (counted in the bytes), tokens (as the server counts them), reads, writes at the most
     as chunks, seconds from the first request to the last byte, cpu_s of this loop, error.
     """
     sockets = [connect(port) for _ in requests]
-    pieces: dict[socket.socket, list[bytes]] = {each: [] for each in sockets}
+    pieces: list[list[bytes]] = [[] for _ in sockets]
     selector = selectors.DefaultSelector()
-    for each in sockets:
-        selector.register(each, selectors.EVENT_READ)
+    for each, parts in zip(sockets, pieces, strict=True):
+        selector.register(each, selectors.EVENT_READ, (each, parts))
     began, cpu_began = time.perf_counter(), time.process_time()
     for each, request in zip(sockets, requests, strict=True):
         each.sendall(request.encode())
     left = len(sockets)
     while left and (patience := began + deadline_s - time.perf_counter()) > 0:
         for key, _ in selector.select(patience):
-            data = key.fileobj.recv(_READ_BYTES)
-            pieces[key.fileobj].append(data)
+            here, parts = key.data
+            data = here.recv(_READ_BYTES)
+            parts.append(data)
             if not data or data.endswith(_END):
-                selector.unregister(key.fileobj)
+                selector.unregister(here)
                 left -= 1
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     for each in sockets:
         each.close()
-    found = [whole(b"".join(parts)) for parts in pieces.values()]
+    found = [whole(b"".join(parts)) for parts in pieces]
     return {
         "lines": sum(each["lines"] for each in found),
         "chunks": sum(each["chunks"] for each in found),
         "tokens": sum(each["tokens"] for each in found),
-        "reads": sum(len(parts) for parts in pieces.values()),
+        "reads": sum(len(parts) for parts in pieces),
         "seconds": seconds,
         "cpu_s": cpu,
         "error": next((each["error"] for each in found if each["error"]), None),
     }
 
 
-def whole(answer: bytes) -> dict:
+def whole(answer: bytes) -> Found:
     """Return what one stream brought: lines, chunks, tokens, and an error unless it is whole."""
     head, _, body = answer.partition(_HEAD_END)
-    found: dict = {"lines": body.count(_TOKEN), "chunks": 0, "tokens": 0, "error": None}
+    found: Found = {"lines": body.count(_TOKEN), "chunks": 0, "tokens": 0, "error": None}
     found["chunks"] = len(re.findall(rb"\r\n[0-9a-f]+\r\n", b"\r\n" + body)) - 1
     count = re.search(rb'"completion_tokens":(\d+)', body)
     if not answer.endswith(_END) or b'"finish_reason":"length"' not in body or count is None:
@@ -92,6 +97,7 @@ class Asker:
         self.socket = connect(port)
         self.request = request
         self.data = b""
+        self.last = b""
         self.at = 0.0
         self.times: list[float] = []
 
@@ -120,28 +126,28 @@ class Asker:
         return True
 
 
-def requests(port: int, request: str, clients: int, seconds: float) -> dict:
+def requests(port: int, request: str, clients: int, seconds: float) -> Found:
     """Ask for some seconds.
 
     Returns: answers, seconds, cpu_s of this loop, p50_ms and p99_ms of an answer, and the last one.
     """
-    askers = {each.socket: each for each in (Asker(port, request.encode()) for _ in range(clients))}
+    askers = [Asker(port, request.encode()) for _ in range(clients)]
     selector = selectors.DefaultSelector()
-    for each in askers:
-        selector.register(each, selectors.EVENT_READ)
+    for asker in askers:
+        selector.register(asker.socket, selectors.EVENT_READ, asker)
     began, cpu_began = time.perf_counter(), time.process_time()
-    for asker in askers.values():
+    for asker in askers:
         asker.ask()
     while time.perf_counter() < began + seconds:
         for key, _ in selector.select(1.0):
-            asker = askers[key.fileobj]
+            asker = key.data
             if asker.receive():
                 asker.ask()
     spent, cpu = time.perf_counter() - began, time.process_time() - cpu_began
-    times = sorted(taken for asker in askers.values() for taken in asker.times)
-    last = next(iter(askers.values())).last
-    for each in askers:
-        each.close()
+    times = sorted(taken for asker in askers for taken in asker.times)
+    last = askers[0].last
+    for asker in askers:
+        asker.socket.close()
     return {
         "answers": len(times),
         "seconds": spent,

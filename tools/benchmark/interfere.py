@@ -180,7 +180,7 @@ def settle(target: Target, seed: str, words: Sequence[str] = WORDS) -> None:
 
 def summary(found: Found) -> dict[str, float]:
     """Return the medians over the times, in seconds and as multiples."""
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for times in found.times:
         usual = median(times.before)
         worst = figures.percentile(times.during, 99)
@@ -204,7 +204,7 @@ def tell(found: Sequence[Found]) -> str:
     """Return the table."""
     head = ["prompt", "system", "alone ms", "beside ms", "times", "gap before p50 ms", "during p99", "times"]
     head += ["worst of all"]
-    rows = []
+    rows: list[list[str]] = []
     for each in sorted(found, key=lambda found: found.tokens):
         values = summary(each)
         rows.append(

@@ -11,10 +11,9 @@ from typing import Any
 
 from benchmark import abandon, figures, interfere, noise
 from benchmark.daemon import BenchError
-from benchmark.interfere import Target
 from benchmark.llama_server import ensure_built, llama_server
 from benchmark.report import Report
-from benchmark.systems import Setup, own_modeld
+from benchmark.systems import Setup, Target, own_modeld
 
 _CELLS_A_SLOT = 4096
 

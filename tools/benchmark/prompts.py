@@ -38,7 +38,7 @@ def make_prompts(
     prefix = _source("shared").choices(words, k=shared)
     source = _source(seed)
     firsts = source.sample(words, min(count, len(words)))
-    prompts = []
+    prompts: list[str] = []
     for number in range(count):
         rest = [firsts[number % len(firsts)], *source.choices(words, k=tokens - shared - 1)]
         prompts.append("".join(f" {word}" for word in (*prefix, *rest)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from benchmark.daemon import BenchError, Server, environment, loopback, modeld, post
+from benchmark.daemon import BenchError, Server, environment, loopback, modeld, piped, post
 from benchmark.figures import Stream
 
 HERE = Path(__file__).resolve().parent
@@ -57,21 +57,30 @@ class Bare:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self._to, self._from = piped(process.stdin), piped(process.stdout)
         self.pids = [process.pid]
 
     def ask(self, **command: Any) -> Any:
         """Send one command of bare.py and return its answer."""
-        assert self._process.stdin  # noqa: S101  # both were asked for as pipes
-        assert self._process.stdout  # noqa: S101
         try:
-            self._process.stdin.write(json.dumps(command) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            self._to.write(json.dumps(command) + "\n")
+            self._to.flush()
+            line = self._from.readline()
         except BrokenPipeError:
             line = ""
         if not line:
             raise BenchError(f"the bare loop ended with {self._process.wait()}; see its words above")
         return json.loads(line)
+
+    def close(self) -> None:
+        """Have it end: by the end of its input, or else by force."""
+        self._to.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._from.close()
 
     def streams(self, prompts: Sequence[str], max_tokens: int) -> list[Stream]:
         """See System."""
@@ -86,18 +95,12 @@ def bare(setup: Setup) -> Generator[Bare]:
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     )
+    loop = Bare(process)
     try:
-        loop = Bare(process)
         loop.ask(open={**setup._asdict(), "model": str(setup.model)})
         yield loop
     finally:
-        process.stdin.close()  # type: ignore[union-attr]  # it was asked for as a pipe
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()  # type: ignore[union-attr]  # it was asked for as a pipe
+        loop.close()
 
 
 class Http:

@@ -149,7 +149,7 @@ def tell(cells: Sequence[Cell], ours: str) -> str:
         "others",
     ]
     head += [f"{ours} / it"]
-    rows = []
+    rows: list[list[str]] = []
     for cell in sorted(cells, key=lambda cell: cell.concurrency):
         middle = figures.medians(cell.rounds)
         known = [seen.others for seen in cell.seen if seen.others is not None]

@@ -109,9 +109,11 @@ async def _afterwards(
     """Ask once more: a damaged or missing file is refused with the reason, a new one there is served."""
     if fault != "replaced":
         expected = {404} if fault == "deleted" else {500, 503}
+        call = await world.ask(model, tokens=2)
         with trio.move_on_after(SETTLE_S):
-            while (call := await world.ask(model, tokens=2)).status not in expected:
+            while call.status not in expected:
                 await world.get("/models")
+                call = await world.ask(model, tokens=2)
         if call.status not in expected or not call.last.get("error"):
             complaints.append(f"a {fault} file: {told(call)}: {call.last}")
         began = time.perf_counter()

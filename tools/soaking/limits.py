@@ -123,6 +123,7 @@ def _body(model: str) -> dict[str, object]:
 
 async def _logged_again(world: World, model: str, size: int, complaints: list[str]) -> None:
     """Wait until the log goes on and says how much of it is missing."""
+    text = ""
     with trio.move_on_after(SETTLE_S):
         while True:
             await ask(world.port, _body(model), "/infer?log=info")

@@ -93,7 +93,7 @@ async def _jump(here: World, clock: Path, name: str, seconds: float) -> Row:
         complaints.append(f"the uptime jumped: {before['uptime_seconds']} to {shown['uptime_seconds']}")
     if (await here.row(model))["state"] != "ready":
         complaints.append("a model that was to be kept for an hour went with the clock")
-    stats = call.last.get("stats") or {}
+    stats: dict[str, float | None] = call.last.get("stats") or {}
     if any(not 0 <= float(value or 0) < 600_000 for value in stats.values()):
         complaints.append(f"durations jumped: {stats}")
     complaints += await here.settled()

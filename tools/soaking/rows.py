@@ -45,7 +45,7 @@ def lost_of(call: Call) -> str:
 
 def is_served(call: Call, tokens: int) -> bool:
     """Whether it is a whole answer of so many tokens."""
-    usage = call.last.get("usage") or {}
+    usage: dict[str, int] = call.last.get("usage") or {}
     return call.whole and call.status == 200 and usage.get("completion_tokens") == tokens
 
 

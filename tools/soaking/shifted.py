@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self, SupportsIndex
 
 _FILE = Path(sys.argv.pop(1))
 _time, _time_ns, _gmtime, _localtime = time.time, time.time_ns, time.gmtime, time.localtime
@@ -21,8 +22,11 @@ def _wrong() -> float:
     return float(_FILE.read_text())
 
 
-def _shift(real: Callable[[float], time.struct_time]) -> Callable[[float | None], time.struct_time]:
-    def shifted(seconds: float | None = None) -> time.struct_time:
+_Seconds = float | SupportsIndex | None
+
+
+def _shift(real: Callable[[_Seconds], time.struct_time]) -> Callable[[_Seconds], time.struct_time]:
+    def shifted(seconds: _Seconds = None) -> time.struct_time:
         return real(time.time() if seconds is None else seconds)
 
     return shifted
@@ -30,9 +34,9 @@ def _shift(real: Callable[[float], time.struct_time]) -> Callable[[float | None]
 
 class _Datetime(dt.datetime):
     @classmethod
-    def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:
+    def now(cls, tz: dt.tzinfo | None = None) -> Self:
         """Return the time of the shifted clock."""
-        return dt.datetime.fromtimestamp(time.time(), tz)
+        return cls.fromtimestamp(time.time(), tz)
 
 
 time.time = lambda: _time() + _wrong()
@@ -44,4 +48,4 @@ dt.datetime = _Datetime  # type: ignore[misc]  # this program exists to replace 
 if __name__ == "__main__":
     from modeld.cli.main import main
 
-    sys.exit(main())
+    main()

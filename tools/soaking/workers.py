@@ -179,17 +179,13 @@ async def starved(world: World, when: str) -> Row:
     if when == "prefill":
         await world.ask(model, tokens=1)
     async with world.bystander(complaints):
-        if when == "load":
-            call = await world.begin(model, tokens=4)
-            pid = await world.worker(model)
-        else:
-            pid = await world.worker(model)
+        loading = await world.begin(model, tokens=4) if when == "load" else None
+        pid = await world.worker(model)
         began = time.perf_counter()
         bound = procfs.address_space(pid) + (1 << 20)
         resource.prlimit(pid, resource.RLIMIT_AS, (bound, bound))
-        if when == "prefill":
-            # More than the cells of a slot: llama.cpp asserts that it gets the memory for others.
-            call = await world.begin(model, tokens=4, prompt=_LONG * _PROMPT_TURNS)
+        # More than the cells of a slot: llama.cpp asserts that it gets the memory for others.
+        call = loading or await world.begin(model, tokens=4, prompt=_LONG * _PROMPT_TURNS)
         await call.finish()
         recovery = await recover(world, model, began, complaints)
         row = await world.row(model)
