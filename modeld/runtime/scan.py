@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """One look at the models folder: files in, catalogue out. Synchronous; blocks on the disk.
 
-What is looked at: `*.gguf` (in any case) in the folder and in the folders directly below it,
-through symbolic links, without hidden names. A folder that is reached twice is read once, so a
-link that leads back does no harm. Headers are read again only when path, size, time of
+Which files there are is `model_files`' to say. Headers are read again only when path, size, time of
 modification or inode of a part changed; else a look costs one `stat` a file (1,000 files: 10 ms). An
 error of the operating system is never remembered: a file whose mode is mended is found at the next
 look.
@@ -11,9 +9,6 @@ look.
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,15 +16,14 @@ from pathlib import Path
 import msgspec
 
 from modeld.config.settings import ModelSettings, Settings
-from modeld.core.catalog import Candidate, File, candidates_of, is_model_name
+from modeld.core.catalog import Candidate, File, candidates_of
 from modeld.core.models import Catalog, EngineKind, Footprint, ModelFacts, ModelSpec, make_catalog
 from modeld.core.sizing import choose, largest_ctx
 from modeld.engine.llama.footprint import estimate
 from modeld.engine.llama.gguf import GgufError, Kind, facts_of, kind_of, read_header, split_of
 from modeld.runtime.adapters import AdapterFiles, Stamp
+from modeld.runtime.model_files import folder_error, is_our_own_lack, list_files, reason_of
 from modeld.runtime.model_settings import assign, left_open, options_of
-
-_OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,8 +75,8 @@ class Scanner:
         try:
             files, problems = list_files(folder.expanduser())
         except (OSError, RuntimeError) as error:
-            told = _folder_error(folder, error)
-            if _is_our_own_lack(error):
+            told = folder_error(folder, error)
+            if is_our_own_lack(error):
                 return msgspec.structs.replace(self._found, error=told)
             return Scan(error=told, unmatched=tuple(sorted(self._settings.models)))
         stamps = self._adapters.stamps()
@@ -204,90 +198,6 @@ def _less(room: int | None, specs: list[ModelSpec]) -> int | None:
     return None if room is None else max(0, room - sum(spec.footprint.total for spec in specs))
 
 
-def list_files(folder: Path) -> tuple[list[File], tuple[str, ...]]:
-    """List the files that may be models, in `folder` and one level below, in order.
-
-    Returns: the files, and a sentence for each folder below that cannot be read.
-    Raises: OSError when `folder` itself cannot be read.
-    """
-    problems: list[str] = []
-    seen = {_identity(folder.stat())}
-    files, below = _entries(folder, "")
-    for subfolder in below:
-        try:
-            identity = _identity(subfolder.stat())
-            if identity not in seen:
-                seen.add(identity)
-                files += _entries(subfolder, subfolder.name)[0]
-        except OSError as error:
-            if _is_our_own_lack(error):
-                raise
-            problems.append(f"the folder {_shown(subfolder)} cannot be read: {_reason(error)}")
-    problems += [
-        f"the name of {file.path!a} is not UTF-8, so nobody can ask for it; rename it"
-        for file in files
-        if not _is_text(file.path)
-    ]
-    return sorted(file for file in files if _is_text(file.path)), tuple(problems)
-
-
-def _entries(folder: Path, name: str) -> tuple[list[File], list[Path]]:
-    """Return what may be models in a folder, and the folders in it by name; nothing hidden."""
-    files: list[File] = []
-    folders: list[Path] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if _is_folder(entry):
-                folders.append(folder / entry.name)
-            elif is_model_name(entry.name):
-                files.append(_file(name, entry))
-    return files, sorted(path for path in folders if not path.name.startswith("."))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _is_text(name: str) -> bool:
-    """Say whether a name can be told to a client (bytes that are no UTF-8 come as surrogates)."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
-def _shown(path: Path) -> str:
-    """The path as text that any encoder takes."""
-    return os.fsencode(path).decode(errors="replace")
-
-
-def _identity(info: os.stat_result) -> tuple[int, int]:
-    return info.st_dev, info.st_ino
-
-
-def _file(folder: str, entry: os.DirEntry[str]) -> File:
-    try:
-        info = entry.stat()
-    except OSError as error:
-        target = f" (a link to {_shown(Path(entry.path).readlink())})" if entry.is_symlink() else ""
-        return File(
-            folder=folder,
-            name=entry.name,
-            path=entry.path,
-            error=f"{entry.name}{target} cannot be read: {_reason(error)}",
-        )
-    return File(
-        folder=folder,
-        name=entry.name,
-        path=entry.path,
-        size=info.st_size,
-        modified_ns=info.st_mtime_ns,
-        device=info.st_dev,
-        inode=info.st_ino,
-        error=None if stat.S_ISREG(info.st_mode) else f"{entry.name} is not a regular file",
-    )
-
-
 def _read(candidate: Candidate) -> _Outcome:
     """Read the headers of all parts."""
     name = Path(candidate.path).name
@@ -304,7 +214,7 @@ def _read(candidate: Candidate) -> _Outcome:
     except GgufError as error:
         return _Outcome(error=str(error))
     except OSError as error:
-        return _Outcome(error=f"{name} cannot be read: {_reason(error)}", refused=True)
+        return _Outcome(error=f"{name} cannot be read: {reason_of(error)}", refused=True)
     except Exception as error:  # noqa: BLE001  # the wall: no file, however odd, may end the daemon
         return _Outcome(error=f"{name} cannot be read: {error!r} (a defect of modeld)")
 
@@ -316,23 +226,3 @@ def _misnamed(name: str, part: int, parts: int) -> str:
         f"{name} is part {part} of {parts} by its metadata; llama.cpp finds the parts only under the name "
         f"<model>-{part:05d}-of-{parts:05d}.gguf"
     )
-
-
-def _is_our_own_lack(error: OSError | RuntimeError) -> bool:
-    """Whether a look failed for want of descriptors or memory: that says nothing of the files."""
-    return isinstance(error, OSError) and error.errno in _OUR_OWN_LACK
-
-
-def _folder_error(folder: Path, error: OSError | RuntimeError) -> str:
-    hint = (
-        "create it, or set models_dir"
-        if isinstance(error, FileNotFoundError)
-        else "mend it, or set models_dir"
-    )
-    if _is_our_own_lack(error):
-        hint = "what is shown was known before; raise the limits of open files or memory"
-    return f"the models folder {_shown(folder)} cannot be read: {_reason(error)}; {hint}"
-
-
-def _reason(error: OSError | RuntimeError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
