@@ -15,30 +15,26 @@ An operation is no lock: it is one more demand, and the last wish counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from msgspec.structs import replace
 
 from modeld.core import inputs
 from modeld.core.admission import model_failed, unavailable
 from modeld.core.effects import CutReason, Effect, EndOperation, RefuseOperation, Tell
 from modeld.core.fleet import Fleet, Instant
-from modeld.core.gates import cuts_at
 from modeld.core.leases import cut_leases, refuse_waiters
 from modeld.core.lifecycle import State, move
-from modeld.core.models import Catalog, ModelSpec
 from modeld.core.operations import Operation, OperationKind, OperationState
+from modeld.core.outcome import Outcome
+from modeld.core.pins import pin
 from modeld.core.placement import STUCK_RETRY_S, is_pinned
-from modeld.core.staying import OPERATOR, having_said, prolonged, until
+from modeld.core.settling import end, with_operation, without_operation
 from modeld.errors import Conflict, Draining, ModelNotFound, Problem, QueueFull, Unloaded
 
 MOST_RUNNING = 100
 """Operations at a time; more are refused."""
 
-_Outcome = tuple[Fleet, list[Effect]]
 
-
-def heed(fleet: Fleet, event: inputs.Asked | inputs.GivenUp | inputs.Pinned, now: Instant) -> _Outcome:
+def heed(fleet: Fleet, event: inputs.Asked | inputs.GivenUp | inputs.Pinned, now: Instant) -> Outcome:
     """Take an operator's wish in."""
     match event:
         case inputs.GivenUp():
@@ -49,7 +45,7 @@ def heed(fleet: Fleet, event: inputs.Asked | inputs.GivenUp | inputs.Pinned, now
             return _asked(fleet, event, now)
 
 
-def _asked(fleet: Fleet, event: inputs.Asked, now: Instant) -> _Outcome:
+def _asked(fleet: Fleet, event: inputs.Asked, now: Instant) -> Outcome:
     """Begin an operation, or refuse it and say why. What it supersedes ends."""
     problem = _refusal(fleet, event, now)
     if problem is not None:
@@ -88,7 +84,7 @@ def _refusal(fleet: Fleet, event: inputs.Asked, now: Instant) -> Problem | None:
     return None
 
 
-def _load(fleet: Fleet, event: inputs.LoadAsked, now: Instant) -> _Outcome:
+def _load(fleet: Fleet, event: inputs.LoadAsked, now: Instant) -> Outcome:
     effects: list[Effect] = []
     if event.pin is not None:
         fleet, effects = pin(fleet, event.model_id, pinned=event.pin, key=event.key)
@@ -105,7 +101,7 @@ def _load(fleet: Fleet, event: inputs.LoadAsked, now: Instant) -> _Outcome:
     return replace(fleet, operations=(*fleet.operations, operation)), effects + more
 
 
-def _unload(fleet: Fleet, event: inputs.UnloadAsked, now: Instant) -> _Outcome:
+def _unload(fleet: Fleet, event: inputs.UnloadAsked, now: Instant) -> Outcome:
     model_id = event.model_id
     fleet, effects = _withdraw(fleet, {model_id}, f"operation {event.operation} unloads it")
     fleet = fleet.having(replace(fleet.instance(model_id), wanted=False))
@@ -126,7 +122,7 @@ def _unload(fleet: Fleet, event: inputs.UnloadAsked, now: Instant) -> _Outcome:
     return replace(fleet, operations=(*fleet.operations, operation)), effects
 
 
-def _switch(fleet: Fleet, event: inputs.SwitchAsked, now: Instant) -> _Outcome:
+def _switch(fleet: Fleet, event: inputs.SwitchAsked, now: Instant) -> Outcome:
     others = {one.model_id for one in fleet.operations} - {event.model_id}
     why = f"operation {event.operation} switches to {event.model_id}"
     fleet, effects = _withdraw(fleet, others, why)
@@ -142,17 +138,17 @@ def _switch(fleet: Fleet, event: inputs.SwitchAsked, now: Instant) -> _Outcome:
     return replace(fleet, operations=(*fleet.operations, operation)), effects + more
 
 
-def _withdraw(fleet: Fleet, models: set[str], why: str) -> _Outcome:
+def _withdraw(fleet: Fleet, models: set[str], why: str) -> Outcome:
     """End the loads and switches to these models: a later operation asked for the opposite."""
     effects: list[Effect] = []
     for one in fleet.operations:
         if one.kind is not OperationKind.UNLOAD and one.model_id in models:
-            fleet = _without(fleet, one)
+            fleet = without_operation(fleet, one)
             effects.append(EndOperation(one, OperationState.CANCELLED, why))
     return fleet, effects
 
 
-def _stays(fleet: Fleet, model_id: str, by: str) -> _Outcome:
+def _stays(fleet: Fleet, model_id: str, by: str) -> Outcome:
     """Take a model out of what earlier operations unload, unless it has been told to stop."""
     effects: list[Effect] = []
     if fleet.instance(model_id).state is State.DRAINING:
@@ -161,15 +157,15 @@ def _stays(fleet: Fleet, model_id: str, by: str) -> _Outcome:
         if model_id not in one.leaving:
             continue
         if one.kind is OperationKind.UNLOAD:
-            fleet = _without(fleet, one)
+            fleet = without_operation(fleet, one)
             effects.append(EndOperation(one, OperationState.CANCELLED, f"operation {by} loads it"))
         else:
             left = tuple(other for other in one.leaving if other != model_id)
-            fleet = _with(fleet, replace(one, leaving=left))
+            fleet = with_operation(fleet, replace(one, leaving=left))
     return fleet, effects
 
 
-def _clear(fleet: Fleet, model_id: str, key: str) -> _Outcome:
+def _clear(fleet: Fleet, model_id: str, key: str) -> Outcome:
     """End all requests of a model, and have it stop."""
     problem = Unloaded(
         f"model {model_id} was unloaded by force while this request needed it; "
@@ -193,121 +189,12 @@ def _clear(fleet: Fleet, model_id: str, key: str) -> _Outcome:
     return fleet, effects + more
 
 
-def settle(fleet: Fleet, now: Instant) -> _Outcome:
-    """End the operations that have what they asked for, and let switches go on to their second half."""
-    effects: list[Effect] = []
-    for asked_for in fleet.operations:
-        one = _noting_victims(fleet, asked_for)
-        if one.wants_load and fleet.instance(one.model_id).state is State.READY:
-            fleet = _keep(fleet, one, now)
-            one = replace(one, wants_load=False)
-            if one.kind is OperationKind.SWITCH:
-                fleet, one = _others_leave(fleet, one, now)
-        if one is not asked_for:
-            fleet = _with(fleet, one)
-        if not one.wants_load:
-            fleet, more = _see_off(fleet, one, now)
-            effects += more
-    return fleet, effects
-
-
-def _noting_victims(fleet: Fleet, one: Operation) -> Operation:
-    """Note which models have gone, or go, for a load."""
-    if not one.wants_load:
-        return one
-    victims = [
-        victim
-        for claim in fleet.claims
-        if claim.committed and claim.model_id == one.model_id
-        for victim in claim.victims
-    ]
-    evicted = tuple(dict.fromkeys((*one.evicted, *victims)))
-    return one if evicted == one.evicted else replace(one, evicted=evicted)
-
-
-def _keep(fleet: Fleet, one: Operation, now: Instant) -> Fleet:
-    """Let a model's idle time begin anew; without a `keep_alive` of its own it is only ever prolonged."""
-    view = fleet.instance(one.model_id)
-    spec = fleet.catalog.models.get(one.model_id)
-    if one.keep_alive_s is not None:
-        view = having_said(view, OPERATOR, until(one.keep_alive_s, now), now, alone=True)
-    else:
-        view = prolonged(view, until(None if spec is None else spec.ttl_s, now))
-    return fleet.having(replace(view, last_used=now))
-
-
-def _others_leave(fleet: Fleet, one: Operation, now: Instant) -> tuple[Fleet, Operation]:
-    """Return what else goes for a switch whose model is ready; what somebody asked for since stays."""
-    views = [
-        view
-        for view in fleet.instances.values()
-        if view.model_id != one.model_id
-        and not is_pinned(fleet, view.model_id)
-        and not any(fleet.loading_for(view.model_id))
-    ]
-    leaving = tuple(view.model_id for view in views if view.state.holds_memory and view.stuck is None)
-    fleet = fleet.having(*(replace(view, wanted=False) for view in views if view.wanted))
-    return fleet, replace(one, leaving=leaving, leaving_since=now, leaving_total=len(leaving))
-
-
-def _see_off(fleet: Fleet, one: Operation, now: Instant) -> _Outcome:
-    """Note which models are gone, cut what runs where that is allowed, and end what is done."""
-    unload = one.kind is OperationKind.UNLOAD
-    staying = [model_id for model_id in one.leaving if is_pinned(fleet, model_id)]
-    stuck = next((it for it in map(fleet.instance, one.leaving) if it.stuck is not None), None)
-    if unload and stuck is not None:
-        return _end(fleet, one, OperationState.FAILED, "it hangs", stuck.stuck)
-    if unload and staying:
-        return _end(fleet, one, OperationState.CANCELLED, "it was pinned meanwhile")
-    leaving = tuple(
-        view.model_id
-        for view in map(fleet.instance, one.leaving)
-        if view.state.holds_memory and view.stuck is None and view.model_id not in staying
-    )
-    gone = [
-        model_id
-        for model_id in one.leaving
-        if not unload and not fleet.instance(model_id).state.holds_memory and model_id not in one.evicted
-    ]
-    if leaving != one.leaving:
-        one = replace(one, leaving=leaving, evicted=(*one.evicted, *gone))
-        fleet = _with(fleet, one)
-    if not leaving:
-        return _end(fleet, one, OperationState.DONE, _done(one))
-    if not fleet.limits.cut_streams:
-        return fleet, []
-    effects: list[Effect] = []
-    for model_id in leaving:
-        if now < cuts_at(fleet, one, model_id):
-            continue
-        problem = Unloaded(
-            f"model {model_id} is unloaded, and this request was not done within "
-            f"{fleet.limits.evict_timeout_s:g} s (evict_timeout); send it again to have it loaded"
-        ).as_problem()
-        fleet, cuts = cut_leases(fleet, model_id, CutReason.UNLOADED, problem)
-        effects += cuts
-    return fleet, effects
-
-
-def _done(one: Operation) -> str:
-    match one.kind:
-        case OperationKind.LOAD:
-            return f"{one.model_id} is ready"
-        case OperationKind.UNLOAD if one.leaving_total:
-            return f"{one.model_id} is out of memory"
-        case OperationKind.UNLOAD:
-            return f"{one.model_id} was not in memory"
-        case OperationKind.SWITCH:
-            went = ", ".join(one.evicted) or "nothing"
-            return f"{one.model_id} is ready, and {went} went for it"
-
-
-def _given_up(fleet: Fleet, event: inputs.GivenUp) -> _Outcome:
+def _given_up(fleet: Fleet, event: inputs.GivenUp) -> Outcome:
     """End an operation that nobody wants any more. What others wait for goes on; a load without them ends."""
     one = next((one for one in fleet.operations if one.id == event.operation), None)
     if one is None:
         return fleet, []
-    fleet, effects = _end(fleet, one, OperationState.CANCELLED, _given_up_by(one, event.key))
+    fleet, effects = end(fleet, one, OperationState.CANCELLED, _given_up_by(one, event.key))
     view = fleet.instance(one.model_id)
     if one.wants_load and view.state is State.LOADING and not fleet.is_wanted(one.model_id):
         fleet = fleet.having(replace(view, state=move(view.state, State.DRAINING)))
@@ -321,11 +208,11 @@ def _given_up_by(one: Operation, key: str) -> str:
     return f"it was given up by {key}" if key and key != one.key else "it was given up"
 
 
-def fail_loads(fleet: Fleet, model_id: str, problem: Problem) -> _Outcome:
+def fail_loads(fleet: Fleet, model_id: str, problem: Problem) -> Outcome:
     """End the operations that want a model which cannot be loaded. A switch brings back what went for it."""
     effects: list[Effect] = []
     for one in list(fleet.loading_for(model_id)):
-        fleet, more = _end(fleet, one, OperationState.FAILED, "it cannot be loaded", problem)
+        fleet, more = end(fleet, one, OperationState.FAILED, "it cannot be loaded", problem)
         effects += more
         if one.kind is OperationKind.SWITCH:
             victims = [fleet.instance(victim) for victim in one.evicted if victim in fleet.catalog.models]
@@ -335,39 +222,13 @@ def fail_loads(fleet: Fleet, model_id: str, problem: Problem) -> _Outcome:
     return fleet, effects
 
 
-def end_all(fleet: Fleet) -> _Outcome:
+def end_all(fleet: Fleet) -> Outcome:
     """End all operations: the daemon goes down."""
     problem = _going_down()
     ends: list[Effect] = [
         EndOperation(one, OperationState.CANCELLED, problem.message, problem) for one in fleet.operations
     ]
     return replace(fleet, operations=()), ends
-
-
-def pin(fleet: Fleet, model_id: str, *, pinned: bool, key: str = "") -> _Outcome:
-    """Pin a model or let it go, whatever the config says, until the daemon ends."""
-    if model_id not in fleet.catalog.models:
-        return fleet, []
-    changed = is_pinned(fleet, model_id) is not pinned
-    pins = {**fleet.pins, model_id: pinned}
-    fleet = replace(fleet, pins=pins, catalog=with_pins(fleet.catalog, pins))
-    if not changed:
-        return fleet, []
-    reason = "an operator wants it to stay" if pinned else "an operator lets it go"
-    return fleet, [Tell(action="pin" if pinned else "unpin", model_id=model_id, reason=reason, key=key)]
-
-
-def with_pins(catalog: Catalog, pins: Mapping[str, bool]) -> Catalog:
-    """Return the catalogue with what operators pinned or let go since the config was read."""
-    changed: dict[str, ModelSpec] = {}
-    for model_id, pinned in pins.items():
-        spec = catalog.models.get(model_id)
-        if spec is not None and spec.pinned is not pinned:
-            changed[model_id] = replace(spec, pinned=pinned)
-    if not changed:
-        return catalog
-    models = {model_id: changed.get(model_id, spec) for model_id, spec in catalog.models.items()}
-    return replace(catalog, models=models)
 
 
 def vanished(model_id: str) -> Problem:
@@ -377,19 +238,3 @@ def vanished(model_id: str) -> Problem:
 
 def _going_down() -> Problem:
     return Draining("the daemon is shutting down and takes no new requests; try again soon").as_problem()
-
-
-def _end(
-    fleet: Fleet, one: Operation, state: OperationState, reason: str, problem: Problem | None = None
-) -> _Outcome:
-    return _without(fleet, one), [EndOperation(one, state, reason, problem)]
-
-
-def _with(fleet: Fleet, one: Operation) -> Fleet:
-    """Return the fleet with this operation in place of its earlier self."""
-    operations = tuple(one if other.id == one.id else other for other in fleet.operations)
-    return replace(fleet, operations=operations)
-
-
-def _without(fleet: Fleet, one: Operation) -> Fleet:
-    return replace(fleet, operations=tuple(other for other in fleet.operations if other.id != one.id))

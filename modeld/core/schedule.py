@@ -19,7 +19,6 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from modeld.core.claims import tidied
-from modeld.core.control import settle
 from modeld.core.effects import Effect, Grant, SetThreads, Stop, Tell
 from modeld.core.fleet import Fleet, InstanceView, Instant, Lease, Waiter
 from modeld.core.gates import may_enter
@@ -31,6 +30,7 @@ from modeld.core.operations import Operation
 from modeld.core.order import waiting_by_urgency
 from modeld.core.overdue import end_overdue
 from modeld.core.placement import share_cores
+from modeld.core.settling import settle
 from modeld.core.share import in_turns, may_queue_up, with_turns
 from modeld.core.wake import expiry
 

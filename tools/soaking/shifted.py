@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Self, SupportsIndex
 
@@ -25,11 +24,12 @@ def _wrong() -> float:
 _Seconds = float | SupportsIndex | None
 
 
-def _shift(real: Callable[[_Seconds], time.struct_time]) -> Callable[[_Seconds], time.struct_time]:
-    def shifted(seconds: _Seconds = None) -> time.struct_time:
-        return real(time.time() if seconds is None else seconds)
+def _shifted_gmtime(seconds: _Seconds = None, /) -> time.struct_time:
+    return _gmtime(time.time() if seconds is None else seconds)
 
-    return shifted
+
+def _shifted_localtime(seconds: _Seconds = None, /) -> time.struct_time:
+    return _localtime(time.time() if seconds is None else seconds)
 
 
 class _Datetime(dt.datetime):
@@ -41,8 +41,8 @@ class _Datetime(dt.datetime):
 
 time.time = lambda: _time() + _wrong()
 time.time_ns = lambda: _time_ns() + int(_wrong() * 1e9)
-time.gmtime = _shift(_gmtime)
-time.localtime = _shift(_localtime)
+time.gmtime = _shifted_gmtime
+time.localtime = _shifted_localtime
 dt.datetime = _Datetime  # type: ignore[misc]  # this program exists to replace it
 
 if __name__ == "__main__":
