@@ -9,8 +9,9 @@ import click
 
 from modeld.cli.keys import keyring_or_exit
 from modeld.cli.options import SettingsCommand, load_or_exit
-from modeld.config.fields import FIELDS, MODEL_FIELDS
+from modeld.config.fields import FIELDS
 from modeld.config.load import Loaded
+from modeld.config.model_fields import MODEL_FIELDS
 from modeld.config.settings import ModelSettings
 from modeld.core.models import EngineKind
 from modeld.runtime.adapters import adapter_problems

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import click
 
 from modeld.cli.say import say
-from modeld.config.fields import FIELDS, LEGACY, Field, show_default
+from modeld.config.field import Field
+from modeld.config.fields import FIELDS, LEGACY, show_default
 from modeld.config.load import ConfigError, Loaded, load_settings
 from modeld.config.values import BOOL
 

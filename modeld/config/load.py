@@ -13,16 +13,18 @@ from pathlib import Path
 
 import msgspec
 
-from modeld.config.fields import BY_NAME, FIELDS, LEGACY, QUANTISED_KV, Field, is_unset
+from modeld.config.field import Field, is_unset
+from modeld.config.fields import BY_NAME, FIELDS, LEGACY
 from modeld.config.files import UnreadableConfig, read_config
 from modeld.config.key_file import CREDENTIAL
+from modeld.config.kinds import QUANTISED_KV
 from modeld.config.machine import usable_cores
 from modeld.config.nearest import did_you_mean, nearest
 from modeld.config.rules import findings, kv_and_flash
 from modeld.config.settings import ModelSettings, Settings
 from modeld.config.values import BadValue
 
-_PREFIX = "MODELD_"
+PREFIX = "MODELD_"
 _NOT_SETTINGS = ("MODELD_TEST", "MODELD_BENCH", "MODELD_CACHE", "MODELD_API_KEY", "MODELD_CA_FILE")
 """Variables that the tests and tools of this project read, and the key of its client commands."""
 _METHODS = ("GET", "POST", "OPTIONS")
@@ -145,12 +147,12 @@ def _take_environment(environ: Mapping[str, str], found: _Gathered) -> None:
     by_variable = {entry.env: entry for entry in FIELDS}
     for variable, raw in sorted(environ.items()):
         if (
-            not variable.startswith(_PREFIX)
+            not variable.startswith(PREFIX)
             or variable.startswith(_NOT_SETTINGS)
             or variable == "MODELD_CONFIG"
         ):
             continue
-        name = variable.removeprefix(_PREFIX).lower()
+        name = variable.removeprefix(PREFIX).lower()
         entry = by_variable.get(variable)
         if name in LEGACY:
             found.warnings.append(f"{variable}: no longer applies: {LEGACY[name]}")

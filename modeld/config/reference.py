@@ -11,7 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from modeld.config.fields import FIELDS, LEGACY, MODEL_FIELDS, Field, show_default
+from modeld.config.field import Field
+from modeld.config.fields import FIELDS, LEGACY, show_default
+from modeld.config.model_fields import MODEL_FIELDS
 
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 

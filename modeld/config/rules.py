@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 
-from modeld.config.fields import QUANTISED_KV
+from modeld.config.kinds import QUANTISED_KV
 from modeld.config.settings import AUTO, ModelSettings, Settings
 
 Finding = tuple[str, str]

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeld.config.fields import BY_NAME, FIELDS, LEGACY, MODEL_FIELDS, show_default
+from modeld.config.fields import BY_NAME, FIELDS, LEGACY, show_default
 from modeld.config.load import ConfigError, Loaded, load_settings
+from modeld.config.model_fields import MODEL_FIELDS
 from modeld.config.settings import AUTO, ModelSettings, Settings
 from modeld.core.models import Isolation
 

@@ -3,7 +3,8 @@
 
 from pathlib import Path
 
-from modeld.config.fields import FIELDS, LEGACY, MODEL_FIELDS, show_default
+from modeld.config.fields import FIELDS, LEGACY, show_default
+from modeld.config.model_fields import MODEL_FIELDS
 from modeld.config.reference import with_tables
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The settings that a single model may have of its own, and how they are read and told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import cast
+
+import msgspec
+
+from modeld.config.field import Field, is_unset
+from modeld.config.kinds import (
+    CTX,
+    DEPTH,
+    FLASH,
+    KV,
+    NGL,
+    PREFIX,
+    SLOTS,
+    THREADS,
+    TTL,
+    UBATCH,
+    parse_isolation,
+)
+from modeld.config.lora import LORA, lora_as_json
+from modeld.config.nearest import did_you_mean
+from modeld.config.settings import AUTO, ModelSettings
+from modeld.config.values import (
+    BOOL,
+    LIST,
+    TEXT,
+    BadValue,
+    Kind,
+    or_none,
+    told,
+)
+
+LLAMA_FIELDS: tuple[Field, ...] = (
+    Field(
+        "llama_ctx",
+        CTX,
+        "KV cells shared by all slots of a model; at most slots times its trained context. `auto`: as many "
+        "as fit, see below.",
+        zero_is_default=True,
+    ),
+    Field(
+        "llama_slots", SLOTS, "Requests that one model decodes together; `auto` follows from its KV cells."
+    ),
+    Field(
+        "llama_threads",
+        THREADS,
+        "CPU threads of a model; shared out while several models decode.",
+        zero_is_default=True,
+        default="the cores this process may use",
+    ),
+    Field("llama_ngl", NGL, "Layers to put on the GPU; `auto` (or -1): all of them where there is a GPU."),
+    Field("llama_flash_attn", FLASH, "Flash attention; `auto` is what was measured to be best."),
+    Field(
+        "llama_kv_type",
+        KV,
+        "Type of the KV cache. The quantised ones need flash attention, and turn it on.",
+    ),
+    Field("llama_ubatch", UBATCH, "Most tokens of one physical batch."),
+    Field("llama_mmap", BOOL, "Map model files into memory instead of reading them."),
+    Field(
+        "llama_kv_unified",
+        or_none(BOOL, ("auto",)),
+        "One KV cache for all slots, or (`false`) an equal share of the cells for each: faster from a few "
+        "streams on, but no request can have more. `auto` begins with shares, and gives them up for "
+        "the first request that needs more.",
+    ),
+    Field(
+        "llama_context_shift",
+        BOOL,
+        "Let a generation go on at the end of its context: half of what follows the prompt is forgotten, as "
+        "often as needed. Slots then have a cache each, or one in which nothing is retained.",
+    ),
+    Field(
+        "llama_prefix_cells",
+        PREFIX,
+        "KV cells that ended requests leave to prompts which begin alike; 0 switches that off, "
+        "`auto` follows from the model, and is less while slots are busy.",
+    ),
+    Field(
+        "isolation",
+        Kind("process|thread", parse_isolation),
+        "Where an engine runs: in a process of its own, which may crash or hang without harm to others, "
+        "or in a thread of the daemon.",
+    ),
+)
+MODEL_FIELDS: tuple[Field, ...] = (
+    Field("aliases", LIST, "Further names of the model."),
+    Field("pinned", BOOL, "Never evict it to make room."),
+    Field("ttl", TTL, "Unload after so long without a request; `forever` (or -1): never by time."),
+    Field("preload", BOOL, "Load it when the daemon starts."),
+    *LLAMA_FIELDS,
+    Field(
+        "lora",
+        LORA,
+        "LoRA adapters, applied together: a list of `{path: adapter.gguf, scale: 0.8}`. A relative path is "
+        "one in `models_dir`; `scale` is 1 where it is not given.",
+    ),
+    Field("max_queue_depth", DEPTH, "Requests that may wait for it.", zero_is_default=True),
+    Field("fake", TEXT, "Script of the fake engine for it."),
+)
+"""What one entry of `models:` may set. Unset ones follow the setting of the same name."""
+_CHOSEN = {"llama_ctx", "llama_slots"}
+_MODEL_FIELD = {field.name: field for field in MODEL_FIELDS}
+
+
+def parse_models(value: object) -> Mapping[str, ModelSettings]:
+    """Return the options of single models, from a mapping or (in a flag or variable) its JSON text."""
+    if isinstance(value, str):
+        try:
+            value = cast("object", json.loads(value))
+        except (ValueError, RecursionError):
+            raise BadValue("it must be a JSON object of model names to options") from None
+    if not isinstance(value, Mapping):
+        raise BadValue(f"{told(value)} is no mapping of model names to options")
+    problems: list[tuple[str, str]] = []
+    models: dict[str, ModelSettings] = {}
+    for name, options in cast("Mapping[object, object]", value).items():
+        key = str(name)
+        if not isinstance(name, str) or not name.strip():
+            problems.append((key, "a model's name must be text; put it in quotes"))
+        elif options is not None and not isinstance(options, Mapping):
+            problems.append((key, f"{told(options)} is no mapping of options"))
+        else:
+            chosen = _model_options(key, cast("Mapping[object, object]", options or {}), problems)
+            models[key] = msgspec.structs.replace(ModelSettings(), **chosen)
+    if problems:
+        raise BadValue("", problems)
+    return models
+
+
+def _model_options(
+    name: str, options: Mapping[object, object], problems: list[tuple[str, str]]
+) -> dict[str, object]:
+    chosen: dict[str, object] = {}
+    for key, raw in options.items():
+        field = _MODEL_FIELD.get(str(key))
+        if field is None:
+            hint = did_you_mean(str(key), _MODEL_FIELD)
+            problems.append((f"{name}.{str(key)[:60]}", f"unknown key{hint}"))
+            continue
+        try:
+            if not is_unset(field, raw):
+                chosen[field.name] = field.kind.parse(raw)
+        except BadValue as error:
+            problems += [(f"{name}.{field.name}", sentence) for _, sentence in error.problems]
+    return chosen
+
+
+def show_models(value: object) -> str:
+    """Write the options of single models as JSON, as far as they are not the default."""
+    models = cast("Mapping[str, ModelSettings]", value)
+    plain = {
+        name: {
+            key: _plain(key, option)
+            for key, option in cast("Mapping[str, object]", msgspec.structs.asdict(options)).items()
+            if option != getattr(ModelSettings(), key)
+        }
+        for name, options in models.items()
+    }
+    return json.dumps(plain) if plain else ""
+
+
+def _plain(key: str, option: object) -> object:
+    """An option as JSON has it, and as the same table reads it again."""
+    if key == "lora":
+        return lora_as_json(option)
+    return _MODEL_FIELD[key].kind.show(option) if key in _CHOSEN and option == AUTO else option
