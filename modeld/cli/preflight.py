@@ -24,7 +24,7 @@ from modeld.config.machine import memory_bytes
 from modeld.config.nearest import did_you_mean
 from modeld.config.settings import Settings
 from modeld.core.models import MIB, Catalog, EngineKind
-from modeld.engine.fake import parse_script
+from modeld.engine.fake_script import parse_script
 from modeld.http.tls import BadTls, Tls
 from modeld.runtime.adapters import adapter_problems
 from modeld.runtime.scan import Scan, Scanner

@@ -4,53 +4,32 @@
 It keeps the contract of `protocol.Engine` without llama.cpp. A prompt of n words has n tokens; the
 answer repeats the prompt's words, one token a word. Text never depends on neighbours. To those who
 only ask for tokens, a byte is a token. Embeddings are four numbers made of the input's checksum.
-
-A script is a list of `key=value`, separated by blanks:
-
-    load_s=0       seconds a load takes              step_s=0      seconds of one step
-    prefill_s=0    seconds per prompt token          chunk=512     prompt tokens of one step
-    context=8192   tokens it was "trained" with      eos_after=0   answers end after so many tokens
-    fail_load=     the load fails with these words (_ is a blank)
-    die_at=0       the engine breaks in this decode  stall_at=0    this one ends only by `interrupt`
-    abort_at=0     the whole process aborts in it    abort_load=0  it aborts in the load (1)
-    spam=0         lines on standard error a step
 """
 
 from __future__ import annotations
 
 import math
 import os
-import struct
 import threading
-import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import msgspec
 from msgspec.structs import replace
 
 from modeld.core.events import (
-    AsideAnswer,
-    Detokenized,
     FinishReason,
-    Logprobs,
-    Templated,
-    Tokenized,
-    TokenLogprob,
     Usage,
 )
 from modeld.core.request import (
     AS_MANY_AS_FIT,
-    Aside,
     ConstraintKind,
-    DetokenizeRequest,
     EmbedRequest,
     GenerateRequest,
     Request,
-    TemplateRequest,
-    TokenizeRequest,
 )
 from modeld.core.text import TextFilter
+from modeld.engine.fake_answers import answer_to, logprobs_of, vector_of, words_of
+from modeld.engine.fake_script import Script, parse_script
 from modeld.engine.protocol import (
     Admitted,
     Answered,
@@ -74,37 +53,10 @@ from modeld.errors import (
 )
 
 VOCABULARY = 32_000
-BYTES = 256
 LOAD_STEP_S = 0.1
 """A load asks so often whether to go on."""
 Pause = Callable[[float], None]
 """Lets so many seconds pass; may return early when the engine is interrupted."""
-
-
-class Script(msgspec.Struct, frozen=True, kw_only=True):
-    """How the fake engine behaves; see the module's docstring."""
-
-    load_s: float = 0.0
-    step_s: float = 0.0
-    prefill_s: float = 0.0
-    chunk: int = 512
-    context: int = 8192
-    eos_after: int = 0
-    fail_load: str = ""
-    die_at: int = 0
-    stall_at: int = 0
-    abort_at: int = 0
-    abort_load: int = 0
-    spam: int = 0
-
-
-def parse_script(text: str) -> Script:
-    """Read a script. Raises: ValueError that names the bad part."""
-    parts = {key: value for key, _, value in (part.partition("=") for part in text.split())}
-    unknown = parts.keys() - set(Script.__struct_fields__)
-    if unknown:
-        raise ValueError(f"the fake engine knows no {min(unknown)!r} in its script")
-    return msgspec.convert(parts, Script, strict=False)
 
 
 def load(spec: LoadSpec, on_progress: OnProgress, pause: Pause | None = None) -> FakeEngine:
@@ -160,9 +112,9 @@ class _EmbedJob(_Job):
     """A request for embeddings: ready when all its words are prefilled."""
 
     def __init__(self, request_id: int, request: EmbedRequest) -> None:
-        words = [str(word) for given in request.inputs for word in _words(given)]
+        words = [str(word) for given in request.inputs for word in words_of(given)]
         super().__init__(request_id, GenerateRequest(max_tokens=1), words, 0)
-        self.vectors = tuple(_vector(given) for given in request.inputs)
+        self.vectors = tuple(vector_of(given) for given in request.inputs)
 
 
 class FakeEngine:
@@ -202,7 +154,7 @@ class FakeEngine:
                 case EmbedRequest():
                     self._queue.append(_EmbedJob(request_id, request))
                 case _:
-                    self._outputs.append(Answered(request_id, _answer(request)))
+                    self._outputs.append(Answered(request_id, answer_to(request)))
         except ModeldError as error:
             self._outputs.append(Broken(request_id, error.as_problem()))
 
@@ -342,42 +294,7 @@ class FakeEngine:
             reason = FinishReason.LENGTH
         if reason is not None:
             shown += job.filter.flush()
-        self._outputs.append(Tokens(job.id, shown, logprobs=_logprobs(job.request, text)))
+        self._outputs.append(Tokens(job.id, shown, logprobs=logprobs_of(job.request, text)))
         if reason is not None:
             del self._slots[job.id]
             self._outputs.append(Done(job.id, reason, job.usage(), job.filter.stop))
-
-
-def _words(given: str | tuple[int, ...]) -> Sequence[object]:
-    return given.split() or [given] if isinstance(given, str) else given
-
-
-def _vector(given: str | tuple[int, ...]) -> bytes:
-    """Four numbers of length 1 together, the same ones for the same input."""
-    seed = zlib.crc32(repr(given).encode())
-    numbers = [(seed >> shift & 255) + 1 for shift in (0, 8, 16, 24)]
-    return struct.pack("<4f", *(number / math.hypot(*numbers) for number in numbers))
-
-
-def _answer(request: Aside) -> AsideAnswer:
-    match request:
-        case TokenizeRequest(content=content, with_pieces=with_pieces):
-            data = content.encode()
-            return Tokenized(tuple(data), tuple(bytes([byte]) for byte in data) if with_pieces else None)
-        case DetokenizeRequest(tokens=tokens):
-            for token in tokens:
-                if not 0 <= token < BYTES:
-                    raise InvalidRequest(
-                        f"`tokens` has a token {token}, but the vocabulary ends at {BYTES - 1}"
-                    )
-            return Detokenized(bytes(tokens))
-        case TemplateRequest(messages=messages, count=count):
-            prompt = " ".join(message.content for message in messages)
-            return Templated(prompt, len(prompt.split()) if count else None)
-
-
-def _logprobs(request: GenerateRequest, text: str) -> tuple[Logprobs, ...]:
-    if request.logprobs is None:
-        return ()
-    chosen = TokenLogprob(len(text), text.encode(), -0.125)
-    return (Logprobs(chosen=chosen, top=(chosen,) * min(1, request.logprobs)),)

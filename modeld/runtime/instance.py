@@ -8,7 +8,6 @@ What the scheduler must know goes to it as inputs.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -31,6 +30,8 @@ from modeld.engine.protocol import (
     Vectors,
 )
 from modeld.errors import EngineFailed
+from modeld.runtime.interrupts import InterruptRule
+from modeld.runtime.rate import TokenRate
 from modeld.runtime.ticket import Ticket
 from modeld.runtime.watch import LOOKS, StallWatch
 from modeld.worker.host import Host
@@ -48,36 +49,7 @@ from modeld.worker.messages import (
     Submit,
 )
 
-RATE_WINDOW_S = 10.0
-"""Tokens per second are those of the last ten seconds, idle ones left out."""
-
 Ending = Stopped | LoadFailed | Died
-
-
-class InterruptRule:
-    """When a cancel may interrupt the decode under way.
-
-    An interrupt costs all slots the work of the step. So that clients who leave cannot starve those
-    who stay, a whole step must come between two interrupts, unless nobody else is in a slot.
-    """
-
-    def __init__(self) -> None:
-        self._pending = False
-        self._owed = False
-
-    def may_interrupt(self, *, alone: bool) -> bool:
-        """Whether to interrupt now; if so, that is noted."""
-        if not alone and (self._pending or self._owed):
-            return False
-        self._pending = True
-        return True
-
-    def stepped(self, outputs: tuple[Output, ...]) -> None:
-        """Take in what a step brought: nothing, if it was interrupted or only read a chunk of a prompt."""
-        if self._pending and not outputs:
-            self._pending, self._owed = False, True
-        elif not outputs or any(isinstance(output, Tokens | Vectors) for output in outputs):
-            self._pending = self._owed = False
 
 
 class Instance:
@@ -117,7 +89,7 @@ class Instance:
         self._free_slots = trio.Semaphore(0)
         self._ending: Ending | None = None
         self._interrupts = InterruptRule()
-        self._tokens: deque[tuple[float, int]] = deque()
+        self._rate = TokenRate()
         self._unstarted: frozenset[int] = frozenset()
 
     async def run(self) -> Ending:
@@ -180,8 +152,7 @@ class Instance:
 
     def tokens_per_second(self) -> float:
         """Return the rate over all slots, averaged over those of the last ten seconds that had tokens."""
-        self._forget_old_tokens()
-        return sum(count for _, count in self._tokens) / max(1, len(self._tokens))
+        return self._rate.per_second(trio.current_time())
 
     @property
     def unstarted(self) -> frozenset[int]:
@@ -313,7 +284,7 @@ class Instance:
         for ticket in touched.values():
             ticket.flush()
         if tokens:
-            self._count(tokens, now)
+            self._rate.add(tokens, now)
 
     def _deliver(self, ticket: Ticket, output: Admitted | Vectors | Answered | Done | Broken) -> None:
         match output:
@@ -354,16 +325,3 @@ class Instance:
                 ticket.fail(problem)
         self._unstarted = frozenset(again)
         self._running.clear()
-
-    def _count(self, tokens: int, now: float) -> None:
-        second = float(int(now))
-        if self._tokens and self._tokens[-1][0] == second:
-            self._tokens[-1] = (second, self._tokens[-1][1] + tokens)
-        else:
-            self._tokens.append((second, tokens))
-            self._forget_old_tokens()
-
-    def _forget_old_tokens(self) -> None:
-        oldest = trio.current_time() - RATE_WINDOW_S
-        while self._tokens and self._tokens[0][0] < oldest:
-            self._tokens.popleft()

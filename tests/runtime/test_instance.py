@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from modeld.core.events import FinishReason, Usage
 from modeld.engine.protocol import Done, Tokens
-from modeld.runtime.instance import InterruptRule
+from modeld.runtime.interrupts import InterruptRule
 
 CHUNK = ()
 TOLD = (Done(1, FinishReason.CANCELLED, Usage()),)
