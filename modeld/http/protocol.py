@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Protocol
 
 import h11
 from hypercorn.config import Config
-from hypercorn.events import Event, RawData, Updated
+from hypercorn.events import RawData, Updated
 from hypercorn.protocol.events import Body, EndBody, Request, Response
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
@@ -33,38 +32,14 @@ from modeld.http.ident import new_id
 from modeld.http.limits import Limits
 from modeld.http.malformed import why_malformed
 from modeld.http.pen import Pen
-from modeld.telemetry.metrics import METHODS
+from modeld.http.request_head import Refusal, is_too_large, large_headers, target_of
+from modeld.http.wire import Wire
 
 _EMPTY_LINES = re.compile(rb"(?:\r?\n)+")
 _CHUNKED = b"\r\ntransfer-encoding: chunked\r\n"
 _NO_BODY = (204, 304)
 _OPEN = (h11.IDLE, h11.SEND_RESPONSE)
 """States in which an answer can still be given."""
-
-
-class Wire(Protocol):
-    """What the protocol needs of its connection. Nothing here waits, but `send`."""
-
-    @property
-    def encrypted(self) -> bool:
-        """Whether bytes go through TLS, so that none can be written past it."""
-        ...
-
-    async def send(self, event: Event) -> None:
-        """Write `RawData`; `Updated` and `Closed` only change what is waited for."""
-        ...
-
-    def write_now(self, data: bytes) -> int:
-        """Write what goes at once, and return how many bytes that were; nobody else may be writing."""
-        ...
-
-    def cycle_ended(self) -> None:
-        """Another request may follow."""
-        ...
-
-    def finish(self) -> None:
-        """No request follows: close once the client has read the answer."""
-        ...
 
 
 class Http1(H11Protocol):
@@ -237,32 +212,11 @@ class Http1(H11Protocol):
     async def _begin(self, request: h11.Request) -> bool:
         """Start the app on a request; False when it was refused."""
         self._method = request.method
-        if request.http_version not in (b"1.0", b"1.1"):
-            await self.refuse(
-                505,
-                "invalid_request",
-                f"HTTP/{request.http_version.decode()} is not spoken here; use HTTP/1.1",
-            )
+        target = target_of(request, self._limits)
+        if isinstance(target, Refusal):
+            await self.refuse(*target)
             return False
-        if request.method != request.method.upper():
-            await self._refuse_method(request.method.decode("ascii"))
-            return False
-        if _is_ambiguous(request):
-            await self.refuse(
-                400,
-                "invalid_request",
-                "send a Content-Length or a Transfer-Encoding, not both; HTTP/1.0 has no Transfer-Encoding",
-            )
-            return False
-        size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
-        if size > self._limits.max_header_bytes:
-            await self._refuse_large_headers()
-            return False
-        target = origin_form(request.target)
-        if target is None:
-            await self.refuse(400, "invalid_request", "the request target is neither a path nor a URL")
-            return False
-        if self._h11.they_are_waiting_for_100_continue and not self._is_too_large(request):
+        if self._h11.they_are_waiting_for_100_continue and not is_too_large(request, self._limits):
             go_on = h11.InformationalResponse(status_code=100, headers=[])
             await self.send(RawData(data=self._h11.send(go_on) or b""))
         self.stream = _Stream(self)
@@ -278,30 +232,12 @@ class Http1(H11Protocol):
         )
         return True
 
-    def _is_too_large(self, request: h11.Request) -> bool:
-        declared = next((value for name, value in request.headers if name == b"content-length"), b"0")
-        return int(declared) > self._limits.max_body_bytes
-
-    async def _refuse_method(self, method: str) -> None:
-        """Methods are case-sensitive (RFC 9110, 9.1), and what is behind this protocol ignores that."""
-        known = method.upper() if method.upper() in METHODS else None
-        hint = f"; did you mean {known}?" if known else "; methods are written in capitals"
-        await self.refuse(501, "method_not_allowed", f'there is no method "{method[:20]}"{hint}')
-
     async def _refuse_malformed(self, error: h11.RemoteProtocolError) -> None:
         status = error.error_status_hint
         if status == 431:
-            await self._refuse_large_headers()
+            await self.refuse(*large_headers(self._limits))
         else:
             await self.refuse(status, "invalid_request", why_malformed(str(error)))
-
-    async def _refuse_large_headers(self) -> None:
-        limit = self._limits.max_header_bytes
-        await self.refuse(
-            431,
-            "invalid_request",
-            f"the request's headers have more than {limit} bytes; send less, or raise max_header_bytes",
-        )
 
     async def _maybe_recycle(self) -> None:
         # `_close_stream` makes the app cancel the very task that runs this: nothing after it may wait.
@@ -339,23 +275,3 @@ class _Stream(HTTPStream):
             message is not None and message["type"] == "http.response.body" and not message["more_body"]
         )
         await super().app_send(message)
-
-
-def origin_form(target: bytes) -> bytes | None:
-    """Return the path and query of a request target, or None when it has none (RFC 9112, 3.2)."""
-    if target.startswith(b"/") or target == b"*":
-        return target
-    scheme, found, rest = target.partition(b"://")
-    if not found or scheme.lower() not in (b"http", b"https"):
-        return None
-    slash = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
-    path = rest[slash:]
-    return path if path.startswith(b"/") else b"/" + path
-
-
-def _is_ambiguous(request: h11.Request) -> bool:
-    """Whether another server on the way could see the end of this request elsewhere (RFC 9112, 6.1)."""
-    names = {name for name, _ in request.headers}
-    if b"transfer-encoding" not in names:
-        return False
-    return b"content-length" in names or request.http_version == b"1.0"
