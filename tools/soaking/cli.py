@@ -13,8 +13,8 @@ from pathlib import Path
 import trio
 
 from soaking import plot, report
+from soaking.process import SoakError
 from soaking.run import Plan, deck, soak
-from soaking.world import SoakError
 
 BUDGET_MB = 900
 """Room for the bystander and two more of the models."""

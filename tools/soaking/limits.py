@@ -12,10 +12,11 @@ from collections.abc import Generator
 import trio
 
 from soaking import procfs
+from soaking.process import SoakError
 from soaking.rows import Row, is_served, told
 from soaking.wire import Call, ask, connect, request_bytes
 from soaking.workers import recover
-from soaking.world import SETTLE_S, SoakError, World
+from soaking.world import SETTLE_S, World
 
 _WAITING = 40
 """Clients that connect while nobody can be accepted."""

@@ -8,8 +8,8 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from soaking.process import SoakError
 from soaking.samples import Sample
-from soaking.world import SoakError
 
 _PANELS = (
     ("memory of the daemon (MiB)", ("daemon_rss_mb", "daemon_pss_mb")),

@@ -12,13 +12,10 @@ import contextlib
 import json
 import os
 import random
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -28,16 +25,15 @@ from typing import Any
 import trio
 
 from soaking import procfs
+from soaking.process import Process, SoakError
 from soaking.rest import Held, held, moving, not_back
 from soaking.wire import Call, ask, begin
 
 STEM = "SmolLM2-135M-Instruct"
 QUANTS = ("Q4_0", "Q4_1", "Q8_0")
 BYSTANDER = "bystander.gguf"
-START_S = 60.0
 SETTLE_S = 60.0
 """What goes on when nobody asks for anything is over by then, also on a slow machine."""
-STOP_S = 40.0
 STALL = "12s"
 """stall_timeout: an engine that is stopped is killed after so long."""
 FLAGS = (
@@ -56,10 +52,6 @@ _SMALL_CHUNKS = ("--llama-ubatch", "64")
 _READY = 8
 """So many unused models lie in the folder, since a new file is noticed only after a second or two."""
 _CONFIG = "models: {bystander: {pinned: true}}\n"
-
-
-class SoakError(Exception):
-    """The soak cannot go on; the message says what and why."""
 
 
 def real_models() -> Path:
@@ -91,22 +83,17 @@ def prompt_of(
     }
 
 
-class World:
+class World(Process):
     """A running daemon and its models.
 
     Attributes:
-      pid, port: of the daemon.
-      log: the file that has its standard error.
       folder: of its models.
       dice: of all that is drawn.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path, log: Path, seed: int) -> None:
-        self.process = process
-        self.pid = process.pid
-        self.port = 0
+        super().__init__(process, log)
         self.folder = folder
-        self.log = log
         self.dice = random.Random(seed)  # noqa: S311  # the same seed, the same run
         self.texts: dict[str, str] = {}
         self._source = real_models()
@@ -271,29 +258,6 @@ class World:
         if complaints:
             raise SoakError("; ".join(complaints))
         self._at_rest = held(self.pid, await self.status())
-
-    # --- the process ------------------------------------------------------------------------------
-
-    def tail(self, lines: int = 30) -> str:
-        """Return the end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-
-    def wait_until_listening(self) -> None:
-        """Wait for its address. Raises: SoakError with the end of its log."""
-        until = time.monotonic() + START_S
-        while not (found := re.search(r"listens on \S+:(\d+)", self.log.read_text(errors="replace"))):
-            if time.monotonic() > until or self.process.poll() is not None:
-                raise SoakError(f"the daemon did not start:\n{self.tail()}")
-            time.sleep(0.02)  # another process writes the log
-        self.port = int(found[1])
-
-    def stop(self) -> int:
-        """Stop it with SIGTERM; return its exit code. Raises: SoakError when it does not go."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            raise SoakError(f"the daemon did not stop within {STOP_S:g} s:\n{self.tail()}") from None
 
 
 @contextmanager
