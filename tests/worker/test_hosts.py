@@ -38,14 +38,14 @@ HOSTS = [
 ]
 
 
-async def use(host: type, script: str, test: Callable[[Worker, Ear], object]) -> list[FromWorker]:
-    """Run a worker beside a test; the worker must end by itself within the patience."""
+async def use(host: type, script: str, scene: Callable[[Worker, Ear], object]) -> list[FromWorker]:
+    """Run a worker beside a scene of a test; the worker must end by itself within the patience."""
     ear = Ear()
     worker: Worker = host(load_spec(script), ear)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run)
-            await test(worker, ear)
+            await scene(worker, ear)
     return ear.heard
 
 
@@ -53,14 +53,14 @@ async def use(host: type, script: str, test: Callable[[Worker, Ear], object]) ->
 async def test_a_good_life(host: type) -> None:
     """Progress, Ready, the steps of a request in order, Stopped as the last word."""
 
-    async def test(worker: Worker, ear: Ear) -> None:
+    async def scene(worker: Worker, ear: Ear) -> None:
         await ear.ready()
         worker.send(SetThreads(1))
         worker.send(Submit(7, request()))
         await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(7)))
         worker.send(Close())
 
-    heard = await use(host, "", test)
+    heard = await use(host, "", scene)
     kinds = [type(message) for message in heard]
     assert kinds[: kinds.index(Ready)] == [Progress] * kinds.index(Ready)
     assert kinds[-1] is Stopped
@@ -73,7 +73,7 @@ async def test_a_good_life(host: type) -> None:
 async def test_a_cancel_acts_while_others_run(host: type) -> None:
     """The cancelled one is Done with that reason; its neighbour runs to its end."""
 
-    async def test(worker: Worker, ear: Ear) -> None:
+    async def scene(worker: Worker, ear: Ear) -> None:
         await ear.ready()
         worker.send(Submit(1, request(max_tokens=100_000)))
         worker.send(Submit(2, request(max_tokens=20)))
@@ -86,14 +86,14 @@ async def test_a_cancel_acts_while_others_run(host: type) -> None:
         assert last.reason is FinishReason.CANCELLED
         worker.stop()
 
-    await use(host, "step_s=0.001", test)
+    await use(host, "step_s=0.001", scene)
 
 
 @pytest.mark.parametrize("host", HOSTS)
 async def test_an_urgent_cancel_does_not_wait_for_a_long_prefill(host: type) -> None:
     """A prefill of a thousand seconds in one step is interrupted."""
 
-    async def test(worker: Worker, ear: Ear) -> None:
+    async def scene(worker: Worker, ear: Ear) -> None:
         await ear.ready()
         worker.send(Submit(1, request("w " * 1000)))
         await ear.until(lambda: len(ear.outputs(1)) == 1)
@@ -101,7 +101,7 @@ async def test_an_urgent_cancel_does_not_wait_for_a_long_prefill(host: type) -> 
         await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(1)))
         worker.stop()
 
-    heard = await use(host, "prefill_s=1 chunk=1000", test)
+    heard = await use(host, "prefill_s=1 chunk=1000", scene)
     assert isinstance(heard[-1], Stopped)
 
 
@@ -110,7 +110,7 @@ async def test_an_urgent_cancel_does_not_wait_for_a_long_prefill(host: type) -> 
 async def test_stop_ends_whatever_it_does(host: type, script: str) -> None:
     """A load, a stalled step, a long prefill: each gives way to stop, and Stopped is said."""
 
-    async def test(worker: Worker, ear: Ear) -> None:
+    async def scene(worker: Worker, ear: Ear) -> None:
         if "load_s" in script:
             await ear.until(lambda: len(ear.heard) > 0)
         else:
@@ -119,7 +119,7 @@ async def test_stop_ends_whatever_it_does(host: type, script: str) -> None:
             await ear.until(lambda: len(ear.outputs(1)) == 1)
         worker.stop()
 
-    heard = await use(host, script if "load_s" not in script else "load_s=30", test)
+    heard = await use(host, script if "load_s" not in script else "load_s=30", scene)
     assert isinstance(heard[-1], Stopped)
 
 
@@ -127,10 +127,10 @@ async def test_stop_ends_whatever_it_does(host: type, script: str) -> None:
 async def test_a_failed_load_says_why(host: type) -> None:
     """LoadFailed with the engine's sentence is the last word, and `run` returns."""
 
-    async def test(_worker: Worker, ear: Ear) -> None:
+    async def scene(_worker: Worker, ear: Ear) -> None:
         await ear.until(lambda: isinstance(ear.heard[-1], LoadFailed) if ear.heard else False)
 
-    heard = await use(host, "fail_load=no_such_luck", test)
+    heard = await use(host, "fail_load=no_such_luck", scene)
     assert isinstance(heard[-1], LoadFailed)
     assert heard[-1].problem.message == "no such luck"
 
@@ -139,13 +139,13 @@ async def test_a_failed_load_says_why(host: type) -> None:
 async def test_a_death_says_why(host: type) -> None:
     """Died is the last word of an engine that broke; messages after it are dropped."""
 
-    async def test(worker: Worker, ear: Ear) -> None:
+    async def scene(worker: Worker, ear: Ear) -> None:
         await ear.ready()
         worker.send(Submit(1, request()))
         await ear.until(lambda: isinstance(ear.heard[-1], Died))
         worker.send(Submit(2, request()))
 
-    heard = await use(host, "die_at=2", test)
+    heard = await use(host, "die_at=2", scene)
     assert isinstance(heard[-1], Died)
 
 
@@ -170,7 +170,7 @@ async def test_what_is_killed_dies_of_the_reason_given(host: type, script: str) 
     """Whatever it does: `kill` says that it can, and Died tells the reason."""
     reason = EngineFailed("it hung").as_problem()
 
-    async def test(worker: Worker, ear: Ear) -> None:
+    async def scene(worker: Worker, ear: Ear) -> None:
         if "load_s" in script:
             await ear.until(lambda: len(ear.heard) > 0)
         else:
@@ -179,17 +179,17 @@ async def test_what_is_killed_dies_of_the_reason_given(host: type, script: str) 
             await ear.until(lambda: len(ear.outputs(1)) >= 1)
         assert worker.kill(reason)
 
-    heard = await use(host, script, test)
+    heard = await use(host, script, scene)
     assert heard[-1] == Died(reason)
 
 
 async def test_a_thread_says_that_it_cannot_be_killed() -> None:
     """It goes on, and ends when it is asked to."""
 
-    async def test(worker: Worker, ear: Ear) -> None:
+    async def scene(worker: Worker, ear: Ear) -> None:
         await ear.ready()
         assert not worker.kill(EngineFailed("it hung").as_problem())
         worker.stop()
 
-    heard = await use(ThreadWorker, "", test)
+    heard = await use(ThreadWorker, "", scene)
     assert isinstance(heard[-1], Stopped)

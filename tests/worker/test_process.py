@@ -45,13 +45,13 @@ def nothing_is_left() -> Iterator[None]:
     assert len(descriptors_of()) <= len(before) + 1, descriptors_of()
 
 
-async def live(load: LoadSpec, test: Test) -> list[FromWorker]:
+async def live(load: LoadSpec, scene: Test) -> list[FromWorker]:
     ear = Ear()
     worker = ProcessWorker(load, ear)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run)
-            await test(worker, ear)
+            await scene(worker, ear)
     return ear.heard
 
 
@@ -70,7 +70,7 @@ async def test_a_signal_is_told_by_its_name(number: signal.Signals, phase: str) 
     """Died is the last word in every phase, and says which signal it was and what it did."""
     script = {"loading": "load_s=30", "prefill": "prefill_s=1 chunk=1"}.get(phase, "step_s=0.001")
 
-    async def test(worker: ProcessWorker, ear: Ear) -> None:
+    async def scene(worker: ProcessWorker, ear: Ear) -> None:
         if phase == "loading":
             await ear.until(lambda: any(isinstance(message, Progress) for message in ear.heard))
         elif phase == "decode":
@@ -83,7 +83,7 @@ async def test_a_signal_is_told_by_its_name(number: signal.Signals, phase: str) 
         assert worker.pid
         os.kill(worker.pid, number)
 
-    heard = await live(load_spec(script), test)
+    heard = await live(load_spec(script), scene)
     died = heard[-1]
     assert isinstance(died, Died)
     assert number.name in died.problem.message
@@ -94,12 +94,12 @@ async def test_a_signal_is_told_by_its_name(number: signal.Signals, phase: str) 
 async def test_an_abort_tells_its_assertion(script: str) -> None:
     """What llama.cpp wrote before it aborted is in the report, the traceback of the crash is not."""
 
-    async def test(worker: ProcessWorker, ear: Ear) -> None:
+    async def scene(worker: ProcessWorker, ear: Ear) -> None:
         if "load" not in script:
             await ear.ready()
             worker.send(Submit(1, request()))
 
-    heard = await live(load_spec(script), test)
+    heard = await live(load_spec(script), scene)
     died = heard[-1]
     assert isinstance(died, Died)
     assert "SIGABRT" in died.problem.message
@@ -110,14 +110,14 @@ async def test_an_abort_tells_its_assertion(script: str) -> None:
 async def test_a_death_while_it_closes_is_a_stop(caplog: pytest.LogCaptureFixture) -> None:
     """It was to go, and it is gone; the log tells how."""
 
-    async def test(worker: ProcessWorker, ear: Ear) -> None:
+    async def scene(worker: ProcessWorker, ear: Ear) -> None:
         await ear.ready()
         assert worker.pid
         os.kill(worker.pid, signal.SIGSTOP)
         worker.stop()
         os.kill(worker.pid, signal.SIGKILL)
 
-    heard = await live(load_spec(), test)
+    heard = await live(load_spec(), scene)
     assert heard[-1] == Stopped()
     assert "a worker died while it stopped" in caplog.text
 
@@ -126,13 +126,13 @@ async def test_a_worker_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyP
     """A stopped process cannot hear Close: after the deadline it is killed, and that is a stop."""
     monkeypatch.setattr(process_module, "CLOSE_S", 0.1)
 
-    async def test(worker: ProcessWorker, ear: Ear) -> None:
+    async def scene(worker: ProcessWorker, ear: Ear) -> None:
         await ear.ready()
         assert worker.pid
         os.kill(worker.pid, signal.SIGSTOP)
         worker.stop()
 
-    assert (await live(load_spec(), test))[-1] == Stopped()
+    assert (await live(load_spec(), scene))[-1] == Stopped()
 
 
 async def test_cancellation_kills_what_cannot_hear() -> None:
@@ -173,10 +173,10 @@ async def test_a_worker_that_sends_noise_is_killed(noise: bytes, monkeypatch: py
 
     monkeypatch.setattr(process_module, "spawn", spawn_babbler)
 
-    async def test(_worker: ProcessWorker, _ear: Ear) -> None:
+    async def scene(_worker: ProcessWorker, _ear: Ear) -> None:
         await trio.lowlevel.checkpoint()
 
-    died = (await live(load_spec(), test))[-1]
+    died = (await live(load_spec(), scene))[-1]
     assert isinstance(died, Died)
     assert "no message" in died.problem.message or "a message of" in died.problem.message
 
@@ -189,10 +189,10 @@ async def test_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(process_module, "spawn", refuse)
 
-    async def test(_worker: ProcessWorker, _ear: Ear) -> None:
+    async def scene(_worker: ProcessWorker, _ear: Ear) -> None:
         await trio.lowlevel.checkpoint()
 
-    failed = (await live(load_spec(), test))[-1]
+    failed = (await live(load_spec(), scene))[-1]
     assert isinstance(failed, LoadFailed)
     assert "Resource temporarily unavailable" in failed.problem.message
 
@@ -200,7 +200,7 @@ async def test_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_a_large_message_goes_in_pieces() -> None:
     """Eight MiB do not fit into a socket at once; what is sent behind them arrives after them."""
 
-    async def test(worker: ProcessWorker, ear: Ear) -> None:
+    async def scene(worker: ProcessWorker, ear: Ear) -> None:
         worker.send(Submit(1, request("x " * (4 << 20))))  # Before the process is there.
         await ear.ready()
         worker.send(Submit(2, request("y " * (4 << 20))))
@@ -212,20 +212,20 @@ async def test_a_large_message_goes_in_pieces() -> None:
             assert "4194304 tokens" in refused.problem.message
         worker.send(Close())
 
-    assert (await live(load_spec(), test))[-1] == Stopped()
+    assert (await live(load_spec(), scene))[-1] == Stopped()
 
 
 async def test_a_flood_on_standard_error_costs_no_token(caplog: pytest.LogCaptureFixture) -> None:
     """A thousand lines a step: all tokens arrive, and the log has a bounded part of the lines."""
 
-    async def test(worker: ProcessWorker, ear: Ear) -> None:
+    async def scene(worker: ProcessWorker, ear: Ear) -> None:
         await ear.ready()
         worker.send(Submit(1, request(max_tokens=200)))
         await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(1)))
         assert sum(output.count for output in ear.outputs(1) if isinstance(output, Tokens)) == 200
         worker.send(Close())
 
-    assert (await live(load_spec("spam=1000"), test))[-1] == Stopped()
+    assert (await live(load_spec("spam=1000"), scene))[-1] == Stopped()
     assert caplog.text.count("spam") < 5000
     assert "log lines of a model dropped" in caplog.text
 
@@ -236,7 +236,7 @@ async def test_a_child_has_what_it_needs_and_nothing_else(monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_TOKEN", "x")
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", "/nowhere")
 
-    async def test(worker: ProcessWorker, ear: Ear) -> None:
+    async def scene(worker: ProcessWorker, ear: Ear) -> None:
         await ear.ready()
         assert worker.pid
         proc = Path(f"/proc/{worker.pid}")
@@ -257,7 +257,7 @@ async def test_a_child_has_what_it_needs_and_nothing_else(monkeypatch: pytest.Mo
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.set_inheritable(True)
-        assert (await live(load_spec(), test))[-1] == Stopped()
+        assert (await live(load_spec(), scene))[-1] == Stopped()
 
 
 def test_secrets_do_not_pass_under_an_allowed_name() -> None:
@@ -311,7 +311,7 @@ async def test_llama_cpp_serves_in_a_process(tmp_path: Path) -> None:
     """The tiny model answers; its memory is measured, and its pulse changes while it works."""
     load = LoadSpec(model_id="m", path=str(write_tiny(tmp_path)), options=LoadOptions(slots=2, ctx=512))
 
-    async def test(worker: ProcessWorker, ear: Ear) -> None:
+    async def scene(worker: ProcessWorker, ear: Ear) -> None:
         await ear.ready()
         assert worker.pid
         before = worker.pulse()
@@ -324,7 +324,7 @@ async def test_llama_cpp_serves_in_a_process(tmp_path: Path) -> None:
         assert 10 << 20 < worker.measured < 500 << 20
         worker.send(Close())
 
-    heard = await live(load, test)
+    heard = await live(load, scene)
     assert any(isinstance(message, Ready) for message in heard)
     assert heard[-1] == Stopped()
 
@@ -333,10 +333,10 @@ async def test_a_file_that_is_none_is_a_failed_load(tmp_path: Path) -> None:
     """The engine's own sentence arrives, also for a path that is not UTF-8."""
     path = os.fsdecode(bytes(tmp_path) + b"/\xff.gguf")
 
-    async def test(_worker: ProcessWorker, _ear: Ear) -> None:
+    async def scene(_worker: ProcessWorker, _ear: Ear) -> None:
         await trio.lowlevel.checkpoint()
 
-    failed = (await live(LoadSpec(model_id="m", path=path), test))[-1]
+    failed = (await live(LoadSpec(model_id="m", path=path), scene))[-1]
     assert isinstance(failed, LoadFailed)
     assert "there is no file" in failed.problem.message
 
