@@ -9,23 +9,20 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import msgspec
-
-from modeld.config.address import Address, every_interface, parse_address
+from modeld.cli.preflight_address import check_addresses, check_tls
+from modeld.cli.verdict import NotOk, Ok, Verdict, reason_of
 from modeld.config.load import Loaded
 from modeld.config.machine import memory_bytes
 from modeld.config.nearest import did_you_mean
 from modeld.config.settings import Settings
 from modeld.core.models import MIB, Catalog, EngineKind
 from modeld.engine.fake_script import parse_script
-from modeld.http.tls import BadTls, Tls
 from modeld.runtime.adapters import adapter_problems
 from modeld.runtime.scan import Scan, Scanner
 from modeld.runtime.systemd import listen_binds
@@ -36,21 +33,6 @@ _PROBE = (
     "import llama_cpp; llama_cpp.llama_backend_init(); "
     "print('gpu' if llama_cpp.llama_supports_gpu_offload() else 'cpu')"
 )
-
-
-class Ok(msgspec.Struct, frozen=True):
-    """The check passed; `note` tells what is worth knowing all the same."""
-
-    note: str = ""
-
-
-class NotOk(msgspec.Struct, frozen=True):
-    """The check failed: why, and what to do."""
-
-    why: str
-
-
-Verdict = Ok | NotOk
 
 
 def run_preflight(loaded: Loaded, tell: Callable[[str], None]) -> bool:
@@ -102,7 +84,7 @@ def check_models_dir(folder: Path) -> Verdict:
     except NotADirectoryError:
         return NotOk(f"{folder} is no folder; name the folder that holds the *.gguf files")
     except OSError as error:
-        return NotOk(f"{folder} cannot be read: {_reason(error)}")
+        return NotOk(f"{folder} cannot be read: {reason_of(error)}")
     return Ok()
 
 
@@ -161,7 +143,7 @@ def check_library(python: str = sys.executable, probe: str = _PROBE) -> Verdict:
     except subprocess.TimeoutExpired:
         return NotOk(f"the library did not load within {_LIBRARY_TIMEOUT_S:.0f} s")
     except OSError as error:
-        return NotOk(f"the probe could not be started: {_reason(error)}")
+        return NotOk(f"the probe could not be started: {reason_of(error)}")
     if done.returncode == 0:
         return Ok(done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "")
     if done.returncode < 0:
@@ -205,78 +187,6 @@ def check_memory(settings: Settings, machine: int | None, *, gpu: bool) -> Verdi
     return Ok(f"budget {budget} of {has} MiB")
 
 
-def check_tls(cert: Path, key: Path) -> Verdict:
-    """The certificate and its key must be there, and belong together."""
-    try:
-        Tls(cert, key)
-    except BadTls as error:
-        return NotOk(str(error))
-    return Ok()
-
-
-def check_addresses(addresses: Sequence[str]) -> Verdict:
-    """Each address must be usable: what systemd passed, else the one of the settings."""
-    verdicts = [check_address(parse_address(address)) for address in addresses]
-    return next((verdict for verdict in verdicts if isinstance(verdict, NotOk)), verdicts[0])
-
-
-def check_address(address: Address) -> Verdict:
-    """The address must be free, and this process allowed to take it."""
-    if address.fd is not None:
-        return _check_descriptor(address.fd)
-    if address.path is not None:
-        return _check_socket_path(Path(address.path))
-    host = address.host or every_interface()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, address.port))
-            probe.listen(1)
-    except socket.gaierror:
-        return NotOk(f"the host {host} cannot be resolved to an address of this machine")
-    except OSError as error:
-        hints = {
-            errno.EADDRINUSE: "another program listens there; stop it, or choose another address with --addr",
-            errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE; choose another one with --addr",
-            errno.EADDRNOTAVAIL: f"{host} is no address of this machine",
-        }
-        return NotOk(f"port {address.port}: {hints.get(error.errno or 0, _reason(error))}")
-    return Ok()
-
-
-def _check_descriptor(fd: int) -> Verdict:
-    try:
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            return NotOk(f"file descriptor {fd} is no socket; fd:// needs one from systemd")
-        with socket.socket(fileno=os.dup(fd)) as inherited:
-            if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                return NotOk(f"file descriptor {fd} does not listen; check ListenStream= of the socket unit")
-    except OSError:
-        return NotOk(f"there is no file descriptor {fd}; fd:// needs a socket from systemd")
-    return Ok()
-
-
-def _check_socket_path(path: Path) -> Verdict:
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        return NotOk(
-            f"no socket can be made in {path.parent}; create the folder, or let this user write there"
-        )
-    try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            return NotOk(f"{path} is there and is no socket; remove it, or choose another path")
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)
-            probe.connect(str(path))
-    except (FileNotFoundError, ConnectionRefusedError):
-        return Ok()
-    except BlockingIOError:
-        pass  # It has no place left to queue us, but it is there.
-    except OSError as error:
-        return NotOk(f"{path}: {_reason(error)}")
-    return NotOk(f"another program listens on {path}; stop it, or choose another path")
-
-
 def check_state_dir(folder: Path | None, *, required: bool) -> Verdict:
     """The state folder is made where it is missing. Only one that was asked for must work."""
     if folder is None:
@@ -287,7 +197,7 @@ def check_state_dir(folder: Path | None, *, required: bool) -> Verdict:
             return Ok()
         reason = "this user may not write there"
     except OSError as error:
-        reason = _reason(error)
+        reason = reason_of(error)
     if required:
         return NotOk(f"{folder}: {reason}; choose another folder with --state-dir")
     return Ok(f"nothing is kept between runs: {folder}: {reason}")
@@ -300,14 +210,10 @@ def check_events_file(path: Path, *, rotated: bool = False) -> Verdict:
     except OSError as error:
         if error.errno == errno.ENXIO and stat.S_ISFIFO(path.stat().st_mode):
             return Ok("it is a pipe, and nobody reads it yet")
-        return NotOk(f"{path} cannot be written: {_reason(error)}")
+        return NotOk(f"{path} cannot be written: {reason_of(error)}")
     plain = stat.S_ISREG(os.fstat(fd).st_mode)
     os.close(fd)
     folder = Path(os.path.realpath(path)).parent
     if plain and rotated and not os.access(folder, os.W_OK | os.X_OK):
         return Ok(f"it cannot be rotated, since this user may not write into {folder}: see events_max_bytes")
     return Ok()
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

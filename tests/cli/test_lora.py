@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from support.lora_gguf import write_lora
 
 from modeld.cli.main import modeld
-from modeld.cli.preflight import NotOk, Ok, check_adapters
+from modeld.cli.preflight import check_adapters
+from modeld.cli.verdict import NotOk, Ok
 from modeld.config.settings import LoraSettings, ModelSettings, Settings
 
 

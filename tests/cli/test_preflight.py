@@ -14,11 +14,6 @@ import pytest
 from support.tiny_gguf import write_model
 
 from modeld.cli.preflight import (
-    NotOk,
-    Ok,
-    Verdict,
-    check_address,
-    check_addresses,
     check_default_model,
     check_events_file,
     check_library,
@@ -28,6 +23,8 @@ from modeld.cli.preflight import (
     check_scripts,
     check_state_dir,
 )
+from modeld.cli.preflight_address import check_address, check_addresses
+from modeld.cli.verdict import NotOk, Ok, Verdict
 from modeld.config.address import parse_address
 from modeld.config.settings import ModelSettings, Settings
 from modeld.core.models import Catalog

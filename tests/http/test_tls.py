@@ -14,7 +14,8 @@ from support.backend import finish, say
 from support.keys import bearer, ring
 from support.served import infer_bytes, lines_of, serving, unverified
 
-from modeld.cli.preflight import NotOk, Ok, check_tls
+from modeld.cli.preflight_address import check_tls
+from modeld.cli.verdict import NotOk, Ok
 from modeld.core.events import Delta, Started, Usage
 from modeld.http.tls import BadTls, Tls
 
