@@ -70,7 +70,7 @@ class Ask(NamedTuple):
 
 def draw(models: Sequence[StormModel], requests: int, seconds: float, seed: int) -> list[Ask]:
     """Return the requests in order of their time; the same for the same arguments."""
-    dice = random.Random(seed)  # noqa: S311 - the same seed, the same storm
+    dice = random.Random(seed)  # noqa: S311  # the same seed, the same storm
     chances = [1 / place for place in range(1, len(models) + 1)]
     times = sorted(dice.uniform(0, seconds) for _ in range(requests))
     asks: list[Ask] = []

@@ -105,7 +105,7 @@ class LlamaEngine:
                 self._warm_up()
                 self._chunks = ChunkRule(model.batch_tokens, time.perf_counter() - began)
             self._places = Residency(model, spec.options, self._batch, max(vocab.bos, 0))
-        except BaseException:
+        except BaseException:  # whatever it is: what llama.cpp holds is freed
             self._template.close()
             model.close()
             raise

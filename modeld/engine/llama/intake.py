@@ -108,7 +108,7 @@ class Intake:
                 break
             except ModeldError as error:
                 outputs.append(Broken(id=request_id, problem=error.as_problem()))
-            except Exception as error:  # noqa: BLE001 - a defect here must not end the neighbours
+            except Exception as error:  # noqa: BLE001  # ends this request, not its neighbours
                 logger.exception("%s: a request could not be prepared", self._id)
                 fault = EngineFailed(f"{self._id}: this request could not be prepared: {error!r}")
                 outputs.append(Broken(id=request_id, problem=fault.as_problem()))
