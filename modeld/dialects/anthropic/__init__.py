@@ -5,15 +5,11 @@
 them, `errors` the envelope. docs/compatibility.md says what differs from the original.
 """
 
+from modeld.dialects.anthropic.answer import AnthropicAnswer, AnthropicCount
 from modeld.dialects.anthropic.errors import AnthropicError, error_answer
 from modeld.dialects.anthropic.listing import AnthropicModels, models_list, one_model
 from modeld.dialects.anthropic.parse import Asked, parse_count, parse_messages
-from modeld.dialects.anthropic.render import (
-    AnthropicAnswer,
-    AnthropicCount,
-    CountRenderer,
-    MessageRenderer,
-)
+from modeld.dialects.anthropic.render import CountRenderer, MessageRenderer
 from modeld.dialects.anthropic.wire import AnthropicCountBody, AnthropicMessagesBody
 
 __all__ = [

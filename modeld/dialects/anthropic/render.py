@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 from modeld.core.events import (
     Delta,
     Event,
@@ -23,6 +21,7 @@ from modeld.core.events import (
     Templated,
     Usage,
 )
+from modeld.dialects.anthropic.answer import AnthropicAnswer, AnthropicCount, AnthropicUsage, Block
 from modeld.dialects.anthropic.errors import error_of
 from modeld.dialects.anthropic.parse import Asked
 from modeld.dialects.framing import json_bytes, json_string
@@ -32,48 +31,6 @@ from modeld.dialects.tools import call_id
 from modeld.errors import DeadlineExceeded, Draining, EngineFailed, Problem
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
-
-
-class AnthropicUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """Token counts; those of the prompt that came from the prefix cache are not among `input_tokens`."""
-
-    input_tokens: int
-    cache_creation_input_tokens: int = 0
-    cache_read_input_tokens: int
-    output_tokens: int
-
-
-class AnthropicText(msgspec.Struct, frozen=True, tag="text", tag_field="type"):
-    """Text of the answer."""
-
-    text: str
-
-
-class AnthropicToolUse(msgspec.Struct, frozen=True, tag="tool_use", tag_field="type"):
-    """A call of a function."""
-
-    id: str
-    name: str
-    input: msgspec.Raw
-
-
-class AnthropicAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole answer; in `message_start` without content and reason."""
-
-    id: str
-    type: str = "message"
-    role: str = "assistant"
-    model: str
-    content: list[AnthropicText | AnthropicToolUse]
-    stop_reason: str | None
-    stop_sequence: str | None
-    usage: AnthropicUsage
-
-
-class AnthropicCount(msgspec.Struct, frozen=True):
-    """How many tokens the prompt has."""
-
-    input_tokens: int
 
 
 class MessageRenderer(Gathering):
@@ -98,7 +55,7 @@ class MessageRenderer(Gathering):
         self._open = False
         self._begun = False
         self._usage = Usage()
-        self._blocks: list[_Gathered] = []
+        self._blocks: list[Block] = []
 
     def lines(self, events: Sequence[Event]) -> bytes:
         """Return the events of the stream for these; may be empty."""
@@ -231,11 +188,11 @@ class MessageRenderer(Gathering):
             match piece:
                 case Said(text=text):
                     if not self._blocks or self._blocks[-1].name:
-                        self._blocks.append(_Gathered())
+                        self._blocks.append(Block())
                     self._blocks[-1].texts.append(text)
                 case Called(id=call, name=name):
                     self._calls += 1
-                    self._blocks.append(_Gathered(call, name))
+                    self._blocks.append(Block(call, name))
                 case Arguments(text=text):
                     self._blocks[-1].texts.append(text)
 
@@ -266,26 +223,6 @@ class MessageRenderer(Gathering):
             cache_read_input_tokens=usage.cached_tokens,
             output_tokens=usage.completion_tokens,
         )
-
-
-class _Gathered:
-    """A block of an answer that is told as a whole: text, or (with a name) a call."""
-
-    def __init__(self, call: str = "", name: str = "") -> None:
-        self.call = call
-        self.name = name
-        self.texts: list[str] = []
-
-    def value(self) -> AnthropicText | AnthropicToolUse:
-        """Return it as it is written. Arguments that were cut off are the text that there is."""
-        text = "".join(self.texts)
-        if not self.name:
-            return AnthropicText(text)
-        try:
-            msgspec.json.decode(text or "{}", type=dict[str, msgspec.Raw])
-        except (msgspec.DecodeError, RecursionError):
-            return AnthropicText(f"{self.name}{text}")
-        return AnthropicToolUse(self.call, self.name, msgspec.Raw((text or "{}").encode()))
 
 
 class CountRenderer(Gathering):

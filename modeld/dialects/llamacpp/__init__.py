@@ -5,6 +5,7 @@
 and `listing` tells of the models. `/tokenize`, `/detokenize` and `/apply-template` are the native ones.
 """
 
+from modeld.dialects.llamacpp.answer import LlamaCompletion, LlamaError
 from modeld.dialects.llamacpp.listing import (
     LlamaDone,
     LlamaHealth,
@@ -16,9 +17,7 @@ from modeld.dialects.llamacpp.listing import (
 from modeld.dialects.llamacpp.parse import Completion, parse_completion, parse_embedding, parse_model
 from modeld.dialects.llamacpp.render import (
     CompletionRenderer,
-    LlamaCompletion,
     LlamaEmbeddingRenderer,
-    LlamaError,
     error_answer,
     unavailable,
 )
