@@ -26,8 +26,8 @@ from modeld.core.gates import closed_since
 from modeld.core.leases import cut_leases, refuse_waiters
 from modeld.core.lifecycle import State, move
 from modeld.core.models import MIB, ModelSpec
-from modeld.core.note import Outcome
 from modeld.core.order import demands, drains_from, oldest_arrival
+from modeld.core.outcome import Outcome
 from modeld.core.placement import fits_not_beside_stuck, never_fits, share_cores
 from modeld.core.room import SPARE_S, cost, drain_set, idle_set, movable
 from modeld.core.whose import wanted_by

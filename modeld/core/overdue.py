@@ -11,7 +11,7 @@ from modeld.core.fleet import Fleet, Instant, Lease, Waiter
 from modeld.core.gates import is_closed, is_leaving
 from modeld.core.leases import close
 from modeld.core.lifecycle import State
-from modeld.core.note import Outcome
+from modeld.core.outcome import Outcome
 from modeld.errors import DeadlineExceeded, Problem, WaitedTooLong
 
 

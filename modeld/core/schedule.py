@@ -25,9 +25,10 @@ from modeld.core.gates import may_enter
 from modeld.core.inputs import Input
 from modeld.core.lifecycle import State, move
 from modeld.core.loads import load_demands
-from modeld.core.note import Outcome, note
+from modeld.core.note import note
 from modeld.core.operations import Operation
 from modeld.core.order import waiting_by_urgency
+from modeld.core.outcome import Outcome
 from modeld.core.overdue import end_overdue
 from modeld.core.placement import share_cores
 from modeld.core.settling import settle

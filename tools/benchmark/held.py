@@ -8,6 +8,7 @@ loads or ends, and what those have started. Not counted is the daemon itself: `v
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +73,6 @@ class Looker:
         while True:
             began = trio.current_time()
             whole = len(self.looks) % PSS_EVERY == 0
-            found = await trio.to_thread.run_sync(lambda whole=whole: look(self._daemon, proportional=whole))
+            found = await trio.to_thread.run_sync(partial(look, self._daemon, proportional=whole))
             self.looks.append(found)
             await trio.sleep_until(began + self._every_s)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from modeld.core.events import (
     Delta,
@@ -46,9 +46,6 @@ _TYPES: Mapping[int, str] = {
     507: "unavailable_error",
 }
 _STOP_TYPES: Mapping[FinishReason, str] = {FinishReason.STOP: "eos", FinishReason.LENGTH: "limit"}
-
-
-_Settings = msgspec.Raw | UnsetType
 
 
 class CompletionRenderer(Gathering):
