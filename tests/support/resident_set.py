@@ -14,7 +14,7 @@ import msgspec
 
 from modeld.core.models import LoadOptions
 from modeld.engine.llama.layout import unified_layout
-from modeld.engine.llama.model import context_params, model_params
+from modeld.engine.llama.params import context_params, model_params
 
 
 def resident_set() -> int:
