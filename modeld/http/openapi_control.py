@@ -14,7 +14,7 @@ from modeld.dialects.native import (
     SwitchBody,
     UnloadBody,
 )
-from modeld.http.openapi_parts import Json, ref, refusal
+from modeld.http.openapi_parts import MODEL_IN_PATH, Json, ref, refusal
 
 CONTROL_BODIES = (
     LoadBody,
@@ -28,14 +28,6 @@ CONTROL_BODIES = (
     OperationsBody,
 )
 
-_MODEL: Json = {
-    "name": "model",
-    "in": "path",
-    "required": True,
-    "description": "Id or alias of the model",
-    "schema": {"type": "string"},
-    "example": "tinyllama-q4",
-}
 _OPERATION: Json = {
     "name": "operation",
     "in": "path",
@@ -102,7 +94,7 @@ def control_paths() -> Json:
             "post": {
                 "summary": "Pin a model, or let it go",
                 "description": "A pinned model makes no room for others. Holds until the daemon ends.",
-                "parameters": [_MODEL],
+                "parameters": [MODEL_IN_PATH],
                 "requestBody": _takes("PinBody", {"pinned": True}),
                 "responses": {"200": _gives("The model", "ModelBody"), **_refusals(409, 429, 503, 507)},
             }
@@ -137,7 +129,7 @@ def _begin(summary: str, about: str, takes: str, example: Json, *, without: tupl
     return {
         "summary": summary,
         "description": about,
-        "parameters": [_MODEL, _WAIT],
+        "parameters": [MODEL_IN_PATH, _WAIT],
         "requestBody": _takes(takes, example),
         "responses": {**answers, **_refusals(*without)},
     }

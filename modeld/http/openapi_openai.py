@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from modeld.dialects import openai
-from modeld.http.openapi_parts import Json, operation
+from modeld.http.openapi_parts import MODEL_IN_PATH, Json, operation
 
 OPENAI_BODIES = (
     openai.ChatBody,
@@ -20,14 +20,6 @@ OPENAI_BODIES = (
     openai.OpenAIError,
 )
 _ERROR = "OpenAIError"
-_MODEL: Json = {
-    "name": "model",
-    "in": "path",
-    "required": True,
-    "description": "Id or alias of the model",
-    "schema": {"type": "string"},
-    "example": "tinyllama-q4",
-}
 _STREAM: Json = {
     "schema": {"type": "string"},
     "example": 'data: {"id":"chatcmpl-5f1d",...}\n\ndata: [DONE]\n\n',
@@ -42,7 +34,7 @@ def openai_paths() -> Json:
         },
         "/v1/models/{model}": {
             "get": operation("OpenAI: one model", gives="OpenAIModel", error=_ERROR, statuses=(404,))
-            | {"parameters": [_MODEL]}
+            | {"parameters": [MODEL_IN_PATH]}
         },
         "/v1/chat/completions": {
             "post": _streaming(

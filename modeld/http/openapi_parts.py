@@ -12,6 +12,16 @@ Json = dict[str, Any]
 """A JSON object."""
 SCHEMAS = "#/components/schemas/"
 
+MODEL_IN_PATH: Json = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "description": "Id or alias of the model",
+    "schema": {"type": "string"},
+    "example": "tinyllama-q4",
+}
+"""The parameter of paths that name a model."""
+
 _ERROR: Json = {
     "error": "no model is called llama; see GET /models",
     "code": 404,

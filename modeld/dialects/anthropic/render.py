@@ -17,6 +17,7 @@ from modeld.core.events import (
     Failed,
     Finished,
     FinishReason,
+    Last,
     Started,
     Templated,
     Usage,
@@ -39,6 +40,8 @@ class MessageRenderer(Gathering):
     Attributes:
       last: the event that ended the request, once it came.
     """
+
+    last: Last | None
 
     still_here = PING
 

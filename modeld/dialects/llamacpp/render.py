@@ -14,6 +14,7 @@ from modeld.core.events import (
     Failed,
     Finished,
     FinishReason,
+    Last,
     Logprobs,
     Started,
     Stats,
@@ -54,6 +55,8 @@ class CompletionRenderer(Gathering):
     Attributes:
       last: the event that ended the request, once it came.
     """
+
+    last: Last | None
 
     still_here = STILL_HERE
 

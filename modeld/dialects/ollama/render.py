@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from modeld.core.events import Delta, Event, Failed, Finished, Logprobs, Stats, TokenLogprob, Usage
+from modeld.core.events import Delta, Event, Failed, Finished, Last, Logprobs, Stats, TokenLogprob, Usage
 from modeld.core.models import ModelSpec
 from modeld.dialects.framing import json_bytes, json_string, line
 from modeld.dialects.gathering import Gathering
@@ -83,6 +83,8 @@ class TextRenderer(Gathering):
     Attributes:
       last: the event that ended the request, once it came.
     """
+
+    last: Last | None
 
     def __init__(self, asked: Asked, spec: ModelSpec, *, created_at: str, request_id: str) -> None:
         super().__init__()
