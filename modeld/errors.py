@@ -232,6 +232,14 @@ class OutOfMemory(ModelFailed):
     kind = "out_of_memory"
 
 
+class MemoryTaken(ModeldError):
+    """The model fits the budget, but other processes hold so much memory that it does not fit now."""
+
+    status = 503
+    kind = "memory_taken"
+    default_retry_after_s = 10.0
+
+
 class Evicted(ModeldError):
     """The model had to make room for another one before the request had its first token."""
 
@@ -297,6 +305,7 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         Draining,
         ModelFailed,
         OutOfMemory,
+        MemoryTaken,
         Evicted,
         Unloaded,
         DeadlineUnreachable,

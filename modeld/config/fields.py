@@ -81,6 +81,11 @@ FIELDS: Sequence[Field] = (
         ),
         Field("vram_margin_mb", mib(0), "Part of the budget that stays free, in MiB."),
         Field(
+            "vram_watch",
+            BOOL,
+            "Give models less than the budget while other processes hold memory of it (docs/devices.md).",
+        ),
+        Field(
             "models",
             Kind("JSON", parse_models, show_models),
             "Options of single models, by name; in a flag or variable a JSON object.",

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """What this machine, or the container around the daemon, has: cores and memory.
 
-Sources: sched_getaffinity(2); cgroups(7), the v2 files `cpu.max` and `memory.max` of the own group
-and its parents, and the v1 `memory.limit_in_bytes`; proc(5) for MemTotal.
+Sources: sched_getaffinity(2); cgroups(7), the v2 files `cpu.max`, `memory.max`, `memory.current` and
+`memory.stat` of the own group and its parents, and the v1 `memory.limit_in_bytes` and
+`memory.usage_in_bytes`; proc(5) for MemTotal and MemAvailable.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 
 _NO_LIMIT = 1 << 60
 """Kernels write a number near 2^63 for "no limit" in cgroup v1."""
+_MEMINFO = ("MemTotal:", "MemAvailable:")
+_RECLAIMABLE = ("inactive_file", "active_file")
+"""Of `memory.stat`; v1 has them with `total_` for the groups below, too."""
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -31,18 +35,40 @@ def memory_bytes(root: Path = Path("/")) -> int | None:
 
     None where the system does not tell.
     """
-    limits: list[int] = []
-    for line in _read(root / "proc/meminfo").splitlines():
-        words = line.split()
-        if len(words) >= 2 and words[0] == "MemTotal:" and words[1].isdigit():
-            limits.append(int(words[1]) * 1024)
+    return memory_now(root)[0]
+
+
+def memory_now(root: Path = Path("/")) -> tuple[int | None, int | None]:
+    """Return the memory this process may use, and what can be had of it without swapping, in bytes.
+
+    The first is `memory_bytes`. The second counts page cache: MemAvailable, or what is left below a cgroup's
+    limit, that less what is charged to the group and cannot be taken back. None where the system does not
+    tell.
+    """
+    told = _pairs(root / "proc/meminfo")
+    totals, left = ([int(told[name]) * 1024] if told.get(name, "").isdigit() else [] for name in _MEMINFO)
     for group in _cgroup_folders(root):
-        limits += [
-            int(text)
-            for text in (_read(group / "memory.max").strip(), _read(group / "memory.limit_in_bytes").strip())
-            if text.isdigit() and int(text) < _NO_LIMIT
-        ]
-    return min(limits) if limits else None
+        limit = _limit(group)
+        if limit is not None:
+            totals.append(limit)
+            left.append(max(0, limit - _charged(group)))
+    return min(totals, default=None), min(left, default=None)
+
+
+def _limit(group: Path) -> int | None:
+    """Return the limit of one group, bytes."""
+    texts = (_read(group / "memory.max").strip(), _read(group / "memory.limit_in_bytes").strip())
+    limits = [int(text) for text in texts if text.isdigit() and int(text) < _NO_LIMIT]
+    return min(limits, default=None)
+
+
+def _charged(group: Path) -> int:
+    """Return the bytes of one group and those below it that cannot be taken back at once."""
+    text = _read(group / "memory.current").strip() or _read(group / "memory.usage_in_bytes").strip()
+    stat = _pairs(group / "memory.stat")
+    names = _RECLAIMABLE if "total_inactive_file" not in stat else tuple(f"total_{it}" for it in _RECLAIMABLE)
+    files = sum(int(stat[name]) for name in names if stat.get(name, "").isdigit())
+    return max(0, (int(text) if text.isdigit() else 0) - files)
 
 
 def _cgroup_folders(root: Path) -> Iterator[Path]:
@@ -60,6 +86,12 @@ def _cgroup_folders(root: Path) -> Iterator[Path]:
                 break
             folder /= part
             yield folder
+
+
+def _pairs(path: Path) -> dict[str, str]:
+    """Return the first two words of each line that has them."""
+    lines = (line.split() for line in _read(path).splitlines())
+    return {words[0]: words[1] for words in lines if len(words) > 1}
 
 
 def _read(path: Path) -> str:

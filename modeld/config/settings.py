@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     vram_budget_mb: int | None = 0
     """MiB; 0 is unlimited; None is `auto`: what the machine has."""
     vram_margin_mb: int = 0
+    vram_watch: bool = True
     default_model: str | None = None
     shutdown_timeout: float = 5.0
     drain_timeout: float = 2.0

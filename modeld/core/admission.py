@@ -10,7 +10,7 @@ from modeld.core.fleet import Fleet, Instant
 from modeld.core.gates import is_closed
 from modeld.core.lifecycle import State
 from modeld.core.models import ModelSpec
-from modeld.core.placement import STUCK_RETRY_S, fits_not_beside_stuck, never_fits
+from modeld.core.placement import STUCK_RETRY_S, fits_not_now, never_fits
 from modeld.core.restart import is_open
 from modeld.errors import DeadlineUnreachable, Draining, ModelFailed, Problem, QueueFull
 
@@ -53,7 +53,8 @@ def unavailable(fleet: Fleet, spec: ModelSpec, now: Instant) -> Problem | None:
     """Return why this model is loaded for nobody, be it a request or an operator; None if it may be.
 
     (1) The daemon goes down. (2) The file is damaged. (3) The model can never fit, or not until another
-    one that hangs comes back. (4) It hangs, or it failed and its backoff is not over.
+    one that hangs comes back or other processes give memory back. (4) It hangs, or it failed and its
+    backoff is not over.
     """
     # (1)
     if fleet.draining:
@@ -64,7 +65,7 @@ def unavailable(fleet: Fleet, spec: ModelSpec, now: Instant) -> Problem | None:
             f"model {spec.id} cannot be loaded: {spec.error}", retry_after_s=RETRY_DAMAGED_S
         ).as_problem()
     # (3)
-    too_large = never_fits(fleet, spec) or fits_not_beside_stuck(fleet, spec)
+    too_large = never_fits(fleet, spec) or fits_not_now(fleet, spec)
     if too_large is not None:
         return too_large
     # (4)

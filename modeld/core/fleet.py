@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
+from modeld.core.devices import DeviceRoom
 from modeld.core.lifecycle import State
 from modeld.core.models import Catalog
 from modeld.core.operations import Operation
@@ -221,6 +222,10 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """What operators asked for and is not done yet, the oldest first."""
     pins: Mapping[str, bool] = {}
     """Models that were pinned or let go while the daemon ran, whatever the config says."""
+    devices: tuple[DeviceRoom, ...] = ()
+    """What the devices leave to models; empty: they are not looked at."""
+    told_budget: int | None = None
+    """The last budget that was told as a decision; None: that of the limits."""
     draining: bool = False
     loads: int = 0
     evictions: int = 0
@@ -293,8 +298,15 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         return sum(view.reserved for view in self.instances.values())
 
     @property
+    def budget(self) -> int | None:
+        """What models may take together now: the budget, or what others leave of it; None: unlimited."""
+        budget = self.limits.budget
+        if budget is None or not self.devices:
+            return budget
+        return min(budget, sum(device.ceiling for device in self.devices))
+
+    @property
     def free(self) -> int | None:
-        """Bytes left in the budget; None when it is unlimited."""
-        if self.limits.budget is None:
-            return None
-        return self.limits.budget - self.limits.margin - self.held
+        """Bytes left in the budget of now, below 0 where others took some; None when it is unlimited."""
+        budget = self.budget
+        return None if budget is None else budget - self.limits.margin - self.held

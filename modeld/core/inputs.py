@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
+from modeld.core.devices import DeviceRoom
 from modeld.core.fleet import Instant
 from modeld.core.models import Catalog
 from modeld.core.request import Priority, Stake
@@ -147,6 +148,12 @@ class CutAll(msgspec.Struct, frozen=True):
     """End every request now: the time to drain is over."""
 
 
+class DevicesChanged(msgspec.Struct, frozen=True):
+    """Other processes hold more or less of the devices' memory than before."""
+
+    devices: tuple[DeviceRoom, ...]
+
+
 class Tick(msgspec.Struct, frozen=True):
     """Time has passed."""
 
@@ -173,5 +180,6 @@ Input = (
     | Pinned
     | Drain
     | CutAll
+    | DevicesChanged
     | Tick
 )

@@ -28,7 +28,7 @@ from modeld.core.lifecycle import State, move
 from modeld.core.models import MIB, ModelSpec
 from modeld.core.order import demands, drains_from, oldest_arrival
 from modeld.core.outcome import Outcome
-from modeld.core.placement import fits_not_beside_stuck, never_fits, share_cores
+from modeld.core.placement import fits_not_now, never_fits, share_cores
 from modeld.core.room import SPARE_S, cost, drain_set, idle_set, movable
 from modeld.core.whose import wanted_by
 from modeld.errors import Evicted, Problem
@@ -98,12 +98,12 @@ def _spare(fleet: Fleet) -> int | None:
 
 
 def _refuse_if_never(fleet: Fleet, spec: ModelSpec) -> Outcome | None:
-    """Refuse who waits for a model that cannot fit: others were pinned since it was admitted, or hang.
+    """Refuse who waits for a model that cannot fit: since it was admitted, others were pinned or took memory.
 
-    A preload waits on for one that hangs.
+    Others are models that hang, or processes that are none of modeld's; a preload waits for them to end.
     """
     never = never_fits(fleet, spec)
-    refusal = never or fits_not_beside_stuck(fleet, spec)
+    refusal = never or fits_not_now(fleet, spec)
     if refusal is None:
         return None
     fleet, effects = refuse_waiters(fleet, spec.id, refusal)
@@ -221,6 +221,8 @@ def _start(fleet: Fleet, spec: ModelSpec, now: Instant) -> Outcome:
     }
     if fleet.limits.budget is not None:
         numbers["budget_mb"] = fleet.limits.budget / MIB
+        if fleet.budget != fleet.limits.budget:
+            numbers["effective_budget_mb"] = (fleet.budget or 0) / MIB
     if waiters:
         reason = f"{'1 request waits' if waiters == 1 else f'{waiters} requests wait'} for it"
     elif (asked := next(fleet.loading_for(spec.id), None)) is not None:

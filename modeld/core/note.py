@@ -26,6 +26,7 @@ from modeld.core.restart import (
     after_service,
 )
 from modeld.core.share import settled
+from modeld.core.squeeze import look_again
 from modeld.core.staying import having_said, until
 from modeld.errors import Draining, QueueFull
 
@@ -70,8 +71,8 @@ def note(fleet: Fleet, event: Input, now: Instant) -> Outcome:
             return end_all(replace(fleet, draining=True))
         case inputs.CutAll():
             return _cut_all(*end_all(replace(fleet, draining=True)))
-        case inputs.Tick():
-            return fleet, []
+        case inputs.Tick() | inputs.DevicesChanged():
+            return look_again(fleet, event)
 
 
 def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:

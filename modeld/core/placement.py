@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from modeld.core.fleet import Fleet
 from modeld.core.models import MIB, ModelSpec
-from modeld.errors import DoesNotFit, ModelFailed, Problem
+from modeld.errors import DoesNotFit, MemoryTaken, ModelFailed, Problem
 
 STUCK_RETRY_S = 60.0
 """A model that hangs in a thread comes back with a restart of the daemon, if ever."""
@@ -79,6 +79,57 @@ def fits_not_beside_stuck(fleet: Fleet, spec: ModelSpec) -> Problem | None:
         details={"need_mb": _mb(spec.footprint.total), "stuck_mb": _mb(held), "available_mb": _mb(room)},
         retry_after_s=STUCK_RETRY_S,
     ).as_problem()
+
+
+def fits_not_now(fleet: Fleet, spec: ModelSpec) -> Problem | None:
+    """Say why a model that fits the budget does not fit for now, whoever makes room; None if it does.
+
+    Models that hang hold memory, or processes that are none of modeld's do.
+    """
+    return fits_not_beside_stuck(fleet, spec) or fits_not_beside_others(fleet, spec)
+
+
+def fits_not_beside_others(fleet: Fleet, spec: ModelSpec) -> Problem | None:
+    """Say that other processes hold so much that a model does not fit, whoever else makes room."""
+    budget, limits = fleet.budget, fleet.limits
+    if budget is None or budget == limits.budget or fleet.instance(spec.id).state.holds_memory:
+        return None
+    stays = sum(
+        view.reserved
+        for view in fleet.instances.values()
+        if view.model_id != spec.id and (view.stuck is not None or is_pinned(fleet, view.model_id))
+    )
+    need, room = spec.footprint.total, budget - limits.margin - stays
+    if need <= room:
+        return None
+    margin = f", less a margin of {_mb(limits.margin)} MiB" if limits.margin else ""
+    beside = f" and less {_mb(stays)} MiB of models that stay" if stays else ""
+    return MemoryTaken(
+        f"model {spec.id} needs about {_mb(need)} MiB, and of the budget {shortage(fleet)}{margin}{beside}; "
+        "see what else runs on this machine, and try again when it has ended",
+        details={
+            "need_mb": _mb(need),
+            "budget_mb": _mb(limits.budget or 0),
+            "effective_budget_mb": budget // MIB,
+            "available_mb": max(0, room) // MIB,
+        },
+    ).as_problem()
+
+
+def shortage(fleet: Fleet) -> str | None:
+    """Say why less than the budget can be given out, as part of a sentence; None: all of it can."""
+    budget, limits = fleet.budget, fleet.limits
+    if budget is None or limits.budget is None or budget >= limits.budget:
+        return None
+    held = " and ".join(
+        f"{_mb(device.total - device.ceiling)} of the {_mb(device.total)} MiB of {device.name}"
+        for device in fleet.devices
+        if device.total > device.ceiling
+    )
+    return (
+        f"{_mb(limits.budget)} MiB are set, but other processes hold {held or 'all of the devices'}, "
+        f"which leaves {budget // MIB} MiB to models"
+    )
 
 
 def _remedy(spec: ModelSpec) -> str:

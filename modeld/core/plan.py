@@ -63,6 +63,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Of the budget, less the margin and what is held; null: the budget is unlimited."""
     budget_mb: float
     """0 is unlimited."""
+    effective_budget_mb: float | None = None
+    """Of the budget, what can be given out while other processes hold memory; null: it is unlimited."""
     margin_mb: float
     evicts: tuple[Departure, ...] = ()
     """Idle models that would go for it at once."""
@@ -242,8 +244,9 @@ def _told(
         fits=fits,
         verdict=verdict,
         needs_mb=footprint.total / MIB,
-        free_mb=None if fleet.free is None else fleet.free / MIB,
+        free_mb=None if fleet.free is None else max(0, fleet.free) / MIB,
         budget_mb=(fleet.limits.budget or 0) / MIB,
+        effective_budget_mb=None if fleet.budget is None else fleet.budget / MIB,
         margin_mb=fleet.limits.margin / MIB,
         evicts=tuple(evicts),
         drains=tuple(drains),

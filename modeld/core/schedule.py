@@ -8,10 +8,12 @@ First `core.note` writes the input down, then all conclusions are drawn from the
     (2) instances that are ready take waiters into their FIFO, as far as their gate lets them (`core.gates`)
     (3) models somebody waits for are loaded, and others make room (`core.loads`); gates that open by
         it let waiters in
-    (4) instances that drain, that are out of date, idle too long or to go for an operator are stopped,
+    (4) while other processes hold so much that loaded models are too large for what is left, idle ones
+        give way (`core.squeeze`)
+    (5) instances that drain, that are out of date, idle too long or to go for an operator are stopped,
         once they are idle
-    (5) the cores are shared out among the instances that decode
-    (6) models that are gone are forgotten
+    (6) the cores are shared out among the instances that decode
+    (7) models that are gone are forgotten
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from modeld.core.overdue import end_overdue
 from modeld.core.placement import share_cores
 from modeld.core.settling import settle
 from modeld.core.share import in_turns, may_queue_up, with_turns
+from modeld.core.squeeze import give_way
 from modeld.core.wake import expiry
 
 
@@ -43,7 +46,7 @@ def step(fleet: Fleet, event: Input, now: Instant) -> Outcome:
     Raises: ValueError for an input that contradicts the state, which is a defect.
     """
     fleet, effects = note(fleet, event, now)
-    for rule in (settle, end_overdue, _tidy, _grant, load_demands, _grant, _stop, _share, _forget_gone):
+    for rule in _RULES:
         fleet, more = rule(fleet, now)
         effects += more
     return fleet, effects
@@ -107,7 +110,7 @@ def _lease(waiter: Waiter) -> Lease:
 
 
 def _stop(fleet: Fleet, now: Instant) -> Outcome:
-    """(4) Stop what is idle and drains, has a newer file, or was idle for its time to live."""
+    """(5) Stop what is idle and drains, has a newer file, or was idle for its time to live."""
     effects: list[Effect] = []
     for view in fleet.instances.values():
         if not view.idle or view.stopping:
@@ -141,7 +144,7 @@ def _goes_for(fleet: Fleet, view: InstanceView) -> Operation | None:
 
 
 def _share(fleet: Fleet, _now: Instant) -> Outcome:
-    """(5) Share the cores among the instances that decode; idle ones keep what they had."""
+    """(6) Share the cores among the instances that decode; idle ones keep what they had."""
     effects: list[Effect] = []
     busy = sum(not view.idle for view in fleet.instances.values())
     for view in fleet.instances.values():
@@ -156,7 +159,7 @@ def _share(fleet: Fleet, _now: Instant) -> Outcome:
 
 
 def _forget_gone(fleet: Fleet, _now: Instant) -> Outcome:
-    """(6) Forget models that are gone from the catalogue, once they hold nothing."""
+    """(7) Forget models that are gone from the catalogue, once they hold nothing."""
     gone = {
         model_id
         for model_id, view in fleet.instances.items()
@@ -166,3 +169,6 @@ def _forget_gone(fleet: Fleet, _now: Instant) -> Outcome:
         kept = {model_id: view for model_id, view in fleet.instances.items() if model_id not in gone}
         fleet = replace(fleet, instances=kept)
     return fleet, []
+
+
+_RULES = (settle, end_overdue, _tidy, _grant, load_demands, _grant, give_way, _stop, _share, _forget_gone)

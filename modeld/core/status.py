@@ -76,7 +76,17 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     total_mb: float
+    """0: the system does not tell."""
     free_mb: float
+    kind: str = "cpu"
+    """`cpu`, `gpu`, `igpu`, `accel` or `other`."""
+    description: str = ""
+    ours_mb: float = 0.0
+    """What models hold there; of a GPU, what the ledger has for it."""
+    foreign_mb: float = 0.0
+    """What others hold: other processes, and the kernel."""
+    effective_mb: float | None = None
+    """What all models together may hold there for now; None: it is not watched."""
 
 
 class EventsStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +121,10 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     instances: tuple[InstanceStatus, ...]
     budget_mb: float
     """0 is unlimited."""
+    effective_budget_mb: float | None = None
+    """Of the budget, what can be given out while other processes hold memory; None: it is unlimited."""
+    shortage: str | None = None
+    """Why that is less than the budget: a sentence; None: it is all of it."""
     used_est_mb: float
     reserved_mb: float
     """Of `used_est_mb`, what belongs to loads under way."""

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modeld.core.lifecycle import State
-from modeld.core.models import MIB, Catalog
+from modeld.core.models import Catalog
 from modeld.core.request import Order
-from modeld.core.status import DaemonStatus, DeviceStatus
+from modeld.core.status import DaemonStatus
 from modeld.runtime.control import Control
+from modeld.runtime.devices import DeviceWatch
 from modeld.runtime.event_log import EventLog
-from modeld.runtime.machine import memory_of_machine
 from modeld.runtime.registry import Registry
 from modeld.runtime.scheduler import Scheduler
 from modeld.runtime.status import StatusReporter
@@ -22,12 +22,18 @@ class Daemon:
     """A facade without state of its own: the scheduler, the registry, the status and the events."""
 
     def __init__(
-        self, scheduler: Scheduler, registry: Registry, reporter: StatusReporter, events: EventLog
+        self,
+        scheduler: Scheduler,
+        registry: Registry,
+        reporter: StatusReporter,
+        events: EventLog,
+        devices: DeviceWatch,
     ) -> None:
         self.events = events
         self._scheduler = scheduler
         self._registry = registry
         self._reporter = reporter
+        self._devices = devices
         self._control = Control(scheduler)
 
     def submit(self, order: Order, *, request_id: str) -> Ticket:
@@ -54,9 +60,9 @@ class Daemon:
 
     def status(self) -> DaemonStatus:
         """Return the whole daemon at this moment."""
-        memory = memory_of_machine()
-        device = DeviceStatus(name="CPU", total_mb=memory.total / MIB, free_mb=memory.available / MIB)
-        return self._reporter.report((device,), error=self._registry.error)
+        return self._reporter.report(
+            self._devices.statuses(), error=self._registry.error or self._devices.problem
+        )
 
     def health(self) -> str | None:
         """Return None while the scheduler makes progress, else what is wrong; see `Scheduler.health`."""

@@ -59,6 +59,7 @@ class Instance:
       state: LOADING, READY, DRAINING, then STOPPED or ERROR; tasks may wait for a value of it.
       info: what was loaded, once READY.
       progress: how far the load has come, in [0, 1].
+      isolation: where its engine runs.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Instance:
         self.state: AsyncValue[State] = AsyncValue(State.LOADING)
         self.info: EngineInfo | None = None
         self.progress = 0.0
+        self.isolation = load.options.isolation
         self.last_step = trio.current_time()
         self._feed = feed
         self._on_progress = on_progress

@@ -27,6 +27,7 @@ from modeld.core.models import MIB, Catalog, EngineKind, ModelSpec
 from modeld.runtime import systemd
 from modeld.runtime.book import Book
 from modeld.runtime.daemon import Daemon
+from modeld.runtime.devices import DeviceSource, DeviceWatch, Machine
 from modeld.runtime.event_log import EventLog, Sink
 from modeld.runtime.machine import budget_bytes, sizing_room
 from modeld.runtime.observer import Observer
@@ -77,10 +78,12 @@ class Root:
         on_stop: Callable[[float], None] = lambda _seconds: None,
         on_hangup: Callable[[], None] = lambda: None,
         events: Sink | None = None,
+        devices: DeviceSource | None = None,
     ) -> None:
         """`on_stop` is called when a stop begins, with the seconds after which the process must be gone.
 
-        `on_hangup` is called at each SIGHUP. `events` gets every event, and is then opened anew.
+        `on_hangup` is called at each SIGHUP. `events` gets every event, and is then opened anew. `devices`
+        tells of the devices' memory; by default llama.cpp's are watched, where it loads the models.
         """
         self._settings = settings
         self._on_stop = on_stop
@@ -110,7 +113,9 @@ class Root:
         self._registry = Registry(settings, on_change=self._catalog_changed, room=room)
         self._preloaded: set[str] = set()
         reporter = StatusReporter(self._scheduler, self._observer, node_id=node_id)
-        self.daemon = Daemon(self._scheduler, self._registry, reporter, self._events)
+        watches = settings.vram_watch and (self._weighs or devices is not None)
+        self._devices = DeviceWatch(devices or Machine(), self._scheduler, watches=watches)
+        self.daemon = Daemon(self._scheduler, self._registry, reporter, self._events, self._devices)
 
     async def run(self, front: Front, announce: Callable[[list[str]], None]) -> None:
         """Run until a signal asks to stop; `announce` gets the URLs once everything is up.
@@ -129,6 +134,7 @@ class Root:
         async with trio.open_nursery() as nursery:
             await nursery.start(signals.run)
             await nursery.start(self._scheduler.run)
+            await nursery.start(self._devices.run)
             if self._weighs:
                 await nursery.start(self._scales.run)
             await nursery.start(self._registry.run)

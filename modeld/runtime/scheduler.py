@@ -18,6 +18,7 @@ from trio_util import AsyncValue
 
 from modeld.core import inputs
 from modeld.core.capability import unfit
+from modeld.core.devices import DeviceRoom
 from modeld.core.effects import (
     Cut,
     Effect,
@@ -229,6 +230,10 @@ class Scheduler:
         for model_id in self._leaving.difference(self.fleet.instances):
             self._observer.forget(model_id)
         self._leaving.intersection_update(self.fleet.instances)
+
+    def set_devices(self, devices: tuple[DeviceRoom, ...]) -> None:
+        """Take over what the devices leave to models."""
+        self._feed(inputs.DevicesChanged(devices))
 
     # --- what others may know ---------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from modeld.core.eta import eta
 from modeld.core.fleet import Fleet, InstanceView
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB, Source
+from modeld.core.placement import shortage
 from modeld.core.status import DaemonStatus, DeviceStatus, InstanceStatus
 from modeld.runtime.instance import Instance
 from modeld.runtime.observer import Observer
@@ -46,6 +47,8 @@ class StatusReporter:
             uptime_seconds=now - self._started,
             instances=instances,
             budget_mb=(fleet.limits.budget or 0) / MIB,
+            effective_budget_mb=None if fleet.budget is None else fleet.budget / MIB,
+            shortage=shortage(fleet),
             used_est_mb=fleet.held / MIB,
             reserved_mb=sum(view.reserved for view in loading) / MIB,
             unaccounted_mb=sum(view.reserved for view in stuck) / MIB,

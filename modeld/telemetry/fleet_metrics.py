@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB
-from modeld.core.status import DaemonStatus, EventsStatus, InstanceStatus
+from modeld.core.status import DaemonStatus, DeviceStatus, EventsStatus, InstanceStatus
 
 __all__ = ["Metric", "fleet_metrics"]
 
@@ -26,6 +26,12 @@ def fleet_metrics(status: DaemonStatus) -> Iterable[Metric]:
     yield GaugeMetricFamily(
         "modeld_budget_bytes", "Memory budget; 0 is unlimited", value=status.budget_mb * MIB
     )
+    if status.effective_budget_mb is not None:
+        yield GaugeMetricFamily(
+            "modeld_budget_effective_bytes",
+            "Of the budget, what can be given out while other processes hold memory",
+            value=status.effective_budget_mb * MIB,
+        )
     yield GaugeMetricFamily(
         "modeld_margin_bytes", "Of the budget, what is never given out", value=status.margin_mb * MIB
     )
@@ -42,8 +48,24 @@ def fleet_metrics(status: DaemonStatus) -> Iterable[Metric]:
         "Memory that was not seen to come back after a model was unloaded",
         value=status.unaccounted_mb * MIB,
     )
+    yield _devices(status.devices)
     yield from _instances(status.instances)
     yield from _events(status.events)
+
+
+def _devices(devices: Iterable[DeviceStatus]) -> Metric:
+    memory = GaugeMetricFamily(
+        "modeld_device_memory_bytes",
+        "Memory of a device: its total, what is free, what models and what others hold, what models may hold",
+        labels=("device", "state"),
+    )
+    for it in devices:
+        sizes = {"total": it.total_mb, "free": it.free_mb, "ours": it.ours_mb, "foreign": it.foreign_mb}
+        if it.effective_mb is not None:
+            sizes["effective"] = it.effective_mb
+        for state, size in sizes.items():
+            memory.add_metric((it.name, state), size * MIB)
+    return memory
 
 
 def _events(events: EventsStatus) -> Iterable[Metric]:

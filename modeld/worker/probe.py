@@ -9,13 +9,11 @@ answers with one JSON value: a `DryRun`, or a `Problem`.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import os
 import socket
 import sys
-from collections import deque
 from pathlib import Path
 
 import msgspec
@@ -24,19 +22,17 @@ import trio
 from modeld.core.models import DryRun
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import ModeldError, ModelFailed, Problem
-from modeld.worker.bounds import bound, die_with, leave_no_core, leave_the_daemon_alone
+from modeld.worker.bounds import bound
 from modeld.worker.codec import encode, frames_to_worker
 from modeld.worker.messages import Start, load_of, start_of
-from modeld.worker.spawn import CHUNK, Spawned, gone, spawn
+from modeld.worker.once import answer_once, ask_once
+from modeld.worker.spawn import CHUNK
 from modeld.worker.vitals import own_bytes
 
 WITHIN_S = 5.0
 """Seconds after which a probe is given up. A usual one takes one, most of it Python's own start."""
 MEMORY_BYTES = 2 << 30
 CPU_S = 10
-_MOST_BYTES = 1 << 20
-_WORDS = 3
-_NICE = 5
 
 Answer = DryRun | Problem
 
@@ -55,31 +51,18 @@ async def probe(load: LoadSpec, within_s: float = WITHIN_S) -> Answer:
     Cancellation: kills the child, and waits until it is gone.
     """
     await trio.lowlevel.checkpoint()
+    frame = encode(start_of(load, logging.WARNING))
     try:
-        child = spawn(load.model_id, "modeld.worker.probe")
+        said = await ask_once(load.model_id, "modeld.worker.probe", frame, within_s)
     except OSError as error:
         return _failed(load, f"no process could be started: {error.strerror or error}")
-    reply, words = bytearray(), deque[str](maxlen=_WORDS)
-    try:
-        with trio.move_on_after(within_s) as patience:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_collect, child.log_fd, words)
-                await _talk(child, load, reply)
-                await gone(child.process)
-                nursery.cancel_scope.cancel()
-    finally:
-        child.process.kill()
-        with trio.CancelScope(shield=True):  # A killed process is gone at once: nothing to wait long for.
-            await gone(child.process)
-        child.close()
-    if patience.cancelled_caught:
+    if not said.in_time:
         text = f"a dry run of {load.model_id} did not end within {within_s:g} s"
         return ModelFailed(text, details={"within_s": within_s}).as_problem()
     try:
-        answer = msgspec.json.decode(bytes(reply), type=_Reply)
+        answer = msgspec.json.decode(said.reply, type=_Reply)
     except msgspec.DecodeError:
-        said = f"; its last words: {'; '.join(words)}" if words else ""
-        return _failed(load, f"its process ended with {child.process.returncode}{said}")
+        return _failed(load, said.end)
     return answer.run or answer.problem or _failed(load, "it said nothing")
 
 
@@ -88,52 +71,12 @@ def _failed(load: LoadSpec, why: str) -> Problem:
     return ModelFailed(text).as_problem()
 
 
-async def _talk(child: Spawned, load: LoadSpec, reply: bytearray) -> None:
-    """Tell the child what to load, and take its answer until it closes its end."""
-    await trio.lowlevel.checkpoint()
-    frame = encode(start_of(load, logging.WARNING))
-    while frame:
-        await trio.lowlevel.wait_writable(child.sock)
-        try:
-            del frame[: child.sock.send(frame)]
-        except BlockingIOError:
-            continue
-        except OSError:
-            return
-    while len(reply) < _MOST_BYTES and (data := await child.receive()):
-        reply += data
-
-
-async def _collect(descriptor: int, words: deque[str]) -> None:
-    """Keep the last lines that it writes: C's own words, when it was ended by an assertion."""
-    while True:
-        await trio.lowlevel.wait_readable(descriptor)
-        try:
-            data = os.read(descriptor, CHUNK)
-        except BlockingIOError:
-            continue
-        if not data:
-            return
-        words.extend(line for line in data.decode(errors="replace").splitlines() if line.strip())
-
-
-def main(arguments: list[str]) -> None:
-    """Answer once."""
-    descriptor, daemon = int(arguments[0]), int(arguments[1])
-    if not die_with(daemon):
-        os._exit(1)
-    leave_the_daemon_alone()
-    leave_no_core()
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
-    sock = socket.socket(fileno=descriptor)
-    sock.set_inheritable(False)
+def _reply(sock: socket.socket) -> bytes:
+    """Answer once, in the child."""
     start = _first_message(sock)
     logging.basicConfig(level=logging.ERROR)
     bound(memory=MEMORY_BYTES, cpu_s=CPU_S)
-    reply = _answer(load_of(start))
-    sock.sendall(msgspec.json.encode(reply))
-    os._exit(0)  # Without the ends of libraries: the kernel takes everything back.
+    return msgspec.json.encode(_answer(load_of(start)))
 
 
 def _first_message(sock: socket.socket) -> Start:
@@ -165,4 +108,4 @@ def _answer(load: LoadSpec) -> _Reply:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    answer_once(sys.argv[1:], _reply)

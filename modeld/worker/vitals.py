@@ -35,6 +35,19 @@ def own_bytes() -> int:
     return pages * resource.getpagesize()
 
 
+def anonymous_bytes(pid: int) -> int | None:
+    """Return the memory a process holds that nobody can take back: all but the pages of files. Costs 30 us.
+
+    None: it is gone, or going (its memory may still be on the way back).
+    """
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    sizes = [line.split()[1] for line in text.splitlines() if line.startswith(("RssAnon:", "RssShmem:"))]
+    return sum(map(int, sizes)) * 1024 if sizes else None
+
+
 def held_bytes(pid: int) -> int | None:
     """Return the memory it holds: its proportional set size, so that what two share counts once.
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from support.answers import DECISIONS, MODELS, NOW, STATUS
 
-from modeld.cli.console.answers import Instance, Status
+from modeld.cli.console.answers import Device, Instance, Status
 from modeld.cli.console.screen import as_text
 from modeld.cli.console.views import decisions_table, models_table, newest, ps_view, status_view
 
@@ -107,3 +107,23 @@ def test_the_newest_decisions_of_some_models() -> None:
     """A number counts what is shown, not what is looked at."""
     assert newest(DECISIONS, frozenset({"small.gguf"}), 1) == [DECISIONS[1]]
     assert newest(DECISIONS, frozenset(), 2) == list(DECISIONS[-2:])
+
+
+def test_a_budget_that_others_make_smaller_is_told_with_its_reason() -> None:
+    """What can be given out now is what the share is of, and each device says who holds its memory."""
+    machine = Device(
+        name="CPU", kind="cpu", total_mb=4000, free_mb=900, ours_mb=600, foreign_mb=2500, effective_mb=1500
+    )
+    short = "2048 MiB are set, but other processes hold 2500 of the 4000 MiB of CPU"
+    status = msgspec.structs.replace(
+        STATUS,
+        effective_budget_mb=1500.0,
+        shortage=short,
+        devices=(machine,),
+        used_est_mb=718.0,
+        margin_mb=64,
+    )
+    text = as_text(status_view(status, PLACE, 200, UTC), 200)
+    assert "memory: 718 of 1436 MiB held (50%), 64.0 MiB margin" in text
+    assert f"less memory than set: {short}" in text
+    assert "device CPU: 900 of 4000 MiB free, models hold 600 and others 2500; models may hold 1500" in text

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from modeld.config.machine import memory_bytes, usable_cores
+from modeld.config.machine import memory_bytes, memory_now, usable_cores
 
 
 def put(root: Path, path: str, text: str) -> None:
@@ -36,3 +36,28 @@ def test_an_old_cgroup_without_a_limit_is_none(tmp_path: Path) -> None:
     assert memory_bytes(tmp_path) is None
     put(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", "1073741824\n")
     assert memory_bytes(tmp_path) == 2**30
+
+
+def test_what_is_available_is_what_the_machine_and_all_groups_leave(tmp_path: Path) -> None:
+    """Pages of files that a group is charged for could be taken back, so they count as available."""
+    put(tmp_path, "proc/meminfo", "MemTotal: 8000000 kB\nMemAvailable: 6000000 kB\n")
+    put(tmp_path, "proc/self/cgroup", "0::/system.slice/modeld.service\n")
+    assert memory_now(tmp_path)[1] == 6_000_000 * 1024
+    own = "sys/fs/cgroup/system.slice/modeld.service"
+    put(tmp_path, f"{own}/memory.max", "4000000000\n")
+    put(tmp_path, f"{own}/memory.current", "3000000000\n")
+    assert memory_now(tmp_path)[1] == 1_000_000_000
+    put(tmp_path, f"{own}/memory.stat", "anon 5\ninactive_file 200000000\nactive_file 50000000\nodd\n")
+    assert memory_now(tmp_path)[1] == 1_250_000_000
+    put(tmp_path, "sys/fs/cgroup/system.slice/memory.max", "5000000000\n")
+    put(tmp_path, "sys/fs/cgroup/system.slice/memory.current", "6000000000\n")
+    assert memory_now(tmp_path)[1] == 0, "a group over its limit leaves nothing, and not less"
+
+
+def test_an_old_cgroup_tells_what_is_available_of_its_limit(tmp_path: Path) -> None:
+    """Version 1 has other names, and those of its groups below are `total_`; no file tells nothing."""
+    assert memory_now(tmp_path)[1] is None
+    put(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", "1000\n")
+    put(tmp_path, "sys/fs/cgroup/memory/memory.usage_in_bytes", "900\n")
+    put(tmp_path, "sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 300\n")
+    assert memory_now(tmp_path)[1] == 400

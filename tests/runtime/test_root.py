@@ -11,6 +11,7 @@ import pytest
 import trio
 from support.house import read, text_of
 from support.inline import InlineWorker
+from support.machine import MadeUp, machine
 
 from modeld.config.settings import ModelSettings, Settings
 from modeld.core.events import Failed, Finished, FinishReason
@@ -27,7 +28,9 @@ from modeld.telemetry.metrics import Metrics
 from modeld.worker.thread import ThreadWorker
 
 
-def root_of(folder: Path, *, host: object = InlineWorker, **more: object) -> Root:
+def root_of(
+    folder: Path, *, host: object = InlineWorker, devices: MadeUp | None = None, **more: object
+) -> Root:
     """A root over the fake engine, with one model file."""
     (folder / "a.gguf").write_bytes(b"anything")
     settings = Settings(models_dir=folder, engine=EngineKind.FAKE, **more)
@@ -38,6 +41,7 @@ def root_of(folder: Path, *, host: object = InlineWorker, **more: object) -> Roo
         metrics=Metrics(),
         supervision=supervision,
         node_id="test",
+        devices=devices,
     )
 
 
@@ -139,6 +143,30 @@ async def test_what_is_to_be_preloaded_is_loaded_without_a_request(tmp_path: Pat
             await shutdown.wait()
 
     await root.run(Watcher(), lambda _urls: None)
+
+
+async def test_the_devices_are_known_before_the_first_request(tmp_path: Path) -> None:
+    """What others hold counts from the start, unless that is switched off."""
+
+    class Watcher:
+        async def __call__(
+            self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
+        ) -> None:
+            await trio.lowlevel.checkpoint()
+            task_status.started([])
+            self.status = daemon.status()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await shutdown.wait()
+
+    told: list[tuple[float | None, bool, float | None]] = []
+    for watches in (True, False):
+        watcher = Watcher()
+        source = MadeUp(machine(256, 1000))
+        root = root_of(tmp_path, devices=source, vram_budget_mb=500, vram_watch=watches)
+        await root.run(watcher, lambda _urls: None)
+        status = watcher.status
+        told.append((status.effective_budget_mb, bool(status.shortage), status.devices[0].effective_mb))
+    assert told == [(256.0, True, 256.0), (500.0, False, None)]
 
 
 async def test_a_front_that_cannot_start_ends_the_tree_with_its_error(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from support.fleets import Paper, limits, spec
 
 from modeld.core.claims import owed, pending
+from modeld.core.devices import DeviceKind, DeviceRoom
 from modeld.core.effects import (
     Cut,
     Effect,
@@ -28,6 +29,7 @@ from modeld.core.inputs import (
     Arrived,
     CatalogChanged,
     CutAll,
+    DevicesChanged,
     Died,
     GivenUp,
     GotSlot,
@@ -93,6 +95,7 @@ class World:
         self.up: set[str] = set()
         self.stopping: set[str] = set()
         self.owed_loads: set[str] = set()  # something was evicted for them
+        self.left_mb = 2 * BUDGET_MB  # by other processes, to models
         self.operations: dict[str, str] = {}  # operation -> model, not ended yet
         self._asked = 0
 
@@ -122,7 +125,8 @@ class World:
         self.check()
 
     def rarely(self) -> None:
-        (self.die, self.hang, self.repin, self.preload, self.answer_aside)[self.pick(5)]()
+        actions = (self.die, self.hang, self.repin, self.preload, self.answer_aside, self.others_run)
+        actions[self.pick(len(actions))]()
 
     def arrive(self) -> None:
         name = NAMES[self.pick(len(NAMES))]
@@ -151,7 +155,7 @@ class World:
             self.feed(Left(ticket))
             # The room it leaves may be taken by a pinned model, beside which another cannot fit (if one
             # that hangs holds memory, not until that comes back).
-            crowded = {"does_not_fit", "model_failed"} if self._one_hangs() else {"does_not_fit"}
+            crowded = {"does_not_fit", "memory_taken"} | ({"model_failed"} if self._one_hangs() else set())
             assert set(self.kinds[told:]) <= crowded, "a client that leaves ends nobody else"
 
     def _one_hangs(self) -> bool:
@@ -236,6 +240,28 @@ class World:
     def preload(self) -> None:
         self.feed(Wanted(NAMES[self.pick(4)]))
 
+    def others_run(self) -> None:
+        """Other processes take memory of the machine, or give it back."""
+        self.left_mb = (BUDGET_MB, 2 * BUDGET_MB, 90, 60, 30, 0)[self.pick(6)]
+        sure = self.pick(2) == 0
+        self._look(self.left_mb if sure else 2 * BUDGET_MB)
+
+    def _look(self, certain_mb: int) -> None:
+        machine = DeviceRoom(
+            name="CPU",
+            kind=DeviceKind.CPU,
+            total=2 * BUDGET_MB * MIB,
+            ceiling=self.left_mb * MIB,
+            certain=certain_mb * MIB,
+        )
+        before = self.paper.fleet
+        effects = self.feed(DevicesChanged((machine,)))
+        going = [it for it in effects if isinstance(it, Tell) and it.kind == "foreign"]
+        assert not going or before.held > certain_mb * MIB, "a spike makes nobody go"
+        for tell in going:
+            assert before.instance(tell.model_id).idle, "nobody is cut for it"
+            assert not before.catalog.models[tell.model_id].pinned
+
     def operate(self) -> None:
         (self.load, self.load, self.unload, self.unload, self.switch, self.give_up, self.pin)[self.pick(7)]()
 
@@ -278,7 +304,7 @@ class World:
 
     # --- what the runtime would do with the effects ---
 
-    def feed(self, event: Input) -> None:
+    def feed(self, event: Input) -> list[Effect]:
         before = {claim.model_id: claim for claim in self.paper.fleet.claims}
         failing = {
             name for name in NAMES if self.paper.now < self.paper.fleet.instance(name).failures.retry_at
@@ -296,6 +322,10 @@ class World:
         for effect in effects:
             self._perform(effect)
         self.owed_loads -= {name for name in self.owed_loads if not self._wanted(name)}
+        if any(isinstance(effect, Load) for effect in effects):
+            fleet = self.paper.fleet
+            assert fleet.held <= min(self.left_mb, BUDGET_MB) * MIB, "nothing is loaded into others' memory"
+        return effects
 
     def _wanted(self, name: str) -> bool:
         fleet = self.paper.fleet
@@ -308,7 +338,7 @@ class World:
         """Whether models that were pinned since then leave no room."""
         specs = self.paper.fleet.catalog.models.values()
         pinned = sum(SIZES[spec.id[0]] for spec in specs if spec.pinned and spec.id != name)
-        return SIZES[name[0]] + pinned > BUDGET_MB
+        return SIZES[name[0]] + pinned > min(BUDGET_MB, self.left_mb)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -389,6 +419,8 @@ class World:
 
     def end(self) -> None:
         """Let everything go well from now on: then nobody may wait for ever, nor memory be stuck."""
+        self.left_mb = 2 * BUDGET_MB
+        self._look(self.left_mb)
         for _ in range(3000):
             if not self._progress():
                 if not self.live and not self.operations:

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from modeld.core.events import Usage
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB
-from modeld.core.status import DaemonStatus, InstanceStatus
+from modeld.core.status import DaemonStatus, DeviceStatus, InstanceStatus
 from modeld.telemetry.metrics import Metrics
 
 
@@ -42,6 +42,13 @@ def status() -> DaemonStatus:
         reserved_mb=10,
         unaccounted_mb=1,
         margin_mb=2,
+        effective_budget_mb=700,
+        devices=(
+            DeviceStatus(
+                name="CPU", total_mb=900, free_mb=500, ours_mb=200, foreign_mb=200, effective_mb=700
+            ),
+            DeviceStatus(name="CUDA0", total_mb=80, free_mb=30, kind="gpu"),
+        ),
     )
 
 
@@ -156,3 +163,18 @@ def test_a_model_that_is_gone_has_no_series_left() -> None:
     assert (after.count("gone.gguf"), after.count("here.gguf")) == (0, before.count("here.gguf"))
     metrics.count_breaker("gone.gguf")
     assert sample(metrics, "modeld_breaker_opened_total", model="gone.gguf") == 1
+
+
+def test_the_memory_of_each_device_is_shown_by_who_holds_it() -> None:
+    """What models may hold is left out where a device is not watched."""
+    metrics = Metrics()
+    metrics.watch_fleet(status)
+    assert sample(metrics, "modeld_budget_effective_bytes") == 700 * MIB
+    found = {
+        state: sample(metrics, "modeld_device_memory_bytes", device="CPU", state=state)
+        for state in ("total", "free", "ours", "foreign", "effective")
+    }
+    sizes = {"total": 900, "free": 500, "ours": 200, "foreign": 200, "effective": 700}
+    assert found == {state: size * MIB for state, size in sizes.items()}
+    assert sample(metrics, "modeld_device_memory_bytes", device="CUDA0", state="free") == 30 * MIB
+    assert sample(metrics, "modeld_device_memory_bytes", device="CUDA0", state="effective") is None

@@ -54,6 +54,10 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     total_mb: float = 0.0
     free_mb: float = 0.0
+    kind: str = ""
+    ours_mb: float = 0.0
+    foreign_mb: float = 0.0
+    effective_mb: float | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +70,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     uptime_seconds: float = 0.0
     instances: tuple[Instance, ...] = ()
     budget_mb: float = 0.0
+    effective_budget_mb: float | None = None
+    shortage: str | None = None
     used_est_mb: float = 0.0
     reserved_mb: float = 0.0
     unaccounted_mb: float = 0.0

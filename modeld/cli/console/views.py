@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from modeld.cli.console.answers import Decision, Instance, Model, Operation, Status
+from modeld.cli.console.answers import Decision, Device, Instance, Model, Operation, Status
 from modeld.cli.console.figures import NOTHING, clock, count, mib, plain, share, short, size, span
 from modeld.cli.console.grid import Column, Row, grid
 
@@ -227,6 +227,8 @@ def head(status: Status, place: str) -> list[Text]:
     ]  # fmt: skip
     if status.error:
         lines.append(Text(f"error: {plain(status.error)}", style="bold red"))
+    if status.shortage:
+        lines.append(Text(f"less memory than set: {plain(status.shortage)}", style="yellow"))
     lines += [Text(f"warning: {plain(warning)}", style="yellow") for warning in status.warnings]
     return lines
 
@@ -234,7 +236,8 @@ def head(status: Status, place: str) -> list[Text]:
 def _memory(status: Status) -> str:
     used = mib(status.used_est_mb)
     if status.budget_mb:
-        room = max(0.0, status.budget_mb - status.margin_mb)
+        budget = status.budget_mb if status.effective_budget_mb is None else status.effective_budget_mb
+        room = max(0.0, budget - status.margin_mb)
         part = share(status.used_est_mb / room) if room else "100%"
         text = f"memory: {used} of {mib(room)} MiB held ({part})"
         if status.margin_mb:
@@ -277,10 +280,7 @@ def status_view(
 ) -> list[RenderableType]:
     """`modeld status`: everything that helps at three in the morning, on one page."""
     parts: list[RenderableType] = [*head(status, place)]
-    parts += [
-        _line(f"device {plain(it.name)}: {mib(it.free_mb)} of {mib(it.total_mb)} MiB free")
-        for it in status.devices
-    ]
+    parts += [_line(_device(it)) for it in status.devices]
     if status.last_error:
         parts.append(Text(f"last error: {plain(status.last_error)}", style="red"))
     table = ps_table(status, width)
@@ -289,6 +289,16 @@ def status_view(
         last = status.decisions[-_SHOWN_DECISIONS:]
         parts += [Text(""), decisions_table(last, status.server_time_unix, width, zone)]
     return parts
+
+
+def _device(it: Device) -> str:
+    text = f"device {plain(it.name)}: {mib(it.free_mb)} of {mib(it.total_mb)} MiB free"
+    if it.effective_mb is None:
+        return text
+    return (
+        f"{text}, models hold {mib(it.ours_mb)} and others {mib(it.foreign_mb)}; models may hold "
+        f"{mib(it.effective_mb)}"
+    )
 
 
 def _line(*parts: str | tuple[str, str]) -> Text:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from modeld.core.models import MIB
+from modeld.engine.llama.ggml import base
 from modeld.engine.llama.library import lib
 
 _loaded: Any = lib._lib  # noqa: SLF001  # the library itself: the bindings lack what is asked here
@@ -95,7 +94,7 @@ def _walk(address: int) -> Iterator[_Node]:
 
 
 def _buffer(node: _Node) -> Buffer:
-    ggml = _ggml()
+    ggml = base()
     device = ggml.ggml_backend_buft_get_device(node.type)
     return Buffer(
         kind=ggml.ggml_backend_buft_name(node.type).decode(errors="replace"),
@@ -104,20 +103,6 @@ def _buffer(node: _Node) -> Buffer:
         kv=node.kv,
         compute=node.compute,
     )
-
-
-def _ggml() -> Any:
-    """The part of the library that knows the names of buffers and devices."""
-    name = Path(_loaded._name)  # noqa: SLF001  # ctypes tells a library's file nowhere else
-    library = ctypes.CDLL(str(name.with_name(f"libggml-base{name.suffix}")))
-    for symbol, result in (
-        ("ggml_backend_buft_name", ctypes.c_char_p),
-        ("ggml_backend_buft_get_device", ctypes.c_void_p),
-        ("ggml_backend_dev_name", ctypes.c_char_p),
-    ):
-        function = getattr(library, symbol)
-        function.restype, function.argtypes = result, [ctypes.c_void_p]
-    return library
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Memory devices, and how much of each is left to models while other processes hold some of it. Pure.
+
+A look tells what a device has free. What modeld's own workers hold there is added, and the sum is what
+models may hold together: all but what others hold. Looks are noisy (a page cache breathes, a compiler runs
+for a second), so what counts is taken from the last `LOOKS` of them:
+
+    ceiling   the least of them, rounded down to `GRAIN`. It falls with the first look that says so, and rises
+              once all of the last looks are at least two grains above it. New loads keep below it.
+    certain   the most of them, rounded up to `GRAIN`; None before there are so many looks. Models that
+              hold more than this were too large for every one of the last looks, so idle ones give way.
+
+So a spike makes nobody go, and a process that swings by less than a grain changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+import msgspec
+
+from modeld.core.models import MIB
+
+LOOKS = 5
+GRAIN = 64 * MIB
+
+
+class DeviceKind(StrEnum):
+    """What a device is, in the words of ggml's device interface."""
+
+    CPU = "cpu"
+    """The machine's memory."""
+    GPU = "gpu"
+    """With memory of its own."""
+    IGPU = "igpu"
+    """A GPU that uses the machine's memory."""
+    ACCELERATOR = "accel"
+    """Beside the CPU, without memory (BLAS)."""
+    OTHER = "other"
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """One device at one moment, bytes."""
+
+    name: str
+    """`CPU`, `CUDA0`, `Vulkan1`, ...: what llama.cpp calls it."""
+    kind: DeviceKind
+    description: str = ""
+    free: int = 0
+    total: int = 0
+    """0: the system does not tell."""
+    id: str = ""
+    """Of a PCI device, its address: one that two backends offer has the same. Empty: not known."""
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """A look at a device, and what modeld's own models hold there."""
+
+    device: Device
+    ours: int = 0
+    """Bytes; of a device that cannot tell processes apart, what the ledger holds for it."""
+    moving: bool = False
+    """Models are being loaded, and `ours` counts what they do not hold yet: it is an upper bound."""
+
+
+class Watched(msgspec.Struct, frozen=True, kw_only=True):
+    """One device over the last looks."""
+
+    device: Device
+    ours: int = 0
+    recent: tuple[int, ...] = ()
+    """Bytes for models by the last looks, newest last."""
+    ceiling: int | None = None
+    """What models may hold together on it, for new loads; None: nothing is known of it."""
+
+    @property
+    def certain(self) -> int | None:
+        """What every one of the last looks left to models, at the most."""
+        return None if len(self.recent) < LOOKS else -(-max(self.recent) // GRAIN) * GRAIN
+
+    @property
+    def foreign(self) -> int:
+        """Bytes that others hold now: other processes, and the kernel."""
+        return max(0, self.device.total - self.device.free - self.ours)
+
+
+class DeviceRoom(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scheduler knows of a device, bytes."""
+
+    name: str
+    kind: DeviceKind
+    total: int
+    ceiling: int
+    certain: int | None = None
+
+
+def watched(before: Iterable[Watched], readings: Iterable[Reading]) -> tuple[Watched, ...]:
+    """Return what is known of the devices after one more look.
+
+    A device that is not found any more has nothing left for models; one that comes back begins anew.
+    """
+    known = {one.device.name: one for one in before}
+    found = {reading.device.name: _after(known.get(reading.device.name), reading) for reading in readings}
+    gone = [_without(one) for name, one in known.items() if name not in found]
+    return (*found.values(), *gone)
+
+
+def rooms(devices: Iterable[Watched]) -> tuple[DeviceRoom, ...]:
+    """Return what the scheduler needs to know; devices of which nothing is known are left out."""
+    return tuple(
+        DeviceRoom(
+            name=one.device.name,
+            kind=one.device.kind,
+            total=one.device.total,
+            ceiling=one.ceiling,
+            certain=one.certain,
+        )
+        for one in devices
+        if one.ceiling is not None
+    )
+
+
+def _after(before: Watched | None, reading: Reading) -> Watched:
+    device, ours = reading.device, max(0, reading.ours)
+    total = max(0, device.total)
+    device = msgspec.structs.replace(device, total=total, free=min(max(0, device.free), total))
+    if not total:
+        return Watched(device=device, ours=ours)
+    for_models = min(total, device.free + ours)
+    earlier = () if before is None or not before.device.total else before.recent
+    if reading.moving and earlier:
+        for_models = min(for_models, earlier[-1])
+    recent = (*earlier, for_models)[-LOOKS:]
+    least = min(recent)
+    ceiling = None if before is None else before.ceiling
+    if ceiling is None or least < ceiling or least >= ceiling + 2 * GRAIN:
+        ceiling = least // GRAIN * GRAIN
+    return Watched(device=device, ours=ours, recent=recent, ceiling=ceiling)
+
+
+def _without(gone: Watched) -> Watched:
+    device = msgspec.structs.replace(gone.device, free=0, total=0)
+    return Watched(device=device, ceiling=None if gone.ceiling is None else 0)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What follows when processes that are none of modeld's hold memory of the budget. Pure.
+
+New loads keep below what is left, at once (`Fleet.budget`). What is loaded stays and serves; only when
+all of the last looks at the devices left less than the models hold, idle ones give way: those whose loss is
+expected to cost least, never pinned ones. Nobody is cut for it.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from modeld.core.claims import spoken_for
+from modeld.core.effects import Effect, Tell
+from modeld.core.eviction import candidate, choose
+from modeld.core.fleet import Fleet, Instant
+from modeld.core.inputs import DevicesChanged, Tick
+from modeld.core.lifecycle import State, move
+from modeld.core.models import MIB
+from modeld.core.outcome import Outcome
+from modeld.core.placement import shortage
+from modeld.core.room import movable
+
+NOTABLE = 1 / 32
+"""A budget that changes by less of what is set is told by `/status` only, not as a decision."""
+
+
+def look_again(fleet: Fleet, event: Tick | DevicesChanged) -> Outcome:
+    """Take over what the devices leave, and tell where that changes the budget by much."""
+    if isinstance(event, Tick):
+        return fleet, []
+    fleet = replace(fleet, devices=event.devices)
+    limit, budget = fleet.limits.budget, fleet.budget
+    if limit is None or budget is None:
+        return fleet, []
+    told = limit if fleet.told_budget is None else fleet.told_budget
+    back = budget == limit
+    if budget == told or (abs(budget - told) < limit * NOTABLE and not back):
+        return fleet, []
+    reason = f"all {limit // MIB} MiB that are set can be given out again" if back else shortage(fleet) or ""
+    numbers = {"budget_mb": limit / MIB, "effective_budget_mb": budget / MIB, "held_mb": fleet.held / MIB}
+    tell = Tell(action="budget", model_id="", reason=reason, numbers=numbers)
+    return replace(fleet, told_budget=None if back else budget), [tell]
+
+
+def give_way(fleet: Fleet, now: Instant) -> Outcome:
+    """Have idle models go that are too large for what others leave, once that is certain.
+
+    If all that are idle are not enough, all of them go. One that somebody waits for stays.
+    """
+    effects: list[Effect] = []
+    missing = _too_much(fleet)
+    if missing <= 0:
+        return fleet, effects
+    idle = [
+        candidate(view, now)
+        for view in movable(fleet, spoken_for(fleet), {State.READY})
+        if view.idle and not view.stopping and not fleet.is_wanted(view.model_id)
+    ]
+    chosen = choose(idle, missing, fleet.limits.eviction)
+    for model_id in tuple(one.model_id for one in idle) if chosen is None else chosen:
+        view = fleet.instance(model_id)
+        effects.append(
+            Tell(
+                action="unload",
+                model_id=model_id,
+                kind="foreign",
+                reason=f"idle, and {shortage(fleet)}, less than is loaded",
+                numbers={"frees_mb": view.reserved / MIB, "held_mb": fleet.held / MIB},
+            )
+        )
+        fleet = fleet.having(replace(view, state=move(view.state, State.DRAINING)))
+    return fleet, effects
+
+
+def _too_much(fleet: Fleet) -> int:
+    """Return by how many bytes models hold more than all of the last looks left, without those that go."""
+    limit = fleet.limits.budget
+    certain = [device.certain for device in fleet.devices if device.certain is not None]
+    if limit is None or not certain or len(certain) < len(fleet.devices):
+        return 0
+    stays = sum(view.reserved for view in fleet.instances.values() if view.state is not State.DRAINING)
+    return stays - (min(limit, sum(certain)) - fleet.limits.margin)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Watches the devices' memory, and tells the scheduler when others leave it more or less of the budget.
+
+The machine's memory is read in the event loop: two files of /proc and those of the cgroup, and one of each
+worker, less than 1 ms every `LOOK_S`. GPUs are asked in a process of their own (`worker.device_look`), every
+`GPU_LOOK_S`, and only where llama.cpp's library has a backend for any. What follows from a look is decided by
+`core.devices` and `core.squeeze`; the scheduler hears of it only where the budget changes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import structlog
+import trio
+from msgspec.structs import replace
+
+from modeld.core.devices import Device, DeviceKind, Reading, Watched, rooms, watched
+from modeld.core.fleet import Fleet
+from modeld.core.models import MIB, Isolation
+from modeld.core.status import DeviceStatus
+from modeld.engine.llama.devices import other_backends
+from modeld.errors import Problem
+from modeld.runtime.machine import machine_as_device
+from modeld.runtime.scheduler import Scheduler
+from modeld.worker.device_look import look_at_devices
+from modeld.worker.vitals import anonymous_bytes
+
+LOOK_S = 2.0
+GPU_LOOK_S = 15.0
+"""A look at GPUs costs about a second of CPU time and, while it lasts, some hundred MiB of their memory."""
+MOST_FAILURES = 3
+"""So many looks at GPUs may fail in a row before what was last seen of them is not believed any more."""
+
+_log = structlog.stdlib.get_logger("modeld.devices")
+
+
+class DeviceSource(Protocol):
+    """Who knows the devices."""
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the knowledge right now, as a sentence."""
+        ...
+
+    def look(self) -> tuple[Device, ...]:
+        """Return the devices that models may be on, as they are known now. Must not wait."""
+        ...
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep what `look` returns up to date. `started()` when it is known for the first time."""
+        ...
+
+
+class Machine:
+    """The devices of this machine: its memory, and the GPUs that llama.cpp would use."""
+
+    def __init__(
+        self,
+        *,
+        backends: tuple[str, ...] | None = None,
+        ask: Callable[[], Awaitable[tuple[Device, ...] | Problem]] = look_at_devices,
+        read: Callable[[], Device] = machine_as_device,
+    ) -> None:
+        """`backends`: of llama.cpp's library, beside the CPU (default: looked up when it runs)."""
+        self.problem: str | None = None
+        self._backends = backends
+        self._ask = ask
+        self._read = read
+        self._gpus: tuple[Device, ...] = ()
+        self._failures = 0
+
+    def look(self) -> tuple[Device, ...]:
+        """Return the machine's memory as it is now, and the GPUs as they were last seen."""
+        return (self._read(), *self._gpus)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Ask for the GPUs again and again; return at once where there can be none."""
+        await trio.lowlevel.checkpoint()
+        backends = other_backends() if self._backends is None else self._backends
+        if backends:
+            await self._look_at_gpus()
+            _log.info("devices", backends=", ".join(backends), gpus=", ".join(it.name for it in self._gpus))
+        task_status.started()
+        while self._gpus or self._failures:
+            await trio.sleep(GPU_LOOK_S)
+            await self._look_at_gpus()
+
+    async def _look_at_gpus(self) -> None:
+        answer = await self._ask()
+        if not isinstance(answer, Problem):
+            self._gpus, self._failures, self.problem = gpus_of(answer), 0, None
+            return
+        self._failures += 1
+        if self.problem is None:
+            _log.warning("the devices' memory is not known", reason=answer.message)
+        self.problem = f"{answer.message}; what was seen before is used"
+        if self._failures >= MOST_FAILURES:
+            self.problem = f"{answer.message}; no model is put on a GPU until it succeeds"
+            self._gpus = tuple(replace(gpu, free=0) for gpu in self._gpus)
+
+
+def gpus_of(devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """Return the devices that llama.cpp puts layers on, in its order: GPUs, or those inside the CPU.
+
+    Of the latter those that the first of their backends offers; where there are others they are not used.
+    """
+    gpus = tuple(device for device in devices if device.kind is DeviceKind.GPU)
+    inside = tuple(device for device in devices if device.kind is DeviceKind.IGPU)
+    return gpus or tuple(device for device in inside if _backend(device) == _backend(inside[0]))
+
+
+def _backend(device: Device) -> str:
+    return device.name.rstrip("0123456789")
+
+
+class DeviceWatch:
+    """Looks every `LOOK_S`, and knows what the last looks said."""
+
+    def __init__(self, source: DeviceSource, scheduler: Scheduler, *, watches: bool = True) -> None:
+        """Without `watches` nothing follows from what is seen; it is shown."""
+        self._source = source
+        self._scheduler = scheduler
+        self._watches = watches
+        self._known: tuple[Watched, ...] = ()
+        self._own = anonymous_bytes(os.getpid()) or 0
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the knowledge right now, as a sentence."""
+        return self._source.problem
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look again and again. `started()` after the first look; returns where nothing is watched."""
+        await trio.lowlevel.checkpoint()
+        if not self._watches:
+            task_status.started()
+            return
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._source.run)
+            self.look()
+            task_status.started()
+            while True:
+                await trio.sleep(LOOK_S)
+                self.look()
+
+    def look(self) -> None:
+        """Look once, and tell the scheduler if the budget changes by it."""
+        fleet = self._scheduler.fleet
+        # Ours first: of a worker that ends meanwhile, too much is counted once, and never too little.
+        ours = self._on_machine(fleet)
+        self._known = watched(self._known, [self._reading(device, ours) for device in self._source.look()])
+        found = rooms(self._known)
+        after = replace(fleet, devices=found)
+        if after.budget != fleet.budget or (after.budget != fleet.limits.budget and found != fleet.devices):
+            self._scheduler.set_devices(found)
+
+    def _reading(self, device: Device, on_machine: int) -> Reading:
+        return Reading(device=device, ours=on_machine if device.kind is DeviceKind.CPU else 0)
+
+    def _on_machine(self, fleet: Fleet) -> int:
+        """Return the bytes of the machine's memory that models hold and nobody can take back.
+
+        Pages of model files are not among them: they count as available. Models in threads share this
+        process; of its growth they are taken to hold what the ledger has for them, at the most.
+        """
+        held = in_threads = 0
+        for view in fleet.instances.values():
+            instance = self._scheduler.instances.get(view.model_id)
+            if instance is None or not view.reserved:
+                continue
+            if instance.isolation is Isolation.THREAD:
+                in_threads += view.reserved
+            elif instance.pid is not None:
+                found = anonymous_bytes(instance.pid)
+                held += view.reserved if found is None else found
+        if in_threads:
+            held += min(in_threads, max(0, (anonymous_bytes(os.getpid()) or 0) - self._own))
+        return held
+
+    def statuses(self) -> tuple[DeviceStatus, ...]:
+        """Return what `/status` tells of each device."""
+        if not self._known:
+            return tuple(_status(Watched(device=device)) for device in self._source.look())
+        return tuple(_status(one) for one in self._known)
+
+
+def _status(one: Watched) -> DeviceStatus:
+    device = one.device
+    return DeviceStatus(
+        name=device.name,
+        kind=device.kind.value,
+        description=device.description,
+        total_mb=device.total / MIB,
+        free_mb=device.free / MIB,
+        ours_mb=one.ours / MIB,
+        foreign_mb=one.foreign / MIB,
+        effective_mb=None if one.ceiling is None else one.ceiling / MIB,
+    )

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""A process that answers once: started, told what to do, listened to, and gone within its time.
+
+What it does may end it, fill its memory or keep it busy for ever, so nothing here relies on it: the answer
+is what it wrote until it closed its end, and whoever asked judges that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+import trio
+
+from modeld.worker.bounds import die_with, leave_no_core, leave_the_daemon_alone
+from modeld.worker.spawn import CHUNK, Spawned, gone, spawn
+
+MOST_BYTES = 1 << 20
+_WORDS = 3
+_NICE = 5
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """What such a process left behind."""
+
+    reply: bytes
+    in_time: bool
+    code: int | None
+    words: tuple[str, ...]
+    """The last lines that it wrote: C's own, when an assertion ended it."""
+
+    @property
+    def end(self) -> str:
+        """How it ended, as part of a sentence."""
+        said = f"; its last words: {'; '.join(self.words)}" if self.words else ""
+        return f"its process ended with {self.code}{said}"
+
+
+async def ask_once(name: str, module: str, frame: bytes | bytearray, within_s: float) -> Said:
+    """Start `python -m module FD DAEMON NAME`, write `frame` to it and read its answer.
+
+    Raises: OSError when no process can be started.
+    Cancellation: kills it, and waits until it is gone.
+    """
+    await trio.lowlevel.checkpoint()
+    child = spawn(name, module)
+    reply, words = bytearray(), deque[str](maxlen=_WORDS)
+    try:
+        with trio.move_on_after(within_s) as patience:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_collect, child.log_fd, words)
+                await _talk(child, bytearray(frame), reply)
+                await gone(child.process)
+                nursery.cancel_scope.cancel()
+    finally:
+        child.process.kill()
+        with trio.CancelScope(shield=True):  # A killed process is gone at once: nothing to wait long for.
+            await gone(child.process)
+        child.close()
+    return Said(
+        reply=bytes(reply),
+        in_time=not patience.cancelled_caught,
+        code=child.process.returncode,
+        words=tuple(words),
+    )
+
+
+async def _talk(child: Spawned, frame: bytearray, reply: bytearray) -> None:
+    """Tell the child what to do, and take its answer until it closes its end."""
+    await trio.lowlevel.checkpoint()
+    while frame:
+        await trio.lowlevel.wait_writable(child.sock)
+        try:
+            del frame[: child.sock.send(frame)]
+        except BlockingIOError:
+            continue
+        except OSError:
+            return
+    while len(reply) < MOST_BYTES and (data := await child.receive()):
+        reply += data
+
+
+async def _collect(descriptor: int, words: deque[str]) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(descriptor)
+        try:
+            data = os.read(descriptor, CHUNK)
+        except BlockingIOError:
+            continue
+        if not data:
+            return
+        words.extend(line for line in data.decode(errors="replace").splitlines() if line.strip())
+
+
+def answer_once(arguments: list[str], answer: Callable[[socket.socket], bytes]) -> NoReturn:
+    """Be such a process: answer over the socket that the daemon left, and end.
+
+    `arguments` are those of the command line: descriptor, process id of the daemon, a name for `ps`.
+    """
+    descriptor, daemon = int(arguments[0]), int(arguments[1])
+    if not die_with(daemon):
+        os._exit(1)
+    leave_the_daemon_alone()
+    leave_no_core()
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    sock.sendall(answer(sock))
+    os._exit(0)  # Without the ends of libraries: the kernel takes everything back.
