@@ -74,6 +74,7 @@ SAMPLES: Mapping[str, tuple[str, object]] = {
     "dry_runs": ("off", False),
     "vram_budget_mb": ("auto", None),
     "vram_margin_mb": ("7", 7),
+    "vram_watch": ("false", False),
     "models": ('{"a": {"ttl": "5m"}}', {"a": ModelSettings(ttl=300.0)}),
     "max_body_bytes": ("2MiB", 2097152),
     "max_header_bytes": ("16KiB", 16384),
