@@ -240,6 +240,12 @@ class MemoryTaken(ModeldError):
     default_retry_after_s = 10.0
 
 
+class FileChanged(ModelFailed):
+    """The file is not the one that was looked at; it is looked at again, and once more tried."""
+
+    kind = "file_changed"
+
+
 class Evicted(ModeldError):
     """The model had to make room for another one before the request had its first token."""
 
@@ -306,6 +312,7 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         ModelFailed,
         OutOfMemory,
         MemoryTaken,
+        FileChanged,
         Evicted,
         Unloaded,
         DeadlineUnreachable,

@@ -25,7 +25,10 @@ from modeld.core.restart import (
     told_of_recovery,
 )
 from modeld.core.staying import OPERATOR, until
-from modeld.errors import EngineFailed, OutOfMemory, Problem
+from modeld.errors import EngineFailed, FileChanged, OutOfMemory, Problem
+
+NEXT_LOOK_S = 5.0
+"""By then the folder was looked at (every 2 s), or it does not answer."""
 
 
 def loaded(fleet: Fleet, model_id: str, slots: int, now: Instant) -> Outcome:
@@ -68,10 +71,16 @@ def _without_load(waiter: Waiter, load_started: Instant, now: Instant) -> Waiter
 
 
 def load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
-    """Refuse who waits for it, and try again after a backoff; at once, with more memory, if that ran out."""
+    """Refuse who waits for it, and try again after a backoff.
+
+    Nobody is refused where it is tried once more: at once, with more memory, if that ran out; after the next
+    look at the folder if its file is another one.
+    """
     view = fleet.instance(model_id)
     if problem.kind == OutOfMemory.kind and (again := _replanned(fleet, view, problem, now)) is not None:
         return again
+    if problem.kind == FileChanged.kind and not view.failures.in_a_row:
+        return _looked_at_again(fleet, view, problem, now)
     before = view.failures
     failures = after_failure(before, problem, now, while_loading=True)
     fleet = fleet.having(_without_memory(view, State.ERROR, failures))
@@ -106,6 +115,18 @@ def _replanned(fleet: Fleet, view: InstanceView, problem: Problem, now: Instant)
         numbers={"before_mb": before, "need_mb": after},
     )
     return replace(fleet.having(view), catalog=catalog), [tell]
+
+
+def _looked_at_again(fleet: Fleet, view: InstanceView, problem: Problem, now: Instant) -> Outcome:
+    """Wait for the next look at the folder; `note` has it loaded anew as soon as that has found a change."""
+    failures = after_failure(view.failures, problem, now, while_loading=False)
+    view = _without_memory(view, State.ERROR, replace(failures, retry_at=now + NEXT_LOOK_S))
+    tell = Tell(
+        action="replan",
+        model_id=view.model_id,
+        reason=f"it is tried once more after the next look at the folder: {problem.message}",
+    )
+    return fleet.having(view), [tell]
 
 
 def died(fleet: Fleet, event: inputs.Died, now: Instant) -> Outcome:

@@ -56,7 +56,7 @@ def note(fleet: Fleet, event: Input, now: Instant) -> Outcome:
         case inputs.Stopped(model_id=model_id):
             return stopped(fleet, model_id)
         case inputs.CatalogChanged(catalog=catalog):
-            return _catalog_changed(replace(fleet, catalog=with_pins(catalog, fleet.pins)), fleet)
+            return _catalog_changed(replace(fleet, catalog=with_pins(catalog, fleet.pins)), fleet, now)
         case inputs.Wanted(model_id=model_id):
             return fleet.having(replace(fleet.instance(model_id), wanted=True)), []
         case (
@@ -150,15 +150,18 @@ def _released(fleet: Fleet, event: inputs.Released, now: Instant) -> Fleet:
     return fleet.having(view)
 
 
-def _catalog_changed(fleet: Fleet, before: Fleet) -> Outcome:
+def _catalog_changed(fleet: Fleet, before: Fleet, now: Instant) -> Outcome:
     effects: list[Effect] = []
     views: list[InstanceView] = []
     for view in fleet.instances.values():
         old = before.catalog.models.get(view.model_id)
         new = fleet.catalog.models.get(view.model_id)
-        if view.state not in {State.READY, State.LOADING} or (
-            new is not None and old is not None and _same_load(old, new)
-        ):
+        if new is not None and old is not None and _same_load(old, new):
+            continue
+        if view.state not in {State.READY, State.LOADING}:
+            failed = view.failures
+            if new is not None and failed.retry_at > now and not failed.breaker:  # It was another file.
+                views.append(replace(view, failures=replace(failed, retry_at=now)))
             continue
         if new is None:
             kind, reason = "gone", "its file is gone"

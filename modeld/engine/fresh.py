@@ -8,13 +8,13 @@ from pathlib import Path
 from modeld.core.catalog import parse_split
 from modeld.core.models import MIB
 from modeld.engine.protocol import LoadSpec
-from modeld.errors import ModelFailed
+from modeld.errors import FileChanged
 
 _AGAIN = "It is looked at again within seconds; if it is being copied, wait until that is done"
 
 
 def check_unchanged(spec: LoadSpec) -> None:
-    """Raise ModelFailed if a part of the file is gone, or if size or time of modification are others.
+    """Raise FileChanged if a part of the file is gone, or if size or time of modification are others.
 
     A spec that does not say what the file was like is not checked. What changes after this look is
     llama.cpp's to find, or ends the process that mapped it.
@@ -28,16 +28,16 @@ def check_unchanged(spec: LoadSpec) -> None:
         found = [first.with_name(name).stat() for name in names]
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise ModelFailed(f"{spec.model_id} cannot be loaded: its file {spec.path}: {reason}") from None
+        raise FileChanged(f"{spec.model_id} cannot be loaded: its file {spec.path}: {reason}") from None
     size = sum(info.st_size for info in found)
     if size != spec.size_bytes:
         change = "grew" if size > spec.size_bytes else "shrank"
-        raise ModelFailed(
+        raise FileChanged(
             f"{spec.model_id} was not loaded: its file {change} from {spec.size_bytes / MIB:.1f} to "
             f"{size / MIB:.1f} MiB since it was last looked at. {_AGAIN}"
         )
     if max(info.st_mtime_ns for info in found) != spec.modified_ns:
-        raise ModelFailed(
+        raise FileChanged(
             f"{spec.model_id} was not loaded: its file was replaced or written to since it was last looked "
             f"at. {_AGAIN}"
         )

@@ -94,7 +94,7 @@ def _legal(fault: str, when: str, before: str, after: str) -> Callable[[Call], b
             return False
         if call.status == 200 and not call.last.get("error"):
             return call.text in ({before, after} if fault == "replaced" else {before})
-        if when == "unload" or (fault == "replaced" and when in {"on disk", "decode"}):
+        if when == "unload" or fault == "replaced":
             return False
         if fault == "deleted" and when == "decode":
             return False
