@@ -55,7 +55,7 @@ def list_devices() -> tuple[Device, ...]:
     The CPU reports all of its memory as free; who calls knows better.
     """
     from modeld.engine.llama.ggml import Props, base, registry  # noqa: PLC0415  # loads llama.cpp
-    from modeld.engine.llama.library import initialise  # noqa: PLC0415  # the same
+    from modeld.engine.llama.library import initialise  # noqa: PLC0415  # loads llama.cpp
 
     initialise()
     devices: list[Device] = []
