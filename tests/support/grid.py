@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Program: holds estimates of memory against real processes, and prints a table for docs/footprint.md.
 
-python -m support.grid [FOLDER OF THE REAL MODELS]      (from tests/; takes some minutes)
+python -m support.grid [FIRST [LAST]]      (from tests/; the numbers of rows; all take some minutes)
 
 Columns in MiB: the formula, the dry run, what the next load would be reserved after one load has taught, and
 the resident set of a process whose context was filled by whole ubatches; beside the first three, how far off
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from support.real import Q4_0, Q4_1, Q8_0, models_folder
-from support.scales import sure, weighed
+from support.scales import small_pages, sure, weighed
 
 from modeld.core.learned import Learned, scaled, when_ready
 from modeld.core.models import MIB, Isolation, LoadOptions, ModelSpec
@@ -23,13 +23,15 @@ from modeld.engine.llama.footprint import estimate
 from modeld.engine.llama.gguf import read_facts
 
 OTHERS = (
-    {"kv_type": "q8_0"},
-    {"flash_attn": True},
-    {"mmap": False},
-    {"ubatch": 128},
-    {"kv_unified": False},
-    {"kv_unified": True},
-    {"prefix_cells": 0},
+    (Q4_0, {"kv_type": "q8_0"}),
+    (Q4_0, {"flash_attn": True}),
+    (Q4_0, {"mmap": False}),
+    (Q4_0, {"ubatch": 128}),
+    (Q4_0, {"kv_unified": False}),
+    (Q4_0, {"kv_unified": True}),
+    (Q4_0, {"prefix_cells": 0}),
+    (Q4_1, {"kv_type": "q8_0", "mmap": False}),
+    (Q8_0, {"ubatch": 256}),
 )
 
 
@@ -46,16 +48,18 @@ def row(path: Path, options: LoadOptions) -> tuple[float, float, float, float]:
 
 def main() -> None:
     """Print the table."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else models_folder()
+    folder, bounds = models_folder(), [int(word) for word in sys.argv[1:]]
+    first, last = (*bounds, None, None)[:2]
+    small_pages()
     usual = {"threads": 2, "isolation": Isolation.PROCESS}
     grid = [
         (quant, {"ctx": ctx, "slots": slots})
         for quant, ctx, slots in itertools.product((Q4_0, Q4_1, Q8_0), (1024, 4096), (1, 4))
     ]
-    grid += [(Q4_0, {"ctx": 2048, "slots": 4, **other}) for other in OTHERS]
+    grid += [(quant, {"ctx": 2048, "slots": 4, **other}) for quant, other in OTHERS]
     _print("weights, cells, slots, options", "formula", "dry run", "learned", "measured")
     _print("---", "---", "---", "---", "---")
-    for quant, change in grid:
+    for quant, change in grid[first:last]:
         found = row(folder / f"{quant}.gguf", LoadOptions(**usual, **change))
         sizes = [f"{size:.0f} ({(size / found[3] - 1) * 100:+.1f} %)" for size in found[:3]]
         words = [quant.rpartition(".")[2], str(change["ctx"]), str(change["slots"])]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -21,6 +22,15 @@ from modeld.worker.spawn import child_environment
 PROGRAM = Path(__file__).parent / "weigh.py"
 PATIENCE_S = 60.0
 """A machine that is busy with other tests may take long; the daemon itself waits 5 s."""
+
+
+_PR_SET_THP_DISABLE = 41
+
+
+def small_pages() -> None:
+    """Have this process and its children, from now on, get no huge pages (prctl(2)); Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
 def dry(path: Path, options: LoadOptions | None = None, within_s: float = PATIENCE_S) -> DryRun | Problem:

@@ -118,9 +118,10 @@ def write_recurrent(path: Path) -> Path:
     return finish(writer, path)
 
 
-def write_bert(path: Path, *, pooling: int | None = 1) -> Path:
+def write_bert(path: Path, *, pooling: int | None = 1, more_words: int = 0) -> Path:
     """Write an embedding model: attention looks both ways, no KV cache, words as tokens; two layers."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"\u2581{word}" for word in BERT_WORDS)]
+    known = [*BERT_WORDS, *(f"x{number}" for number in range(more_words))]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"\u2581{word}" for word in known)]
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_name("Tiny embedder")
     writer.add_context_length(BERT_CONTEXT)
@@ -136,7 +137,7 @@ def write_bert(path: Path, *, pooling: int | None = 1) -> Path:
     writer.add_token_type_count(2)
     writer.add_token_list(words)
     writer.add_token_scores([0.0] * len(words))
-    kinds = [gguf.TokenType.CONTROL] * 5 + [gguf.TokenType.NORMAL] * len(BERT_WORDS)
+    kinds = [gguf.TokenType.CONTROL] * 5 + [gguf.TokenType.NORMAL] * len(known)
     writer.add_token_types(kinds)
     writer.add_pad_token_id(0)
     writer.add_unk_token_id(1)

@@ -34,10 +34,10 @@ def held() -> dict[str, int]:
     return {"pss": sizes["Pss"], "rss": sizes["Rss"]}
 
 
-def decode(model, batch: Batch, begin: int, sequence: int) -> None:
-    """Decode a whole ubatch of a sequence from position `begin` on."""
+def decode(model, batch: Batch, begin: int, sequence: int, count: int) -> None:
+    """Decode so many tokens of a sequence from position `begin` on."""
     batch.clear()
-    tokens = [(begin + place) % 100 + 5 for place in range(batch.capacity)]
+    tokens = [(begin + place) % 100 + 5 for place in range(count)]
     batch.add_chunk(tokens, begin, sequence, wants_logits=True)
     if lib.llama_decode(model.context, batch.struct) != 0:
         sys.exit("llama_decode failed")
@@ -47,8 +47,9 @@ def fill(model) -> None:
     """Fill one sequence of the layout to its end."""
     batch = Batch(model.batch_tokens, model.sequences)
     lib.llama_memory_clear(model.memory, False)
-    for begin in range(0, model.layout.share - batch.capacity + 1, batch.capacity):
-        decode(model, batch, begin, 0)
+    count = min(batch.capacity, model.layout.share)
+    for begin in range(0, model.layout.share - count + 1, count):
+        decode(model, batch, begin, 0, count)
 
 
 def serve(engine, *requests) -> None:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from modeld.engine.llama.gguf import read_facts
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import Problem
 from modeld.worker.probe import probe
+from modeld.worker.spawn import child_environment
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +98,38 @@ def test_an_adapter_counts_with_its_tensors(tiny: Path, tmp_path: Path) -> None:
     plain = sure(tiny, LoadOptions(ctx=256, slots=1))
     with_it = sure(tiny, LoadOptions(ctx=256, slots=1, lora=(Adapter(path=str(adapter), bytes=size),)))
     assert with_it.peak.weights - plain.peak.weights == size
+
+
+def test_a_dry_run_holds_what_a_worker_holds() -> None:
+    """Its process is taken for a worker's, so it has no module that a worker has not, but its own."""
+    shown = "import importlib, sys; [importlib.import_module(name) for name in {!r}]; print(*sys.modules)"
+    engine, found = "modeld.engine.llama.engine", list[set[str]]()
+    for own in (["modeld.worker.probe_child", "modeld.engine.llama.dry_run"], []):
+        program = shown.format(["modeld.worker.child", engine, *own])
+        command = [sys.executable, "-P", "-S", "-c", program]
+        env = child_environment(os.environ)
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=env, timeout=PATIENCE_S
+        )
+        found.append(set(done.stdout.split()))
+    more = {
+        name
+        for name in found[0] - found[1]
+        if not name.startswith(("modeld.worker.probe", "modeld.worker.once_child", "modeld.engine"))
+    }
+    assert more == set()
+
+
+@pytest.mark.real
+def test_rows_of_logits_are_there_from_the_beginning() -> None:
+    """llama.cpp clears one for each sequence, so they count with what a ready worker holds."""
+    path = models_folder() / f"{Q4_0}.gguf"
+    kept, alone = (
+        sure(path, LoadOptions(ctx=512, slots=1, prefix_cells=cells, isolation=Isolation.PROCESS)).first
+        for cells in (None, 0)
+    )
+    rows = 32 * read_facts(path).vocabulary * 4
+    assert kept.overhead - alone.overhead == pytest.approx(rows, abs=rows / 2)
 
 
 def test_an_embedding_model_is_asked_for_its_own_context(tmp_path: Path) -> None:

@@ -104,17 +104,19 @@ def flags_of(models: Sequence[StormModel], place: Path) -> list[str]:
     return [*flags, "--dry-runs=true", "--events-enable", "--events-file", str(place / "events.ndjson")]
 
 
-def estimates(models: Sequence[StormModel], folder: Path, flags: Sequence[str]) -> dict[str, float]:
+def estimates(
+    models: Sequence[StormModel], folder: Path, flags: Sequence[str], source: str = "probe"
+) -> dict[str, float]:
     """Return what each model is estimated to take, MiB: by a dry run, which the next daemon remembers.
 
-    Raises: BenchError when one is not done in time.
+    `source`: `formula` for a daemon without dry runs. Raises: BenchError when one is not done in time.
     """
     with modeld(*flags, models_dir=folder) as server:
         until = time.monotonic() + _ESTIMATED_S
         while True:
             rows: list[dict[str, Any]] = json.loads(get(server.port, "/models"))["models"]
             found = {
-                row["id"]: float(row["est_vram_mb"]) for row in rows if row["footprint"]["source"] == "probe"
+                row["id"]: float(row["est_vram_mb"]) for row in rows if row["footprint"]["source"] == source
             }
             if found.keys() == {model.id for model in models}:
                 return found

@@ -11,11 +11,14 @@ tables in memory as a worker with this model.
 | weights  | buffers by llama.cpp's account; where the file stays mapped, what is rearranged for   |
 |          | the CPU counts twice, as a copy and as pages of the file; tensors of LoRA adapters    |
 | kv       | the cells and recurrent states, by the same account                                   |
-| compute  | the graphs' buffers by the same account; the rows of logits that its log tells of,    |
-|          | but one a slot (guesses and embeddings beside streams may take up to 32); the         |
+| compute  | what becomes resident while it serves: the graphs' buffers by the same account; the   |
 |          | CPU threads' work area, which llama.cpp allocates with the first decode and tells     |
-|          | nowhere: the largest operand that is converted for a product                          |
-| overhead | resident set of this process (of a thread: its growth), adapters taken out            |
+|          | nowhere (the largest operand that is converted for a product), and what malloc keeps  |
+|          | of smaller ones before it; what a first decode touches (`served_bytes`); of an        |
+|          | embedding model the rows of a whole batch                                             |
+| overhead | resident set of this process (of a thread: its growth), adapters taken out; the rows  |
+|          | of logits by its log, which llama.cpp clears, so that they are resident from the      |
+|          | beginning (guesses and embeddings beside streams may raise them to 32)                |
 
 Of a KV cache that is split first and may become one (`kv_unified` None), both are asked for.
 """
@@ -30,7 +33,13 @@ import msgspec
 from modeld.core.models import DeviceUse, DryRun, Footprint, Isolation, LoadOptions, ModelFacts
 from modeld.engine.llama.breakdown import Buffer, buffers_of, said_by
 from modeld.engine.llama.embedding_engine import EmbeddingModel
-from modeld.engine.llama.footprint import estimate, uses_flash_attention
+from modeld.engine.llama.footprint import (
+    embedding_rows,
+    estimate,
+    kept_bytes,
+    served_bytes,
+    uses_flash_attention,
+)
 from modeld.engine.llama.library import capture, initialise, lib
 from modeld.engine.llama.model import Model
 from modeld.engine.llama.vocab import Vocab
@@ -61,8 +70,10 @@ class _Account(msgspec.Struct, frozen=True):
     """The buffers of one context, and what is not among them."""
 
     buffers: tuple[Buffer, ...]
-    extra: int
-    """Output rows and work area, bytes, on the CPU."""
+    served: int
+    """What else becomes resident while it serves, bytes, on the CPU."""
+    rows: int
+    """Of logits, bytes."""
 
 
 def dry_run(spec: LoadSpec, facts: ModelFacts, resident_bytes: Callable[[], int]) -> DryRun:
@@ -89,7 +100,8 @@ def dry_run(spec: LoadSpec, facts: ModelFacts, resident_bytes: Callable[[], int]
         model.close()
     del vocab
     lora = sum(adapter.bytes for adapter in spec.options.lora)
-    overhead = max(0, after - lora - (before if spec.options.isolation is Isolation.THREAD else 0))
+    overhead = after - lora - accounts[-1].rows  # Its context is there, and the rows are allocated.
+    overhead = max(0, overhead - (before if spec.options.isolation is Isolation.THREAD else 0))
     footprints = [_footprint(account, spec.options, lora, overhead) for account in accounts]
     place = max(range(len(footprints)), key=lambda place: footprints[place].total)
     devices = _devices(accounts[place], spec.options, lora)
@@ -106,27 +118,33 @@ def _account(model: Model, options: LoadOptions, facts: ModelFacts, log: list[st
             Buffer(kind=place, device=place, weights=outline.weights, kv=said.kv, compute=said.compute),
         )
     on_cpu = any(buffer.kv for buffer in buffers if buffer.device == CPU)
-    # Rows are allocated for all sequences, also retained ones; those in slots are used.
-    output = min(said.output, options.slots * facts.vocabulary * 4) if not facts.pooling else said.output
-    return _Account(buffers, output + on_cpu * _work(model, options, facts))
+    served = served_bytes(facts, options) + on_cpu * _work(model, options, facts)
+    if facts.pooling:
+        served += max(0, embedding_rows(facts, options) - said.output)
+    return _Account(buffers, served, said.output)
 
 
 def _work(model: Model, options: LoadOptions, facts: ModelFacts) -> int:
-    """The largest operand of a product, as the CPU's threads convert it: of a ubatch, once a graph."""
+    """The largest operand of a product, as the CPU's threads convert it: of a ubatch, once a graph.
+
+    That of scores grows with the depth of a context, step by step, and malloc keeps what small steps leave.
+    """
     widest = max(facts.feed_forward_length, facts.embedding_length)
     products = int(model.batch_tokens * widest * _Q8_0)
     if facts.pooling or not any(facts.kv_heads) or uses_flash_attention(options) or options.kv_type == "f32":
         return products
     cells = model.cells if model.layout.unified else model.layout.share
-    return max(products, model.batch_tokens * cells * facts.heads * 2)
+    step = model.batch_tokens * min(model.batch_tokens, cells) * facts.heads * 2
+    scores = model.batch_tokens * cells * facts.heads * 2
+    return max(products, scores) + kept_bytes(step, scores)
 
 
 def _footprint(account: _Account, options: LoadOptions, lora: int, overhead: int) -> Footprint:
     return Footprint(
         weights=sum(_weights(buffer, options) for buffer in account.buffers) + lora,
         kv=sum(buffer.kv for buffer in account.buffers),
-        compute=sum(buffer.compute for buffer in account.buffers) + account.extra,
-        overhead=overhead,
+        compute=sum(buffer.compute for buffer in account.buffers) + account.served,
+        overhead=overhead + account.rows,
     )
 
 
@@ -148,7 +166,7 @@ def _devices(account: _Account, options: LoadOptions, lora: int) -> tuple[Device
                 device=name,
                 weights=sum(_weights(buffer, options) for buffer in own) + (lora if host else 0),
                 kv=sum(buffer.kv for buffer in own),
-                compute=sum(buffer.compute for buffer in own) + (account.extra if host else 0),
+                compute=sum(buffer.compute for buffer in own) + (account.served if host else 0),
             )
         )
     return tuple(use for use in uses if use.weights or use.kv or use.compute)

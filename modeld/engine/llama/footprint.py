@@ -15,12 +15,14 @@ buffer becomes resident only as deep as it is used; a budget must not be broken 
 |          | least one a slot); recurrent state a slot                                            |
 | compute  | without flash attention scores and mask in F32, ubatch x cells x (heads + 1) x 4;    |
 |          | with it the mask in F32 and F16, ubatch x cells x 6; activations of one layer,       |
-|          | ubatch x (4 embedding + 2 feed forward) x 4; two rows of logits a slot, and one a    |
-|          | sequence that the prefix cache may retain (none for recurrent models), but at least  |
-|          | 32 and one a slot; and the                                                           |
-|          | threads' work area: scores once more in F16, ubatch x cells x heads x 2              |
-| overhead | 384 bytes a token of the vocabulary (with its merges), and 5 MiB of tables; in a     |
-|          | process of its own 40 MiB of interpreter, libraries and llama.cpp's code more        |
+|          | ubatch x (4 embedding + 2 feed forward) x 4; of a split cache that stays split,      |
+|          | cells are those of a slot; the threads' work area: scores once more in F16, ubatch x |
+|          | cells x heads x 2, and what malloc keeps of smaller ones before; what is touched     |
+|          | when it serves: 12 bytes a slot and token of the vocabulary (the sampler's           |
+|          | candidates), and 1.5 MiB of code and tables                                          |
+| overhead | 384 bytes a token of the vocabulary (with its merges), and 5 MiB of tables; a row    |
+|          | of logits for each sequence, in slots and retained; in a process of its own 40 MiB   |
+|          | of interpreter, libraries and llama.cpp's code more                                  |
 
 A quantised KV cache needs flash attention (llama.cpp refuses it otherwise); where `flash_attn` is
 None, it is off else. Windowed layers are counted with a full cache, as llama.cpp allocates them
@@ -64,6 +66,13 @@ LEAST_ROWS = 32
 MOST_RETAINED = 32
 """Sequences that the prefix cache may hold beside those in slots, where it is on."""
 
+SERVED_BYTES = 3 * MIB // 2
+"""Code and tables that the first decodes touch; measured: 1.3 to 1.7 MiB."""
+CANDIDATE_BYTES = 12
+"""Of a token among those that a sampler chooses from (`llama_token_data`); each slot has its own."""
+KEPT_BYTES = 4 * MIB
+"""Areas that are freed and smaller than this stay in the heap; `worker.spawn` tells malloc so."""
+
 _REPACKED = {
     "avx2": {"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"},
     "avx512f": {"Q2_K"},
@@ -86,35 +95,56 @@ def estimate(facts: ModelFacts, options: LoadOptions, *, repacked: frozenset[str
         return _embedding_model(facts, options, types)
     cells = cells_of(facts, options)
     ubatch = min(max(options.ubatch, options.slots), cells)
+    depth = cells if options.kv_unified is not False else cells // options.slots
+    retained = 0 if facts.recurrent_bytes or options.kv_unified is False else retained_sequences(options)
+    rows = (options.slots + retained) * facts.vocabulary * 4
     return Footprint(
         weights=_weights(facts, options, types),
         kv=_kv(facts, options, cells),
-        compute=_compute(facts, options, ubatch=ubatch, cells=cells),
-        overhead=_overhead(facts, options),
+        compute=_compute(facts, options, ubatch=ubatch, depth=depth) + served_bytes(facts, options),
+        overhead=_overhead(facts, options) + rows,
     )
 
 
 def _embedding_model(facts: ModelFacts, options: LoadOptions, types: frozenset[str]) -> Footprint:
-    """Estimate an embedding model: a decode of whole inputs, with the logits of each token.
-
-    llama.cpp 0.3.36 keeps room for those although nobody asks for them. Encoders have no KV cache.
-    """
+    """Estimate an embedding model: a decode of whole inputs. Encoders have no KV cache."""
     tokens = embed_tokens(options)
     cells = -(-tokens // CELL_GROUP) * CELL_GROUP
-    rows = tokens * (facts.vocabulary + 2 * facts.embedding_length) * 4
     activations = tokens * (6 * facts.embedding_length + 2 * facts.feed_forward_length) * 4
     scores = tokens * tokens * (6 if uses_flash_attention(options) else 6 * facts.heads + 8)
     return Footprint(
         weights=_weights(facts, options, types),
         kv=0 if facts.architecture in ENCODERS else _kv(facts, options, cells),
-        compute=rows + activations + scores,
+        compute=embedding_rows(facts, options) + activations + scores,
         overhead=_overhead(facts, options),
     )
+
+
+def served_bytes(facts: ModelFacts, options: LoadOptions) -> int:
+    """Return what becomes resident with the first requests, beside the buffers of graphs."""
+    slots = 0 if facts.pooling else options.slots
+    return SERVED_BYTES + slots * facts.vocabulary * CANDIDATE_BYTES
+
+
+def kept_bytes(step: int, largest: int) -> int:
+    """Return what malloc keeps of a work area that grew to `largest` bytes, from `step` on and by as much.
+
+    Each is allocated before the one before it is freed, so those that lie in the heap leave holes.
+    """
+    return min(largest, KEPT_BYTES) if step < min(largest, KEPT_BYTES) else 0
 
 
 def _overhead(facts: ModelFacts, options: LoadOptions) -> int:
     process = PROCESS_BYTES if options.isolation is Isolation.PROCESS else 0
     return facts.vocabulary * VOCABULARY_BYTES + FIXED_BYTES + process
+
+
+def embedding_rows(facts: ModelFacts, options: LoadOptions) -> int:
+    """Return what an embedding model takes for the results of a decode, bytes, from the first full one on.
+
+    llama.cpp 0.3.36 keeps room for the logits of each token too, although nobody asks for them.
+    """
+    return embed_tokens(options) * (facts.vocabulary + 2 * facts.embedding_length) * 4
 
 
 def embed_tokens(options: LoadOptions) -> int:
@@ -174,14 +204,15 @@ def _kv(facts: ModelFacts, options: LoadOptions, cells: int) -> int:
     return elements // kv_type.block * kv_type.size + options.slots * facts.recurrent_bytes
 
 
-def _compute(facts: ModelFacts, options: LoadOptions, *, ubatch: int, cells: int) -> int:
+def _compute(facts: ModelFacts, options: LoadOptions, *, ubatch: int, depth: int) -> int:
+    """Bytes of a graph's buffers and of its work area; `depth`: cells that a token attends to."""
     activations = ubatch * (4 * facts.embedding_length + 2 * facts.feed_forward_length) * 4
-    retained = 0 if facts.recurrent_bytes else retained_sequences(options)
-    logits = (options.slots + output_rows(options.slots + retained)) * facts.vocabulary * 4
     if not any(facts.kv_heads):
-        return activations + logits
+        return activations
     if uses_flash_attention(options):
-        return activations + logits + ubatch * cells * 6
-    scores = ubatch * cells * (facts.heads + 1) * 4
-    work = 0 if options.kv_type == "f32" else ubatch * cells * facts.heads * 2
-    return activations + logits + scores + work
+        return activations + ubatch * depth * 6
+    scores = ubatch * depth * (facts.heads + 1) * 4
+    if options.kv_type == "f32":
+        return activations + scores
+    work, step = (ubatch * cells * facts.heads * 2 for cells in (depth, min(ubatch, depth)))
+    return activations + scores + work + kept_bytes(step, work)
