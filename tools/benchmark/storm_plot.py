@@ -41,7 +41,7 @@ def draw(played: Played, found: Found, path: Path) -> None:
     models.set_xlabel("seconds; bars: memory reserved for the model, dots: requests for it")
     models.grid(alpha=0.3, axis="x")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=75, pil_kwargs={"optimize": True})
 
 
 def _spans(found: Found, model: str, begin: float, end: float) -> list[tuple[float, float]]:

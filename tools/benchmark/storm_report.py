@@ -68,10 +68,10 @@ def run_storm(options: argparse.Namespace) -> int:
         flags += ["--vram-budget-mb", f"{room.budget_mb:.0f}", "--vram-margin-mb", f"{room.margin_mb:.0f}"]
         report.say(f"a budget of {room.budget_mb:.0f} MiB less a margin of {room.margin_mb:.0f}")
         asks = draw(models, options.requests, options.seconds, options.seed)
+        watch = noise.Watch([])  # Workers end meanwhile: their time is known when the daemon has ended.
         with modeld(*flags, models_dir=place / "models") as server:
-            watch = noise.Watch([server.process.pid])
             played = storm.play(server, [asks], place / "events.ndjson", options.every_ms / 1e3)
-            seen = watch.stop()
+        seen = watch.stop()
     found = storm.judge(played, room)
     report.say("\n" + by_model(models, played, found) + "\n")
     report.say(tell(played, found, options.every_ms))
