@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The side of a process that answers once (`worker.once`). Without Trio, which such a process has no use for."""
+"""The side of a process that answers once (`worker.once`). Without Trio, for which it has no use."""
 
 from __future__ import annotations
 
