@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import trio
-from msgspec.structs import replace
 from trio_util import AsyncValue
 
 from modeld.core import inputs
@@ -41,9 +39,9 @@ from modeld.core.operations import OperationStatus
 from modeld.core.request import Order
 from modeld.core.schedule import step
 from modeld.core.wake import next_deadline
-from modeld.engine.protocol import LoadSpec
 from modeld.errors import ModelNotFound, OutOfMemory, Problem
 from modeld.runtime.instance import Instance
+from modeld.runtime.launch import Launcher
 from modeld.runtime.observer import Observer
 from modeld.runtime.operations import OperationBook
 from modeld.runtime.scales import Gauge
@@ -85,14 +83,12 @@ class Scheduler:
         self.instances: dict[str, Instance] = {}
         self.was_ready = False
         self.operations = OperationBook(lambda: self.fleet, self._progress_of)
-        self._host = host
+        self._launcher = Launcher(
+            host, engine=engine, fake_script=fake_script, stall_timeout_s=stall_timeout_s, gauge=gauge
+        )
         self._observer = observer
-        self._engine = engine
-        self._fake_script = fake_script
         self._max_backlog = max_stream_backlog
-        self._stall_timeout_s = stall_timeout_s
         self._positions = Positions(observer.queued)
-        self._gauge = gauge
         self._tickets: dict[int, Ticket] = {}
         self._leaving: set[str] = set()
         """Models that are gone from the catalogue, and still hold memory."""
@@ -303,8 +299,8 @@ class Scheduler:
             case inputs.LoadFailed(model_id=model_id, problem=problem):
                 del self.instances[model_id]
                 spec = self.fleet.catalog.models.get(model_id)
-                if self._gauge is not None and spec is not None and problem.kind == OutOfMemory.kind:
-                    self._gauge.short(spec)
+                if spec is not None and problem.kind == OutOfMemory.kind:
+                    self._launcher.out_of_memory(spec)
             case inputs.Died(model_id=model_id):
                 del self.instances[model_id]
             case inputs.Stopped(model_id=model_id):
@@ -352,33 +348,9 @@ class Scheduler:
     def _load(self, spec: ModelSpec, threads: int) -> None:
         if self._nursery is None:
             raise RuntimeError("the scheduler does not run")
-        instance = Instance(
-            LoadSpec(
-                model_id=spec.id,
-                path=spec.path,
-                options=replace(spec.options, threads=threads),
-                facts=spec.facts,
-                size_bytes=spec.size_bytes,
-                modified_ns=spec.modified_ns,
-                kind=self._engine,
-                fake=self._fake_script(spec),
-            ),
-            host=self._host,
-            feed=self._feed,
-            on_progress=self._progressed,
-            on_held=partial(self._held, spec),
-            stall_timeout_s=self._stall_timeout_s,
-        )
+        instance = self._launcher.instance(spec, threads, feed=self._feed, on_progress=self._progressed)
         self.instances[spec.id] = instance
         self._nursery.start_soon(supervise, instance, self._feed)
-
-    def _held(self, spec: ModelSpec, held: int, ready: bool) -> None:
-        if self._gauge is None:
-            return
-        if ready:
-            self._gauge.ready(spec, held)
-        else:
-            self._gauge.seen(spec, held)
 
     def _refuse(self, ticket: Ticket, problem: Problem) -> None:
         if ticket is self._submitting:
