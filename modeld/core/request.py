@@ -102,6 +102,8 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     parameters: str = '{"type": "object", "properties": {}}'
     """JSON schema of its arguments, as JSON text."""
+    strict: bool = False
+    """Calls must satisfy the schema; one that cannot be compiled is refused."""
 
 
 AS_MANY_AS_FIT = 0
@@ -118,7 +120,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     """The prompt as token ids, instead of either; nothing is added to them."""
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
-    """What the model is told it may call. Tokens that mark a call are then shown as text."""
+    """What the model is told it may call. Tokens that mark a call are then shown as text, and without a
+    `constraint` a call that the model begins in its template's form is bound by their schemas."""
     max_tokens: int = 512
     """Upper bound of generated tokens; clipped to the room that the context leaves. Or `AS_MANY_AS_FIT`."""
     sampling: Sampling = Sampling()

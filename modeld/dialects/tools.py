@@ -6,10 +6,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import cast
 
 import msgspec
 
+from modeld.core.call_schema import schema_of_call
 from modeld.core.request import Constraint, ConstraintKind, Tool
 from modeld.dialects.framing import json_bytes
 from modeld.dialects.schema import schema_text
@@ -22,10 +22,15 @@ _NO_ARGUMENTS = '{"type": "object", "properties": {}}'
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_CHARACTERS = 9
 
-Json = dict[str, object]
 
-
-def tool_of(name: str, description: str | None, parameters: msgspec.Raw | None, key: str) -> Tool:
+def tool_of(
+    name: str,
+    description: str | None,
+    parameters: msgspec.Raw | None,
+    key: str,
+    *,
+    strict: bool | None = None,
+) -> Tool:
     """Return a function; `key` is its place in the body. Raises: InvalidRequest for what cannot be one."""
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
@@ -34,7 +39,9 @@ def tool_of(name: str, description: str | None, parameters: msgspec.Raw | None, 
         )
     given = parameters is not None and bytes(parameters) not in (b"", b"null")
     text = schema_text(parameters, f"{key}.parameters") if parameters is not None and given else ""
-    return Tool(name=name, description=description or "", parameters=text or _NO_ARGUMENTS)
+    return Tool(
+        name=name, description=description or "", parameters=text or _NO_ARGUMENTS, strict=bool(strict)
+    )
 
 
 def check_tools(tools: Sequence[Tool], key: str = "tools") -> None:
@@ -63,24 +70,7 @@ def one_call_of(tools: Sequence[Tool], or_else: str | None = None) -> Constraint
 
     `or_else`: JSON text of a schema that it may satisfy instead.
     """
-    definitions: Json = {}
-    ways: list[Json] = []
-    for number, tool in enumerate(tools):
-        definitions[f"call{number}"] = _moved(_arguments(tool), f"#/$defs/call{number}")
-        way: Json = {
-            "type": "object",
-            "properties": {
-                "name": {"const": tool.name},
-                "arguments": {"$ref": f"#/$defs/call{number}"},
-            },
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        ways.append(way)
-    if or_else is not None:
-        definitions["answer"] = _moved(msgspec.json.decode(or_else), "#/$defs/answer")
-        ways.append({"$ref": "#/$defs/answer"})
-    schema: Json = {"$defs": definitions, "anyOf": ways}
+    schema = schema_of_call(tools, or_else)
     return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=json_bytes(schema).decode())
 
 
@@ -92,23 +82,3 @@ def call_id(request_id: str, choice: int, number: int) -> str:
         digest, letter = divmod(digest, len(_ALPHABET))
         letters.append(_ALPHABET[letter])
     return "".join(letters)
-
-
-def _arguments(tool: Tool) -> Json:
-    """Return the schema of the arguments; one that says nothing stands for any object."""
-    schema = msgspec.json.decode(tool.parameters, type=dict[str, object])
-    kinds = ("type", "properties", "anyOf", "oneOf", "allOf", "$ref", "enum", "const")
-    return schema if any(kind in schema for kind in kinds) else {**schema, "type": "object"}
-
-
-def _moved(node: object, root: str) -> object:
-    """Return a schema whose references to itself lead to where it is put."""
-    if isinstance(node, list):
-        return [_moved(child, root) for child in cast("list[object]", node)]
-    if not isinstance(node, dict):
-        return node
-    moved = {key: _moved(child, root) for key, child in cast("Json", node).items()}
-    reference = moved.get("$ref")
-    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
-        moved["$ref"] = root + reference[1:]
-    return moved

@@ -87,6 +87,10 @@ class Backend(Protocol):
         """Look for new and removed files, unless that was done within the last `max_age_s` seconds."""
         ...
 
+    async def chat_template(self, spec: ModelSpec) -> str:
+        """The chat template in a model's file; empty where there is none."""
+        ...
+
     def model_states(self) -> Mapping[str, State]:
         """State by model id; models that are missing are stopped."""
         ...

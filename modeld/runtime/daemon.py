@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modeld.core.lifecycle import State
-from modeld.core.models import Catalog
+from modeld.core.models import Catalog, ModelSpec
 from modeld.core.request import Order
 from modeld.core.status import DaemonStatus
 from modeld.runtime.control import Control
@@ -15,6 +15,7 @@ from modeld.runtime.event_log import EventLog
 from modeld.runtime.registry import Registry
 from modeld.runtime.scheduler import Scheduler
 from modeld.runtime.status import StatusReporter
+from modeld.runtime.templates import Templates
 from modeld.runtime.ticket import Ticket
 
 
@@ -35,6 +36,7 @@ class Daemon:
         self._reporter = reporter
         self._devices = devices
         self._control = Control(scheduler)
+        self._templates = Templates()
 
     def submit(self, order: Order, *, request_id: str) -> Ticket:
         """Take a request in. Raises: see `Scheduler.submit`."""
@@ -53,6 +55,10 @@ class Daemon:
     async def refresh_catalog(self, max_age_s: float) -> None:
         """Look at the folder again if the last look is older than `max_age_s` seconds."""
         await self._registry.refresh(max_age_s)
+
+    async def chat_template(self, spec: ModelSpec) -> str:
+        """Return the chat template in a model's file; empty where there is none."""
+        return await self._templates.of(spec)
 
     def model_states(self) -> Mapping[str, State]:
         """Return the state of every model."""

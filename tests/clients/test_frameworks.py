@@ -68,7 +68,7 @@ def test_langchain_embeds(openai_server: Daemon, langchain: Any) -> None:
 
 
 _LITELLM = """
-import json, sys, warnings
+import asyncio, json, sys, warnings
 warnings.simplefilter("ignore")
 import litellm
 url, model = sys.argv[1:]
@@ -78,6 +78,18 @@ messages = [{"role": "user", "content": "Name a colour."}]
 whole = litellm.completion(messages=messages, **terms)
 stream = litellm.completion(messages=messages, stream=True, **terms)
 streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+paint = {"name": "paint", "parameters": {
+    "type": "object", "properties": {"colour": {"enum": ["red", "green"]}}, "required": ["colour"]}}
+# Before it sends tools it imports a package for those of MCP servers, on which it does not depend.
+call = dict(messages=messages, tools=[{"type": "function", "function": paint}], tool_choice="required")
+call |= dict(terms, _skip_mcp_handler=True)
+called = litellm.completion(**call).choices[0].message.tool_calls[0].function
+pieces = [chunk.choices[0].delta.tool_calls for chunk in litellm.completion(stream=True, **call)]
+parts = [piece.function for found in pieces for piece in found or []]
+schema = {"type": "json_schema", "json_schema": {"name": "wall", "schema": paint["parameters"]}}
+async def aside():
+    answer = await litellm.acompletion(messages=messages, response_format=schema, **terms)
+    return answer.choices[0].message.content
 vectors = litellm.embedding(model=f"openai/{model}", input=["a"], api_base=f"{url}/v1", api_key="none")
 try:
     litellm.completion(messages=messages * 1000, **terms)
@@ -88,15 +100,17 @@ print(json.dumps({
     "whole": whole.choices[0].message.content,
     "tokens": whole.usage.completion_tokens,
     "streamed": streamed,
+    "called": [called.name, called.arguments],
+    "in parts": ["".join(part.name or "" for part in parts), "".join(part.arguments for part in parts)],
+    "bound": asyncio.run(aside()),
     "vector": len(vectors.data[0]["embedding"]),
     "error": error,
 }))
 """
 
 
-def test_litellm_asks_streams_and_embeds(openai_server: Daemon) -> None:
+def test_litellm_asks_streams_calls_and_embeds(openai_server: Daemon) -> None:
     """As the provider `openai`; a prompt that is too long is a bad request with its numbers."""
-    # Without tools: it imports a package for those that it does not depend on.
     # A process of its own: the package changes the logging and the warnings of whoever imports it.
     done = subprocess.run(
         [sys.executable, "-c", _LITELLM, openai_server.url, Q4_0],
@@ -111,5 +125,8 @@ def test_litellm_asks_streams_and_embeds(openai_server: Daemon) -> None:
     assert found["whole"]
     assert found["tokens"] > 0
     assert found["streamed"]
+    for name, arguments in (found["called"], found["in parts"]):
+        assert (name, json.loads(arguments)["colour"] in {"red", "green"}) == ("paint", True)
+    assert json.loads(found["bound"])["colour"] in {"red", "green"}
     assert found["vector"] > 100
     assert "the context of 4096 tokens" in found["error"]

@@ -193,6 +193,34 @@ def test_a_forced_call_fits_its_schema(client: openai.OpenAI, choice: Any, strea
         assert (name, choice) == ("clean", "required")
 
 
+def test_a_call_the_model_begins_fits_its_schema(client: openai.OpenAI) -> None:
+    """It copies how it called before, and with what; but blue is no colour of this function any more."""
+    turns: Any = []
+    for number, colour in enumerate(["blue", "yellow", "pink"]):
+        arguments = json.dumps({"colour": colour, "coats": 2})
+        call = {"id": f"c{number}", "type": "function", "function": {"name": "paint", "arguments": arguments}}
+        turns.append({"role": "user", "content": f"Paint the wall {colour}."})
+        turns.append({"role": "assistant", "content": None, "tool_calls": [call]})
+    turns.append({"role": "user", "content": "Paint the wall blue."})
+    schema = {"enum": ["red", "green"]}
+    parameters = PAINT["function"]["parameters"]
+    parameters = {**parameters, "properties": {**parameters["properties"], "colour": schema}}
+    tool: Any = {"type": "function", "function": {**PAINT["function"], "parameters": parameters}}
+    more: Any = {"tools": [CLEAN, tool], "tool_choice": "auto"} | GREEDY | {"max_tokens": 100}
+    choice = client.chat.completions.create(messages=turns, **more).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    for call in choice.message.tool_calls or ():
+        assert call.type == "function"
+        painted = json.loads(call.function.arguments)
+        assert (call.function.name, painted["colour"] in {"red", "green"}) == ("paint", True)
+    plain: Any = {"tools": [tool], "tool_choice": "auto"} | GREEDY
+    answer = client.chat.completions.create(messages=HAIKU, **plain).choices[0]
+    assert answer.message.content, "text that begins no call is free"
+    broken: Any = {"function": {"name": "f", "strict": True, "parameters": {"$ref": "#/$defs/none"}}}
+    with pytest.raises(openai.UnprocessableEntityError, match="is strict"):
+        client.chat.completions.create(messages=HAIKU, **plain | {"tools": [{"type": "function"} | broken]})
+
+
 def test_a_conversation_with_calls_is_taken_back(client: openai.OpenAI) -> None:
     """What the client was given, and the tool's answer, make the next prompt; the model answers."""
     first = client.chat.completions.create(

@@ -212,10 +212,12 @@ async def test_vectors() -> None:
 async def test_what_is_told_of_models_wakes_none() -> None:
     """Health, properties and slots; the context is that of a request."""
     async with serving() as served, served.client() as client:
+        served.backend.templates[TINY.id] = "{{ messages }}"
         assert (await client.get("/health")).json() == {"status": "ok"}
         props = (await client.get("/props?model=tiny-q4")).json()
         assert (props["model_path"], props["total_slots"], props["is_sleeping"]) == (TINY.path, 4, False)
         assert props["default_generation_settings"]["params"]["n_predict"] == -1
+        assert props["chat_template"] == "{{ messages }}"
         assert props["modalities"] == {"vision": False, "audio": False}
         slots = (await client.get("/slots")).json()
         assert [slot["is_processing"] for slot in slots] == [True, True, False, False]

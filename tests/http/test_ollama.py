@@ -283,6 +283,7 @@ async def test_vectors() -> None:
 async def test_the_lists() -> None:
     """What clients read of the models; damaged files are left out."""
     async with serving() as served, served.client() as client:
+        served.backend.templates[TINY.id] = "{{ messages }}"
         [model] = (await client.get("/api/tags")).json()["models"]
         assert (model["name"], model["model"], model["size"]) == (TINY.id, TINY.id, 1234)
         assert model["modified_at"] == "2023-11-14T22:13:20.000000Z"
@@ -295,6 +296,7 @@ async def test_the_lists() -> None:
         shown = (await client.post("/api/show", json={"model": "tiny-q4"})).json()
         assert shown["model_info"]["general.architecture"] == "llama"
         assert shown["model_info"]["llama.context_length"] == 2048
+        assert shown["template"] == "{{ messages }}"
         assert shown["capabilities"] == ["completion", "tools"]
         damaged = (await client.post("/api/show", json={"model": "zz-damaged.gguf"})).json()
         assert damaged["error"] == "it is no GGUF file"

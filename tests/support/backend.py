@@ -76,6 +76,7 @@ class ScriptedBackend:
         self.arriving: list[ModelSpec] = []
         self.refreshes: list[float] = []
         self.state = "ready"
+        self.templates: dict[str, str] = {}
         self.states: Mapping[str, State] = {TINY.id: State.READY}
         self.illness: str | None = None
         self.max_backlog_bytes = 1 << 20
@@ -114,6 +115,10 @@ class ScriptedBackend:
         self.refreshes.append(max_age_s)
         if self.arriving:
             self.catalog = make_catalog([*self.catalog.models.values(), *self.arriving])
+
+    async def chat_template(self, spec: ModelSpec) -> str:
+        await trio.lowlevel.checkpoint()
+        return self.templates.get(spec.id, "")
 
     def model_states(self) -> Mapping[str, State]:
         return self.states

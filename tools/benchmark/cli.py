@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The command line: `bench [throughput|interfere|abandon|cancel|stream|control|storm] [options]`."""
+"""The command line: `bench [throughput|interfere|abandon|cancel|stream|control|storm|fairness] [options]`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from benchmark import (
     cancel,
     control,
     control_report,
+    fairness,
     long_prompts,
     noise,
     plot,
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "stream": run_stream,
         "control": run_control,
         "storm": storm_report.run_storm,
+        "fairness": fairness.run_fairness,
         "interfere": lambda options: long_prompts.run_interfere(options, _extra(options)),
         "abandon": lambda options: long_prompts.run_abandon(options, _extra(options)),
     }

@@ -151,7 +151,7 @@ def _tool(entry: AnthropicTool, number: int) -> Tool:
         )
     if not isinstance(entry.input_schema, msgspec.Raw):
         raise InvalidRequest(f'`{key}` lacks the key "input_schema"')
-    return tool_of(entry.name, entry.description, entry.input_schema, key)
+    return tool_of(entry.name, entry.description, entry.input_schema, key, strict=entry.strict)
 
 
 def _conversation(wire: _Body) -> tuple[Message, ...]:

@@ -110,7 +110,9 @@ class AnthropicTool(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         None
     )
     cache_control: CacheControl | None = None
-    strict: Annotated[bool | None, Meta(description="No effect on calls that are not forced")] = None
+    strict: Annotated[bool | None, Meta(description="true: a schema that cannot be compiled is refused")] = (
+        None
+    )
     eager_input_streaming: Annotated[bool | None, Meta(description="No effect: they always are")] = None
     input_examples: Annotated[list[msgspec.Raw] | None, Meta(description="Left out of the prompt")] = None
 

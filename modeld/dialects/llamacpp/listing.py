@@ -49,6 +49,7 @@ class LlamaProps(msgspec.Struct, frozen=True, kw_only=True):
     total_slots: int
     model_alias: str
     model_path: str
+    chat_template: str
     modalities: LlamaModalities
     build_info: str
     is_sleeping: bool
@@ -64,8 +65,8 @@ class LlamaSlot(msgspec.Struct, frozen=True, kw_only=True):
     is_processing: bool
 
 
-def props(spec: ModelSpec, status: DaemonStatus) -> LlamaProps:
-    """Return what is known of a model."""
+def props(spec: ModelSpec, status: DaemonStatus, template: str) -> LlamaProps:
+    """Return what is known of a model, with the chat template of its file."""
     instance = instance_of(spec, status)
     return LlamaProps(
         default_generation_settings=LlamaGenerationSettings(
@@ -75,6 +76,7 @@ def props(spec: ModelSpec, status: DaemonStatus) -> LlamaProps:
         total_slots=spec.options.slots,
         model_alias=spec.aliases[0] if spec.aliases else spec.id,
         model_path=spec.path,
+        chat_template=template,
         modalities=LlamaModalities(),
         build_info=f"modeld {__version__}",
         is_sleeping=instance is None or instance.state is not State.READY,

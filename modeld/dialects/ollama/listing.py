@@ -165,8 +165,8 @@ def running(catalog: Catalog, status: DaemonStatus) -> OllamaPs:
     )
 
 
-def show(spec: ModelSpec) -> OllamaShow:
-    """Return what is known of a model."""
+def show(spec: ModelSpec, template: str) -> OllamaShow:
+    """Return what is known of a model, with the chat template of its file: Jinja, not Ollama's language."""
     facts = spec.facts or ModelFacts(architecture="")
     family = facts.architecture
     numbers = {
@@ -186,7 +186,7 @@ def show(spec: ModelSpec) -> OllamaShow:
     return OllamaShow(
         modelfile=f"# modeld serves this file as it is; there is no Modelfile\nFROM {spec.path}\n",
         parameters=f"{'num_ctx':<30} {spec.options.ctx}",
-        template="",
+        template=template,
         details=_details(spec),
         model_info=info,
         capabilities=_capabilities(spec),

@@ -72,9 +72,10 @@ class FunctionBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     name: str
     description: str | None = None
     parameters: Schema = UNSET
-    strict: Annotated[bool | None, Meta(description="Taken: calls that are forced always fit the schema")] = (
-        None
-    )
+    strict: Annotated[
+        bool | None,
+        Meta(description="true: a schema that cannot be compiled is refused; calls fit it anyway"),
+    ] = None
 
 
 class ToolBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -164,7 +165,13 @@ def parse_chat(body: bytes) -> Asked:
         raise InvalidRequest("`messages` is empty; give it at least one message")
     tools, constraint = tools_of(
         [
-            tool_of(tool.function.name, tool.function.description, raw_schema(tool.function.parameters), key)
+            tool_of(
+                tool.function.name,
+                tool.function.description,
+                raw_schema(tool.function.parameters),
+                key,
+                strict=tool.function.strict,
+            )
             for number, tool in enumerate(wire.tools or ())
             for key in (f"tools[{number}].function",)
         ],

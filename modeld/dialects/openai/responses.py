@@ -135,7 +135,13 @@ def parse_response(body: bytes) -> AskedResponse:
         raise InvalidRequest("`input` is empty; give it some text")
     tools, constraint = tools_of(
         [
-            tool_of(tool.name, tool.description, raw_schema(tool.parameters), f"tools[{number}]")
+            tool_of(
+                tool.name,
+                tool.description,
+                raw_schema(tool.parameters),
+                f"tools[{number}]",
+                strict=tool.strict,
+            )
             for number, tool in enumerate(wire.tools or ())
         ],
         wire.tool_choice.name if isinstance(wire.tool_choice, ResponseNamed) else wire.tool_choice,

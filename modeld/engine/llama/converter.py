@@ -77,6 +77,15 @@ class Converter(llama_grammar.SchemaConverter):
             self._rules["root"] = root
         return self.format_grammar()
 
+    def alternatives(self, schema: dict[str, object]) -> tuple[list[str], str]:
+        """Return the names of the rules of what `anyOf` lists, and all rules, none of which is the root.
+
+        Raises whatever the bindings' converter raises on a schema it cannot read.
+        """
+        resolved = self.resolve_refs(schema, "schema")
+        names = [self.visit(way, f"way{number}") for number, way in enumerate(resolved["anyOf"])]
+        return names, self.format_grammar()
+
     def visit(self, schema: dict[str, object], name: str) -> str:
         """Add the rules of a part of the schema; return the name of its first."""
         return super().visit(schema, name[-MAX_NAME:])

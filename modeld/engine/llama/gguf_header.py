@@ -23,6 +23,7 @@ import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -89,8 +90,8 @@ class Header(msgspec.Struct, frozen=True):
     types: Mapping[str, int] = {}
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of `path`.
+def read_header(path: Path, *, keeps: Mapping[str, int] = MappingProxyType({})) -> Header:
+    """Read the header of `path`. Of the strings under the keys in `keeps` so many bytes are kept.
 
     Raises: GgufError when the file is damaged, cut short or of another kind; OSError when it
       cannot be read. Bounded in time and memory whatever the file holds; blocks on the disk.
@@ -101,7 +102,7 @@ def read_header(path: Path) -> Header:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             raise GgufError(f"{path.name} is not a regular file")
-        return _Reader(fd, path.name, info.st_size).read()
+        return _Reader(fd, path.name, info.st_size, keeps).read()
     finally:
         os.close(fd)
 
@@ -109,8 +110,9 @@ def read_header(path: Path) -> Header:
 class _Reader(Cursor):
     """The walk over one header."""
 
-    def __init__(self, fd: int, name: str, size: int) -> None:
+    def __init__(self, fd: int, name: str, size: int, keeps: Mapping[str, int]) -> None:
         super().__init__(fd, name, size)
+        self._keeps = keeps
         self._strings_left = MAX_STRINGS
         self._numbers_left = KEPT_NUMBERS
         self._byte_tokens: frozenset[int] = frozenset()
@@ -181,7 +183,7 @@ class _Reader(Cursor):
     def _string(self, key: str) -> tuple[str, int]:
         """Read a string, but keep no more than its beginning. Returns it, and its length in bytes."""
         length = self.u64()
-        kept = self.take(min(length, KEPT_STRING_BYTES, self.left))
+        kept = self.take(min(length, self._keeps.get(key, KEPT_STRING_BYTES), self.left))
         self.skip(length - len(kept), f"the text of {show(key)}")
         return kept.decode(errors="replace"), length
 

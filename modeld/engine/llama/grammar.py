@@ -8,6 +8,8 @@ llama.cpp would lose itself in it (`stacks`). What is slow all the same ends in 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import msgspec
@@ -38,11 +40,13 @@ class Grammar(msgspec.Struct, frozen=True):
     names_tokens: bool = False
     trigger_words: tuple[str, ...] = ()
     trigger_tokens: tuple[int, ...] = ()
+    opening_words: tuple[str, ...] = ()
+    """Triggers only where nothing but blanks was written before them."""
 
     @property
     def lazy(self) -> bool:
         """Whether text is free until a trigger comes."""
-        return bool(self.trigger_words or self.trigger_tokens)
+        return bool(self.trigger_words or self.trigger_tokens or self.opening_words)
 
 
 def compile_constraint(constraint: Constraint) -> Grammar:
@@ -58,7 +62,22 @@ def compile_constraint(constraint: Constraint) -> Grammar:
     return Grammar(gbnf, trigger_words=words, trigger_tokens=tokens)
 
 
+def rules_of(text: str) -> tuple[list[str], str]:
+    """Return the names of the rules of what a schema's `anyOf` lists, in its order, and all their rules.
+
+    There is none called `root` among them. Raises: InvalidGrammar.
+    """
+    with _told():
+        return Converter().alternatives(_checked(text))
+
+
 def _from_schema(text: str) -> str:
+    with _told():
+        return Converter().convert(_checked(text))
+
+
+def _checked(text: str) -> dict[str, object]:
+    """Return a schema of a size that can be converted. Raises: InvalidGrammar."""
     size = len(text.encode("utf-8", errors="replace"))
     if size > MAX_SCHEMA_BYTES:
         raise InvalidGrammar(f"the JSON schema has {size} bytes; the most is {MAX_SCHEMA_BYTES}")
@@ -72,8 +91,14 @@ def _from_schema(text: str) -> str:
     _check_size(schema, 0)
     if "$ref" in schema:  # the converter overlooks the definitions beside a reference at the top
         schema["anyOf"] = [{"$ref": schema.pop("$ref")}]
+    return schema
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say in words why a schema cannot be converted. Raises: InvalidGrammar."""
     try:
-        return Converter().convert(schema)
+        yield
     except KeyError as error:
         raise InvalidGrammar(f"the JSON schema refers to {error}, which it does not have") from error
     except RecursionError as error:

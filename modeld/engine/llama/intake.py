@@ -15,6 +15,7 @@ from modeld.engine.llama.embedding import EmbedJob, prepare_embedding
 from modeld.engine.llama.job import Job, prepare
 from modeld.engine.llama.library import logger
 from modeld.engine.llama.renderer import Renderer, StillRendering
+from modeld.engine.llama.tool_grammar import CallGrammars, StillCompiling
 from modeld.engine.llama.turns import Turns
 from modeld.engine.llama.vocab import Vocab
 from modeld.engine.protocol import Answered, Broken, Done, Output
@@ -53,6 +54,7 @@ class Intake:
         self._can_guess = can_guess
         self._submitted: deque[tuple[int, Request]] = deque()
         self._turns = Turns()
+        self._calls = CallGrammars()
 
     @property
     def busy(self) -> bool:
@@ -89,7 +91,7 @@ class Intake:
     def prepare(self, room: Room, outputs: list[Output], *, busy: bool, streams: bool) -> None:
         """Prepare requests in order, as long as it is their turn.
 
-        The first whose prompt is still being rendered holds the others up.
+        The first whose prompt is still being rendered, or whose functions are compiled, holds the others up.
 
         Args:
           room: what a request may have now.
@@ -104,7 +106,7 @@ class Intake:
             request_id, request = self._submitted[0]
             try:
                 self._prepare(request_id, request, room, outputs)
-            except StillRendering:
+            except (StillRendering, StillCompiling):
                 break
             except ModeldError as error:
                 outputs.append(Broken(id=request_id, problem=error.as_problem()))
@@ -134,6 +136,7 @@ class Intake:
             request,
             vocab=self._vocab,
             template=self._template,
+            calls=self._calls,
             context=room.context,
             share=room.share,
             shifts=room.shifts,

@@ -7,19 +7,23 @@ waits for a slot.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from modeld.core.events import Logprobs, Usage
 from modeld.core.request import AS_MANY_AS_FIT, GenerateRequest
 from modeld.core.text import TextFilter
 from modeld.engine.llama.constrained import logits_of
-from modeld.engine.llama.grammar import compile_constraint
+from modeld.engine.llama.grammar import Grammar, compile_constraint
 from modeld.engine.llama.logprobs import logprobs_of
 from modeld.engine.llama.lookup import Lookup
 from modeld.engine.llama.renderer import Renderer
 from modeld.engine.llama.sampler import Sampler
+from modeld.engine.llama.tool_form import CallForm
+from modeld.engine.llama.tool_grammar import CallGrammars
 from modeld.engine.llama.vocab import TokenArray, Vocab
-from modeld.errors import InvalidRequest, PromptTooLong
+from modeld.errors import InvalidGrammar, InvalidRequest, PromptTooLong
 
 
 class Job:
@@ -172,6 +176,7 @@ def prepare(
     *,
     vocab: Vocab,
     template: Renderer,
+    calls: CallGrammars,
     context: int,
     share: int,
     shifts: bool = False,
@@ -181,10 +186,11 @@ def prepare(
     Without a bound it generates within `share`, the KV cells of a slot; or as many as those, where its
     prompt alone has more.
 
-    Raises: InvalidRequest, PromptTooLong, InvalidGrammar; StillRendering: try again later.
+    Raises: InvalidRequest, PromptTooLong, InvalidGrammar; StillRendering, StillCompiling: try again later.
     """
     if request.max_tokens < 1 and request.max_tokens != AS_MANY_AS_FIT:
         raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1")
+    grammar = _grammar(request, template.form, calls)
     prompt = _prompt(request, vocab, template, context)
     if not len(prompt):
         raise InvalidRequest("the prompt is empty: it has no tokens")
@@ -192,10 +198,7 @@ def prepare(
     if room < 1:
         raise _too_long(str(len(prompt)), len(prompt), context)
     ends = _ends(request, vocab)
-    grammar = None if request.constraint is None else compile_constraint(request.constraint)
-    sampler = Sampler(
-        vocab, request.sampling, context=context, ignore_end=request.ignore_eos, grammar=grammar
-    )
+    sampler = _sampler(request, vocab, grammar, context)
     sampler.see_prompt(prompt)
     if request.max_tokens == AS_MANY_AS_FIT:
         limit = min(room, share - len(prompt) if len(prompt) < share else share)
@@ -222,6 +225,27 @@ def _prompt(request: GenerateRequest, vocab: Vocab, template: Renderer, context:
     if many:
         raise _too_long(f"about {many}", many, context)
     return vocab.tokenize_parts(parts)
+
+
+def _grammar(request: GenerateRequest, form: CallForm | None, calls: CallGrammars) -> Grammar | None:
+    """Return what the text must match: what was asked for, else calls that the model begins by itself.
+
+    Raises: InvalidGrammar; StillCompiling.
+    """
+    if request.constraint is not None:
+        return compile_constraint(request.constraint)
+    return calls.of(request.tools, form) if request.tools and form is not None else None
+
+
+def _sampler(request: GenerateRequest, vocab: Vocab, grammar: Grammar | None, context: int) -> Sampler:
+    """Return what chooses the tokens. Raises: InvalidRequest, InvalidGrammar."""
+    make = partial(Sampler, vocab, request.sampling, context=context, ignore_end=request.ignore_eos)
+    try:
+        return make(grammar=grammar)
+    except InvalidGrammar:
+        if request.constraint is not None or any(tool.strict for tool in request.tools):
+            raise
+        return make()  # This vocabulary cannot spell what a call begins with.
 
 
 def _ends(request: GenerateRequest, vocab: Vocab) -> frozenset[int]:

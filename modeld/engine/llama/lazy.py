@@ -7,7 +7,7 @@ expression that does not compile, or a trigger with which the grammar does not b
 that ends the process. So triggers are words and tokens here, found in constant time a byte, and the
 grammar is asked before it is given anything: at the beginning whether it begins with each trigger, and
 later whether it goes on as the token that completes a word does. A token with which it does not is not
-drawn.
+drawn. Some words are triggers only at the beginning of the text.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ class LazyDraw:
         self._begun = False
         self._tail = b""
         self._words, self._tokens = _triggers(vocab, grammar)
+        self._openings = [word.encode() for word in grammar.opening_words]
+        self._opening: bytes | None = b"" if self._openings else None
+        """The text so far, while it may still become an opening; then None."""
         self._longest = max(map(len, self._words), default=1)
         self._names_tokens = grammar.names_tokens
         self._bound = ConstrainedDraw(vocab, grammar)
@@ -82,6 +85,11 @@ class LazyDraw:
         """Take note of a token, unless it completes a trigger and the grammar does not go on like that."""
         if token in self._tokens:
             return self._begin([token])
+        if self._opening is not None:
+            opening = (self._opening + self._vocab.piece(token)).lstrip()
+            if any(opening.startswith(word) for word in self._openings):
+                return self._begin(_spelled(self._vocab, opening))
+            self._opening = opening if any(word.startswith(opening) for word in self._openings) else None
         text = self._tail + self._vocab.piece(token)
         found = [place for word in self._words if (place := text.find(word)) >= 0]
         if not found:
@@ -94,13 +102,15 @@ class LazyDraw:
             return False
         self._begun = True
         if not self._names_tokens:
-            # llama.cpp lets a grammar match the spelling of a control token, which is no text
-            hidden = set(self._vocab.control_tokens) - self._vocab.end_tokens
+            # llama.cpp lets a grammar match the spelling of a control token, which is no text; but for
+            # those that mark calls, whose spelling is shown (`Job.spelled`)
+            hidden = set(self._vocab.control_tokens) - self._vocab.end_tokens - self._vocab.tool_tokens
             self._bound.candidates.hidden = np.array(sorted(hidden), dtype=np.intp)
         return True
 
     def _check_beginnings(self) -> None:
-        beginnings = [(repr(word.decode()), _spelled(self._vocab, word)) for word in self._words]
+        words = (*self._words, *self._openings)
+        beginnings = [(repr(word.decode()), _spelled(self._vocab, word)) for word in words]
         beginnings += [(f"token {token}", [token]) for token in self._tokens]
         for name, tokens in beginnings:
             if tokens is None:

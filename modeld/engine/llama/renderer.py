@@ -27,6 +27,7 @@ import msgspec
 from modeld.core.request import Message, Tool
 from modeld.engine.llama.render_child import CPU_S, LENGTH
 from modeld.engine.llama.template import MAX_PROMPT, fault_of
+from modeld.engine.llama.tool_form import form_of
 from modeld.errors import EngineFailed, InvalidRequest
 
 PATIENCE_S = 30.0
@@ -59,10 +60,14 @@ class Renderer:
       source: the template, None when the file has none.
       bos, eos: the texts of those tokens, for templates that write them.
       controls: the texts of all control tokens.
+
+    Attributes:
+      form: how the template teaches to write calls; None: not as anything known here.
     """
 
     def __init__(self, source: str | None, *, bos: str, eos: str, controls: Collection[str]) -> None:
         self._fault = fault_of(source)
+        self.form = form_of(source) if self._fault is None else None
         self._setup = {"source": source, "bos": bos, "eos": eos, "controls": list(controls)}
         self._child: _Child | None = None
         self._rendering: Sequence[Message] | None = None

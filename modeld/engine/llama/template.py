@@ -95,7 +95,7 @@ def fault_of(source: str | None) -> str | None:
     if len(source) > MAX_SOURCE:
         return f"this model's chat template has {len(source)} characters, and {MAX_SOURCE} are the most"
     try:
-        _environment().parse(source)
+        environment().parse(source)
     except (jinja2.TemplateError, RecursionError, MemoryError) as error:
         return f"this model's chat template cannot be compiled ({_words(error)})"
     return None
@@ -168,10 +168,10 @@ class ChatTemplate:
         """Compile at the first use: Jinja computes what is constant in a template right then."""
         if self._template is None and self._fault is None:
             try:
-                environment = _environment()
-                variables = jinja2.meta.find_undeclared_variables(environment.parse(self._source))
+                jinja = environment()
+                variables = jinja2.meta.find_undeclared_variables(jinja.parse(self._source))
                 self._knows_tools = "tools" in variables
-                self._template = environment.from_string(self._source)
+                self._template = jinja.from_string(self._source)
             except Exception as error:  # noqa: BLE001  # computes what is constant, which may raise anything
                 self._fault = f"this model's chat template cannot be compiled ({_words(error)})"
         if self._template is None:
@@ -201,13 +201,13 @@ class _GenerationTag(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def environment() -> ImmutableSandboxedEnvironment:
     """Return the environment that chat templates are written for (transformers, chat templating)."""
-    environment = ImmutableSandboxedEnvironment(
+    jinja = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _GenerationTag]
     )
-    environment.filters["tojson"] = _tojson
-    return environment
+    jinja.filters["tojson"] = _tojson
+    return jinja
 
 
 def _words(error: BaseException) -> str:

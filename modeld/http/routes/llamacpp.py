@@ -52,7 +52,9 @@ class LlamaCppRoutes:
 
     async def props(self) -> Response:
         """Tell of one model."""
-        return json_reply(llamacpp.props(await self._spec(self._named()), self._backend.status()))
+        spec = await self._spec(self._named())
+        template = await self._backend.chat_template(spec)
+        return json_reply(llamacpp.props(spec, self._backend.status(), template))
 
     async def slots(self) -> Response:
         """Tell of the slots of one model."""

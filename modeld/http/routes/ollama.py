@@ -75,7 +75,8 @@ class OllamaRoutes:
     async def show(self) -> Response:
         """Tell of one model; wakes none."""
         name = ollama.parse_show(await _body(current_request()))
-        return json_reply(ollama.show(await self._spec(name)))
+        spec = await self._spec(name)
+        return json_reply(ollama.show(spec, await self._backend.chat_template(spec)))
 
     async def generate(self) -> Response:
         """Return text that follows a prompt."""

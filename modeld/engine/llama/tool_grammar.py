@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Functions to a lazy grammar: text is free until the model begins a call, and the call is one of theirs.
+
+A call that begins must be written to its end, with the name of a function that was offered and arguments
+that satisfy its schema; more calls may follow it, and nothing else. What cannot be compiled binds less:
+such a function's arguments are any object, unless it is `strict`.
+
+To see that llama.cpp will come to an end with a schema takes some 60 ms of a core. So each function is
+compiled by itself and remembered, and who has others waiting beside him compiles one at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import time
+from collections import OrderedDict
+
+from msgspec.structs import replace
+
+from modeld.core.call_schema import schema_of_arguments, schema_of_call
+from modeld.core.request import Tool
+from modeld.core.tools import (
+    HERMES_BEGIN,
+    HERMES_END,
+    LLAMA_TAG,
+    MISTRAL_ARGUMENTS,
+    MISTRAL_CALLS,
+    MISTRAL_ID,
+)
+from modeld.engine.llama.gbnf import MAX_BYTES, check_gbnf
+from modeld.engine.llama.grammar import Grammar, rules_of
+from modeld.engine.llama.tool_form import CallForm
+from modeld.errors import InvalidGrammar
+
+KEPT = 512
+"""Functions that are remembered: agents send the same ones with every turn."""
+SLICE_S = 0.03
+"""Seconds after which no further function is begun: streams have their turn."""
+_ANY_OBJECT = '{"type": "object"}'
+_LLAMA_OPENINGS = ('{"name"',)
+"""Llama 3 leaves its tag out most often: text that begins like this is a call."""
+_ROOTS = {
+    CallForm.HERMES: f'("{HERMES_BEGIN}" gap a-call gap "{HERMES_END}" gap )+',
+    CallForm.MISTRAL_LIST: f'"{MISTRAL_CALLS}" gap "[" gap a-call ("," gap a-call )* "]" gap',
+    CallForm.MISTRAL_NAMES: f'("{MISTRAL_CALLS}" gap a-call gap )+',
+    CallForm.LLAMA: f'("{LLAMA_TAG}" gap )? a-call (";" gap a-call )*',
+}
+_GAP = 'gap ::= "\\n"{0,2} " "{0,4}'
+_MARKERS = {
+    CallForm.HERMES: HERMES_BEGIN,
+    CallForm.MISTRAL_LIST: MISTRAL_CALLS,
+    CallForm.MISTRAL_NAMES: MISTRAL_CALLS,
+    CallForm.LLAMA: LLAMA_TAG,
+}
+_WORDS = re.compile(
+    r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\{[^}]*\}|(?<![A-Za-z0-9-])(?:way|ref)[A-Za-z0-9-]*'
+)
+"""Literals, character classes and counts; and the names of rules that belong to one schema."""
+
+
+class StillCompiling(Exception):
+    """The grammar is not there yet: ask again, with the same functions."""
+
+
+class CallGrammars:
+    """Compiles the functions of requests. Use it from one thread."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[Tool, CallForm], str | InvalidGrammar] = OrderedDict()
+
+    def of(self, tools: tuple[Tool, ...], form: CallForm) -> Grammar | None:
+        """Return the grammar of calls of these functions; None where they are too many for one.
+
+        Raises: StillCompiling; InvalidGrammar for a function that is strict and cannot be compiled.
+        """
+        until = math.inf  # One is compiled in any case.
+        rules: dict[str, None] = {_GAP: None}
+        names: list[str] = []
+        for tool in tools:
+            if (tool, form) not in self._known:
+                if time.perf_counter() > until:
+                    raise StillCompiling
+                until = min(until, time.perf_counter() + SLICE_S)
+            text = self._compiled(tool, form)
+            if isinstance(text, InvalidGrammar):
+                if tool.strict:
+                    raise InvalidGrammar(f'the function "{tool.name}" is strict, but {text}')
+                text = self._compiled(replace(tool, parameters=_ANY_OBJECT), form)
+            if isinstance(text, InvalidGrammar):
+                return None
+            lines = text.splitlines()
+            names.append(lines[0].partition(" ")[0])
+            rules.update(dict.fromkeys(lines))
+        gbnf = "\n".join([f"root ::= {_ROOTS[form]}", f"a-call ::= {' | '.join(names)}", *rules])
+        if len(gbnf) > MAX_BYTES:
+            return None
+        openings = _LLAMA_OPENINGS if form is CallForm.LLAMA else ()
+        return Grammar(gbnf, trigger_words=(_MARKERS[form],), opening_words=openings)
+
+    def _compiled(self, tool: Tool, form: CallForm) -> str | InvalidGrammar:
+        """Return the rules of a call, its own first; or why there are none."""
+        key = tool, form
+        found = self._known.get(key)
+        if found is None:
+            try:
+                found = _rules(tool, form)
+            except InvalidGrammar as error:
+                found = error
+            self._known[key] = found
+            while len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return found
+
+
+def _rules(tool: Tool, form: CallForm) -> str:
+    """Return the rules of a call of one function, the first of which is the call. Raises: InvalidGrammar."""
+    if form is CallForm.MISTRAL_NAMES:
+        (call,), rules = rules_of(json.dumps(schema_of_arguments([tool])))
+        identity = f'("{MISTRAL_ID}" [a-zA-Z0-9]{{1,32}})? ("{MISTRAL_ARGUMENTS}")?'
+        first = f'"{tool.name}" {identity} gap {call}'
+    else:
+        key = "parameters" if form is CallForm.LLAMA else "arguments"
+        (first,), rules = rules_of(json.dumps(schema_of_call([tool], arguments=key)))
+    name = _name(tool)
+    lines = [f"{name} ::= {_WORDS.sub(lambda word: _own(word[0], name), first)}"]
+    lines += [_WORDS.sub(lambda word: _own(word[0], name), line) for line in rules.splitlines() if line]
+    text = "\n".join(lines)
+    check_gbnf(f"root ::= {name}\n{_GAP}\n{text}")
+    return text
+
+
+def _name(tool: Tool) -> str:
+    """Return the name of a function's rule, which no other function has."""
+    digest = hashlib.sha256(f"{tool.name}\0{tool.parameters}".encode(errors="replace"))
+    return f"c{digest.hexdigest()[:8]}"
+
+
+def _own(word: str, name: str) -> str:
+    """Return a word of a rule; if it is the name of a rule, one that belongs to this function alone."""
+    return word if word[0] in '"[{' else f"{name}-{word.replace('ref-call0', 'r', 1)}"

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Calls that a model begins by itself: bound by the schemas of the functions that were offered."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from support.engines import spec
+from support.rows import GREEDY, Row
+from support.tiny_gguf import VOCABULARY, write_model
+from support.tiny_llama import EOS, FIRST_BYTE, TEMPLATE
+
+from modeld.core.request import Tool
+from modeld.engine.llama import tool_grammar
+from modeld.engine.llama.engine import load
+from modeld.engine.llama.sampler import Sampler
+from modeld.engine.llama.tool_form import CallForm, form_of
+from modeld.engine.llama.tool_grammar import CallGrammars, StillCompiling
+from modeld.errors import InvalidGrammar
+
+MARKER = VOCABULARY - 1
+PAINT = Tool(
+    name="paint",
+    parameters=json.dumps(
+        {
+            "type": "object",
+            "properties": {"colour": {"$ref": "#/$defs/colour"}},
+            "required": ["colour"],
+            "additionalProperties": False,
+            "$defs": {"colour": {"enum": ["red", "green"]}},
+        }
+    ),
+)
+CLEAN = Tool(name="clean", parameters='{"type": "object", "properties": {"way0": {"type": "integer"}}}')
+BROKEN = Tool(name="broken", parameters='{"$ref": "#/$defs/none"}')
+HERMES = '<tool_call>\n{"name": "paint", "arguments": {"colour": "'
+CALLS = {
+    CallForm.HERMES: (HERMES, 'red"}}</tool_call>\n<tool_call>{"name": "clean","arguments":{}}</tool_call>'),
+    CallForm.MISTRAL_LIST: ('[TOOL_CALLS] [{"name": "paint", "arguments": {"colour": "',
+                            'red"}}, {"name": "clean", "arguments": {}}]'),
+    CallForm.MISTRAL_NAMES: ('[TOOL_CALLS]paint[CALL_ID]a1b2c3d4e[ARGS]{"colour": "',
+                             'red"}[TOOL_CALLS]clean{"way0": 7}'),
+    CallForm.LLAMA: ('<|python_tag|>{"name": "paint", "parameters": {"colour": "',
+                     'red"}}; {"name": "clean", "parameters": {}}'),
+}  # fmt: skip
+OPENING = '{"name": "paint", "parameters": {"colour": "'
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("marked")
+    path = write_model(folder / "m.gguf", chat_template=TEMPLATE, controls=("</tool_call>",))
+    found = load(spec(path, slots=1, ctx=256), lambda _fraction: True)
+    yield found
+    found.close()
+
+
+class Text:
+    """One generation whose next token a test wishes for, and may not get."""
+
+    def __init__(self, engine, form, *tools) -> None:
+        self.engine = engine
+        self.row = Row(engine)
+        grammar = compiled(CallGrammars(), tools, form)
+        self.sampler = Sampler(self.row.vocab, GREEDY, context=256, grammar=grammar)
+
+    def wish(self, *tokens):
+        """Return the token that is drawn when these are the most probable ones, in this order."""
+        self.row.logits[:] = np.linspace(1.0, 0.0, self.row.vocab.size)
+        for place, token in enumerate(tokens):
+            self.row.logits[token] = 100.0 - place
+        return self.sampler.sample(self.row.context, self.row.number)
+
+    def write(self, text):
+        """Wish for the letters of a text, and return what came of it."""
+        drawn = [self.wish(FIRST_BYTE + byte) for byte in text.encode()]
+        return bytes(token - FIRST_BYTE for token in drawn).decode()
+
+    def close(self):
+        self.sampler.close()
+        self.engine._places.memory.clear()
+
+
+def compiled(shop, tools, form):
+    """The grammar, however many slices it takes."""
+    while True:
+        try:
+            return shop.of(tuple(tools), form)
+        except StillCompiling:
+            pass
+
+
+@pytest.mark.parametrize("form", CallForm)
+def test_a_call_is_bound_once_it_is_begun(engine, form) -> None:
+    """Text before it is free; then only functions that there are, arguments that fit, and the end."""
+    begin, rest = CALLS[form]
+    text = Text(engine, form, PAINT, CLEAN)
+    assert text.write("I will {paint} <it>. ") == "I will {paint} <it>. "
+    assert text.write(begin) == begin
+    assert text.write("b") in {"r", "g"}, "blue is no colour of theirs"
+    text.close()
+    text = Text(engine, form, PAINT, CLEAN)
+    assert text.write(begin + rest) == begin + rest
+    assert text.wish(FIRST_BYTE + ord("z"), EOS) == EOS
+    text.close()
+
+
+@pytest.mark.parametrize("form", CallForm)
+def test_a_function_that_was_not_offered_cannot_be_called(engine, form) -> None:
+    """The name is one of those that there are."""
+    begin, _ = CALLS[form]
+    text = Text(engine, form, CLEAN)
+    head = begin[: begin.index("paint")]
+    assert text.write(head) == head
+    assert text.write("p") in {"c", "\n", " "}
+    text.close()
+
+
+def test_text_without_a_call_is_free(engine) -> None:
+    """Nobody is forced to call; JSON in the middle of a text is text."""
+    for form in CallForm:
+        text = Text(engine, form, PAINT)
+        said = 'Like this: {"name": "bob"} </tool_call>'
+        assert text.write(said) == said
+        assert text.wish(EOS) == EOS
+        text.close()
+
+
+def test_llamas_json_is_a_call_only_where_the_text_begins(engine) -> None:
+    """Blanks may stand before it."""
+    text = Text(engine, CallForm.LLAMA, PAINT)
+    assert text.write("\n " + OPENING) == "\n " + OPENING
+    assert text.write("b") in {"r", "g"}
+    text.close()
+    text = Text(engine, CallForm.LLAMA, PAINT)
+    assert text.write("Look: " + OPENING + "blue") == "Look: " + OPENING + "blue"
+    text.close()
+    text = Text(engine, CallForm.LLAMA, PAINT)
+    assert text.write('{"names": 1}') == '{"names": 1}', "that is no call"
+    text.close()
+
+
+def test_a_marker_that_is_a_control_token_ends_the_call(engine) -> None:
+    """It may be drawn as that token, which is shown as text where functions are offered."""
+    text = Text(engine, CallForm.HERMES, PAINT)
+    call = HERMES + 'red"}}'
+    assert text.write(call) == call
+    assert text.wish(MARKER) == MARKER
+    assert text.wish(EOS) == EOS
+    text.close()
+
+
+def test_what_cannot_be_compiled_binds_less_unless_it_is_strict(engine) -> None:
+    """The arguments of that function are any object, and other functions are bound as ever."""
+    text = Text(engine, CallForm.HERMES, BROKEN, PAINT)
+    begin = '<tool_call>{"name": "broken", "arguments": {"any": [1, "x"]}}</tool_call>' + HERMES
+    assert text.write(begin) == begin
+    assert text.write("b") in {"r", "g"}
+    text.close()
+    strict = Tool(name="broken", parameters=BROKEN.parameters, strict=True)
+    with pytest.raises(InvalidGrammar, match='function "broken" is strict, but the JSON schema cannot'):
+        compiled(CallGrammars(), (PAINT, strict), CallForm.HERMES)
+
+
+def test_functions_are_compiled_a_slice_at_a_time_and_remembered(monkeypatch) -> None:
+    """Each call of `of` goes on where the last one stopped; the second request needs no slice."""
+    monkeypatch.setattr(tool_grammar, "SLICE_S", -1.0)
+    monkeypatch.setattr(tool_grammar, "KEPT", 8)
+    tools = tuple(Tool(name=f"f{number}") for number in range(5))
+    shop = CallGrammars()
+    slices = 1
+    while True:
+        try:
+            grammar = shop.of(tools, CallForm.HERMES)
+            break
+        except StillCompiling:
+            slices += 1
+    assert slices == len(tools)
+    assert shop.of(tools, CallForm.HERMES) == grammar
+    compiled(shop, tuple(Tool(name=f"other{number}") for number in range(8)), CallForm.HERMES)
+    with pytest.raises(StillCompiling):
+        shop.of(tools, CallForm.HERMES)
+
+
+def test_functions_of_one_name_and_other_schemas_have_rules_of_their_own() -> None:
+    """What one request offers does not leak into another's grammar."""
+    shop = CallGrammars()
+    other = Tool(name="paint", parameters='{"type": "object", "properties": {"x": {"const": 1}}}')
+    first = compiled(shop, (PAINT,), CallForm.HERMES)
+    second = compiled(shop, (other,), CallForm.HERMES)
+    assert "green" in first.gbnf
+    assert "green" not in second.gbnf
+
+
+@pytest.mark.parametrize(
+    ("source", "form"),
+    [
+        (None, CallForm.HERMES),
+        (TEMPLATE, CallForm.HERMES),
+        ("{# tools #}{{ messages }}", CallForm.HERMES),
+        ('{% if tools %}<tool_call>\n{"name": , "arguments": }</tool_call>{% endif %}', CallForm.HERMES),
+        ("{% if tools %}<tool_call>\n<function=f>\n<parameter=x>{% endif %}", None),
+        ("{% if tools %}<tool_call>f\n<arg_key>{% endif %}", None),
+        ("{% if tools %}[AVAILABLE_TOOLS]{% endif %}[TOOL_CALLS]", CallForm.MISTRAL_LIST),
+        ("{{ tools }}[TOOL_CALLS]f[ARGS]", CallForm.MISTRAL_NAMES),
+        ("{% if tools is not none %}<|python_tag|>{% endif %}", CallForm.LLAMA),
+        ('{{ tools }}{"parameters": dictionary of argument name and its value}', CallForm.LLAMA),
+        ("{{ tools }} functools[", None),
+        ("{% if tools", CallForm.HERMES),
+    ],
+)  # fmt: skip
+def test_the_form_is_that_of_the_template(source, form) -> None:
+    """By its markers; a template without functions has them told in Hermes' form; others are left free."""
+    assert form_of(source) is form
