@@ -104,7 +104,7 @@ CASES = {
         + [make(user([{"type": "text", "text": 5}])) for make in (chat, anthropic)]
         + [make(user({"type": "text"})) for make in DIALECTS],
     ),
-    "unknown roles": ("role", [make({"role": "wizard", "content": "Hello"}) for make in DIALECTS]),
+    "unknown roles": ("role", [make({"role": "wizard", "content": "Hello"}) for make in DIALECTS[:-1]]),
     "no roles": ("role", [make({"content": "Hello"}) for make in (chat, anthropic, ollama, native)]),
     "schemas that are no objects": ("object", [*offered([1]), *offered("string"), *offered(5)]),
     "schemas without end": ("nested", offered(DEEP)),

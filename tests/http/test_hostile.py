@@ -20,7 +20,7 @@ from support.served import serving
 
 from modeld.config.settings import Settings
 
-BODIES_EACH = 30 * int(os.environ.get("MODELD_FUZZ", "1"))
+BODIES_EACH = 20 * int(os.environ.get("MODELD_FUZZ", "1"))
 WORDS = "xyzzy-frobozz"
 TOOL = {"type": "object", "properties": {"colour": {"enum": ["red"]}}, "required": ["colour"]}
 FUNCTION = {"name": "paint", "description": "Paints", "parameters": TOOL}
