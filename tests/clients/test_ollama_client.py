@@ -106,6 +106,25 @@ def test_functions_can_be_offered(sync: ollama.Client) -> None:
     assert sync.chat(Q4_0, said, tools=tools, options=GREEDY).done
 
 
+def test_a_call_the_model_begins_fits_its_schema(sync: ollama.Client) -> None:
+    """It copies how it called before, and with what; but blue is no colour of this function any more."""
+    said: list[dict[str, object]] = []
+    for colour in ("blue", "yellow", "pink"):
+        call = {"function": {"name": "paint", "arguments": {"colour": colour}}}
+        said.append({"role": "user", "content": f"Paint the wall {colour}."})
+        said.append({"role": "assistant", "content": "", "tool_calls": [call]})
+    said.append({"role": "user", "content": "Paint the wall blue."})
+    tools = [{"type": "function", "function": {"name": "paint", "parameters": SCHEMA}}]
+    options = {"temperature": 0, "num_predict": 60}
+    whole = sync.chat(Q4_0, said, tools=tools, options=options).message
+    parts = [part.message for part in sync.chat(Q4_0, said, tools=tools, options=options, stream=True)]
+    for calls in (whole.tool_calls, [call for part in parts for call in part.tool_calls or ()]):
+        assert calls
+        for call in calls:
+            assert call.function.name == "paint"
+            assert call.function.arguments["colour"] in {"red", "green"}
+
+
 def test_vectors(sync: ollama.Client) -> None:
     """One for each input, of length 1; the same by the older path but for its length."""
     found = sync.embed(Q4_0, ["Hello", "world"])

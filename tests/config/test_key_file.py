@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import stat
 from pathlib import Path
@@ -31,6 +32,22 @@ def test_a_secret_matches_its_own_hash_and_no_other() -> None:
     assert matches(key.hash, found[1])
     assert not matches(key.hash, found[1][:-1] + ("0" if found[1][-1] != "0" else "1"))
     assert hashed(found[1]) != key.hash
+
+
+def test_a_secret_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole digests, by `hmac.compare_digest`, whose time does not tell where they differ."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return False
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    key = new_key()
+    found = parts(key.text)
+    assert found is not None
+    assert not matches(key.hash, found[1]), "nothing else decides"
+    assert [len(each) for pair in compared for each in pair] == [32, 32]
 
 
 @pytest.mark.parametrize(
