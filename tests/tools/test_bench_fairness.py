@@ -27,7 +27,7 @@ def test_a_key_passes_the_crowd_of_another(tmp_path: Path, capsys: pytest.Captur
     """The single request is served before most of the crowd; without keys after all that came before it."""
     model = write_model(tmp_path / "tiny.gguf")
     out = tmp_path / "found.json"
-    words = ["fairness", "--requests", "80", "--max-tokens", "4", "--share-tokens", "64"]
+    words = ["fairness", "--requests", "60", "--max-tokens", "4", "--share-tokens", "64"]
     more = ["--model", str(model), "--fake", "step_s=0.05", "--json", str(out)]
     assert cli.main([*words, *more, "--modeld", "--isolation thread"]) == 0
     fair, plain = json.loads(out.read_text())["results"]

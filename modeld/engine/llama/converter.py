@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from typing import cast
 
 from llama_cpp import llama_grammar
 
@@ -83,7 +84,8 @@ class Converter(llama_grammar.SchemaConverter):
         Raises whatever the bindings' converter raises on a schema it cannot read.
         """
         resolved = self.resolve_refs(schema, "schema")
-        names = [self.visit(way, f"way{number}") for number, way in enumerate(resolved["anyOf"])]
+        ways = cast("list[dict[str, object]]", resolved["anyOf"])
+        names = [self.visit(way, f"way{number}") for number, way in enumerate(ways)]
         return names, self.format_grammar()
 
     def visit(self, schema: dict[str, object], name: str) -> str:

@@ -8,7 +8,7 @@ llama.cpp would lose itself in it (`stacks`). What is slow all the same ends in 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import cast
 
@@ -95,7 +95,7 @@ def _checked(text: str) -> dict[str, object]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told() -> Generator[None]:
     """Say in words why a schema cannot be converted. Raises: InvalidGrammar."""
     try:
         yield
