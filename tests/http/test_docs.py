@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import trio
 from support.backend import ScriptedBackend
+from support.served import serving
 
 from modeld.core.operations import OperationStatus
 from modeld.core.plan import Departure, Plan
@@ -43,6 +45,25 @@ def test_every_status_is_in_the_openapi_document() -> None:
     """What `/infer` may answer is described, status by status; a conflict is one of operators."""
     answers = openapi_document()["paths"]["/infer"]["post"]["responses"]
     assert set(answers) == {"200", *(str(error.status) for error in ERRORS.values())} - {"405", "409"}
+
+
+async def test_every_path_and_method_is_in_the_openapi_document() -> None:
+    """So nothing escapes who tries whatever the document allows; two paths are other names of others."""
+    other_names = {"/completions": "/completion", "/embeddings": "/embedding"}
+    paths = openapi_document()["paths"]
+    async with serving() as served:
+        served_here = {
+            (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
+            for rule in served.app.url_map.iter_rules()
+            for method in rule.methods - {"HEAD", "OPTIONS"}
+        }
+    missing = [
+        (path, method)
+        for path, method in sorted(served_here)
+        if method not in paths.get(other_names.get(path, path), {})
+    ]
+    assert missing == []
+    assert len(served_here) > 50
 
 
 async def test_every_metric_is_in_its_document() -> None:
