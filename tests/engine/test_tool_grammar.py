@@ -184,6 +184,24 @@ def test_functions_are_compiled_a_slice_at_a_time_and_remembered(monkeypatch) ->
         shop.of(tools, CallForm.HERMES)
 
 
+def test_functions_that_take_too_long_or_too_much_are_left_free(monkeypatch) -> None:
+    """What was compiled is remembered, so who asks again gets a grammar; strict ones are refused."""
+    monkeypatch.setattr(tool_grammar, "SLICE_S", -1.0)
+    monkeypatch.setattr(tool_grammar, "MOST_S", -1.0)
+    tools = tuple(Tool(name=f"f{number}") for number in range(3))
+    shop = CallGrammars()
+    assert shop.of(tools, CallForm.HERMES) is None, "no time is left for any"
+    monkeypatch.setattr(tool_grammar, "MOST_S", 1000.0)
+    assert compiled(shop, tools, CallForm.HERMES) is not None
+    monkeypatch.setattr(tool_grammar, "MOST_S", -1.0)
+    assert shop.of((*tools,), CallForm.HERMES) is not None, "nothing is left to compile"
+    monkeypatch.setattr(tool_grammar, "MAX_BYTES", 1000)
+    assert shop.of(tools, CallForm.HERMES) is None
+    strict = tuple(Tool(name=f"f{number}", strict=True) for number in range(3))
+    with pytest.raises(InvalidGrammar, match="too much for one grammar"):
+        shop.of(strict, CallForm.HERMES)
+
+
 def test_functions_of_one_name_and_other_schemas_have_rules_of_their_own() -> None:
     """What one request offers does not leak into another's grammar."""
     shop = CallGrammars()

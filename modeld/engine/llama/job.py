@@ -20,7 +20,6 @@ from modeld.engine.llama.logprobs import logprobs_of
 from modeld.engine.llama.lookup import Lookup
 from modeld.engine.llama.renderer import Renderer
 from modeld.engine.llama.sampler import Sampler
-from modeld.engine.llama.tool_form import CallForm
 from modeld.engine.llama.tool_grammar import CallGrammars
 from modeld.engine.llama.vocab import TokenArray, Vocab
 from modeld.errors import InvalidGrammar, InvalidRequest, PromptTooLong
@@ -190,7 +189,9 @@ def prepare(
     """
     if request.max_tokens < 1 and request.max_tokens != AS_MANY_AS_FIT:
         raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1")
-    grammar = _grammar(request, template.form, calls)
+    of_calls = None
+    if request.tools and request.constraint is None and template.form is not None:
+        of_calls = calls.of(request.tools, template.form)
     prompt = _prompt(request, vocab, template, context)
     if not len(prompt):
         raise InvalidRequest("the prompt is empty: it has no tokens")
@@ -198,7 +199,7 @@ def prepare(
     if room < 1:
         raise _too_long(str(len(prompt)), len(prompt), context)
     ends = _ends(request, vocab)
-    sampler = _sampler(request, vocab, grammar, context)
+    sampler = _sampler(request, vocab, of_calls, context)
     sampler.see_prompt(prompt)
     if request.max_tokens == AS_MANY_AS_FIT:
         limit = min(room, share - len(prompt) if len(prompt) < share else share)
@@ -227,23 +228,18 @@ def _prompt(request: GenerateRequest, vocab: Vocab, template: Renderer, context:
     return vocab.tokenize_parts(parts)
 
 
-def _grammar(request: GenerateRequest, form: CallForm | None, calls: CallGrammars) -> Grammar | None:
-    """Return what the text must match: what was asked for, else calls that the model begins by itself.
+def _sampler(request: GenerateRequest, vocab: Vocab, of_calls: Grammar | None, context: int) -> Sampler:
+    """Return what chooses the tokens, by what was asked for, else by the grammar of calls.
 
-    Raises: InvalidGrammar; StillCompiling.
+    Raises: InvalidRequest, InvalidGrammar.
     """
-    if request.constraint is not None:
-        return compile_constraint(request.constraint)
-    return calls.of(request.tools, form) if request.tools and form is not None else None
-
-
-def _sampler(request: GenerateRequest, vocab: Vocab, grammar: Grammar | None, context: int) -> Sampler:
-    """Return what chooses the tokens. Raises: InvalidRequest, InvalidGrammar."""
     make = partial(Sampler, vocab, request.sampling, context=context, ignore_end=request.ignore_eos)
+    if request.constraint is not None:
+        return make(grammar=compile_constraint(request.constraint))
     try:
-        return make(grammar=grammar)
+        return make(grammar=of_calls)
     except InvalidGrammar:
-        if request.constraint is not None or any(tool.strict for tool in request.tools):
+        if any(tool.strict for tool in request.tools):
             raise
         return make()  # This vocabulary cannot spell what a call begins with.
 

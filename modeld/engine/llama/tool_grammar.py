@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import time
 from collections import OrderedDict
@@ -36,7 +35,11 @@ from modeld.engine.llama.tool_form import CallForm
 from modeld.errors import InvalidGrammar
 
 KEPT = 512
-"""Functions that are remembered: agents send the same ones with every turn."""
+"""Functions that are remembered: agents send the same ones with every turn. More than one request has."""
+MOST_KEPT = 8 * 2**20
+"""Characters of all of them; the functions of one request come to less, see `MAX_BYTES`."""
+MOST_S = 3.0
+"""What compiling for one request may take, as others wait behind it. What is done by then is remembered."""
 SLICE_S = 0.03
 """Seconds after which no further function is begun: streams have their turn."""
 _ANY_OBJECT = '{"type": "object"}'
@@ -70,35 +73,57 @@ class CallGrammars:
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[Tool, CallForm], str | InvalidGrammar] = OrderedDict()
+        self._size = 0
+        self._compiling: tuple[Tool, ...] = ()
+        self._spent_s = 0.0
+        """On those that are being compiled."""
 
     def of(self, tools: tuple[Tool, ...], form: CallForm) -> Grammar | None:
-        """Return the grammar of calls of these functions; None where they are too many for one.
+        """Return the grammar of calls of these functions; None where they are too much for one.
 
         Raises: StillCompiling; InvalidGrammar for a function that is strict and cannot be compiled.
         """
-        until = math.inf  # One is compiled in any case.
+        if tools is not self._compiling:
+            self._compiling, self._spent_s = tools, 0.0
+        began = time.perf_counter()
+        try:
+            rules = self._rules_of(tools, form, began)
+        finally:
+            self._spent_s += time.perf_counter() - began
+        if rules is None:
+            if any(tool.strict for tool in tools):
+                raise InvalidGrammar(
+                    f"the {len(tools)} functions, some of which are strict, are too much for one grammar; "
+                    f"offer fewer, or with smaller schemas"
+                )
+            return None
+        openings = _LLAMA_OPENINGS if form is CallForm.LLAMA else ()
+        return Grammar(rules, trigger_words=(_MARKERS[form],), opening_words=openings)
+
+    def _rules_of(self, tools: tuple[Tool, ...], form: CallForm, began: float) -> str | None:
+        """Return the grammar; one function is compiled in any case, then as many as time allows."""
         rules: dict[str, None] = {_GAP: None}
         names: list[str] = []
+        compiled = size = 0
         for tool in tools:
             if (tool, form) not in self._known:
-                if time.perf_counter() > until:
+                if self._spent_s > MOST_S:
+                    return None
+                if compiled and time.perf_counter() > began + SLICE_S:
                     raise StillCompiling
-                until = min(until, time.perf_counter() + SLICE_S)
+                compiled += 1
             text = self._compiled(tool, form)
             if isinstance(text, InvalidGrammar):
                 if tool.strict:
                     raise InvalidGrammar(f'the function "{tool.name}" is strict, but {text}')
                 text = self._compiled(replace(tool, parameters=_ANY_OBJECT), form)
-            if isinstance(text, InvalidGrammar):
+            size += len(str(text))
+            if isinstance(text, InvalidGrammar) or size > MAX_BYTES:
                 return None
             lines = text.splitlines()
             names.append(lines[0].partition(" ")[0])
             rules.update(dict.fromkeys(lines))
-        gbnf = "\n".join([f"root ::= {_ROOTS[form]}", f"a-call ::= {' | '.join(names)}", *rules])
-        if len(gbnf) > MAX_BYTES:
-            return None
-        openings = _LLAMA_OPENINGS if form is CallForm.LLAMA else ()
-        return Grammar(gbnf, trigger_words=(_MARKERS[form],), opening_words=openings)
+        return "\n".join([f"root ::= {_ROOTS[form]}", f"a-call ::= {' | '.join(names)}", *rules])
 
     def _compiled(self, tool: Tool, form: CallForm) -> str | InvalidGrammar:
         """Return the rules of a call, its own first; or why there are none."""
@@ -108,12 +133,18 @@ class CallGrammars:
             try:
                 found = _rules(tool, form)
             except InvalidGrammar as error:
-                found = error
+                found = InvalidGrammar(str(error))  # Without the frames that it came through.
             self._known[key] = found
-            while len(self._known) > KEPT:
-                self._known.popitem(last=False)
+            self._size += _size(key, found)
+            while len(self._known) > KEPT or self._size > MOST_KEPT:
+                self._size -= _size(*self._known.popitem(last=False))
         self._known.move_to_end(key)
         return found
+
+
+def _size(key: tuple[Tool, CallForm], found: str | InvalidGrammar) -> int:
+    """Return how many characters are remembered for a function."""
+    return len(key[0].parameters) + len(key[0].description) + len(str(found))
 
 
 def _rules(tool: Tool, form: CallForm) -> str:
