@@ -47,7 +47,7 @@ def test_a_secret_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
     found = parts(key.text)
     assert found is not None
     assert not matches(key.hash, found[1]), "nothing else decides"
-    assert [len(each) for pair in compared for each in pair] == [32, 32]
+    assert [len(each) for pair in compared for each in pair] == [64, 64]
 
 
 @pytest.mark.parametrize(
