@@ -9,6 +9,7 @@ from modeld.config.address import parse_address
 from modeld.config.settings import AUTO
 from modeld.config.values import (
     BOOL,
+    SHARES,
     TEXT,
     BadValue,
     Kind,
@@ -88,6 +89,8 @@ CTX = or_auto(whole(16, INT32, "CELLS"), AUTO)
 SLOTS = or_auto(whole(1, _MOST_SLOTS), AUTO)
 THREADS = whole(1, _MOST_THREADS)
 NGL = or_none(whole(-1, INT32), ("auto",), lambda layers: layers == -1)
+GPU = or_none(whole(0, 15), ("auto",))
+SPLIT = or_none(SHARES, ("auto",))
 FLASH = or_none(BOOL, ("auto",))
 KV = one_of(KV_TYPES)
 PREFIX = or_none(whole(0, INT32, "CELLS"), ("auto",))

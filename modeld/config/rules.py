@@ -94,6 +94,16 @@ def _flash(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
             yield f"models.{name}.llama_{'flash_attn' if model.llama_kv_type is None else 'kv_type'}", message
 
 
+def _gpus(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
+    if settings.llama_main_gpu is not None and settings.llama_tensor_split is not None:
+        name = "llama_main_gpu" if "llama_main_gpu" in given else "llama_tensor_split"
+        yield name, "one GPU for all layers, or shares for several: set one of the two"
+        return
+    for name, model in settings.models.items():
+        if model.llama_main_gpu is not None and model.llama_tensor_split is not None:
+            yield f"models.{name}.llama_main_gpu", "llama_tensor_split is set, too; set one of the two"
+
+
 def kv_and_flash(settings: Settings, model: ModelSettings) -> tuple[str, bool | None]:
     """Return KV type and flash attention of one model, before `auto` is resolved."""
     kv_type = settings.llama_kv_type if model.llama_kv_type is None else model.llama_kv_type
@@ -135,6 +145,7 @@ _RULES: tuple[Callable[[Settings, Mapping[str, str]], Iterator[Finding]], ...] =
     _events,
     _cells,
     _flash,
+    _gpus,
     _aliases,
     _same_file,
     _tls,

@@ -39,6 +39,8 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     llama_slots: int | None = None
     llama_threads: int | None = None
     llama_ngl: int | None = None
+    llama_main_gpu: int | None = None
+    llama_tensor_split: tuple[float, ...] | None = None
     llama_flash_attn: bool | None = None
     llama_kv_type: str | None = None
     llama_ubatch: int | None = None
@@ -111,6 +113,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """`AUTO`: chosen."""
     llama_threads: int = os.cpu_count() or 1
     llama_ngl: int | None = None
+    llama_main_gpu: int | None = None
+    llama_tensor_split: tuple[float, ...] | None = None
     llama_flash_attn: bool | None = None
     llama_kv_type: str = "f16"
     llama_ubatch: int = 512

@@ -200,6 +200,31 @@ def show_list(value: object) -> str:
     return ",".join(cast("Sequence[str]", value))
 
 
+_MOST_SHARES = 16
+"""GPUs that llama.cpp puts a model on, at the most."""
+
+
+def parse_shares(value: object) -> tuple[float, ...]:
+    """Return shares: numbers in a list, or in one text with commas; at least one is above 0."""
+    if isinstance(value, list | tuple):
+        items = [str(item) for item in cast("Sequence[object]", value)]
+    else:
+        items = parse_text(value).split(",")
+    try:
+        shares = tuple(float(item) for item in items)
+    except ValueError:
+        shares = ()
+    if not any(shares) or not all(0 <= share < 1e6 for share in shares) or len(shares) > _MOST_SHARES:
+        hint = f"write one number a GPU, such as 3,1 ({_MOST_SHARES} at most)"
+        raise BadValue(f"{told(value)} is no list of shares; {hint}")
+    return shares
+
+
+def show_shares(value: object) -> str:
+    """Write shares with commas."""
+    return ",".join(f"{share:g}" for share in cast("Sequence[float]", value))
+
+
 def parse_path(value: object) -> Path | None:
     """Return a path with `~` expanded; the empty text is None."""
     text = parse_text(value)
@@ -268,4 +293,5 @@ def or_auto(kind: Kind, chosen: int) -> Kind:
 BOOL = Kind("BOOL", parse_bool, show_bool)
 TEXT = Kind("TEXT", parse_text)
 LIST = Kind("A,B,...", parse_list, show_list)
+SHARES = Kind("A,B,...", parse_shares, show_shares)
 PATH = Kind("PATH", parse_path, lambda value: "" if value is None else str(value))

@@ -11,19 +11,24 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
+from modeld.core.amounts import Amount, above_zero, minus, plus
 from modeld.core.fleet import Claim, Fleet, Instant
+from modeld.core.ledger import amounts
 from modeld.core.lifecycle import State
-from modeld.core.placement import is_pinned
+from modeld.core.needs import need_of
 
 
-def owed(fleet: Fleet, claims: Iterable[Claim]) -> int:
+def owed(fleet: Fleet, claims: Iterable[Claim]) -> Amount:
     """Return how many of the free bytes these claims need besides what their victims will free."""
-    return sum(max(0, _need(fleet, claim) - pending(fleet, claim)) for claim in claims)
+    total = amounts(fleet, ())
+    for claim in claims:
+        total = plus(total, above_zero(minus(need(fleet, claim), pending(fleet, claim))))
+    return total
 
 
-def pending(fleet: Fleet, claim: Claim) -> int:
+def pending(fleet: Fleet, claim: Claim) -> Amount:
     """Return the bytes a claim's victims still hold."""
-    return sum(fleet.instance(victim).reserved for victim in claim.victims)
+    return amounts(fleet, (fleet.instance(victim) for victim in claim.victims))
 
 
 def spoken_for(fleet: Fleet, other_than: str = "") -> frozenset[str]:
@@ -72,9 +77,10 @@ def _goes(fleet: Fleet, claim: Claim, victim: str) -> bool:
     view = fleet.instance(victim)
     if not view.state.holds_memory or view.stuck is not None:
         return False
-    return claim.committed or view.stopping or not is_pinned(fleet, victim)
+    return claim.committed or view.stopping or not fleet.is_pinned(victim)
 
 
-def _need(fleet: Fleet, claim: Claim) -> int:
+def need(fleet: Fleet, claim: Claim) -> Amount:
+    """Return the bytes that a claim is for."""
     spec = fleet.catalog.models.get(claim.model_id)
-    return 0 if spec is None else spec.footprint.total
+    return amounts(fleet, ()) if spec is None else need_of(fleet, spec, claim.placement).amount

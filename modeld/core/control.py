@@ -26,7 +26,7 @@ from modeld.core.lifecycle import State, move
 from modeld.core.operations import Operation, OperationKind, OperationState
 from modeld.core.outcome import Outcome
 from modeld.core.pins import pin
-from modeld.core.placement import STUCK_RETRY_S, is_pinned
+from modeld.core.placement import STUCK_RETRY_S
 from modeld.core.settling import end, with_operation, without_operation
 from modeld.errors import Conflict, Draining, ModelNotFound, Problem, QueueFull, Unloaded
 
@@ -76,7 +76,7 @@ def _refusal(fleet: Fleet, event: inputs.Asked, now: Instant) -> Problem | None:
     stuck = fleet.instance(spec.id).stuck
     if stuck is not None:
         return model_failed(spec.id, stuck, STUCK_RETRY_S)
-    if is_pinned(fleet, spec.id):
+    if fleet.is_pinned(spec.id):
         return Conflict(
             f"model {spec.id} is pinned, so it stays; let it go first: "
             f'POST /models/{spec.id}/pin {{"pinned": false}}'

@@ -2,8 +2,9 @@
 """Memory devices, and how much of each is left to models while other processes hold some of it. Pure.
 
 A look tells what a device has free. What modeld's own workers hold there is added, and the sum is what
-models may hold together: all but what others hold. Looks are noisy (a page cache breathes, a compiler runs
-for a second), so what counts is taken from the last `LOOKS` of them:
+models may hold together: all but what others hold. Where models come or go, that is known within bounds
+only, and what was known before holds as far as it is within them. Looks are noisy (a page cache breathes, a
+compiler runs for a second), so what counts is taken from the last `LOOKS` of them:
 
     ceiling   the least of them, rounded down to `GRAIN`. It falls with the first look that says so, and rises
               once all of the last looks are at least two grains above it. New loads keep below it.
@@ -15,7 +16,7 @@ So a spike makes nobody go, and a process that swings by less than a grain chang
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -50,6 +51,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     free: int = 0
     total: int = 0
     """0: the system does not tell."""
+    seen: int = 0
+    """Number of the look, where a device is not looked at each time."""
     id: str = ""
     """Of a PCI device, its address: one that two backends offer has the same. Empty: not known."""
 
@@ -60,8 +63,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     device: Device
     ours: int = 0
     """Bytes; of a device that cannot tell processes apart, what the ledger holds for it."""
-    moving: bool = False
-    """Models are being loaded, and `ours` counts what they do not hold yet: it is an upper bound."""
+    least: int | None = None
+    """Where models came or went about then, what they held at the least; `ours` is the most."""
 
 
 class Watched(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,35 +110,52 @@ def watched(before: Iterable[Watched], readings: Iterable[Reading]) -> tuple[Wat
 
 
 def rooms(devices: Iterable[Watched]) -> tuple[DeviceRoom, ...]:
-    """Return what the scheduler needs to know; devices of which nothing is known are left out."""
+    """Return what the scheduler needs to know, without devices of which nothing is known.
+
+    A GPU of which nothing is known has no room beside others that tell: its place among them counts.
+    """
+    known = tuple(devices)
+    tells = any(it.ceiling is not None and it.device.kind is not DeviceKind.CPU for it in known)
     return tuple(
         DeviceRoom(
             name=one.device.name,
             kind=one.device.kind,
             total=one.device.total,
-            ceiling=one.ceiling,
+            ceiling=one.ceiling or 0,
             certain=one.certain,
         )
-        for one in devices
-        if one.ceiling is not None
+        for one in known
+        if one.ceiling is not None or (tells and one.device.kind is not DeviceKind.CPU)
+    )
+
+
+def together(devices: Sequence[DeviceRoom], sizes: Sequence[int]) -> int:
+    """Return the sum over devices, without GPUs that use the memory of another one of them."""
+    shared = any(device.kind is DeviceKind.CPU for device in devices)
+    return sum(
+        size
+        for device, size in zip(devices, sizes, strict=True)
+        if not (shared and device.kind is DeviceKind.IGPU)
     )
 
 
 def _after(before: Watched | None, reading: Reading) -> Watched:
     device, ours = reading.device, max(0, reading.ours)
+    if before is not None and device.seen and device.seen == before.device.seen:
+        return before
     total = max(0, device.total)
     device = msgspec.structs.replace(device, total=total, free=min(max(0, device.free), total))
     if not total:
         return Watched(device=device, ours=ours)
-    for_models = min(total, device.free + ours)
+    most = min(total, device.free + ours)
+    least = min(most, device.free + max(0, ours if reading.least is None else reading.least))
     earlier = () if before is None or not before.device.total else before.recent
-    if reading.moving and earlier:
-        for_models = min(for_models, earlier[-1])
+    for_models = min(max(earlier[-1], least), most) if earlier else least
     recent = (*earlier, for_models)[-LOOKS:]
-    least = min(recent)
+    lowest = min(recent)
     ceiling = None if before is None else before.ceiling
-    if ceiling is None or least < ceiling or least >= ceiling + 2 * GRAIN:
-        ceiling = least // GRAIN * GRAIN
+    if ceiling is None or lowest < ceiling or lowest >= ceiling + 2 * GRAIN:
+        ceiling = lowest // GRAIN * GRAIN
     return Watched(device=device, ours=ours, recent=recent, ceiling=ceiling)
 
 

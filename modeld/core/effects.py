@@ -11,6 +11,7 @@ import msgspec
 from modeld.core.events import FinishReason
 from modeld.core.models import ModelSpec
 from modeld.core.operations import Operation, OperationState
+from modeld.core.spread import Placement
 from modeld.errors import Problem
 
 
@@ -61,6 +62,8 @@ class Load(msgspec.Struct, frozen=True):
 
     spec: ModelSpec
     threads: int
+    placement: Placement | None = None
+    """Where it goes; None: llama.cpp's own choice."""
 
 
 class Stop(msgspec.Struct, frozen=True):

@@ -232,6 +232,7 @@ def _without_memory(view: InstanceView, state: State, failures: Failures) -> Ins
         view,
         state=move(view.state, state),
         reserved=0,
+        placement=None,
         leases=(),
         stopping=False,
         stuck=None,

@@ -12,11 +12,12 @@ from enum import StrEnum
 
 import msgspec
 
-from modeld.core.devices import DeviceRoom
+from modeld.core.devices import DeviceRoom, together
 from modeld.core.lifecycle import State
 from modeld.core.models import Catalog
 from modeld.core.operations import Operation
 from modeld.core.request import Priority, Stake
+from modeld.core.spread import Placement
 from modeld.errors import Problem
 
 Instant = float
@@ -136,6 +137,8 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     state: State = State.STOPPED
     reserved: int = 0
     """Bytes the ledger holds for it; 0 when no memory is held."""
+    placement: Placement | None = None
+    """Where it is, where there are GPUs."""
     slots: int = 1
     leases: tuple[Lease, ...] = ()
     last_used: Instant = 0.0
@@ -207,6 +210,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """When `victims` were last chosen or added to."""
     committed: bool = False
     """The victims were told to stop."""
+    placement: Placement | None = None
+    """Where the room is, where there are GPUs."""
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
@@ -297,13 +302,18 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         """Bytes the ledger counts as taken: resident and reserved."""
         return sum(view.reserved for view in self.instances.values())
 
+    def is_pinned(self, model_id: str) -> bool:
+        """Whether the operator wants this model to stay."""
+        spec = self.catalog.models.get(model_id)
+        return spec is not None and spec.pinned
+
     @property
     def budget(self) -> int | None:
         """What models may take together now: the budget, or what others leave of it; None: unlimited."""
         budget = self.limits.budget
         if budget is None or not self.devices:
             return budget
-        return min(budget, sum(device.ceiling for device in self.devices))
+        return min(budget, together(self.devices, [device.ceiling for device in self.devices]))
 
     @property
     def free(self) -> int | None:

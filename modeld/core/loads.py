@@ -17,19 +17,24 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from modeld.core.claims import owed, pending, spoken_for, with_claim, without_claim
+from modeld.core.amounts import Amount, covers, minus
+from modeld.core.claiming import make_claim
+from modeld.core.claims import need, owed, pending, spoken_for, with_claim, without_claim
 from modeld.core.control import fail_loads
 from modeld.core.effects import CutReason, Effect, Load, Tell
 from modeld.core.eviction import candidate, choose
 from modeld.core.fleet import Claim, Eviction, Fleet, Instant
 from modeld.core.gates import closed_since
 from modeld.core.leases import cut_leases, refuse_waiters
+from modeld.core.ledger import room_of
 from modeld.core.lifecycle import State, move
 from modeld.core.models import MIB, ModelSpec
-from modeld.core.order import demands, drains_from, oldest_arrival
+from modeld.core.needs import Need, fitting
+from modeld.core.order import demands, oldest_arrival
 from modeld.core.outcome import Outcome
 from modeld.core.placement import fits_not_now, never_fits, share_cores
-from modeld.core.room import SPARE_S, cost, drain_set, idle_set, movable
+from modeld.core.room import idle_set, movable
+from modeld.core.spread import in_mib
 from modeld.core.whose import wanted_by
 from modeld.errors import Evicted, Problem
 
@@ -55,8 +60,8 @@ def load_demands(fleet: Fleet, now: Instant) -> Outcome:
             effects += more
             spare = _spare(fleet)
             continue
-        if spare is None or spec.footprint.total <= spare:  # (2)
-            fleet, more = _start(fleet, spec, now)
+        if (fit := fitting(fleet, spec, spare)) is not None:  # (2)
+            fleet, more = _start(fleet, spec, fit, now)
             effects += more
             spare = _spare(fleet)
             continue
@@ -64,7 +69,7 @@ def load_demands(fleet: Fleet, now: Instant) -> Outcome:
             fleet = fleet.having(replace(view, state=move(view.state, State.QUEUED)))
         if blocked:  # (4)
             continue
-        made = _claim(fleet, spec, now)  # (3)
+        made = make_claim(fleet, spec, now)  # (3)
         if made is None:
             blocked = True
             continue
@@ -91,10 +96,10 @@ def _unmet(fleet: Fleet) -> bool:
     )
 
 
-def _spare(fleet: Fleet) -> int | None:
+def _spare(fleet: Fleet) -> Amount | None:
     """Return the bytes that are free and that no claim needs; None if memory is unlimited."""
-    free = fleet.free
-    return None if free is None else free - owed(fleet, fleet.claims)
+    room = room_of(fleet)
+    return None if room is None else minus(room, owed(fleet, fleet.claims))
 
 
 def _refuse_if_never(fleet: Fleet, spec: ModelSpec) -> Outcome | None:
@@ -123,53 +128,27 @@ def _meet(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
     if (refused := _refuse_if_never(fleet, spec)) is not None:
         return refused
     older = fleet.claims[: fleet.claims.index(claim)]
-    free = fleet.free
-    usable = None if free is None else free - owed(fleet, older)
-    if usable is None or spec.footprint.total <= usable:
+    room = room_of(fleet)
+    usable = None if room is None else minus(room, owed(fleet, older))
+    fit = fitting(fleet, spec, usable, claim.placement)
+    if usable is None or fit is not None:
         fleet = without_claim(fleet, claim.model_id)
-        return _start(fleet, spec, now)
-    missing = spec.footprint.total - usable
+        return (fleet, []) if fit is None else _start(fleet, spec, fit, now)
+    missing = minus(need(fleet, claim), usable)
     if claim.committed:
         # The budget or the estimate changed, or a victim hangs: what was evicted is not enough any more.
-        enough = pending(fleet, claim) >= missing
+        enough = covers(pending(fleet, claim), missing)
         return (fleet if enough else without_claim(fleet, claim.model_id)), []
     idle = idle_set(fleet, spec, missing, now)
     if idle is not None:
         claim = replace(claim, victims=idle, committed=True)
         return _evict(with_claim(fleet, claim), claim, now)
-    if pending(fleet, claim) < missing:  # One of the victims was pinned.
+    if not covers(pending(fleet, claim), missing):  # One of the victims was pinned.
         return without_claim(fleet, claim.model_id), []
     return _hurry(fleet, claim, spec, missing, now)
 
 
-def _claim(fleet: Fleet, spec: ModelSpec, now: Instant) -> Claim | None:
-    """Say who goes for a demand that does not fit: idle models, or busy ones if it waited long enough."""
-    missing = spec.footprint.total - (fleet.free or 0) + owed(fleet, fleet.claims)
-    idle = idle_set(fleet, spec, missing, now)
-    oldest = oldest_arrival(fleet, spec.id)
-    if idle is not None:
-        if oldest is not None and now < oldest + SPARE_S and _is_dear(fleet, spec, idle, missing, now):
-            return None
-        return Claim(model_id=spec.id, victims=idle, since=now, widened_at=now, committed=True)
-    drains = drains_from(fleet, spec.id)
-    if drains is None or now < drains:
-        return None
-    for states in ({State.READY}, {State.READY, State.LOADING}):
-        victims = drain_set(fleet, spec, missing, states, now)
-        if victims is not None:
-            return Claim(model_id=spec.id, victims=victims, since=now, widened_at=now)
-    return None
-
-
-def _is_dear(fleet: Fleet, spec: ModelSpec, idle: tuple[str, ...], missing: int, now: Instant) -> bool:
-    """Whether busy models would cost less than half as much: they may be idle in a moment."""
-    if fleet.limits.eviction is Eviction.LRU:
-        return False
-    cheapest = drain_set(fleet, spec, missing, {State.READY}, now)
-    return cheapest is not None and cost(fleet, cheapest, now) < cost(fleet, idle, now) / 2
-
-
-def _hurry(fleet: Fleet, claim: Claim, spec: ModelSpec, missing: int, now: Instant) -> Outcome:
+def _hurry(fleet: Fleet, claim: Claim, spec: ModelSpec, missing: Amount, now: Instant) -> Outcome:
     """When the drain takes longer than `evict_timeout`: cut what runs if allowed, else drain more models.
 
     More models stay closed together with the first ones, so whichever set is idle first goes.
@@ -185,7 +164,7 @@ def _hurry(fleet: Fleet, claim: Claim, spec: ModelSpec, missing: int, now: Insta
             effects += cuts
         return with_claim(fleet, replace(claim, widened_at=now)), effects
     others = spoken_for(fleet, spec.id) | set(claim.victims)
-    outside = [candidate(view, now) for view in movable(fleet, others, {State.READY})]
+    outside = [candidate(fleet, view, now) for view in movable(fleet, others, {State.READY})]
     more = choose(outside, missing, fleet.limits.eviction)
     if more is None:
         more = tuple(one.model_id for one in outside)
@@ -201,21 +180,22 @@ def _cut_off(fleet: Fleet, victim: str, spec: ModelSpec) -> Problem:
     ).as_problem()
 
 
-def _start(fleet: Fleet, spec: ModelSpec, now: Instant) -> Outcome:
+def _start(fleet: Fleet, spec: ModelSpec, fit: Need, now: Instant) -> Outcome:
     view = fleet.instance(spec.id)
     busy = sum(not view.idle for view in fleet.instances.values())
     threads = share_cores(fleet.limits.cores, spec.options.threads, busy + 1)
     view = replace(
         view,
         state=move(view.state, State.LOADING),
-        reserved=spec.footprint.total,
+        reserved=fit.amount[0],
+        placement=fit.placement,
         slots=spec.options.slots,
         load_started=now,
         threads=threads,
     )
     waiters = len(fleet.waiters(spec.id))
     numbers: dict[str, float] = {
-        "need_mb": spec.footprint.total / MIB,
+        "need_mb": fit.amount[0] / MIB,
         "held_mb": fleet.held / MIB,
         "waiters": waiters,
     }
@@ -229,14 +209,17 @@ def _start(fleet: Fleet, spec: ModelSpec, now: Instant) -> Outcome:
         reason = f"operation {asked.id} ({asked.kind}) asked for it"
     else:
         reason = "it is to be preloaded"
+    if fit.placement is not None:
+        reason += f"; {fit.placement.reason}"
+        numbers |= {f"{name}_mb": size for name, size in in_mib(fit.placement.bytes).items()}
     key = wanted_by(fleet, spec.id)
     tell = Tell(action="load", model_id=spec.id, reason=reason, numbers=numbers, key=key)
-    return fleet.having(view), [Load(spec, threads), tell]
+    return fleet.having(view), [Load(spec, threads, fit.placement), tell]
 
 
 def _evict(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
     """Order the victims of a claim to stop; those that stop already need no order."""
-    need = fleet.catalog.models[claim.model_id].footprint.total
+    wanted = need(fleet, claim)[0]
     free = fleet.free or 0
     effects: list[Effect] = []
     for victim in claim.victims:
@@ -258,7 +241,7 @@ def _evict(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
                 reason=f"idle, and makes room for {claim.model_id}; {why}",
                 numbers={
                     "frees_mb": view.reserved / MIB,
-                    "need_mb": need / MIB,
+                    "need_mb": wanted / MIB,
                     "free_mb": free / MIB,
                     "reload_s": view.load_s,
                     "uses_per_min": per_minute,

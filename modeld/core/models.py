@@ -84,6 +84,10 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """CPU threads to begin with; the scheduler shares cores out while several instances decode."""
     gpu_layers: int | None = None
     """Layers to put on the GPU; None: all of them where there is a GPU."""
+    main_gpu: int | None = None
+    """The one GPU for all its layers, by its place among llama.cpp's; None: chosen. -1: none at all."""
+    tensor_split: tuple[float, ...] = ()
+    """How its layers are split over the GPUs, as shares; empty: chosen."""
     flash_attn: bool | None = None
     """None: the engine's measured default for the device."""
     kv_type: str = "f16"

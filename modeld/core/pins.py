@@ -11,14 +11,13 @@ from modeld.core.effects import Tell
 from modeld.core.fleet import Fleet
 from modeld.core.models import Catalog, ModelSpec
 from modeld.core.outcome import Outcome
-from modeld.core.placement import is_pinned
 
 
 def pin(fleet: Fleet, model_id: str, *, pinned: bool, key: str = "") -> Outcome:
     """Pin a model or let it go, whatever the config says, until the daemon ends."""
     if model_id not in fleet.catalog.models:
         return fleet, []
-    changed = is_pinned(fleet, model_id) is not pinned
+    changed = fleet.is_pinned(model_id) is not pinned
     pins = {**fleet.pins, model_id: pinned}
     fleet = replace(fleet, pins=pins, catalog=with_pins(fleet.catalog, pins))
     if not changed:

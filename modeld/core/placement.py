@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from modeld.core.fleet import Fleet
+from modeld.core.ledger import places
 from modeld.core.models import MIB, ModelSpec
+from modeld.core.needs import fits_empty
+from modeld.core.spread import parts_of
 from modeld.errors import DoesNotFit, MemoryTaken, ModelFailed, Problem
 
 STUCK_RETRY_S = 60.0
@@ -19,12 +24,14 @@ def never_fits(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     limits = fleet.limits
     if limits.budget is None or fleet.instance(spec.id).state.holds_memory:
         return None
+    if places(fleet):
+        return None if fits_empty(fleet, spec, without_others=True) else _nowhere(fleet, spec)
     if spec.footprint.total <= (fleet.free or 0):
         return None
     pinned = {
         view.model_id: view.reserved
         for view in fleet.instances.values()
-        if view.reserved and view.model_id != spec.id and is_pinned(fleet, view.model_id)
+        if view.reserved and view.model_id != spec.id and fleet.is_pinned(view.model_id)
     }
     room = limits.budget - limits.margin - sum(pinned.values())
     need = spec.footprint.total
@@ -65,7 +72,7 @@ def fits_not_beside_stuck(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     stays = {
         view.model_id: view.reserved
         for view in fleet.instances.values()
-        if view.reserved and (view.stuck is not None or is_pinned(fleet, view.model_id))
+        if view.reserved and (view.stuck is not None or fleet.is_pinned(view.model_id))
     }
     stuck = [name for name in stays if fleet.instance(name).stuck is not None]
     room = limits.budget - limits.margin - sum(stays.values())
@@ -86,6 +93,8 @@ def fits_not_now(fleet: Fleet, spec: ModelSpec) -> Problem | None:
 
     Models that hang hold memory, or processes that are none of modeld's do.
     """
+    if places(fleet):
+        return _nowhere_now(fleet, spec)
     return fits_not_beside_stuck(fleet, spec) or fits_not_beside_others(fleet, spec)
 
 
@@ -97,7 +106,7 @@ def fits_not_beside_others(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     stays = sum(
         view.reserved
         for view in fleet.instances.values()
-        if view.model_id != spec.id and (view.stuck is not None or is_pinned(fleet, view.model_id))
+        if view.model_id != spec.id and (view.stuck is not None or fleet.is_pinned(view.model_id))
     )
     need, room = spec.footprint.total, budget - limits.margin - stays
     if need <= room:
@@ -114,6 +123,55 @@ def fits_not_beside_others(fleet: Fleet, spec: ModelSpec) -> Problem | None:
             "available_mb": max(0, room) // MIB,
         },
     ).as_problem()
+
+
+def _nowhere(fleet: Fleet, spec: ModelSpec) -> Problem:
+    """Say that no GPU, no split and no number of layers would do."""
+    limits = fleet.limits
+    return DoesNotFit(
+        f"model {spec.id} finds no place on the devices: {_parts(spec)}. The devices have "
+        f"{_have(fleet, {it.name: it.total for it in fleet.devices})}, the budget is "
+        f"{_mb(limits.budget or 0)} MiB, {_mb(limits.margin)} MiB of each are to stay free, and what is "
+        f"pinned stays; {_remedy(spec)}",
+        details={
+            "need_mb": _mb(spec.footprint.total),
+            "budget_mb": _mb(limits.budget or 0),
+            "margin_mb": _mb(limits.margin),
+            "llama_ctx": spec.options.ctx,
+            "llama_slots": spec.options.slots,
+        },
+    ).as_problem()
+
+
+def _nowhere_now(fleet: Fleet, spec: ModelSpec) -> Problem | None:
+    if fleet.budget is None or fleet.instance(spec.id).state.holds_memory:
+        return None
+    if fits_empty(fleet, spec, without_others=False):
+        return None
+    return MemoryTaken(
+        f"model {spec.id} finds no place on the devices for now: {_parts(spec)}. Others leave "
+        f"{_have(fleet, {it.name: it.ceiling for it in fleet.devices})} to models, of which those that hang "
+        "or are pinned keep theirs; see what else runs on this machine, and try again when it has ended",
+        details={
+            "need_mb": _mb(spec.footprint.total),
+            "budget_mb": _mb(fleet.limits.budget or 0),
+            "effective_budget_mb": fleet.budget // MIB,
+        },
+    ).as_problem()
+
+
+def _parts(spec: ModelSpec) -> str:
+    parts = parts_of(spec)
+    gpu = parts.layers * parts.layer + parts.output + parts.compute
+    text = f"it needs about {_mb(gpu)} MiB on one GPU and {_mb(parts.host)} MiB of the machine's memory"
+    if parts.layers:
+        each = f"{_mb(parts.layer)} MiB for each of {parts.layers} layers"
+        text += f", or {each} and {_mb(parts.compute)} MiB a GPU"
+    return text
+
+
+def _have(fleet: Fleet, sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{sizes[it.name] // MIB} MiB ({it.name})" for it in fleet.devices)
 
 
 def shortage(fleet: Fleet) -> str | None:
@@ -142,12 +200,6 @@ def _remedy(spec: ModelSpec) -> str:
         fitting = f"lower llama_ctx from {spec.options.ctx} to {spec.fitting_ctx} or less (or set it to auto)"
         return f"raise vram_budget_mb, {fitting}, or take a smaller model"
     return "raise vram_budget_mb, lower llama_ctx, or take a smaller model"
-
-
-def is_pinned(fleet: Fleet, model_id: str) -> bool:
-    """Whether the operator wants this model to stay."""
-    spec = fleet.catalog.models.get(model_id)
-    return spec is not None and spec.pinned
 
 
 def share_cores(cores: int, wanted: int, busy: int) -> int:

@@ -8,7 +8,7 @@ long as nobody comes or leaves meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec.structs import replace
@@ -23,6 +23,7 @@ from modeld.core.lifecycle import State
 from modeld.core.models import MIB, ModelSpec
 from modeld.core.order import drains_from
 from modeld.core.schedule import step
+from modeld.core.spread import Placement, in_mib
 from modeld.core.wake import next_deadline
 
 _OPERATION = ""
@@ -66,6 +67,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     effective_budget_mb: float | None = None
     """Of the budget, what can be given out while other processes hold memory; null: it is unlimited."""
     margin_mb: float
+    devices_mb: Mapping[str, float] = {}
+    """What it would take of which device, where there are GPUs."""
+    placement: str | None = None
+    """Why there."""
     evicts: tuple[Departure, ...] = ()
     """Idle models that would go for it at once."""
     drains: tuple[Departure, ...] = ()
@@ -102,7 +107,11 @@ def plan(fleet: Fleet, spec: ModelSpec, now: Instant) -> Plan:
     if problem is not None:
         return _told(before, spec, fits=False, verdict=problem.message)
     fleet, later = _until_somebody_goes(fleet, spec, now)
-    return _verdict(before, fleet, spec, now, later)
+    told = _verdict(before, fleet, spec, now, later)
+    place = _place_of(fleet, spec)
+    if place is None:
+        return told
+    return replace(told, needs_mb=place.total / MIB, devices_mb=in_mib(place.bytes), placement=place.reason)
 
 
 def _until_somebody_goes(fleet: Fleet, spec: ModelSpec, now: Instant) -> tuple[Fleet, Instant]:
@@ -116,6 +125,12 @@ def _until_somebody_goes(fleet: Fleet, spec: ModelSpec, now: Instant) -> tuple[F
         at = min(asks, at + 0.1 if due is None else max(at, due))
         fleet, _ = step(fleet, inputs.Tick(), at)
     return fleet, at
+
+
+def _place_of(fleet: Fleet, spec: ModelSpec) -> Placement | None:
+    """Return where a model is, or where room is made for it."""
+    claim = _claim_of(fleet, spec)
+    return fleet.instance(spec.id).placement if claim is None else claim.placement
 
 
 def _is_settled(fleet: Fleet, spec: ModelSpec) -> bool:

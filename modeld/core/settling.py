@@ -12,7 +12,6 @@ from modeld.core.leases import cut_leases
 from modeld.core.lifecycle import State
 from modeld.core.operations import Operation, OperationKind, OperationState
 from modeld.core.outcome import Outcome
-from modeld.core.placement import is_pinned
 from modeld.core.staying import OPERATOR, having_said, prolonged, until
 from modeld.errors import Problem, Unloaded
 
@@ -66,7 +65,7 @@ def _others_leave(fleet: Fleet, one: Operation, now: Instant) -> tuple[Fleet, Op
         view
         for view in fleet.instances.values()
         if view.model_id != one.model_id
-        and not is_pinned(fleet, view.model_id)
+        and not fleet.is_pinned(view.model_id)
         and not any(fleet.loading_for(view.model_id))
     ]
     leaving = tuple(view.model_id for view in views if view.state.holds_memory and view.stuck is None)
@@ -77,7 +76,7 @@ def _others_leave(fleet: Fleet, one: Operation, now: Instant) -> tuple[Fleet, Op
 def _see_off(fleet: Fleet, one: Operation, now: Instant) -> Outcome:
     """Note which models are gone, cut what runs where that is allowed, and end what is done."""
     unload = one.kind is OperationKind.UNLOAD
-    staying = [model_id for model_id in one.leaving if is_pinned(fleet, model_id)]
+    staying = [model_id for model_id in one.leaving if fleet.is_pinned(model_id)]
     stuck = next((it for it in map(fleet.instance, one.leaving) if it.stuck is not None), None)
     if unload and stuck is not None:
         return end(fleet, one, OperationState.FAILED, "it hangs", stuck.stuck)

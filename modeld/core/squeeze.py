@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from modeld.core.amounts import Amount, is_nothing, minus
 from modeld.core.claims import spoken_for
+from modeld.core.devices import together
 from modeld.core.effects import Effect, Tell
 from modeld.core.eviction import candidate, choose
 from modeld.core.fleet import Fleet, Instant
 from modeld.core.inputs import DevicesChanged, Tick
+from modeld.core.ledger import amounts, places
 from modeld.core.lifecycle import State, move
 from modeld.core.models import MIB
 from modeld.core.outcome import Outcome
@@ -50,10 +53,10 @@ def give_way(fleet: Fleet, now: Instant) -> Outcome:
     """
     effects: list[Effect] = []
     missing = _too_much(fleet)
-    if missing <= 0:
+    if missing is None or is_nothing(missing):
         return fleet, effects
     idle = [
-        candidate(view, now)
+        candidate(fleet, view, now)
         for view in movable(fleet, spoken_for(fleet), {State.READY})
         if view.idle and not view.stopping and not fleet.is_wanted(view.model_id)
     ]
@@ -73,11 +76,17 @@ def give_way(fleet: Fleet, now: Instant) -> Outcome:
     return fleet, effects
 
 
-def _too_much(fleet: Fleet) -> int:
-    """Return by how many bytes models hold more than all of the last looks left, without those that go."""
-    limit = fleet.limits.budget
+def _too_much(fleet: Fleet) -> Amount | None:
+    """Return by how many bytes models hold more than all of the last looks left, without those that go.
+
+    None: there is no budget, or not all devices were looked at often enough.
+    """
+    limit, margin = fleet.limits.budget, fleet.limits.margin
     certain = [device.certain for device in fleet.devices if device.certain is not None]
     if limit is None or not certain or len(certain) < len(fleet.devices):
-        return 0
-    stays = sum(view.reserved for view in fleet.instances.values() if view.state is not State.DRAINING)
-    return stays - (min(limit, sum(certain)) - fleet.limits.margin)
+        return None
+    left = min(limit, together(fleet.devices, certain))
+    staying = (view for view in fleet.instances.values() if view.state is not State.DRAINING)
+    stays = amounts(fleet, staying)
+    rooms = (left, *certain) if places(fleet) else (left,)
+    return minus(stays, tuple(room - margin for room in rooms))

@@ -47,6 +47,10 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of `est_vram_mb`, what was estimated before anything was learned."""
     estimate_source: str = "formula"
     """`probe` (a dry run of llama.cpp) or `formula`."""
+    devices_mb: Mapping[str, float] = {}
+    """Of `est_vram_mb`, what is on which device, where there are GPUs."""
+    placement: str | None = None
+    """Why it is there; None: there are no GPUs, or it is not loaded."""
     learned_ratio: float = 1.0
     """`est_vram_mb` of the next load is so many times the estimate."""
     measured_mb: float | None = None

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from modeld.core.fleet import Claim, Fleet, InstanceView, Instant
 from modeld.core.gates import closed_since, cuts_at
 from modeld.core.lifecycle import State
-from modeld.core.placement import is_pinned
 from modeld.core.room import SPARE_S
 
 
@@ -20,7 +19,7 @@ def next_deadline(fleet: Fleet, now: Instant) -> Instant | None:
 
 def expiry(fleet: Fleet, view: InstanceView) -> Instant | None:
     """Return when an idle model is unloaded by its time to live; pinned ones never are."""
-    if view.state is not State.READY or not view.idle or is_pinned(fleet, view.model_id):
+    if view.state is not State.READY or not view.idle or fleet.is_pinned(view.model_id):
         return None
     return view.keep_until
 

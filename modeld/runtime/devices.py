@@ -9,8 +9,10 @@ worker, less than 1 ms every `LOOK_S`. GPUs are asked in a process of their own 
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import structlog
@@ -19,13 +21,15 @@ from msgspec.structs import replace
 
 from modeld.core.devices import Device, DeviceKind, Reading, Watched, rooms, watched
 from modeld.core.fleet import Fleet
+from modeld.core.ledger import places
+from modeld.core.lifecycle import State
 from modeld.core.models import MIB, Isolation
 from modeld.core.status import DeviceStatus
 from modeld.engine.llama.devices import other_backends
 from modeld.errors import Problem
 from modeld.runtime.machine import machine_as_device
 from modeld.runtime.scheduler import Scheduler
-from modeld.worker.device_look import look_at_devices
+from modeld.worker.device_look import WITHIN_S, look_at_devices
 from modeld.worker.vitals import anonymous_bytes
 
 LOOK_S = 2.0
@@ -33,6 +37,9 @@ GPU_LOOK_S = 15.0
 """A look at GPUs costs about a second of CPU time and, while it lasts, some hundred MiB of their memory."""
 MOST_FAILURES = 3
 """So many looks at GPUs may fail in a row before what was last seen of them is not believed any more."""
+
+_LEDGERS = math.ceil(WITHIN_S / LOOK_S) + 1
+"""What the ledger had is remembered for as long as a look at GPUs may take."""
 
 _log = structlog.stdlib.get_logger("modeld.devices")
 
@@ -71,6 +78,7 @@ class Machine:
         self._read = read
         self._gpus: tuple[Device, ...] = ()
         self._failures = 0
+        self._seen = 0
 
     def look(self) -> tuple[Device, ...]:
         """Return the machine's memory as it is now, and the GPUs as they were last seen."""
@@ -91,7 +99,9 @@ class Machine:
     async def _look_at_gpus(self) -> None:
         answer = await self._ask()
         if not isinstance(answer, Problem):
-            self._gpus, self._failures, self.problem = gpus_of(answer), 0, None
+            self._seen += 1
+            self._gpus = tuple(replace(gpu, seen=self._seen) for gpu in gpus_of(answer))
+            self._failures, self.problem = 0, None
             return
         self._failures += 1
         if self.problem is None:
@@ -99,7 +109,8 @@ class Machine:
         self.problem = f"{answer.message}; what was seen before is used"
         if self._failures >= MOST_FAILURES:
             self.problem = f"{answer.message}; no model is put on a GPU until it succeeds"
-            self._gpus = tuple(replace(gpu, free=0) for gpu in self._gpus)
+            self._seen += 1
+            self._gpus = tuple(replace(gpu, free=0, seen=self._seen) for gpu in self._gpus)
 
 
 def gpus_of(devices: tuple[Device, ...]) -> tuple[Device, ...]:
@@ -126,6 +137,7 @@ class DeviceWatch:
         self._watches = watches
         self._known: tuple[Watched, ...] = ()
         self._own = anonymous_bytes(os.getpid()) or 0
+        self._ledger: deque[Mapping[str, tuple[int, int]]] = deque(maxlen=_LEDGERS)
 
     @property
     def problem(self) -> str | None:
@@ -151,14 +163,26 @@ class DeviceWatch:
         fleet = self._scheduler.fleet
         # Ours first: of a worker that ends meanwhile, too much is counted once, and never too little.
         ours = self._on_machine(fleet)
-        self._known = watched(self._known, [self._reading(device, ours) for device in self._source.look()])
+        self._ledger.append(_on_gpus(fleet))
+        readings = [self._reading(device, ours) for device in self._source.look()]
+        self._known = watched(self._known, readings)
         found = rooms(self._known)
         after = replace(fleet, devices=found)
-        if after.budget != fleet.budget or (after.budget != fleet.limits.budget and found != fleet.devices):
+        matters = places(after) or places(fleet) or after.budget != fleet.limits.budget
+        if after.budget != fleet.budget or (matters and found != fleet.devices):
             self._scheduler.set_devices(found)
 
     def _reading(self, device: Device, on_machine: int) -> Reading:
-        return Reading(device=device, ours=on_machine if device.kind is DeviceKind.CPU else 0)
+        """Return a look with what is ours there: on the machine measured, on a GPU what the ledger has.
+
+        A look at a GPU takes its time, so the ledger of all that time counts: the most and the least.
+        """
+        if device.kind is DeviceKind.CPU:
+            return Reading(device=device, ours=on_machine)
+        held = [ledger.get(device.name, (0, 0)) for ledger in self._ledger]
+        return Reading(
+            device=device, ours=max(most for most, _ in held), least=min(least for _, least in held)
+        )
 
     def _on_machine(self, fleet: Fleet) -> int:
         """Return the bytes of the machine's memory that models hold and nobody can take back.
@@ -180,11 +204,27 @@ class DeviceWatch:
             held += min(in_threads, max(0, (anonymous_bytes(os.getpid()) or 0) - self._own))
         return held
 
+    def free_on_cards(self) -> int:
+        """Return the bytes that are free now on GPUs with memory of their own."""
+        return sum(it.device.free for it in self._known if it.device.kind is DeviceKind.GPU)
+
     def statuses(self) -> tuple[DeviceStatus, ...]:
         """Return what `/status` tells of each device."""
         if not self._known:
             return tuple(_status(Watched(device=device)) for device in self._source.look())
         return tuple(_status(one) for one in self._known)
+
+
+def _on_gpus(fleet: Fleet) -> Mapping[str, tuple[int, int]]:
+    """Return the bytes that the ledger has for each device: the most, and without what comes or goes."""
+    held: dict[str, tuple[int, int]] = {}
+    for view in fleet.instances.values():
+        if not view.reserved or view.placement is None:
+            continue
+        for name, size in view.placement.bytes.items():
+            most, least = held.get(name, (0, 0))
+            held[name] = (most + size, least + (size if view.state is State.READY else 0))
+    return held
 
 
 def _status(one: Watched) -> DeviceStatus:

@@ -8,8 +8,9 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from modeld.core.effects import Load
 from modeld.core.inputs import Input
-from modeld.core.models import EngineKind, ModelSpec
+from modeld.core.models import EngineKind, LoadOptions, ModelSpec
 from modeld.engine.protocol import LoadSpec
 from modeld.runtime.instance import Instance
 from modeld.runtime.scales import Gauge
@@ -37,18 +38,18 @@ class Launcher:
 
     def instance(
         self,
-        spec: ModelSpec,
-        threads: int,
+        load: Load,
         *,
         feed: Callable[[Input], None],
         on_progress: Callable[[str, float], None],
     ) -> Instance:
-        """Return an instance that loads this model when it runs, with so many threads."""
+        """Return an instance that loads a model as it was ordered, when it runs."""
+        spec = load.spec
         return Instance(
             LoadSpec(
                 model_id=spec.id,
                 path=spec.path,
-                options=replace(spec.options, threads=threads),
+                options=_options(load),
                 facts=spec.facts,
                 size_bytes=spec.size_bytes,
                 modified_ns=spec.modified_ns,
@@ -58,7 +59,7 @@ class Launcher:
             host=self._host,
             feed=feed,
             on_progress=on_progress,
-            on_held=partial(self._held, spec),
+            on_held=partial(self._held, load),
             stall_timeout_s=self._stall_timeout_s,
         )
 
@@ -67,10 +68,26 @@ class Launcher:
         if self._gauge is not None:
             self._gauge.short(spec)
 
-    def _held(self, spec: ModelSpec, held: int, ready: bool) -> None:
-        if self._gauge is None:
-            return
+    def _held(self, load: Load, held: int, ready: bool) -> None:
+        spec = load.spec
+        if self._gauge is None or (load.placement is not None and load.placement.gpu_layers):
+            return  # Of what is on a GPU, the memory of the process says nothing.
         if ready:
             self._gauge.ready(spec, held)
         else:
             self._gauge.seen(spec, held)
+
+
+def _options(load: Load) -> LoadOptions:
+    """Return how a model is loaded at the place that was chosen for it."""
+    options, place = replace(load.spec.options, threads=load.threads), load.placement
+    if place is None:
+        return options
+    if not place.gpu_layers:
+        return replace(options, gpu_layers=0, main_gpu=-1, tensor_split=())
+    return replace(
+        options,
+        gpu_layers=place.gpu_layers,
+        main_gpu=place.main_gpu,
+        tensor_split=tuple(map(float, place.split)),
+    )

@@ -47,8 +47,13 @@ def machine_as_device(root: Path = Path("/")) -> Device:
 def budget_bytes(setting_mb: int | None) -> int | None:
     """Return the budget in bytes for the setting: None for unlimited (0), a share of memory for `auto`."""
     if setting_mb is None:
-        return int(memory_of_machine().available * AUTO_SHARE) // MIB * MIB
+        return auto_share(memory_of_machine().available)
     return setting_mb * MIB or None
+
+
+def auto_share(available: int) -> int:
+    """Return what `auto` takes of so many bytes that are free, in whole MiB."""
+    return int(available * AUTO_SHARE) // MIB * MIB
 
 
 def sizing_room(budget: int | None, margin: int) -> int | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypedDict
 
 import msgspec
 
@@ -13,6 +14,11 @@ from modeld.core.sizing import Open
 
 _DEFAULT = LoadOptions()
 _PLAIN = ModelSettings()
+
+
+class _Gpus(TypedDict):
+    main_gpu: int | None
+    tensor_split: tuple[float, ...]
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -66,6 +72,7 @@ def options_of(settings: Settings, entry: ModelSettings, adapters: tuple[Adapter
         slots=_first(entry.llama_slots, settings.llama_slots) or _DEFAULT.slots,
         threads=_first(entry.llama_threads, settings.llama_threads),
         gpu_layers=settings.llama_ngl if entry.llama_ngl is None else entry.llama_ngl,
+        **_gpus_of(settings, entry),
         flash_attn=settings.llama_flash_attn if entry.llama_flash_attn is None else entry.llama_flash_attn,
         kv_type=settings.llama_kv_type if entry.llama_kv_type is None else entry.llama_kv_type,
         ubatch=_first(entry.llama_ubatch, settings.llama_ubatch),
@@ -80,6 +87,13 @@ def options_of(settings: Settings, entry: ModelSettings, adapters: tuple[Adapter
         isolation=settings.isolation if entry.isolation is None else entry.isolation,
         lora=adapters,
     )
+
+
+def _gpus_of(settings: Settings, entry: ModelSettings) -> _Gpus:
+    """Return which GPUs are named: by its own entry, or else by the daemon-wide settings."""
+    own = entry.llama_main_gpu is not None or entry.llama_tensor_split is not None
+    source = entry if own else settings
+    return _Gpus(main_gpu=source.llama_main_gpu, tensor_split=source.llama_tensor_split or ())
 
 
 def _first(own: int | None, common: int) -> int:

@@ -29,7 +29,7 @@ from modeld.runtime.book import Book
 from modeld.runtime.daemon import Daemon
 from modeld.runtime.devices import DeviceSource, DeviceWatch, Machine
 from modeld.runtime.event_log import EventLog, Sink
-from modeld.runtime.machine import budget_bytes, sizing_room
+from modeld.runtime.machine import auto_share, budget_bytes, sizing_room
 from modeld.runtime.observer import Observer
 from modeld.runtime.registry import Registry
 from modeld.runtime.scales import Scales
@@ -135,6 +135,8 @@ class Root:
             await nursery.start(signals.run)
             await nursery.start(self._scheduler.run)
             await nursery.start(self._devices.run)
+            if self._settings.vram_budget_mb is None:
+                self._scheduler.widen_budget(auto_share(self._devices.free_on_cards()))
             if self._weighs:
                 await nursery.start(self._scales.run)
             await nursery.start(self._registry.run)

@@ -227,6 +227,12 @@ class Scheduler:
             self._observer.forget(model_id)
         self._leaving.intersection_update(self.fleet.instances)
 
+    def widen_budget(self, more: int) -> None:
+        """Add bytes to the budget, before anything is loaded."""
+        limits = self.fleet.limits
+        if limits.budget is not None:
+            self.fleet = replace(self.fleet, limits=replace(limits, budget=limits.budget + more))
+
     def set_devices(self, devices: tuple[DeviceRoom, ...]) -> None:
         """Take over what the devices leave to models."""
         self._feed(inputs.DevicesChanged(devices))
@@ -329,8 +335,8 @@ class Scheduler:
                 ticket = self._tickets[ticket_id]
                 self.instances[ticket.model.id].cut(ticket, effect)
                 self._forget(ticket_id)
-            case Load(spec=spec, threads=threads):
-                self._load(spec, threads)
+            case Load():
+                self._load(effect)
             case Stop(model_id=model_id):
                 self.instances[model_id].stop()
             case SetThreads(model_id=model_id, threads=threads):
@@ -345,11 +351,11 @@ class Scheduler:
             case Tell():
                 self._observer.decided(effect)
 
-    def _load(self, spec: ModelSpec, threads: int) -> None:
+    def _load(self, load: Load) -> None:
         if self._nursery is None:
             raise RuntimeError("the scheduler does not run")
-        instance = self._launcher.instance(spec, threads, feed=self._feed, on_progress=self._progressed)
-        self.instances[spec.id] = instance
+        instance = self._launcher.instance(load, feed=self._feed, on_progress=self._progressed)
+        self.instances[load.spec.id] = instance
         self._nursery.start_soon(supervise, instance, self._feed)
 
     def _refuse(self, ticket: Ticket, problem: Problem) -> None:

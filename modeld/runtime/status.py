@@ -13,6 +13,7 @@ from modeld.core.fleet import Fleet, InstanceView
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB, Source
 from modeld.core.placement import shortage
+from modeld.core.spread import in_mib
 from modeld.core.status import DaemonStatus, DeviceStatus, InstanceStatus
 from modeld.runtime.instance import Instance
 from modeld.runtime.observer import Observer
@@ -79,6 +80,8 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
         state=State.ERROR if view.stuck is not None else view.state,
         last_used_unix=view.last_used + wall if view.last_used else 0.0,
         est_vram_mb=(view.reserved or (spec.footprint.total if spec else 0)) / MIB,
+        devices_mb=in_mib({} if view.placement is None else view.placement.bytes),
+        placement=None if view.placement is None else view.placement.reason,
         queue_len=waiting,
         eta_ms=None if eta_s is None else eta_s * 1000,
         inflight=view.inflight,

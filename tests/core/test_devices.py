@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from modeld.core.devices import GRAIN, LOOKS, Device, DeviceKind, Reading, Watched, rooms, watched
+from modeld.core.devices import GRAIN, LOOKS, Device, DeviceKind, Reading, Watched, rooms, together, watched
 from modeld.core.models import MIB
 
 GIB = 1024 * MIB
@@ -16,7 +17,7 @@ def cpu(free: int, total: int = 24 * GIB, name: str = "CPU") -> Device:
     return Device(name=name, kind=DeviceKind.CPU, free=free, total=total)
 
 
-def look(known: tuple[Watched, ...], free: int, ours: int = 0, **more: bool) -> tuple[Watched, ...]:
+def look(known: tuple[Watched, ...], free: int, ours: int = 0, **more: int) -> tuple[Watched, ...]:
     return watched(known, [Reading(device=cpu(free), ours=ours, **more)])
 
 
@@ -64,13 +65,26 @@ def test_a_spike_is_not_certain() -> None:
     assert looks(*[20 * GIB] * LOOKS, *[1 * GIB] * LOOKS).certain == 1 * GIB
 
 
-def test_while_models_load_no_look_gives_more_than_the_one_before() -> None:
-    """What a load will hold is counted as ours before it is there; that is no room for others."""
+def test_while_models_come_and_go_what_was_known_holds_within_the_bounds() -> None:
+    """What a load will hold is not there yet; only what no progress of it explains is others' doing."""
     known = look((), 10 * GIB)
-    known = look(known, 10 * GIB, ours=6 * GIB, moving=True)
-    assert known[0].recent[-1] == 10 * GIB
-    known = look(known, 2 * GIB, ours=6 * GIB, moving=True)
-    assert known[0].ceiling == 8 * GIB
+    for free in (10, 7, 4):  # As it loads, what is free shrinks.
+        known = look(known, free * GIB, ours=6 * GIB, least=0)
+        assert known[0].recent[-1] == 10 * GIB
+    known = look(known, 2 * GIB, ours=6 * GIB, least=0)
+    assert known[0].ceiling == 8 * GIB, "at the most 6 of what is taken are ours"
+    known = look(known, 9 * GIB, ours=6 * GIB, least=0)
+    assert known[0].recent[-1] == 9 * GIB, "at the least what is free is for models"
+
+
+def test_a_look_that_was_taken_already_is_not_taken_twice() -> None:
+    """A device that is asked seldom keeps what is known of it between two looks."""
+    card = Device(name="CUDA0", kind=DeviceKind.GPU, free=4 * GIB, total=8 * GIB, seen=1)
+    first = watched((), [Reading(device=card)])
+    again = watched(first, [Reading(device=card, ours=3 * GIB)])
+    assert again == first
+    later = watched(first, [Reading(device=replace(card, seen=2, free=1 * GIB), ours=3 * GIB)])
+    assert later[0].recent == (4 * GIB, 4 * GIB)
 
 
 def test_a_device_that_vanishes_has_nothing_left_and_may_come_back() -> None:
@@ -100,18 +114,35 @@ def test_nonsense_is_bounded() -> None:
     assert watched((), [Reading(device=cpu(5, -3))])[0].ceiling is None
 
 
+def test_a_gpu_that_tells_nothing_keeps_its_place_among_those_that_do() -> None:
+    """llama.cpp counts it, so the others' numbers depend on it; where none tells, nothing is placed."""
+    silent = Device(name="CUDA0", kind=DeviceKind.GPU)
+    card = Device(name="CUDA1", kind=DeviceKind.GPU, free=4 * GIB, total=8 * GIB)
+    both = rooms(watched((), [Reading(device=silent), Reading(device=card)]))
+    assert [(it.name, it.ceiling) for it in both] == [("CUDA0", 0), ("CUDA1", 4 * GIB)]
+    assert rooms(watched((), [Reading(device=silent)])) == ()
+
+
+def test_a_gpu_inside_the_cpu_adds_no_memory_but_its_own_where_it_is_alone() -> None:
+    """It uses that of the machine, which counts already; unless the system does not tell that."""
+    inside = Device(name="Vulkan0", kind=DeviceKind.IGPU, free=2 * GIB, total=4 * GIB)
+    found = rooms(watched((), [Reading(device=cpu(8 * GIB)), Reading(device=inside)]))
+    assert together(found, [it.ceiling for it in found]) == 8 * GIB
+    assert together(found[1:], [found[1].ceiling]) == 2 * GIB
+
+
 _amounts = st.integers(-GIB, 30 * GIB)
 
 
-@given(st.lists(st.tuples(_amounts, _amounts, st.booleans()), min_size=1, max_size=30))
+@given(st.lists(st.tuples(_amounts, _amounts, st.none() | _amounts), min_size=1, max_size=30))
 @settings(max_examples=300, deadline=None)
 def test_the_ceiling_is_never_above_a_look_that_counts_and_never_far_below(
-    readings: list[tuple[int, int, bool]],
+    readings: list[tuple[int, int, int | None]],
 ) -> None:
     """Whatever the looks say: below each of the last ones, less than two grains below the least of them."""
     known: tuple[Watched, ...] = ()
-    for free, ours, moving in readings:
-        known = look(known, free, ours, moving=moving)
+    for free, ours, least in readings:
+        known = watched(known, [Reading(device=cpu(free), ours=ours, least=least)])
         one = known[0]
         assert one.ceiling is not None
         assert 0 <= one.ceiling <= min(one.recent) <= one.device.total

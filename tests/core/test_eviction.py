@@ -28,7 +28,7 @@ def fleets(draw: st.DrawFn, most: int = 8) -> list[Candidate]:
     """Candidates with sizes, costs and last uses that often tie."""
     rows = draw(st.lists(st.tuples(st.integers(1, 12), costs, st.integers(0, 6)), min_size=1, max_size=most))
     return [
-        Candidate(model_id=f"m{place:02}", frees=frees, cost=cost, last_used=float(used))
+        Candidate(model_id=f"m{place:02}", frees=(frees,), cost=cost, last_used=float(used))
         for place, (frees, cost, used) in enumerate(rows)
     ]
 
@@ -41,19 +41,19 @@ def by_age(candidates: list[Candidate]) -> list[Candidate]:
 @settings(max_examples=400, deadline=None)
 def test_no_other_set_weighs_less(candidates: list[Candidate], missing: int) -> None:
     """Against brute force over all subsets: enough is freed, and nothing lighter would do."""
-    chosen = choose(candidates, missing)
+    chosen = choose(candidates, (missing,))
     enough = [
         members
         for count in range(1, len(candidates) + 1)
         for members in combinations(candidates, count)
-        if sum(one.frees for one in members) >= missing
+        if sum(one.frees[0] for one in members) >= missing
     ]
     if not enough:
         assert chosen is None
         return
     assert chosen is not None
     picked = [one for one in candidates if one.model_id in chosen]
-    assert sum(one.frees for one in picked) >= missing
+    assert sum(one.frees[0] for one in picked) >= missing
     assert weight(picked) == min(weight(members) for members in enough)
 
 
@@ -63,34 +63,35 @@ def test_a_greedy_set_is_enough_and_needs_each_of_its_members(
     candidates: list[Candidate], missing: int
 ) -> None:
     """Beyond what is compared exactly, the set still frees enough, and without any member it would not."""
-    if sum(one.frees for one in candidates) < missing:
-        assert choose(candidates, missing) is None
+    if sum(one.frees[0] for one in candidates) < missing:
+        assert choose(candidates, (missing,)) is None
         return
-    chosen = greedy_set(by_age(candidates), missing)
-    freed = sum(one.frees for one in chosen)
+    chosen = greedy_set(by_age(candidates), (missing,))
+    freed = sum(one.frees[0] for one in chosen)
     assert freed >= missing
-    assert all(freed - one.frees < missing for one in chosen)
+    assert all(freed - one.frees[0] < missing for one in chosen)
 
 
 @given(fleets(), st.integers(1, 40))
 @settings(max_examples=200, deadline=None)
 def test_lru_takes_the_longest_unused_until_it_is_enough(candidates: list[Candidate], missing: int) -> None:
     """The policy of comparison looks at nothing else."""
-    chosen = choose(candidates, missing, Eviction.LRU)
+    chosen = choose(candidates, (missing,), Eviction.LRU)
     if chosen is None:
-        assert sum(one.frees for one in candidates) < missing
+        assert sum(one.frees[0] for one in candidates) < missing
         return
     ordered = by_age(candidates)
     assert list(chosen) == [one.model_id for one in ordered[: len(chosen)]]
-    assert sum(one.frees for one in ordered[: len(chosen) - 1]) < missing
+    assert sum(one.frees[0] for one in ordered[: len(chosen) - 1]) < missing
 
 
 def test_sixteen_candidates_of_equal_weight_are_no_burden() -> None:
     """The worst case of the exact search: all cost and size the same, and half of them must go."""
     same = [
-        Candidate(model_id=f"m{place:02}", frees=1, cost=1.0, last_used=float(place)) for place in range(16)
+        Candidate(model_id=f"m{place:02}", frees=(1,), cost=1.0, last_used=float(place))
+        for place in range(16)
     ]
-    assert [one.model_id for one in cheapest_set(same, 8)] == [f"m{place:02}" for place in range(8)]
+    assert [one.model_id for one in cheapest_set(same, (8,))] == [f"m{place:02}" for place in range(8)]
 
 
 def test_the_model_with_the_lower_rate_goes_although_it_was_used_later() -> None:

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from modeld.core.devices import DeviceKind
+from modeld.core.models import LoadOptions
 from modeld.engine.llama.devices import list_devices, other_backends
+from modeld.engine.llama.library import lib
+from modeld.engine.llama.model import Model
+from modeld.engine.llama.params import model_params
+from modeld.engine.protocol import LoadSpec
 
 
 def test_the_cpu_is_a_device_with_the_memory_of_the_machine() -> None:
@@ -46,3 +51,26 @@ def test_a_library_elsewhere_is_looked_for_there(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
     assert other_backends() == ("cuda",)
     assert other_backends(tmp_path / "nowhere") == ()
+
+
+def test_llama_cpp_is_told_the_place() -> None:
+    """Shares for all GPUs in its order, or one GPU, or none; without a word of it everything is its own."""
+    shares = model_params(LoadOptions(tensor_split=(4.0, 0.0, 7.0)))
+    assert [shares.tensor_split[place] for place in range(4)] == [4.0, 0.0, 7.0, 0.0]
+    assert shares.split_mode == lib.LLAMA_SPLIT_MODE_LAYER
+    none = model_params(LoadOptions(gpu_layers=0, main_gpu=-1))
+    assert (none.split_mode, none.main_gpu, none.n_gpu_layers) == (lib.LLAMA_SPLIT_MODE_NONE, -1, 0)
+    free = model_params(LoadOptions())
+    assert not free.tensor_split
+    assert (free.split_mode, free.n_gpu_layers) == (lib.LLAMA_SPLIT_MODE_LAYER, -1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"tensor_split": (1.0,)}, {"main_gpu": -1, "gpu_layers": 0}, {"main_gpu": 0}]
+)
+def test_a_place_is_no_harm_on_a_machine_without_gpus(tiny_path: Path, options: dict[str, object]) -> None:
+    """The same config serves a machine whose GPU is gone."""
+    load = LoadSpec(model_id="tiny", path=str(tiny_path), options=LoadOptions(ctx=256, slots=1, **options))
+    model = Model(load, lambda _fraction: True)
+    assert model.cells >= 256
+    model.close()

@@ -11,14 +11,17 @@ import trio
 import trio.testing
 from support.fleets import limits, spec
 from support.house import House, house, read
+from support.inline import InlineWorker
 from support.machine import MadeUp, gpu, machine
 
 from modeld.core.devices import LOOKS, Device, DeviceKind
 from modeld.core.fleet_events import Kind
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB
+from modeld.engine.protocol import LoadSpec
 from modeld.errors import MemoryTaken, ModelFailed, Problem
 from modeld.runtime.devices import GPU_LOOK_S, LOOK_S, MOST_FAILURES, DeviceWatch, Machine, gpus_of
+from modeld.worker.host import OnMessage
 
 PROBLEM = ModelFailed("the driver fell over").as_problem()
 
@@ -169,3 +172,45 @@ def test_models_go_on_gpus_or_on_those_inside_the_cpu_and_on_nothing_else() -> N
         "CUDA1",
     ]
     assert gpus_of((machine(1), blas)) == ()
+
+
+async def test_models_are_placed_on_the_gpus_that_are_seen(autojump_clock: trio.testing.MockClock) -> None:
+    """The worker is told its GPU; what the ledger has there is ours, and what comes beside it is foreign."""
+    source = MadeUp(machine(1000), gpu(0, 300), gpu(1, 500))
+    loads: list[LoadSpec] = []
+
+    def host(load: LoadSpec, on_message: OnMessage) -> InlineWorker:
+        loads.append(load)
+        return InlineWorker(load, on_message)
+
+    models = [spec(name, 256) for name in "ab"]
+    async with house(models, limits(2000), host=host) as it, trio.open_nursery() as nursery:
+        watch = DeviceWatch(source, it.scheduler)
+        await nursery.start(watch.run)
+        await read(it.ask("a"))
+        await read(it.ask("b"))
+        placed = [(load.model_id, load.options.main_gpu, load.options.gpu_layers) for load in loads]
+        assert placed == [("a.gguf", 1, 1), ("b.gguf", 0, 1)]
+        source.set("CUDA0", 40)
+        source.set("CUDA1", 100)
+        await trio.sleep(LOOK_S * 60)
+        told = {one.name: (one.ours_mb, one.foreign_mb, one.effective_mb) for one in watch.statuses()[1:]}
+        assert told == {"CUDA0": (256, 1024 - 296, 256), "CUDA1": (256, 1024 - 356, 320)}
+        assert it.scheduler.fleet.instance("a.gguf").reserved == 256 * MIB
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_model_that_finds_no_gpu_is_told_to_use_none(autojump_clock: trio.testing.MockClock) -> None:
+    """Else llama.cpp would make buffers on one for layers that are all with the CPU."""
+    source = MadeUp(machine(1000), gpu(0, 100))
+    loads: list[LoadSpec] = []
+
+    def host(load: LoadSpec, on_message: OnMessage) -> InlineWorker:
+        loads.append(load)
+        return InlineWorker(load, on_message)
+
+    async with house([spec("a", 256)], limits(2000), host=host) as it, trio.open_nursery() as nursery:
+        await nursery.start(DeviceWatch(source, it.scheduler).run)
+        await read(it.ask("a"))
+        assert (loads[0].options.gpu_layers, loads[0].options.main_gpu) == (0, -1)
+        nursery.cancel_scope.cancel()

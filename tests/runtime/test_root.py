@@ -11,7 +11,7 @@ import pytest
 import trio
 from support.house import read, text_of
 from support.inline import InlineWorker
-from support.machine import MadeUp, machine
+from support.machine import MadeUp, gpu, machine
 
 from modeld.config.settings import ModelSettings, Settings
 from modeld.core.events import Failed, Finished, FinishReason
@@ -167,6 +167,28 @@ async def test_the_devices_are_known_before_the_first_request(tmp_path: Path) ->
         status = watcher.status
         told.append((status.effective_budget_mb, bool(status.shortage), status.devices[0].effective_mb))
     assert told == [(256.0, True, 256.0), (500.0, False, None)]
+
+
+async def test_a_budget_of_auto_counts_what_the_cards_have_free(tmp_path: Path) -> None:
+    """A machine's memory and that of its GPUs, less a tenth; once, at the start."""
+    told: list[float] = []
+
+    class Watcher:
+        async def __call__(
+            self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
+        ) -> None:
+            await trio.lowlevel.checkpoint()
+            task_status.started([])
+            told.append(daemon.status().budget_mb)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await shutdown.wait()
+
+    huge = 2**30  # MiB: a machine of this size is not about to run these tests
+    for cards in ((), (gpu(0, huge, huge), gpu(1, huge, huge))):
+        root = root_of(tmp_path, devices=MadeUp(machine(1000), *cards), vram_budget_mb=None)
+        await root.run(Watcher(), lambda _urls: None)
+    assert 0 < told[0] < 0.9 * huge
+    assert 1.8 * huge <= told[1] < 2.7 * huge
 
 
 async def test_a_front_that_cannot_start_ends_the_tree_with_its_error(tmp_path: Path) -> None:

@@ -403,11 +403,12 @@ class World:
         names = [claim.model_id for claim in fleet.claims]
         assert len(names) == len(set(names)), "one claim a model"
         assert fleet.free is not None
-        assert owed(fleet, fleet.claims) <= max(0, fleet.free), "no claim is short of bytes"
+        assert owed(fleet, fleet.claims) <= (max(0, fleet.free),), "no claim is short of bytes"
         for place, claim in enumerate(fleet.claims):
             assert fleet.instance(claim.model_id).state is State.QUEUED
             need = SIZES[claim.model_id[0]] * MIB
-            assert need <= fleet.free - owed(fleet, fleet.claims[:place]) + pending(fleet, claim)
+            older = owed(fleet, fleet.claims[:place])
+            assert need <= fleet.free - older[0] + pending(fleet, claim)[0]
             others = [other for other in fleet.claims if other is not claim]
             assert not set(claim.victims) & {victim for other in others for victim in other.victims}
             for victim in claim.victims:

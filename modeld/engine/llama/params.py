@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 from modeld.core.models import LoadOptions
@@ -32,7 +33,22 @@ def model_params(options: LoadOptions) -> Any:
     params.n_gpu_layers = -1 if options.gpu_layers is None else options.gpu_layers
     mapped = options.mmap and lib.llama_supports_mmap()
     params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if mapped else lib.LLAMA_LOAD_MODE_NONE
+    _place(params, options)
     return params
+
+
+def _place(params: Any, options: LoadOptions) -> None:
+    """Say which GPUs get layers. On a machine without any nothing of it matters, but a number is checked.
+
+    One GPU is named by its place among those that llama.cpp uses; -1 is none of them, so that no buffers are
+    made there for layers that are all with the CPU. The parameters keep the array of shares alive.
+    """
+    if options.tensor_split:
+        params.tensor_split = (ctypes.c_float * lib.llama_max_devices())(*options.tensor_split)
+        params.split_mode = lib.LLAMA_SPLIT_MODE_LAYER
+    elif options.main_gpu is not None and (options.main_gpu < 0 or lib.llama_supports_gpu_offload()):
+        params.split_mode = lib.LLAMA_SPLIT_MODE_NONE
+        params.main_gpu = options.main_gpu
 
 
 def context_params(options: LoadOptions, layout: Layout) -> Any:
