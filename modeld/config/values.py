@@ -206,6 +206,7 @@ _MOST_SHARES = 16
 
 def parse_shares(value: object) -> tuple[float, ...]:
     """Return shares: numbers in a list, or in one text with commas; at least one is above 0."""
+    picture = told(value)
     if isinstance(value, list | tuple):
         items = [str(item) for item in cast("Sequence[object]", value)]
     else:
@@ -216,7 +217,7 @@ def parse_shares(value: object) -> tuple[float, ...]:
         shares = ()
     if not any(shares) or not all(0 <= share < 1e6 for share in shares) or len(shares) > _MOST_SHARES:
         hint = f"write one number a GPU, such as 3,1 ({_MOST_SHARES} at most)"
-        raise BadValue(f"{told(value)} is no list of shares; {hint}")
+        raise BadValue(f"{picture} is no list of shares; {hint}")
     return shares
 
 

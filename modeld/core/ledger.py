@@ -6,7 +6,7 @@ Without GPUs an amount has one place, that of the budget.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from modeld.core.amounts import Amount, minus, plus
 from modeld.core.devices import DeviceKind
@@ -22,7 +22,7 @@ def amount(fleet: Fleet, view: InstanceView) -> Amount:
     """Return what the ledger holds for an instance: of the budget, and of each device."""
     if not places(fleet):
         return (view.reserved,)
-    on = {} if view.placement is None or not view.reserved else view.placement.bytes
+    on: Mapping[str, int] = {} if view.placement is None or not view.reserved else view.placement.bytes
     return (view.reserved, *(on.get(device.name, 0) for device in fleet.devices))
 
 

@@ -148,7 +148,7 @@ def choices(
     gpus = [spot for spot in spots if spot.kind is not DeviceKind.CPU]
     most = parts.layers + 1
     wanted = most if options.gpu_layers is None else min(options.gpu_layers, most)
-    if options.main_gpu is not None and gpus and not options.tensor_split and options.main_gpu >= len(gpus):
+    if options.main_gpu is not None and 0 < len(gpus) <= options.main_gpu and not _shares(options, gpus):
         return  # There is no such GPU.
     if not gpus or wanted == 0:  # (4)
         yield _placed(parts, spots, [0] * len(gpus), "with the CPU")
@@ -165,8 +165,7 @@ def _with(
 ) -> Iterator[Placement]:
     """Yield the ways to have so many layers on GPUs."""
     counts = [0] * len(gpus)
-    shares = [*options.tensor_split, *[0.0] * len(gpus)][: len(gpus)]
-    if any(shares):
+    if shares := _shares(options, gpus):
         yield _placed(parts, spots, _by_shares(shares, wanted), "split as llama_tensor_split says")
         return
     alone = sorted(range(len(gpus)), key=lambda place: (-gpus[place].free, place))
@@ -185,6 +184,12 @@ def _with(
                 yield _placed(parts, spots, split, "split over GPUs by what they have free: no one holds it")
 
 
+def _shares(options: LoadOptions, gpus: Sequence[Spot]) -> list[float]:
+    """Return the operator's shares, one a GPU; empty where these GPUs have none."""
+    shares = [*options.tensor_split, *[0.0] * len(gpus)][: len(gpus)]
+    return shares if any(shares) else []
+
+
 def _by_room(parts: Parts, free: Sequence[int], wanted: int) -> list[int] | None:
     """Return layers for each GPU, in proportion to its room; the last has the output. None: too little."""
     rooms = [room - parts.compute for room in free]
@@ -192,7 +197,7 @@ def _by_room(parts: Parts, free: Sequence[int], wanted: int) -> list[int] | None
     if rooms[-1] < 0:
         return None
     layers = wanted - 1
-    most = [max(0, room) // parts.layer if parts.layer else layers for room in rooms]
+    most = [0 if room < 0 else room // parts.layer if parts.layer else layers for room in rooms]
     have = sum(most)
     if have < layers:
         return None

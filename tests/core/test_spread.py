@@ -150,7 +150,7 @@ def test_a_model_without_facts_is_one_piece() -> None:
 
 _parts = st.builds(
     Parts,
-    layers=st.integers(0, 30),
+    layers=st.integers(0, 12),
     layer=st.integers(0, 500),
     output=st.integers(0, 2000),
     compute=st.integers(0, 800),
@@ -171,7 +171,7 @@ _machines = st.tuples(_frees, st.integers(0, 60_000))
 
 
 @given(_parts, _machines, _options, st.none() | st.integers(0, 80_000), st.booleans())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_no_placement_takes_more_than_there_is(
     parts: Parts, machine: tuple[list[int], int], options: LoadOptions, total: int | None, partly: bool
 ) -> None:
@@ -193,7 +193,7 @@ def test_no_placement_takes_more_than_there_is(
 
 
 @given(_parts, _machines, st.integers(0, 4), st.integers(0, 5000), st.booleans())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_more_memory_never_makes_a_model_fit_less(
     parts: Parts, machine: tuple[list[int], int], where: int, more: int, partly: bool
 ) -> None:
@@ -210,7 +210,7 @@ def test_more_memory_never_makes_a_model_fit_less(
 
 
 @given(_parts, _frees)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_no_gpu_is_added_where_one_would_do(parts: Parts, gpus: list[int]) -> None:
     """A split is chosen only when no GPU holds all the layers that are to be there."""
     found = place(parts, spots(*gpus), ANY, None, partly=False)
@@ -222,7 +222,7 @@ def test_no_gpu_is_added_where_one_would_do(parts: Parts, gpus: list[int]) -> No
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_whole_numbers_of_layers_are_exactly_what_llama_cpp_makes_of_them(split: list[int]) -> None:
     """Its arithmetic in 32 bits, played here: each GPU gets as many layers as it has shares."""
     act = sum(split)
