@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 import trio
+from msgspec.structs import replace
 from trio_util import AsyncValue
 
 from modeld.core import inputs
