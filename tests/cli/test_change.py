@@ -19,7 +19,7 @@ from support.terminal import terminal
 pytestmark = pytest.mark.e2e
 
 MORE = {"broken": "fail_load=its_tensors_are_missing", "slow": "load_s=300", "talker": "step_s=0.05"}
-ROOM_FOR_TWO = ("--vram-budget-mb", "45")
+ROOM_FOR_TWO = ("--vram-budget-mb", "65")
 
 
 @pytest.fixture(scope="module")
