@@ -47,6 +47,10 @@ class CannotKeep(Exception):
     """Usage cannot be kept; the message says why."""
 
 
+class _ForeignRow(Exception):
+    """A row that modeld has not written: SQLite keeps any type in any column."""
+
+
 class UsageStore:
     """The file. Each call may come from another thread, but never two at once."""
 
@@ -66,12 +70,12 @@ class UsageStore:
             raise CannotKeep(f"{self._path}: {error}") from None
         try:
             self._make_ready(db, today)
-            totals = {key: _counts(*numbers) for key, *numbers in db.execute(_TOTALS)}
+            totals = {_text(key): _counts(*numbers) for key, *numbers in db.execute(_TOTALS)}
             rows = {
-                Row(today, key, model): _counts(*numbers)
+                Row(today, _text(key), _text(model)): _counts(*numbers)
                 for key, model, *numbers in db.execute(_OF_DAY, (today,))
             }
-        except sqlite3.Error as error:
+        except (sqlite3.Error, _ForeignRow) as error:
             db.close()
             raise CannotKeep(f"{self._path}: {error}") from None
         except BaseException:  # whatever it is: the file is closed, and it goes on
@@ -116,11 +120,26 @@ class UsageStore:
             self._db = None
 
 
-def _counts(requests: int, prompt: int, completion: int, cached: int, refused: int) -> Counts:
+def _text(value: object) -> str:
+    """Return the text of a column. Raises: _ForeignRow."""
+    if not isinstance(value, str):
+        raise _ForeignRow(f"it has {value!r:.40} where a name belongs; move the file away")
+    return value
+
+
+def _count(value: object) -> int:
+    """Return the number of a column. Raises: _ForeignRow."""
+    if not isinstance(value, int) or value < 0:
+        raise _ForeignRow(f"it has {value!r:.40} where a count belongs; move the file away")
+    return value
+
+
+def _counts(requests: object, prompt: object, completion: object, cached: object, refused: object) -> Counts:
+    """Return the counts of a row. Raises: _ForeignRow."""
     return Counts(
-        requests=requests,
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_tokens=cached,
-        refused=refused,
+        requests=_count(requests),
+        prompt_tokens=_count(prompt),
+        completion_tokens=_count(completion),
+        cached_tokens=_count(cached),
+        refused=_count(refused),
     )

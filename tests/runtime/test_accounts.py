@@ -142,6 +142,43 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, case: str) -> Non
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("a00000000001", "m.gguf", None, 1),
+        ("a00000000001", "m.gguf", "many", 1),
+        ("a00000000001", "m.gguf", 1, b"\xff"),
+        ("a00000000001", "m.gguf", 1, -7),
+        ("a00000000001", "m.gguf", 1.5, 1),
+        ("a00000000001", b"\xff", 1, 1),
+        (None, "m.gguf", 1, 1),
+        (7, "m.gguf", 1, 1),
+    ],
+)
+async def test_rows_of_other_types_are_told_and_requests_go_on(
+    tmp_path: Path, row: tuple[object, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A table of that name with values nobody counts by is not used: usage is counted, and not kept."""
+    path = tmp_path / "usage.sqlite3"
+    db = sqlite3.connect(path)
+    db.execute(
+        "CREATE TABLE usage (day, key, model, requests, prompt_tokens, completion_tokens, cached_tokens,"
+        " refused, PRIMARY KEY (day, key, model))"
+    )
+    db.execute("INSERT INTO usage VALUES ('2026-11-23', ?, ?, ?, ?, 0, 0, 0)", row)
+    db.commit()
+    db.close()
+    with pytest.raises(CannotKeep, match="move the file away"):
+        UsageStore(path).open("2026-11-23")
+    accounts = Accounts(Metrics(), UsageStore(path), wall=lambda: NOON)
+    await accounts.open()
+    visit(accounts)
+    report = accounts.report([ALICE], everybody=True)
+    assert "usage is not kept" in caplog.text
+    assert not report.kept
+    assert [(key.id, key.today.requests) for key in report.keys] == [(ALICE.id, 1)]
+
+
 def test_old_days_go(tmp_path: Path) -> None:
     """The file does not grow for ever."""
     store = UsageStore(tmp_path / "usage.sqlite3")
