@@ -79,7 +79,7 @@ class Book:
             self._entries = _read(self._path)
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             _log.warning("what was learned of footprints is ignored", file=str(self._path), reason=str(error))
 
     def frozen(self) -> bytes:

@@ -234,8 +234,9 @@ async def test_a_load_by_formula_teaches_nothing_of_the_dry_run(autojump_clock: 
         b'{"format": 99, "entries": {}}',
         b'{"format": 1, "entries": {"k": {"model": 7}}}',
         b"\xff",
+        b'{"other": ' + b"[" * 100_000,
     ],
-    ids=["empty", "cut", "a list", "another format", "wrong types", "no text"],
+    ids=["empty", "cut", "a list", "another format", "wrong types", "no text", "deep"],
 )
 def test_a_corrupt_book_is_ignored_with_a_warning(tmp_path: Path, content: bytes) -> None:
     """The daemon starts as if there were none, and writes a sound one."""
