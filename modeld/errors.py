@@ -218,6 +218,13 @@ class Draining(ModeldError):
     default_retry_after_s = 5.0
 
 
+CUT_SHORT = (
+    "this answer was cut before its end: modeld is shutting down, or the model had to go "
+    "(unloaded by force, or to make room); ask again"
+)
+"""Of an answer that had begun and ends with `FinishReason.SHUTDOWN`, which stands for all of these."""
+
+
 class ModelFailed(ModeldError):
     """The model cannot be loaded; it is tried again after a backoff."""
 

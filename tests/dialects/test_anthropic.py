@@ -323,6 +323,12 @@ def test_what_breaks_ends_with_an_error(last: Finished | Failed, kind: str) -> N
     assert isinstance(renderer.last, Failed)
 
 
+def test_a_cut_answer_does_not_blame_a_shutdown_alone() -> None:
+    """An operator who unloads a model by force cuts it, too: clients are told of both."""
+    _, value = stream(parse(stream=True), "x", last=finished(FinishReason.SHUTDOWN))[-1]
+    assert "unloaded by force" in value["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("error", "status", "kind"),
     [

@@ -357,6 +357,7 @@ async def test_an_answer_that_the_server_cut_is_an_error(reason: FinishReason) -
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.create(model="tiny-q4", messages=HELLO)
         assert caught.value.status_code == 503
+        assert "unloaded" in caught.value.message  # No shutdown alone is blamed.
         assert int(caught.value.response.headers["retry-after"]) >= 1
         with pytest.raises(openai.APIError, match="this answer was cut"):
             async for _ in await client.chat.completions.create(model="tiny-q4", messages=HELLO, stream=True):

@@ -29,7 +29,7 @@ from modeld.dialects.framing import json_bytes, json_string
 from modeld.dialects.gathering import Gathering
 from modeld.dialects.tool_reader import Arguments, Called, Piece, Said, ToolReader
 from modeld.dialects.tools import call_id
-from modeld.errors import DeadlineExceeded, Draining, EngineFailed, Problem
+from modeld.errors import CUT_SHORT, DeadlineExceeded, Draining, EngineFailed, Problem
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
@@ -255,6 +255,6 @@ def _cut_short(last: Finished) -> Problem | None:
         case FinishReason.TIMEOUT:
             return DeadlineExceeded("the time for this answer was over before it was complete").as_problem()
         case FinishReason.SHUTDOWN:
-            return Draining("modeld is shutting down; this answer is not complete").as_problem()
+            return Draining(CUT_SHORT).as_problem()
         case _:
             return EngineFailed(f"this answer ended before it was complete ({last.reason})").as_problem()

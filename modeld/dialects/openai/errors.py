@@ -11,7 +11,7 @@ from msgspec import UNSET
 from modeld.core.events import Event, Failed, Finished, FinishReason
 from modeld.dialects.framing import json_bytes
 from modeld.dialects.openai.wire import ErrorDetail, OpenAIError
-from modeld.errors import Draining, Evicted, ModeldError, Problem
+from modeld.errors import CUT_SHORT, Draining, Evicted, ModeldError, Problem
 
 _TYPES: Mapping[int, str] = {
     401: "authentication_error",
@@ -53,7 +53,7 @@ def as_seen(event: Event) -> Event:
     """
     match event:
         case Finished(reason=FinishReason.SHUTDOWN):
-            error: ModeldError = Draining("modeld is shutting down, and this answer was cut; ask again")
+            error: ModeldError = Draining(CUT_SHORT)
         case Finished(reason=FinishReason.CANCELLED):
             error = Evicted("this answer was cut, as its model was unloaded; ask again")
         case _:
