@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import sys
@@ -15,6 +16,8 @@ import click
 from modeld import __version__
 
 _OWN_FLAGS = frozenset({"--help", "-h", "--version", "-V"})
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _COMMANDS: Mapping[str, str] = {
     "serve": "modeld.cli.serve",
@@ -92,7 +95,15 @@ def modeld() -> None:
 def main() -> None:
     """Run the command line, and exit the process with its code."""
     _fill_standard_streams()
-    modeld(prog_name="modeld")
+    try:
+        modeld(prog_name="modeld")
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        sys.stderr.write(f"modeld: the output cannot be written: {(error.strerror or str(error)).lower()}\n")
+        # The interpreter would write what is left of it once more at its end, and complain of that.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
 
 
 def _fill_standard_streams() -> None:

@@ -125,6 +125,22 @@ def test_help_into_a_closed_pipe_is_quiet() -> None:
         assert child.stderr.read() == b""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("args", [["--version"], ["serve", "--help"], ["check-config"]])
+def test_output_onto_a_full_disk_is_a_sentence(args: list[str]) -> None:
+    """`modeld ... > file` on a full disk says so in one line, and exits with 1."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "modeld", *args],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+    told = "modeld: the output cannot be written: no space left on device\n"
+    assert (done.returncode, done.stderr.decode()) == (1, told)
+
+
 def test_closed_standard_streams_are_filled() -> None:
     """Started without any of the three streams, a command works and ends as it should."""
     command = f"exec {sys.executable} -m modeld check-config --llama-slots 0 <&- >&- 2>&-"
