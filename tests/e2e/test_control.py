@@ -78,6 +78,8 @@ async def test_bad_wishes_are_refused_with_a_sentence(http: httpx2.AsyncClient) 
         ("/models/a/load", {"json": {"pin": 1}}, 400, "pin"),
         ("/models/a/load?wait=-1", {}, 400, "wait"),
         ("/models/a/load?wait=2h", {}, 400, "3600"),
+        ("/models/a/load?wiat=30s", {}, 400, 'unknown parameter "wiat"; did you mean wait?'),
+        ("/models/a/switch?log=1&nope", {}, 400, 'unknown parameter "nope"'),
         ("/models/a/unload", {"json": {"force": "yes"}}, 400, "force"),
         ("/models/a/unload", {"content": b"force=1"}, 415, "application/json"),
         ("/models/a/switch", {"json": {"to": "b"}}, 400, "to"),

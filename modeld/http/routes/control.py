@@ -12,6 +12,7 @@ from modeld.dialects import native
 from modeld.http.body import read_json
 from modeld.http.edge import Edge, current_request
 from modeld.http.reply import json_reply
+from modeld.http.routes.parameters import refuse_unknown
 from modeld.http.routes.state import CATALOG_MAX_AGE_S
 from modeld.http.routes.table import Route
 
@@ -116,4 +117,5 @@ def _key() -> str:
 
 def _wait() -> float:
     request = current_request()
+    refuse_unknown(request, ("wait",))
     return native.parse_wait(request.args.get("wait") if request.query_string else None)

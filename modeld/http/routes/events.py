@@ -14,6 +14,7 @@ from modeld.dialects.native import SSE_BEGIN, SSE_STILL_HERE, SSE_TYPE, as_line,
 from modeld.errors import InvalidRequest, ModelNotFound
 from modeld.http.edge import Edge, EdgeRequest, current_request
 from modeld.http.live import LiveBody
+from modeld.http.routes.parameters import refuse_unknown
 from modeld.http.routes.table import Route
 from modeld.runtime.event_log import Reader
 
@@ -34,9 +35,7 @@ class EventsRoute:
     async def events(self) -> Response:
         """Stream what happens from now on, or after `Last-Event-ID`: as SSE, or as NDJSON by `Accept`."""
         request = current_request()
-        for key in request.args:
-            if key not in _KEYS:
-                raise InvalidRequest(f'unknown parameter "{key[:40]}"{did_you_mean(key, _KEYS)}')
+        refuse_unknown(request, _KEYS)
         wanted = self._wanted(request)
         after = _after(request)
         lines = request.accept_mimetypes.best_match((SSE_TYPE, NDJSON_TYPE, "application/json")) not in {
