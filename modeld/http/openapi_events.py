@@ -6,7 +6,7 @@ from __future__ import annotations
 from modeld.core.fleet_events import Kind
 from modeld.dialects.framing import NDJSON_TYPE
 from modeld.dialects.native import SSE_TYPE
-from modeld.http.openapi_parts import Json, ref, refusal
+from modeld.http.openapi_parts import SSE_EVENT, Json, ref, refusal
 
 _LINE = (
     '{"seq":46,"run":"1a205316f2a","at_unix":1764000000.555,"uptime_ms":15000.0,"kind":"evicting",'
@@ -43,7 +43,7 @@ def events_operation() -> Json:
                 "description": "Events",
                 "content": {
                     SSE_TYPE: {
-                        "schema": {"type": "string"},
+                        "schema": SSE_EVENT,
                         "example": f"id: 1a205316f2a-46\nevent: evicting\ndata: {_LINE}\n\n",
                     },
                     NDJSON_TYPE: {

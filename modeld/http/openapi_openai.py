@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from modeld.dialects import openai
-from modeld.http.openapi_parts import MODEL_IN_PATH, Json, operation
+from modeld.http.openapi_parts import MODEL_IN_PATH, SSE_EVENT, Json, operation
 
 OPENAI_BODIES = (
     openai.ChatBody,
@@ -21,7 +21,7 @@ OPENAI_BODIES = (
 )
 _ERROR = "OpenAIError"
 _STREAM: Json = {
-    "schema": {"type": "string"},
+    "schema": SSE_EVENT,
     "example": 'data: {"id":"chatcmpl-5f1d",...}\n\ndata: [DONE]\n\n',
 }
 

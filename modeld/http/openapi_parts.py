@@ -61,6 +61,19 @@ _ERRORS: tuple[tuple[str, str], ...] = (
 """Prefixes of paths, and the schema of errors below them; the first that fits holds."""
 
 
+SSE_EVENT: Json = {
+    "type": "object",
+    "description": "One event of the stream",
+    "properties": {
+        "event": {"type": "string"},
+        "data": {"type": "string", "description": "JSON, or [DONE]"},
+        "id": {"type": "string"},
+    },
+    "required": ["data"],
+}
+"""What each event of a stream is. (OpenAPI 3.1 has no word for the items of a stream; tools take them so.)"""
+
+
 def error_schema(path: str) -> str:
     """Return the schema of errors of a path."""
     return next((schema for prefix, schema in _ERRORS if path.startswith(prefix)), "ErrorBody")
@@ -116,7 +129,7 @@ def operation(
     if lines:
         answers[NDJSON_TYPE] = {"schema": {"oneOf": [ref(name) for name in lines]}}
     if events:
-        answers[SSE_TYPE] = {"schema": {"type": "string"}}
+        answers[SSE_TYPE] = {"schema": SSE_EVENT}
     refusals = {status: text for status, text in REFUSALS.items() if not statuses or status in statuses}
     found: Json = {
         "summary": summary,

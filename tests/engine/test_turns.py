@@ -59,7 +59,7 @@ def test_many_slow_requests_together_leave_a_stream_its_steps(bench, monkeypatch
     stream = bench.submit(ask("hello", max_tokens=200, ignore_eos=True))
     bench.until(Tokens, stream)
     a_second_a_look = SimpleNamespace(perf_counter=count().__next__)
-    monkeypatch.setattr("modeld.engine.llama.engine.time", a_second_a_look)
+    monkeypatch.setattr("modeld.engine.llama.intake.time", a_second_a_look)
     before = bench.tokens(stream)
     asides = [bench.submit(ASIDE) for _ in range(5)]
     for aside in asides[:-1]:
