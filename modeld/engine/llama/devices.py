@@ -54,8 +54,8 @@ def list_devices() -> tuple[Device, ...]:
     Of two that are the same card, offered by two backends, the first is told, as llama.cpp uses that one.
     The CPU reports all of its memory as free; who calls knows better.
     """
-    from modeld.engine.llama.ggml import Props, base, registry  # noqa: PLC0415  # loads llama.cpp
-    from modeld.engine.llama.library import initialise  # noqa: PLC0415  # loads llama.cpp
+    from modeld.engine.llama.ggml import Props, base, registry  # noqa: PLC0415  # loads llama.cpp: for the child alone
+    from modeld.engine.llama.library import initialise  # noqa: PLC0415  # loads llama.cpp: for the child alone
 
     initialise()
     devices: list[Device] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from modeld.core.events import FinishReason, Usage
 from modeld.core.request import Aside, EmbedRequest, Pooling, Request
 from modeld.engine.llama.aside import answer
+from modeld.engine.llama.attempt import attempt
 from modeld.engine.llama.batch import Batch
 from modeld.engine.llama.embedding import EmbedJob, Part, pack_whole, prepare_embedding
 from modeld.engine.llama.footprint import EMBED_SEQUENCES, embed_tokens
@@ -27,7 +29,7 @@ from modeld.engine.llama.patience import abortable
 from modeld.engine.llama.renderer import Renderer
 from modeld.engine.llama.vocab import Vocab
 from modeld.engine.protocol import Admitted, Answered, Broken, Done, EngineInfo, LoadSpec, OnProgress, Output
-from modeld.errors import EngineFailed, InvalidRequest, ModeldError, ModelFailed
+from modeld.errors import EngineFailed, InvalidRequest, ModelFailed
 
 _OK, _ABORTED = 0, 2
 _MOST_FAULTS = 3
@@ -139,14 +141,7 @@ class EmbeddingEngine:
             if request_id in self._cancelled:
                 outputs.append(Done(request_id, FinishReason.CANCELLED, Usage()))
                 continue
-            try:
-                self._prepare(request_id, request, outputs)
-            except ModeldError as error:
-                outputs.append(Broken(request_id, error.as_problem()))
-            except Exception as error:  # noqa: BLE001  # ends this request, not its neighbours
-                logger.exception("%s: a request could not be prepared", self._id)
-                fault = EngineFailed(f"{self._id}: this request could not be prepared: {error!r}")
-                outputs.append(Broken(request_id, fault.as_problem()))
+            attempt(self._id, request_id, partial(self._prepare, request_id, request, outputs), outputs)
         for jobs in (self._waiting, self._running):
             for job in [job for job in jobs if job.id in self._cancelled]:
                 jobs.remove(job)

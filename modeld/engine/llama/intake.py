@@ -6,11 +6,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Collection
+from functools import partial
 from typing import NamedTuple
 
 from modeld.core.events import FinishReason, Usage
 from modeld.core.request import Aside, EmbedRequest, Request
 from modeld.engine.llama.aside import answer
+from modeld.engine.llama.attempt import attempt
 from modeld.engine.llama.embedding import EmbedJob, prepare_embedding
 from modeld.engine.llama.job import Job, prepare
 from modeld.engine.llama.library import logger
@@ -18,8 +20,7 @@ from modeld.engine.llama.renderer import Renderer, StillRendering
 from modeld.engine.llama.tool_grammar import CallGrammars, StillCompiling
 from modeld.engine.llama.turns import Turns
 from modeld.engine.llama.vocab import Vocab
-from modeld.engine.protocol import Answered, Broken, Done, Output
-from modeld.errors import EngineFailed, ModeldError
+from modeld.engine.protocol import Answered, Done, Output
 
 _RENDER_PATIENCE = 0.003
 """Seconds that streams wait for the prompt of a chat: a usual one is there by then."""
@@ -104,16 +105,11 @@ class Intake:
         self._template.patience_s = _RENDER_PATIENCE if busy else _IDLE_RENDER_PATIENCE
         while self._submitted:
             request_id, request = self._submitted[0]
+            prepare = partial(self._prepare, request_id, request, room, outputs)
             try:
-                self._prepare(request_id, request, room, outputs)
+                attempt(self._id, request_id, prepare, outputs, later=(StillRendering, StillCompiling))
             except (StillRendering, StillCompiling):
                 break
-            except ModeldError as error:
-                outputs.append(Broken(id=request_id, problem=error.as_problem()))
-            except Exception as error:  # noqa: BLE001  # ends this request, not its neighbours
-                logger.exception("%s: a request could not be prepared", self._id)
-                fault = EngineFailed(f"{self._id}: this request could not be prepared: {error!r}")
-                outputs.append(Broken(id=request_id, problem=fault.as_problem()))
             self._submitted.popleft()
             self._template.patience_s = _RENDER_PATIENCE
             if not self._turns.may_go_on(time.perf_counter()):
