@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import trio
 
-from modeld.core.effects import EndOperation
+from modeld.core.effects import EndOperation, RefuseOperation
 from modeld.core.fleet import Fleet
 from modeld.core.operations import Operation, OperationState, OperationStatus, Phase
 from modeld.core.progress import stage_of
-from modeld.errors import OperationNotFound
+from modeld.errors import OperationNotFound, Problem
 
 KEPT = 100
 """Operations that ended of which the book still tells."""
@@ -27,14 +27,23 @@ class OperationBook:
         self._progress = progress
         self._running: dict[str, tuple[float, trio.Event]] = {}  # when it was asked for, Unix time; its end
         self._ended: dict[str, OperationStatus] = {}
+        self._refused: dict[str, Problem] = {}  # until `begun` tells it
 
     def begin(self, operation_id: str) -> None:
         """Note that an operation was asked for."""
         self._running[operation_id] = time.time(), trio.Event()
 
-    def refuse(self, operation_id: str) -> None:
-        """Forget one that was not begun."""
-        del self._running[operation_id]
+    def refuse(self, effect: RefuseOperation) -> None:
+        """Forget one that was not begun, but for the reason."""
+        del self._running[effect.operation]
+        self._refused[effect.operation] = effect.problem
+
+    def begun(self, operation_id: str) -> OperationStatus:
+        """Return one that was just asked for; it may have ended. Raises: what it was refused for."""
+        problem = self._refused.pop(operation_id, None)
+        if problem is not None:
+            raise problem.as_error()
+        return self.get(operation_id)
 
     def end(self, effect: EndOperation) -> None:
         """Note the end of one, and wake who waits for it."""

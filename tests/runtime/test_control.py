@@ -10,7 +10,6 @@ from support.fleets import limits, spec
 from support.house import House, house, last, read, text_of
 
 from modeld.core.events import Failed, Finished, FinishReason, Started
-from modeld.core.inputs import CatalogChanged
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB, ModelFacts, make_catalog
 from modeld.core.operations import OperationState, OperationStatus, Phase
@@ -344,5 +343,5 @@ async def test_a_plan_of_another_size_has_another_footprint() -> None:
     async with house(SPECS, limits()) as here:
         with pytest.raises(ModeldError):
             here.control.plan("nobody", context=1)
-        here.scheduler._feed(CatalogChanged(make_catalog(SPECS)))
+        here.scheduler.set_catalog(make_catalog(SPECS))
         assert here.control.plan(None).model == "a.gguf"

@@ -78,7 +78,8 @@ wishes = st.lists(
 def watched(here: House) -> None:
     """Hold the ledger's inequality against the instances that really are, at every step."""
     scheduler = here.scheduler
-    take = scheduler._take
+    decider = scheduler._decider
+    take = decider._take
 
     def take_and_check(event: object) -> None:
         take(event)
@@ -87,7 +88,7 @@ def watched(here: House) -> None:
         there = sum(SIZES[model[0]] for model in scheduler.instances) * MIB
         assert there <= fleet.held, "an instance that is there is in the ledger"
 
-    scheduler._take = take_and_check
+    decider._take = take_and_check
 
 
 async def visit(here: House, client: Client, got: dict[Client, list[Event]]) -> None:
