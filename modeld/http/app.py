@@ -88,7 +88,7 @@ class EdgeApp(QuartTrio):
             limits=self.edge.limits,
         )
         if error.status in BACKPRESSURE:
-            self.edge.metrics.count_backpressure(error.kind)
+            self.edge.metrics.http.count_backpressure(error.kind)
         envelope = envelope_of(request.path)
         return error_response(error, envelope, request_id=request.id, exception=exception)
 

@@ -50,8 +50,8 @@ class Exchange(TrioASGIHTTPConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve the request. Whatever it holds is let go when this returns."""
         began = trio.current_time()
-        metrics = self._edge.metrics
-        metrics.http_began()
+        metrics = self._edge.metrics.http
+        metrics.began()
         sender = _Sender(send)
         try:
             with ExitStack() as cleanup:
@@ -62,7 +62,7 @@ class Exchange(TrioASGIHTTPConnection):
                     await self._report(sender, group.exceptions)
         finally:
             rule = None if self._request is None else self._request.url_rule
-            metrics.http_ended(
+            metrics.ended(
                 path=None if rule is None else rule.rule,
                 method=self.scope["method"],
                 status=sender.status if sender.complete else CLIENT_LEFT,

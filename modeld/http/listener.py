@@ -106,7 +106,7 @@ class _Server:
         self._config = config
         self._limits = limits
         self._bound = connection_bound(limits.max_connections)
-        self._on_refusal = app.edge.metrics.http_refused
+        self._on_refusal = app.edge.metrics.http.refused
         self._context = WorkerContext(None)
         self._connections: set[Connection] = set()
         self._one_ended = trio.Event()

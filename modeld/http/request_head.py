@@ -8,7 +8,7 @@ from typing import NamedTuple
 import h11
 
 from modeld.http.limits import Limits
-from modeld.telemetry.metrics import METHODS
+from modeld.telemetry.http_metrics import METHODS
 
 
 class Refusal(NamedTuple):

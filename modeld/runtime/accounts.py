@@ -72,7 +72,7 @@ class Accounts:
         problem = refusal(client, self._meter(client.id), trio.current_time(), self._day())
         if problem is not None:
             self._count(client.id, "", Counts(refused=1))
-            self._metrics.count_key_refusal(client.name, str(problem.details["policy"]))
+            self._metrics.keys.count_refusal(client.name, str(problem.details["policy"]))
             raise problem.as_error()
 
     def begin(self, client: Client, cost: int, model: str) -> Visit:
@@ -85,7 +85,7 @@ class Accounts:
         tokens = usage.prompt_tokens + usage.completion_tokens
         now, today = trio.current_time(), self._day()
         self._meters[client.id or NOBODY] = ended(self._meter(client.id), cost, tokens, now, today)
-        self._metrics.count_key(client.name or NOBODY, usage)
+        self._metrics.keys.count(client.name or NOBODY, usage)
         counts = Counts(
             requests=1,
             prompt_tokens=usage.prompt_tokens,

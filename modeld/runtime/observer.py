@@ -81,11 +81,11 @@ class Observer:
         getattr(self._log, level)(tell.action, model=tell.model_id, reason=tell.reason, **numbers)
         match kind:
             case Kind.EVICTING | Kind.UNLOADING:
-                self._metrics.count_eviction(tell.model_id, cause)
+                self._metrics.instances.count_eviction(tell.model_id, cause)
             case Kind.BREAKER_OPENED:
-                self._metrics.count_breaker(tell.model_id)
+                self._metrics.instances.count_breaker(tell.model_id)
             case Kind.FAILED if cause == "load":
-                self._metrics.observe_load(tell.model_id, 0.0, ok=False)
+                self._metrics.instances.observe_load(tell.model_id, 0.0, ok=False)
             case _:
                 pass
 
@@ -107,7 +107,7 @@ class Observer:
     def operated(self, end: EndOperation) -> None:
         """Record an operation that ended."""
         one = end.operation
-        self._metrics.count_operation(one.kind, end.state)
+        self._metrics.instances.count_operation(one.kind, end.state)
         self._log.info(
             "operation",
             id=one.id,
@@ -128,7 +128,7 @@ class Observer:
 
     def loaded(self, model_id: str, seconds: float) -> None:
         """Record a load that succeeded."""
-        self._metrics.observe_load(model_id, seconds, ok=True)
+        self._metrics.instances.observe_load(model_id, seconds, ok=True)
 
     def forget(self, model_id: str) -> None:
         """Forget the series of a model that is gone, or they would be as many as there ever were."""
@@ -232,11 +232,11 @@ class Observer:
         stats = ticket.stats()
         self._tell_end(ticket, stats)
         if ticket.order.aside:
-            self._metrics.count_aside(ticket.model.id, ticket.outcome)
+            self._metrics.requests.count_aside(ticket.model.id, ticket.outcome)
             return
         if ticket.closed and not ticket.ended:
-            self._metrics.count_cancel(ticket.model.id, _phase(ticket))
-        self._metrics.observe_request(
+            self._metrics.requests.count_cancel(ticket.model.id, _phase(ticket))
+        self._metrics.requests.observe(
             ticket.model.id,
             ttft_s=stats.ttft_s,
             queue_s=stats.queue_s,

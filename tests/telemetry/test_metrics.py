@@ -55,9 +55,9 @@ def status() -> DaemonStatus:
 def test_requests_are_counted_by_route_method_and_status() -> None:
     """A request is in flight until it ended; then it has a path, a method, a status and a duration."""
     metrics = Metrics()
-    metrics.http_began()
+    metrics.http.began()
     assert sample(metrics, "modeld_http_inflight_requests") == 1
-    metrics.http_ended(path="/infer", method="POST", status=200, duration_s=0.1)
+    metrics.http.ended(path="/infer", method="POST", status=200, duration_s=0.1)
     assert sample(metrics, "modeld_http_inflight_requests") == 0
     assert sample(metrics, "modeld_http_requests_total", path="/infer", method="POST", status="200") == 1
     count = sample(metrics, "modeld_http_request_duration_seconds_count", path="/infer", method="POST")
@@ -68,8 +68,8 @@ def test_labels_do_not_grow_with_what_strangers_send() -> None:
     """Unknown paths and methods share one label."""
     metrics = Metrics()
     for method in ("BREW", "WHEN"):
-        metrics.http_began()
-        metrics.http_ended(path=None, method=method, status=404, duration_s=0)
+        metrics.http.began()
+        metrics.http.ended(path=None, method=method, status=404, duration_s=0)
     assert sample(metrics, "modeld_http_requests_total", path="other", method="other", status="404") == 2
 
 
@@ -78,7 +78,7 @@ def test_a_request_for_text_is_measured() -> None:
     metrics = Metrics()
     usage = Usage(prompt_tokens=5, completion_tokens=7, cached_tokens=2)
     for ttft, speed in ((0.05, 40.0), (None, 0.0)):
-        metrics.observe_request(
+        metrics.requests.observe(
             "a", ttft_s=ttft, queue_s=0.1, duration_s=1, tokens_per_second=speed, usage=usage, reason="stop"
         )
     assert sample(metrics, "modeld_tokens_in_total", model="a") == 10
@@ -93,11 +93,11 @@ def test_a_request_for_text_is_measured() -> None:
 def test_loads_evictions_and_cancels_are_counted() -> None:
     """Each has its outcome, reason or phase as a label; only good loads have a duration."""
     metrics = Metrics()
-    metrics.observe_load("a", 2.0, ok=True)
-    metrics.observe_load("a", 9.0, ok=False)
-    metrics.count_eviction("a", "room")
-    metrics.count_cancel("a", "prefill")
-    metrics.count_backpressure("queue_full")
+    metrics.instances.observe_load("a", 2.0, ok=True)
+    metrics.instances.observe_load("a", 9.0, ok=False)
+    metrics.instances.count_eviction("a", "room")
+    metrics.requests.count_cancel("a", "prefill")
+    metrics.http.count_backpressure("queue_full")
     assert sample(metrics, "modeld_loads_total", model="a", outcome="ok") == 1
     assert sample(metrics, "modeld_loads_total", model="a", outcome="failed") == 1
     assert sample(metrics, "modeld_load_seconds_sum", model="a") == 2.0
@@ -126,7 +126,7 @@ def test_the_fleet_is_read_at_the_scrape() -> None:
 def test_two_daemons_share_nothing() -> None:
     """Each has a registry of its own, so tests and embedders can have several in one process."""
     first, second = Metrics(), Metrics()
-    first.count_backpressure("draining")
+    first.http.count_backpressure("draining")
     assert sample(second, "modeld_http_backpressure_total", reason="draining") is None
 
 
@@ -134,7 +134,7 @@ def test_the_exposition_can_be_parsed() -> None:
     """Prometheus' own parser reads the text, and no creation times double the series."""
     metrics = Metrics()
     metrics.watch_fleet(status)
-    metrics.count_backpressure("draining")
+    metrics.http.count_backpressure("draining")
     data, content_type = metrics.expose("")
     assert content_type.startswith("text/plain")
     names = {family.name for family in text_string_to_metric_families(data.decode())}
@@ -148,20 +148,20 @@ def test_a_model_that_is_gone_has_no_series_left() -> None:
     metrics = Metrics()
     usage = Usage(prompt_tokens=3, completion_tokens=5, cached_tokens=1, drafted_tokens=2, accepted_tokens=1)
     for model in ("gone.gguf", "here.gguf"):
-        metrics.observe_request(
+        metrics.requests.observe(
             model, ttft_s=0.1, queue_s=0, duration_s=1, tokens_per_second=9, usage=usage, reason="stop"
         )
-        metrics.observe_load(model, 1.0, ok=True)
-        metrics.count_aside(model, "stop")
-        metrics.count_eviction(model, "room")
-        metrics.count_breaker(model)
-        metrics.count_cancel(model, "decode")
+        metrics.instances.observe_load(model, 1.0, ok=True)
+        metrics.requests.count_aside(model, "stop")
+        metrics.instances.count_eviction(model, "room")
+        metrics.instances.count_breaker(model)
+        metrics.requests.count_cancel(model, "decode")
     before = metrics.expose("")[0].decode()
     metrics.forget("gone.gguf")
     after = metrics.expose("")[0].decode()
     assert before.count("gone.gguf") == before.count("here.gguf") > 100
     assert (after.count("gone.gguf"), after.count("here.gguf")) == (0, before.count("here.gguf"))
-    metrics.count_breaker("gone.gguf")
+    metrics.instances.count_breaker("gone.gguf")
     assert sample(metrics, "modeld_breaker_opened_total", model="gone.gguf") == 1
 
 

@@ -103,4 +103,4 @@ def _check_room(edge: Edge, client: Client, orders: Sequence[Order]) -> None:
 def _count(edge: Edge, renderer: ChoiceRenderer) -> None:
     """Count a refusal that does not pass through the app's error handler."""
     if isinstance(renderer.last, Failed) and renderer.last.problem.status in BACKPRESSURE:
-        edge.metrics.count_backpressure(renderer.last.problem.kind)
+        edge.metrics.http.count_backpressure(renderer.last.problem.kind)

@@ -105,7 +105,7 @@ async def _whole(edge: Edge, ticket: Ticket, renderer: Gatherer) -> Response:
 def _count(edge: Edge, last: Last | None) -> None:
     """Count a refusal that does not pass through the app's error handler."""
     if isinstance(last, Failed) and last.problem.status in BACKPRESSURE:
-        edge.metrics.count_backpressure(last.problem.kind)
+        edge.metrics.http.count_backpressure(last.problem.kind)
 
 
 async def _until_text(ticket: Ticket) -> tuple[Event, ...]:
