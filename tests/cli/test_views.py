@@ -12,7 +12,8 @@ from support.answers import DECISIONS, MODELS, NOW, STATUS
 
 from modeld.cli.console.answers import Device, Instance, Status
 from modeld.cli.console.screen import as_text
-from modeld.cli.console.views import decisions_table, models_table, newest, ps_view, status_view
+from modeld.cli.console.tables import decisions_table, models_table
+from modeld.cli.console.views import newest, ps_view, status_view
 
 PLACE = "127.0.0.1:8080"
 SNAPSHOTS = Path(__file__).parent / "snapshots"

@@ -15,7 +15,8 @@ from modeld.cli.console.api import Api, read
 from modeld.cli.console.commands.complete import complete_models
 from modeld.cli.console.leaving import FAILED, leaving
 from modeld.cli.console.screen import Screen
-from modeld.cli.console.views import decisions_table, models_table, newest, ps_view, status_view
+from modeld.cli.console.tables import decisions_table, models_table
+from modeld.cli.console.views import newest, ps_view, status_view
 from modeld.cli.console.watch import View, show, watch_option
 from modeld.cli.where import current_target, target_options, utf8
 

@@ -15,7 +15,7 @@ from modeld.cli.console.commands.look import json_option
 from modeld.cli.console.leaving import leaving
 from modeld.cli.console.planned import taken_back
 from modeld.cli.console.screen import Screen
-from modeld.cli.console.views import operations_table
+from modeld.cli.console.tables import operations_table
 from modeld.cli.console.watch import show, watch_option
 from modeld.cli.where import current_target, target_options, utf8
 

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The tables of instances, models, decisions and operations: answers in, a row each out. Pure.
+
+`width` is the terminal's; None is a pipe, where each row is a line and nothing is left out.
+`now` is the daemon's clock, seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import tzinfo
+
+from rich.table import Table
+from rich.text import Text
+
+from modeld.cli.console.answers import Decision, Instance, Model, Operation, Status
+from modeld.cli.console.figures import NOTHING, clock, count, mib, plain, share, short, size, span
+from modeld.cli.console.grid import Column, Row, grid
+
+STYLES = {
+    "ready": "green",
+    "loading": "cyan",
+    "queued": "yellow",
+    "draining": "magenta",
+    "error": "bold red",
+    "stopped": "dim",
+    "running": "cyan",
+    "done": "green",
+    "failed": "bold red",
+    "cancelled": "yellow",
+}
+_BAD_ACTIONS = frozenset({"load_failed", "died", "stuck", "refuse"})
+_ASK_WHY = frozenset({"error", "queued", "loading", "draining"})
+_HOLDING = frozenset({"loading", "ready", "draining"})
+
+_PS = (
+    Column("MODEL", 0, least=20, middle=True),
+    Column("STATE", 0),
+    Column("MIB", 1, right=True),
+    Column("BUSY", 2, right=True),
+    Column("WAITING", 2, right=True),
+    Column("ETA", 4, right=True),
+    Column("TOK/S", 3, right=True),
+    Column("IDLE", 4, right=True),
+    Column("MEASURED", 6, right=True),
+    Column("TTL", 6, right=True),
+    Column("PIN", 5),
+    Column("CELLS", 8, right=True),
+    Column("LOAD", 7, right=True),
+    Column("RESTARTS", 8, right=True),
+    Column("PID", 9, right=True),
+    Column("WHY", 7, least=24),
+)
+_MODELS = (
+    Column("MODEL", 0, least=20, middle=True),
+    Column("STATE", 1),
+    Column("QUANT", 3),
+    Column("PARAMS", 4, right=True),
+    Column("FAMILY", 6),
+    Column("FILE", 3, right=True),
+    Column("MIB", 2, right=True),
+    Column("CONTEXT", 5, right=True),
+    Column("CELLS", 7, right=True),
+    Column("SLOTS", 7, right=True),
+    Column("MARKS", 4),
+    Column("ALIASES", 6, least=8),
+    Column("ERROR", 1, least=16),
+)
+_DECISIONS = (
+    Column("TIME", 0),
+    Column("AGO", 3, right=True),
+    Column("ACTION", 0),
+    Column("MODEL", 1, least=12, middle=True),
+    Column("REASON", 0, least=20, fold=True),
+)
+_OPERATIONS = (
+    Column("OPERATION", 0),
+    Column("KIND", 1),
+    Column("MODEL", 1, least=12, middle=True),
+    Column("STATE", 0),
+    Column("PHASE", 4),
+    Column("DONE", 2, right=True),
+    Column("BEGAN", 5),
+    Column("TOOK", 3, right=True),
+    Column("REASON", 2, least=20),
+)
+
+
+def ps_table(status: Status, width: int | None, *, everything: bool = False) -> Table:
+    """The instances: those that hold memory, wait for it or failed; with `everything`, all."""
+    last = _last_decisions(status)
+    rows = [
+        _instance(it, last.get(it.model_id), status.server_time_unix)
+        for it in status.instances
+        if everything or it.state != "stopped" or it.queue_len
+    ]
+    return grid(_PS, rows, width)
+
+
+def _instance(it: Instance, why: Decision | None, now: float) -> Row:
+    state = it.state
+    if state == "loading" and it.load_progress is not None:
+        state = f"loading {share(it.load_progress)}"
+    idle = span(now - it.last_used_unix) if it.last_used_unix and not it.inflight else NOTHING
+    return (
+        short(it.model_id),
+        (state, STYLES.get(it.state, "")),
+        mib(it.est_vram_mb) if it.state in _HOLDING else NOTHING,
+        f"{it.busy_slots}/{it.slots}" if it.slots else NOTHING,
+        (str(it.queue_len), "yellow" if it.queue_len else ""),
+        span(it.eta_ms / 1000) if it.eta_ms is not None else NOTHING,
+        f"{it.tokens_per_second:.1f}" if it.tokens_per_second else NOTHING,
+        idle,
+        mib(it.measured_mb),
+        span(it.ttl_s),
+        "yes" if it.pinned else NOTHING,
+        count(it.kv_cells),
+        span(it.load_ms / 1000) if it.load_ms else NOTHING,
+        (str(it.restarts), "red" if it.restarts else "") if it.restarts else NOTHING,
+        str(it.pid) if it.pid is not None else NOTHING,
+        _why(it, why) or NOTHING,
+    )
+
+
+def _why(it: Instance, last: Decision | None) -> str:
+    if it.state == "error" and it.last_error:
+        return plain(it.last_error)
+    return "" if last is None else plain(last.reason)
+
+
+def reasons(status: Status) -> list[Text]:
+    """A line for each model whose state asks for a reason, where the table has no room for them."""
+    last = _last_decisions(status)
+    told = [(it, _why(it, last.get(it.model_id))) for it in status.instances if it.state in _ASK_WHY]
+    return [Text(f"{short(it.model_id)}: {why}", style=STYLES[it.state]) for it, why in told if why]
+
+
+def _last_decisions(status: Status) -> dict[str, Decision]:
+    # That a load succeeded is seen from the state; why it was begun is not.
+    return {it.model_id: it for it in status.decisions if it.action != "ready"}
+
+
+def models_table(models: Iterable[Model], width: int | None) -> Table:
+    """What there is to serve."""
+    return grid(_MODELS, [_model(it) for it in models], width)
+
+
+def _model(it: Model) -> Row:
+    marks = [word for word, holds in (("default", it.default), ("pinned", it.pinned)) if holds]
+    own = {it.id, short(it.id)}
+    others = [plain(alias) for alias in it.aliases if alias not in own]
+    return (
+        short(it.id),
+        ("damaged", "bold red") if it.error else (it.state, STYLES.get(it.state, "")),
+        plain(it.quant) or NOTHING,
+        count(it.parameters),
+        plain(it.family) or NOTHING,
+        size(it.size_bytes),
+        mib(it.est_vram_mb) if it.est_vram_mb else NOTHING,
+        count(it.context_length),
+        count(it.kv_cells),
+        str(it.slots) if it.slots else NOTHING,
+        ",".join(marks) or NOTHING,
+        ",".join(others) or NOTHING,
+        (plain(it.error), "red") if it.error else NOTHING,
+    )
+
+
+def decisions_table(
+    decisions: Iterable[Decision], now: float, width: int | None, zone: tzinfo | None = None
+) -> Table:
+    """What the scheduler decided, and why; newest last."""
+    rows = [
+        (
+            clock(it.at_unix, zone),
+            span(now - it.at_unix),
+            (plain(it.action), "red" if it.action in _BAD_ACTIONS else ""),
+            short(it.model_id) or NOTHING,
+            _reason(it),
+        )
+        for it in decisions
+    ]
+    return grid(_DECISIONS, rows, width)
+
+
+def _reason(it: Decision) -> str:
+    times = it.numbers.get("times", 1)
+    return plain(it.reason) + (f" ({times:.0f} times)" if times > 1 else "")
+
+
+def operations_table(
+    operations: Iterable[Operation], now: float, width: int | None, zone: tzinfo | None = None
+) -> Table:
+    """Loads, unloads and switches that were asked for."""
+    rows = [
+        (
+            plain(it.id),
+            plain(it.kind),
+            short(it.model),
+            (it.state, STYLES.get(it.state, "")),
+            plain(it.phase),
+            share(it.progress),
+            clock(it.created_unix, zone),
+            span((now if it.ended_unix is None else it.ended_unix) - it.created_unix),
+            _for_whom(it),
+        )
+        for it in operations
+    ]
+    return grid(_OPERATIONS, rows, width)
+
+
+def _for_whom(it: Operation) -> str:
+    said = plain(it.error or it.reason)
+    asked = f"asked by {plain(it.key)}" if it.key else ""
+    return "; ".join(filter(None, (said, asked))) or NOTHING
