@@ -15,7 +15,7 @@ import msgspec
 from modeld.cli.typed import typed_settings
 from modeld.config.fields import BY_NAME
 from modeld.config.settings import Settings
-from modeld.core.fleet import Eviction, Limits
+from modeld.core.limits import Eviction, Limits
 from modeld.core.models import MIB
 from modeld.core.optimum import belady_loads, fewest_loads
 from modeld.core.recorded import is_recorded, parse_events

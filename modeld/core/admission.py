@@ -6,8 +6,9 @@ from __future__ import annotations
 import math
 
 from modeld.core.eta import retry_after, retry_after_any
-from modeld.core.fleet import Fleet, Instant
+from modeld.core.fleet import Fleet
 from modeld.core.gates import is_closed
+from modeld.core.instant import Instant
 from modeld.core.lifecycle import State
 from modeld.core.models import ModelSpec
 from modeld.core.placement import STUCK_RETRY_S, fits_not_now, never_fits

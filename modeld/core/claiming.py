@@ -7,9 +7,11 @@ from collections.abc import Iterable
 
 from modeld.core.amounts import Amount, minus
 from modeld.core.claims import owed
-from modeld.core.fleet import Claim, Eviction, Fleet, Instant
+from modeld.core.fleet import Claim, Fleet
+from modeld.core.instant import Instant
 from modeld.core.ledger import amounts, room_of
 from modeld.core.lifecycle import State
+from modeld.core.limits import Eviction
 from modeld.core.models import ModelSpec
 from modeld.core.needs import Need, goals
 from modeld.core.order import drains_from, oldest_arrival

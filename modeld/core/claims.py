@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from modeld.core.amounts import Amount, above_zero, minus, plus
-from modeld.core.fleet import Claim, Fleet, Instant
+from modeld.core.fleet import Claim, Fleet
+from modeld.core.instant import Instant
 from modeld.core.ledger import amounts
 from modeld.core.lifecycle import State
 from modeld.core.needs import need_of

@@ -20,7 +20,8 @@ from msgspec.structs import replace
 from modeld.core import inputs
 from modeld.core.admission import model_failed, unavailable
 from modeld.core.effects import CutReason, Effect, EndOperation, RefuseOperation, Tell
-from modeld.core.fleet import Fleet, Instant
+from modeld.core.fleet import Fleet
+from modeld.core.instant import Instant
 from modeld.core.leases import cut_leases, refuse_waiters
 from modeld.core.lifecycle import State, move
 from modeld.core.operations import Operation, OperationKind, OperationState

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from modeld.core.effects import Effect, Refuse
 from modeld.core.eta import retry_after
-from modeld.core.fleet import Fleet, Instant, Waiter
+from modeld.core.fleet import Fleet, Waiter
+from modeld.core.instant import Instant
 from modeld.core.order import urgency
 from modeld.core.request import Stake
 from modeld.errors import Problem, QueueFull

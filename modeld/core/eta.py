@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 
-from modeld.core.fleet import Fleet, InstanceView, Instant
+from modeld.core.fleet import Fleet
 from modeld.core.gates import is_closed, turn_ends
+from modeld.core.instance_view import InstanceView
+from modeld.core.instant import Instant
 from modeld.core.lifecycle import State
 from modeld.core.order import drains_from
 

@@ -12,8 +12,11 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from modeld.core.amounts import Amount, covers, is_nothing, minus, plus
-from modeld.core.fleet import Eviction, Fleet, InstanceView, Instant
+from modeld.core.fleet import Fleet
+from modeld.core.instance_view import InstanceView
+from modeld.core.instant import Instant
 from modeld.core.ledger import amount
+from modeld.core.limits import Eviction
 
 EXACT_CANDIDATES = 16
 """Up to so many candidates all sets are compared (at worst C(16, 8) = 12,870 of them); beyond, greedily."""

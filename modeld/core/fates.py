@@ -9,7 +9,9 @@ from modeld.core import inputs
 from modeld.core.admission import model_failed
 from modeld.core.control import fail_loads
 from modeld.core.effects import Effect, Refuse, Tell
-from modeld.core.fleet import Failures, Fleet, InstanceView, Instant, Lease, Waiter
+from modeld.core.fleet import Fleet, Waiter
+from modeld.core.instance_view import Failures, InstanceView, Lease
+from modeld.core.instant import Instant
 from modeld.core.learned import raised
 from modeld.core.leases import refuse_waiters
 from modeld.core.lifecycle import State, move

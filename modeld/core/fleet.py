@@ -1,67 +1,23 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The fleet at one moment: frozen snapshots, and the ledger's arithmetic.
+"""The fleet at one moment: a frozen snapshot of all that decisions are made on, and the ledger's arithmetic.
 
-Instants are seconds on the scheduler's monotonic clock. Bytes are bytes.
+Bytes are bytes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 
 import msgspec
 
 from modeld.core.devices import DeviceRoom, together
-from modeld.core.lifecycle import State
+from modeld.core.instance_view import InstanceView
+from modeld.core.instant import Instant
+from modeld.core.limits import Limits
 from modeld.core.models import Catalog
 from modeld.core.operations import Operation
 from modeld.core.request import Priority, Stake
 from modeld.core.spread import Placement
-from modeld.errors import Problem
-
-Instant = float
-"""Seconds on the scheduler's monotonic clock."""
-
-
-REUSE_WINDOW_S = 600.0
-"""Requests count towards a model's reuse rate with weight 1/e after this long (docs/scheduling.md)."""
-
-
-class Eviction(StrEnum):
-    """By which rule idle models make room."""
-
-    COST = "cost"
-    """The set whose loss is expected to cost least."""
-    LRU = "lru"
-    """Least recently used first: what the simulator compares with."""
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator set. Times in seconds, memory in bytes."""
-
-    budget: int | None = None
-    """None is unlimited."""
-    margin: int = 0
-    max_queue_depth: int = 32
-    max_queue_total: int = 256
-    max_wait_s: float = 30.0
-    share_tokens: int = 2048
-    """What one who shares a queue may have in a turn, see `core.share`."""
-    max_wait_before_drain_s: float = 2.0
-    """A request that waits longer for room has busy models drained."""
-    quantum_s: float = 2.0
-    """A model serves at least so long before it is drained for another."""
-    backlog_time_s: float = 10.0
-    """A model that is drained goes on with requests that came before, for at most so long."""
-    min_residency_s: float = 0.0
-    """An idle model stays at least so long before it makes room."""
-    evict_timeout_s: float = 10.0
-    """A drain that takes longer after that is widened, or cut."""
-    cut_streams: bool = False
-    infer_timeout_s: float | None = None
-    eviction: Eviction = Eviction.COST
-    cores: int = 1
 
 
 class Waiter(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,123 +36,6 @@ class Waiter(msgspec.Struct, frozen=True, kw_only=True):
     stake: Stake = Stake()
     deaths: int = 0
     """Engines that died while it was in a slot of theirs."""
-
-
-class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that was granted a place at an instance: it keeps the model in memory."""
-
-    ticket: int
-    arrived: Instant
-    waiting_since: Instant
-    deadline: Instant | None = None
-    priority: Priority = Priority.NORMAL
-    keep_alive_s: float | None = None
-    deaths: int = 0
-    slot_since: Instant | None = None
-    """When it got a slot; None while it waits in the instance's FIFO."""
-    aside: bool = False
-    """It needs no slot, and waits for none."""
-    stake: Stake = Stake()
-    closed: bool = False
-    """It was ended (client gone, time over); the instance has not let go of it yet."""
-
-    @property
-    def waits_for_slot(self) -> bool:
-        """Whether it waits in the FIFO in front of its model's slots."""
-        return self.slot_since is None and not self.closed and not self.aside
-
-
-class Shares(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the turns of those stand who share a model's queue. Empty while at most one of them waits."""
-
-    order: tuple[str, ...] = ()
-    """The owners; it is the first one's turn."""
-    credit: Mapping[str, float] = {}
-    """Tokens that each may still have; below 0 is what it had too many."""
-    begun: bool = False
-    """The first one has had its quantum for this turn."""
-
-
-class Failures(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong with a model lately."""
-
-    recent: tuple[Instant, ...] = ()
-    """Failures within the breaker's window."""
-    in_a_row: int = 0
-    retry_at: Instant = 0.0
-    while_loading: bool = False
-    problem: Problem | None = None
-    breaker: bool = False
-    """They opened the breaker, and no load has succeeded since."""
-
-
-class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scheduler knows of one model's instance."""
-
-    model_id: str
-    state: State = State.STOPPED
-    reserved: int = 0
-    """Bytes the ledger holds for it; 0 when no memory is held."""
-    placement: Placement | None = None
-    """Where it is, where there are GPUs."""
-    slots: int = 1
-    leases: tuple[Lease, ...] = ()
-    last_used: Instant = 0.0
-    keep_until: Instant | None = None
-    """When it is unloaded if still idle; None: never by time."""
-    stays: Mapping[str, Instant] = {}
-    """Until when each who asked for it has it stay, see `core.staying`; infinity has no end."""
-    load_started: Instant = 0.0
-    ready_at: Instant = 0.0
-    """When its last load ended: its turn and its residency begin there."""
-    load_s: float = 0.0
-    """What its last load took; 0 before the first."""
-    demand: float = 0.0
-    """Requests so far, each weighing less by 1/e for every `REUSE_WINDOW_S` at `demand_at`."""
-    demand_at: Instant = 0.0
-    service_s: float | None = None
-    """Decaying average of the seconds a request holds a slot."""
-    threads: int = 0
-    stopping: bool = False
-    """The order to stop was given; memory is still held."""
-    stale: bool = False
-    """Its file or its options have changed: it serves on until it is idle, then it goes."""
-    wanted: bool = False
-    """To be loaded although nobody waits (preload)."""
-    shares: Shares = Shares()
-    failures: Failures = Failures()
-    restarts: int = 0
-    stuck: Problem | None = None
-    """It hangs and cannot be killed: its memory is held until it comes back, or the daemon ends."""
-
-    def reuse_rate(self, now: Instant) -> float:
-        """Return how often it is asked for lately, in requests per second."""
-        return self.demand * math.exp((self.demand_at - now) / REUSE_WINDOW_S) / REUSE_WINDOW_S
-
-    @property
-    def idle(self) -> bool:
-        """Whether no request holds it."""
-        return not self.leases
-
-    @property
-    def slot_leases(self) -> int:
-        """Leases that take a slot or a place in front of the slots."""
-        return sum(not lease.aside for lease in self.leases)
-
-    @property
-    def live_leases(self) -> int:
-        """Those of them whose request still wants something."""
-        return sum(not lease.closed and not lease.aside for lease in self.leases)
-
-    @property
-    def inflight(self) -> int:
-        """Requests in a slot."""
-        return sum(lease.slot_since is not None for lease in self.leases)
-
-    @property
-    def queued(self) -> int:
-        """Live requests in the instance's FIFO, in front of its slots."""
-        return sum(lease.waits_for_slot for lease in self.leases)
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,9 @@ when the claim is met or nobody wants it any more. Requests behind it keep their
 
 from __future__ import annotations
 
-from modeld.core.fleet import Claim, Fleet, InstanceView, Instant
+from modeld.core.fleet import Claim, Fleet
+from modeld.core.instance_view import InstanceView
+from modeld.core.instant import Instant
 from modeld.core.lifecycle import State
 from modeld.core.operations import Operation
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from modeld.core.devices import DeviceRoom
-from modeld.core.fleet import Instant
+from modeld.core.instant import Instant
 from modeld.core.models import Catalog
 from modeld.core.request import Priority, Stake
 from modeld.errors import Problem

@@ -6,7 +6,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from modeld.core.effects import Cut, CutReason, Effect, Refuse
-from modeld.core.fleet import Fleet, InstanceView, Lease
+from modeld.core.fleet import Fleet
+from modeld.core.instance_view import InstanceView, Lease
 from modeld.errors import Problem
 
 

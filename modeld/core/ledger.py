@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 
 from modeld.core.amounts import Amount, minus, plus
 from modeld.core.devices import DeviceKind
-from modeld.core.fleet import Fleet, InstanceView
+from modeld.core.fleet import Fleet
+from modeld.core.instance_view import InstanceView
 
 
 def places(fleet: Fleet) -> bool:

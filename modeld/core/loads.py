@@ -23,11 +23,13 @@ from modeld.core.claims import need, owed, pending, spoken_for, with_claim, with
 from modeld.core.control import fail_loads
 from modeld.core.effects import CutReason, Effect, Load, Tell
 from modeld.core.eviction import candidate, choose
-from modeld.core.fleet import Claim, Eviction, Fleet, Instant
+from modeld.core.fleet import Claim, Fleet
 from modeld.core.gates import closed_since
+from modeld.core.instant import Instant
 from modeld.core.leases import cut_leases, refuse_waiters
 from modeld.core.ledger import room_of
 from modeld.core.lifecycle import State, move
+from modeld.core.limits import Eviction
 from modeld.core.models import MIB, ModelSpec
 from modeld.core.needs import Need, fitting
 from modeld.core.order import demands, oldest_arrival

@@ -15,8 +15,10 @@ from modeld.core.control import end_all, fail_loads, heed, vanished
 from modeld.core.crowding import without_fattest
 from modeld.core.effects import CutReason, Effect, Refuse, Tell
 from modeld.core.fates import died, load_failed, loaded, stopped, stuck
-from modeld.core.fleet import REUSE_WINDOW_S, Fleet, InstanceView, Instant, Waiter
+from modeld.core.fleet import Fleet, Waiter
 from modeld.core.inputs import Input
+from modeld.core.instance_view import REUSE_WINDOW_S, InstanceView
+from modeld.core.instant import Instant
 from modeld.core.leases import close, cut_leases, find_lease, with_lease
 from modeld.core.lifecycle import State, move
 from modeld.core.models import ModelSpec

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from modeld.core.fleet import Fleet, Instant, Waiter
+from modeld.core.fleet import Fleet, Waiter
+from modeld.core.instant import Instant
 from modeld.core.lifecycle import State
 from modeld.core.operations import Operation, OperationKind
 from modeld.core.request import Priority

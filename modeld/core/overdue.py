@@ -7,8 +7,10 @@ from msgspec.structs import replace
 
 from modeld.core.effects import Cut, CutReason, Effect, Refuse
 from modeld.core.eta import retry_after
-from modeld.core.fleet import Fleet, Instant, Lease, Waiter
+from modeld.core.fleet import Fleet, Waiter
 from modeld.core.gates import is_closed, is_leaving
+from modeld.core.instance_view import Lease
+from modeld.core.instant import Instant
 from modeld.core.leases import close
 from modeld.core.lifecycle import State
 from modeld.core.outcome import Outcome

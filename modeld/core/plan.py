@@ -18,7 +18,9 @@ from modeld.core.control import MOST_RUNNING
 from modeld.core.effects import RefuseOperation
 from modeld.core.eta import ready_in
 from modeld.core.eviction import assumed_load_s
-from modeld.core.fleet import Claim, Fleet, InstanceView, Instant
+from modeld.core.fleet import Claim, Fleet
+from modeld.core.instance_view import InstanceView
+from modeld.core.instant import Instant
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB, ModelSpec
 from modeld.core.order import drains_from

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import msgspec
 
-from modeld.core.fleet import Fleet, Instant
+from modeld.core.fleet import Fleet
+from modeld.core.instant import Instant
 from modeld.core.lifecycle import State
 from modeld.core.operations import Operation, Phase
 

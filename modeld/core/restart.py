@@ -6,7 +6,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from modeld.core.effects import Tell
-from modeld.core.fleet import Failures, Instant
+from modeld.core.instance_view import Failures
+from modeld.core.instant import Instant
 from modeld.errors import Problem
 
 FIRST_BACKOFF_S = 0.5

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from modeld.core.amounts import Amount, minus
 from modeld.core.claims import spoken_for
 from modeld.core.eviction import Candidate, candidate, choose
-from modeld.core.fleet import Fleet, InstanceView, Instant
+from modeld.core.fleet import Fleet
+from modeld.core.instance_view import InstanceView
+from modeld.core.instant import Instant
 from modeld.core.ledger import amounts
 from modeld.core.lifecycle import State
 from modeld.core.models import ModelSpec

@@ -22,9 +22,11 @@ from msgspec.structs import replace
 
 from modeld.core.claims import tidied
 from modeld.core.effects import Effect, Grant, SetThreads, Stop, Tell
-from modeld.core.fleet import Fleet, InstanceView, Instant, Lease, Waiter
+from modeld.core.fleet import Fleet, Waiter
 from modeld.core.gates import may_enter
 from modeld.core.inputs import Input
+from modeld.core.instance_view import InstanceView, Lease
+from modeld.core.instant import Instant
 from modeld.core.lifecycle import State, move
 from modeld.core.loads import load_demands
 from modeld.core.note import note

@@ -6,8 +6,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from modeld.core.effects import CutReason, Effect, EndOperation
-from modeld.core.fleet import Fleet, Instant
+from modeld.core.fleet import Fleet
 from modeld.core.gates import cuts_at
+from modeld.core.instant import Instant
 from modeld.core.leases import cut_leases
 from modeld.core.lifecycle import State
 from modeld.core.operations import Operation, OperationKind, OperationState

@@ -21,7 +21,8 @@ from itertools import count
 
 from msgspec.structs import replace
 
-from modeld.core.fleet import Fleet, InstanceView, Lease, Shares, Waiter
+from modeld.core.fleet import Fleet, Waiter
+from modeld.core.instance_view import InstanceView, Lease, Shares
 from modeld.core.lifecycle import State
 from modeld.core.request import Priority, Stake
 

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 import msgspec
 
 from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, Stop
-from modeld.core.fleet import Eviction, Fleet, Limits
+from modeld.core.fleet import Fleet
 from modeld.core.inputs import Arrived, GotSlot, Input, Loaded, Released, Stopped, Tick
 from modeld.core.lifecycle import State
+from modeld.core.limits import Eviction, Limits
 from modeld.core.models import MIB, Footprint, LoadOptions, ModelSpec, make_catalog
 from modeld.core.schedule import step
 from modeld.core.trace import Trace, TraceRequest

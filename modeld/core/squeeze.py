@@ -15,8 +15,9 @@ from modeld.core.claims import spoken_for
 from modeld.core.devices import together
 from modeld.core.effects import Effect, Tell
 from modeld.core.eviction import candidate, choose
-from modeld.core.fleet import Fleet, Instant
+from modeld.core.fleet import Fleet
 from modeld.core.inputs import DevicesChanged, Tick
+from modeld.core.instant import Instant
 from modeld.core.ledger import amounts, places
 from modeld.core.lifecycle import State, move
 from modeld.core.models import MIB

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from modeld.core.fleet import InstanceView, Instant
+from modeld.core.instance_view import InstanceView
+from modeld.core.instant import Instant
 
 OPERATOR = ""
 """Whose word an operation is; also that of everybody where no keys are in force."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modeld.core.fleet import Claim, Fleet, InstanceView, Instant
+from modeld.core.fleet import Claim, Fleet
 from modeld.core.gates import closed_since, cuts_at
+from modeld.core.instance_view import InstanceView
+from modeld.core.instant import Instant
 from modeld.core.lifecycle import State
 from modeld.core.room import SPARE_S
 

@@ -14,8 +14,9 @@ import trio
 from msgspec.structs import replace
 
 from modeld.core import inputs
-from modeld.core.fleet import Fleet, Limits
+from modeld.core.fleet import Fleet
 from modeld.core.inputs import Input
+from modeld.core.limits import Limits
 from modeld.core.schedule import step
 from modeld.core.wake import next_deadline
 from modeld.runtime.performer import Performer

@@ -12,8 +12,8 @@ import structlog
 from modeld.core import inputs
 from modeld.core.effects import EndOperation, RefuseOperation, Tell
 from modeld.core.events import Stats
-from modeld.core.fleet import Instant
 from modeld.core.fleet_events import Kind, kind_of
+from modeld.core.instant import Instant
 from modeld.core.models import MIB
 from modeld.core.operations import OperationKind
 from modeld.core.status import Decision

@@ -21,8 +21,9 @@ from modeld.core.effects import (
     Stop,
     Tell,
 )
-from modeld.core.fleet import Fleet, Instant
+from modeld.core.fleet import Fleet
 from modeld.core.inputs import Input
+from modeld.core.instant import Instant
 from modeld.runtime.instances import Instances
 from modeld.runtime.observer import Observer
 from modeld.runtime.operations import OperationBook

@@ -21,8 +21,8 @@ from trio_util import wait_any
 
 import modeld
 from modeld.config.settings import Settings
-from modeld.core.fleet import Limits
 from modeld.core.fleet_events import Kind
+from modeld.core.limits import Limits
 from modeld.core.models import MIB, Catalog, EngineKind, ModelSpec
 from modeld.runtime import systemd
 from modeld.runtime.book import Book

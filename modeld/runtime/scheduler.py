@@ -20,10 +20,11 @@ from modeld.core import inputs
 from modeld.core.capability import unfit
 from modeld.core.devices import DeviceRoom
 from modeld.core.events import Loading
-from modeld.core.fleet import Fleet, Limits
+from modeld.core.fleet import Fleet
 from modeld.core.fleet_events import Kind
 from modeld.core.inputs import Input
 from modeld.core.lifecycle import State
+from modeld.core.limits import Limits
 from modeld.core.models import Catalog, EngineKind, ModelSpec
 from modeld.core.operations import OperationStatus
 from modeld.core.request import Order

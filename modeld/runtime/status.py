@@ -9,7 +9,8 @@ import trio
 
 import modeld
 from modeld.core.eta import eta
-from modeld.core.fleet import Fleet, InstanceView
+from modeld.core.fleet import Fleet
+from modeld.core.instance_view import InstanceView
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB, Source
 from modeld.core.placement import shortage

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 
 from modeld.core.eta import eta
 from modeld.core.events import Loading, Queued
-from modeld.core.fleet import Fleet, Instant
+from modeld.core.fleet import Fleet
+from modeld.core.instant import Instant
 from modeld.core.models import Catalog
 from modeld.core.order import queue_order
 from modeld.runtime.ticket import Ticket

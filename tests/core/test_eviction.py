@@ -18,7 +18,8 @@ from modeld.core.eviction import (
     greedy_set,
     weight,
 )
-from modeld.core.fleet import REUSE_WINDOW_S, Eviction
+from modeld.core.instance_view import REUSE_WINDOW_S
+from modeld.core.limits import Eviction
 
 costs = st.one_of(st.just(0.0), st.integers(1, 5).map(float), st.floats(0.0, 10.0, allow_subnormal=False))
 

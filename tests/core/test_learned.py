@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from modeld.core import inputs
 from modeld.core.effects import Load, Refuse, Tell
-from modeld.core.fleet import Fleet, Limits
+from modeld.core.fleet import Fleet
 from modeld.core.learned import (
     LEAST_RATIO,
     MOST_RATIO,
@@ -22,6 +22,7 @@ from modeld.core.learned import (
     when_seen,
 )
 from modeld.core.lifecycle import State
+from modeld.core.limits import Limits
 from modeld.core.models import (
     MIB,
     DryRun,

@@ -12,8 +12,10 @@ from support.fleets import Paper, limits, spec
 
 from modeld.core.cost import estimated_tokens
 from modeld.core.effects import Refuse
-from modeld.core.fleet import Fleet, InstanceView, Limits, Shares, Waiter
+from modeld.core.fleet import Fleet, Waiter
 from modeld.core.inputs import GotSlot, Left, Released
+from modeld.core.instance_view import InstanceView, Shares
+from modeld.core.limits import Limits
 from modeld.core.order import queue_order
 from modeld.core.request import (
     AS_MANY_AS_FIT,

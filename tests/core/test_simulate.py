@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from traces import make
 
-from modeld.core.fleet import Eviction, Limits
+from modeld.core.limits import Eviction, Limits
 from modeld.core.models import MIB
 from modeld.core.optimum import belady_loads, fewest_loads
 from modeld.core.request import Priority

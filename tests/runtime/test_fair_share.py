@@ -9,7 +9,7 @@ from support.house import house, last
 from trio.testing import MockClock
 
 from modeld.core.events import Failed
-from modeld.core.fleet import Limits
+from modeld.core.limits import Limits
 from modeld.core.request import Stake
 
 ANSWER = 200

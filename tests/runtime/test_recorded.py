@@ -14,8 +14,8 @@ from support.fleets import limits, spec
 from support.house import House, house, read
 
 from modeld.cli.main import modeld
-from modeld.core.fleet import Limits
 from modeld.core.fleet_events import FleetEvent, Kind, as_json
+from modeld.core.limits import Limits
 from modeld.core.models import MIB
 from modeld.core.recorded import ASSUMED_SERVICE_MS, is_recorded, parse_events
 from modeld.core.request import Priority

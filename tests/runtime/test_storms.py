@@ -17,8 +17,8 @@ from support.fleets import limits, spec
 from support.house import House, house, read, text_of
 
 from modeld.core.events import Event, Failed, Finished
-from modeld.core.fleet import Limits
 from modeld.core.lifecycle import State
+from modeld.core.limits import Limits
 from modeld.core.models import MIB
 from modeld.core.operations import OperationState, OperationStatus
 from modeld.core.request import Priority

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, SetThreads, Stop, Tell
-from modeld.core.fleet import Fleet, Limits
+from modeld.core.fleet import Fleet
 from modeld.core.inputs import Arrived, GotSlot, Input, Loaded, Released, Stopped
 from modeld.core.lifecycle import State
+from modeld.core.limits import Limits
 from modeld.core.models import MIB, Footprint, LoadOptions, ModelSpec, make_catalog
 from modeld.core.schedule import step
 

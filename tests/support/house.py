@@ -11,7 +11,7 @@ import trio
 from support.inline import InlineWorker
 
 from modeld.core.events import Delta, Event, Failed, Finished, Last
-from modeld.core.fleet import Limits
+from modeld.core.limits import Limits
 from modeld.core.models import EngineKind, ModelSpec, make_catalog
 from modeld.core.request import GenerateRequest, Order
 from modeld.runtime.control import Control

@@ -24,7 +24,6 @@ from modeld.core.effects import (
     Stop,
     Tell,
 )
-from modeld.core.fleet import Eviction
 from modeld.core.inputs import (
     Arrived,
     CatalogChanged,
@@ -48,6 +47,7 @@ from modeld.core.inputs import (
     Wanted,
 )
 from modeld.core.lifecycle import State
+from modeld.core.limits import Eviction
 from modeld.core.models import MIB, make_catalog
 from modeld.core.operations import Operation, OperationKind, OperationState
 from modeld.core.request import Priority, Stake

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from modeld.core.fleet import Eviction, Limits
 from modeld.core.fleet_events import FleetEvent, Kind
+from modeld.core.limits import Eviction, Limits
 from modeld.core.models import MIB
 from modeld.core.optimum import belady_loads, fewest_loads
 from modeld.core.recorded import parse_events
