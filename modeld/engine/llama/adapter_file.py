@@ -17,8 +17,9 @@ import msgspec
 
 from modeld.engine.llama.gguf import Kind, kind_of
 from modeld.engine.llama.gguf_cursor import GgufError, show
-from modeld.engine.llama.gguf_header import Header, Tensor
+from modeld.engine.llama.gguf_header import Header
 from modeld.engine.llama.gguf_tables import ENCODERS, FLOAT32, STRING
+from modeld.engine.llama.gguf_tensors import Tensor
 
 _TEXTS = ("general.type", "general.architecture", "adapter.type")
 _ALPHA = "adapter.lora.alpha"

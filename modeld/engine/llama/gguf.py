@@ -14,9 +14,10 @@ from pathlib import Path
 
 from modeld.core.models import ModelFacts
 from modeld.engine.llama.gguf_cursor import GgufError
-from modeld.engine.llama.gguf_header import Header, Tensor, read_header
+from modeld.engine.llama.gguf_header import Header, read_header
 from modeld.engine.llama.gguf_sense import check_sense
 from modeld.engine.llama.gguf_tables import ENCODERS, FILE_TYPE_GUESSED, FILE_TYPES
+from modeld.engine.llama.gguf_tensors import Tensor
 
 __all__ = ["GgufError", "Header", "Kind", "facts_of", "kind_of", "read_facts", "read_header", "split_of"]
 

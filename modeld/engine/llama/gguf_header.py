@@ -27,15 +27,13 @@ from types import MappingProxyType
 
 import msgspec
 
-from modeld.engine.llama.gguf_cursor import CURE, Cursor, GgufError, show
-from modeld.engine.llama.gguf_tables import ARRAY, STRING, TENSOR_TYPES, UINT32, VALUE_FORMATS
+from modeld.engine.llama.gguf_cursor import Cursor, GgufError, show
+from modeld.engine.llama.gguf_tables import ARRAY, STRING, UINT32, VALUE_FORMATS
+from modeld.engine.llama.gguf_tensors import Tensor, read_tensors
 
 MAX_KEYS = 16_384
 MAX_KEY_BYTES = 1024
 MAX_TENSORS = 131_072
-MAX_TENSOR_NAME_BYTES = 63
-"""GGML_MAX_NAME less the closing zero."""
-MAX_DIMENSIONS = 4
 MAX_STRINGS = 8_000_000
 """Strings in all arrays together: half a second. Vocabulary and merges come to a million."""
 MAX_TOKENS = 2**20
@@ -48,27 +46,11 @@ KEPT_NUMBERS = 65_536
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
-_ELEMENTS_LIMIT = 2**63
 _TOKENS = "tokenizer.ggml.tokens"
 _BYTE_TOKEN_LENGTHS = frozenset({1, 6})
 _SHOWN_BYTES = 64
 
 Value = bool | int | float | str | tuple[int, ...]
-
-
-class Tensor(msgspec.Struct, frozen=True):
-    """One entry of the tensor table. `rows` is its second dimension (1 for a vector).
-
-    `shape` has the dimensions as ggml counts them: the one that lies together in memory comes first.
-    """
-
-    name: str
-    type: str
-    dimensions: int
-    rows: int
-    elements: int
-    bytes: int
-    shape: tuple[int, ...] = ()
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -126,7 +108,7 @@ class _Reader(Cursor):
         metadata: dict[str, Value] = {}
         lengths: dict[str, int] = {}
         alignment = self._metadata(key_count, metadata, lengths)
-        tensors = self._tensors(tensor_count, alignment)
+        tensors = read_tensors(self, tensor_count, alignment)
         return Header(
             version=version,
             size=self.size,
@@ -235,70 +217,7 @@ class _Reader(Cursor):
             self.fail(f"is damaged: metadata key {show(key)} has the unknown type {kind}")
         return f"{letter}"
 
-    def _tensors(self, count: int, alignment: int) -> tuple[Tensor, ...]:
-        """Read the tensor table, and see that all data lies where it must, inside the file."""
-        tensors: list[Tensor] = []
-        seen: set[str] = set()
-        ends: list[tuple[int, Tensor]] = []
-        expected = 0
-        for index in range(count):
-            tensor = self._tensor(index)
-            offset = self.u64()
-            if tensor.name in seen:
-                self.fail(f"is damaged: it has two tensors of the name {show(tensor.name)}")
-            if offset != expected:
-                self.fail(
-                    f"is damaged: tensor {show(tensor.name)} lies at {offset}, but {expected} was expected"
-                )
-            seen.add(tensor.name)
-            tensors.append(tensor)
-            ends.append((offset + tensor.bytes, tensor))
-            expected += _padded(tensor.bytes, alignment)
-        start = _padded(self.position, alignment)
-        for end, tensor in ends:
-            if start + end > self.size:
-                self.fail(
-                    f"is cut short: tensor {show(tensor.name)} ends at byte {start + end}, the file at byte "
-                    f"{self.size} of at least {start + ends[-1][0]}; {CURE}"
-                )
-        return tuple(tensors)
-
-    def _tensor(self, index: int) -> Tensor:
-        raw = self.short_string(f"the name of tensor {index}", MAX_TENSOR_NAME_BYTES)
-        name = raw.decode(errors="replace")
-        dimensions = self.u32()
-        if dimensions > MAX_DIMENSIONS:
-            self.fail(
-                f"is damaged: tensor {show(name)} has {dimensions} dimensions, {MAX_DIMENSIONS} at most"
-            )
-        shape = struct.unpack(f"<{dimensions}Q", self.take(8 * dimensions))
-        elements = 1
-        for extent in shape:
-            elements *= extent
-        kind = self.u32()
-        tensor_type = TENSOR_TYPES.get(kind)
-        if tensor_type is None:
-            self.fail(f"has a tensor {show(name)} of type {kind}, which this llama.cpp does not know")
-        row = shape[0] if shape else 1
-        if row % tensor_type.block or max((*shape, elements)) >= _ELEMENTS_LIMIT:
-            self.fail(
-                f"is damaged: tensor {show(name)} of type {tensor_type.name} has the shape {list(shape)}"
-            )
-        return Tensor(
-            name=name,
-            type=tensor_type.name,
-            dimensions=dimensions,
-            rows=shape[1] if dimensions > 1 else 1,
-            elements=elements,
-            bytes=elements // tensor_type.block * tensor_type.size,
-            shape=shape,
-        )
-
 
 def _spelled(byte: int) -> set[bytes]:
     """How a SentencePiece vocabulary may spell the token of a byte."""
     return {b"<0x%02X>" % byte, bytes((byte,))}
-
-
-def _padded(value: int, alignment: int) -> int:
-    return (value + alignment - 1) // alignment * alignment
