@@ -2,20 +2,18 @@
 """One TCP connection, from accept to close. Stands where Hypercorn has its Trio `TCPServer`.
 
 It keeps what that one cannot: an exception stays inside its connection; a write that makes no
-progress ends; a connection that should close does close, after its answer was read; a client that
-leaves is noticed at once, whatever it sent before; and the listener's stop reaches all of these.
+progress ends (`outgoing.py`); a connection that should close does close, after its answer was read; a
+client that leaves is noticed at once, whatever it sent before; and the listener's stop reaches all of
+these.
 The protocol, the streams and the way apps are run are Hypercorn's.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import socket
 import ssl
-import struct
 from collections.abc import Callable
-from contextlib import suppress
 from typing import cast
 
 import trio
@@ -26,17 +24,13 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper
 
 from modeld.http.limits import Limits
+from modeld.http.outgoing import GONE, Outgoing
 from modeld.http.protocol import Http1
 from modeld.telemetry.log import get_logger
 
 log = get_logger("modeld.http")
 
 _CHUNK_BYTES = 64 * 1024
-_RECORD_BYTES = 16 * 1024
-"""The most that TLS puts into one record (RFC 8446, 5.1)."""
-_RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER: on, zero seconds. Closing then throws away what was not sent."""
-_GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Connection:
@@ -58,15 +52,14 @@ class Connection:
             None if tls is None else trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
         )
         self._socket = stream.socket
+        self._outgoing = Outgoing(self._socket, self._tls, stall_s=limits.write_timeout_s)
+        self.write_now = self._outgoing.write_now  # bound, not wrapped: it is called for every token
         self._app = app
         self._config = config
         self._context = context
         self._limits = limits
         self._on_refusal = on_refusal
         self._protocol: Http1 | None = None
-        self._write_lock = trio.Lock()
-        self._stall_s = limits.write_timeout_s
-        self._writing: trio.CancelScope | None = None
         self._reading: trio.CancelScope | None = None
         self._deadline = trio.current_time() + limits.keep_alive_s
         self._expects_header = True
@@ -99,7 +92,7 @@ class Connection:
                     on_refusal=self._on_refusal,
                 )
                 await self._read(self._protocol)
-        except* _GONE:
+        except* GONE:
             pass  # The client left; whoever served it was told.
         except* Exception:  # the wall: one connection that breaks must not end the daemon
             log.exception("a connection broke; others are not affected")
@@ -174,7 +167,7 @@ class Connection:
         with trio.CancelScope(deadline=self._deadline) as self._reading:
             try:
                 await tls.unwrap()
-            except _GONE:
+            except GONE:
                 while await self._stream.receive_some(_CHUNK_BYTES):
                     pass
 
@@ -193,84 +186,13 @@ class Connection:
         """Do what the protocol says; only `RawData` waits."""
         match event:
             case RawData(data=data):
-                await self._write(data)
+                await self._outgoing.write(data)
             case Updated(idle=False):
                 self._wait_until(math.inf)
             case Closed():
                 self.finish()
             case _:
                 pass
-
-    async def _write(self, data: bytes) -> None:
-        """Write all of it. A client that takes nothing for the write timeout is cut.
-
-        What the socket takes at once costs neither a deadline nor a turn of the event loop: nearly
-        every token of a stream does.
-
-        Cancellation: what was not written is lost, and with it the connection.
-        """
-        if not data:
-            return
-        try:
-            self._write_lock.acquire_nowait()
-        except trio.WouldBlock:
-            await self._write_lock.acquire()
-        if self._tls is not None:
-            await self._write_encrypted(self._tls, data)
-            return
-        sent = 0
-        try:
-            with memoryview(data) as view:
-                with suppress(BlockingIOError):
-                    sent = os.write(self._socket.fileno(), view)
-                while sent < len(data):
-                    with trio.CancelScope(deadline=trio.current_time() + self._stall_s) as self._writing:
-                        sent += await self._socket.send(view[sent:])
-                    if self._writing.cancelled_caught:
-                        log.info("a client that took nothing was cut", seconds=self._stall_s)
-                        self.cut()
-                        return
-        except _GONE:
-            self.cut()
-        finally:
-            if sent < len(data):
-                self.cut()
-            self._writing = None
-            self._write_lock.release()
-
-    async def _write_encrypted(self, tls: trio.SSLStream[trio.SocketStream], data: bytes) -> None:
-        """Write all of it, with the lock held: a record at a time, each of which must go in time."""
-        whole = False
-        try:
-            for at in range(0, len(data), _RECORD_BYTES):
-                with trio.CancelScope(deadline=trio.current_time() + self._stall_s) as self._writing:
-                    await tls.send_all(data[at : at + _RECORD_BYTES])
-                if self._writing.cancelled_caught:
-                    log.info("a client that took nothing was cut", seconds=self._stall_s)
-                    return
-            whole = True
-        except _GONE:
-            pass
-        finally:
-            if not whole:
-                self.cut()
-            self._writing = None
-            self._write_lock.release()
-
-    def write_now(self, data: bytes) -> int:
-        """Write what the socket takes without waiting, and return how many bytes that were.
-
-        Nothing goes while somebody else is writing. A client that is gone takes everything.
-        """
-        if self._write_lock.locked():
-            return 0
-        try:
-            return os.write(self._socket.fileno(), data)
-        except BlockingIOError:
-            return 0
-        except _GONE:
-            self.cut()
-            return len(data)
 
     def cycle_ended(self) -> None:
         """Await the next request, or go on with one that was sent ahead."""
@@ -305,9 +227,7 @@ class Connection:
 
     def stop(self) -> None:
         """The listener stops: leave if idle; else end with this request, and wait less for the reader."""
-        self._stall_s = min(self._stall_s, self._limits.shutdown_timeout_s)
-        if self._writing is not None:
-            self._writing.deadline = min(self._writing.deadline, trio.current_time() + self._stall_s)
+        self._outgoing.hurry(self._limits.shutdown_timeout_s)
         if self._lingering:
             self._wait_until(min(self._deadline, trio.current_time() + 0.5))
         elif self.idle_since is not None:
@@ -319,9 +239,7 @@ class Connection:
 
     def cut(self) -> None:
         """Close at once and throw away what the client did not take. Idempotent."""
-        if self._socket.fileno() != -1:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self._socket.close()
+        self._outgoing.cut()
 
 
 def _host_and_port(address: object) -> tuple[str, int] | None:
