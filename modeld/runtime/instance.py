@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 
 import trio
 from trio_util import AsyncValue
@@ -30,10 +29,11 @@ from modeld.engine.protocol import (
     Vectors,
 )
 from modeld.errors import EngineFailed
+from modeld.runtime.fifo import Fifo
 from modeld.runtime.interrupts import InterruptRule
 from modeld.runtime.rate import TokenRate
 from modeld.runtime.ticket import Ticket
-from modeld.runtime.watch import LOOKS, StallWatch
+from modeld.runtime.watch import StallWatch, describe_stall, first_stall
 from modeld.worker.host import Host
 from modeld.worker.messages import (
     Cancel,
@@ -60,6 +60,7 @@ class Instance:
       info: what was loaded, once READY.
       progress: how far the load has come, in [0, 1].
       isolation: where its engine runs.
+      unstarted: after a death, the tickets the engine had, and of whose answer nothing had come.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Instance:
         self.state: AsyncValue[State] = AsyncValue(State.LOADING)
         self.info: EngineInfo | None = None
         self.progress = 0.0
+        self.unstarted: frozenset[int] = frozenset()
         self.isolation = load.options.isolation
         self.last_step = trio.current_time()
         self._feed = feed
@@ -85,14 +87,11 @@ class Instance:
         self._worker = host(load, self._on_message)
         self._stall_timeout_s = stall_timeout_s
         self._watch = StallWatch()
-        # One round of slots waits here; another one passes through it when the model becomes ready.
-        self._fifo, self._incoming = trio.open_memory_channel[Ticket](2 * load.options.slots)
+        self._fifo = Fifo(load.options.slots)
         self._running: dict[int, Ticket] = {}
-        self._free_slots = trio.Semaphore(0)
         self._ending: Ending | None = None
         self._interrupts = InterruptRule()
         self._rate = TokenRate()
-        self._unstarted: frozenset[int] = frozenset()
 
     async def run(self) -> Ending:
         """Load the model and serve until it is stopped or breaks.
@@ -108,11 +107,9 @@ class Instance:
                 nursery.cancel_scope.cancel()
         finally:
             self._fifo.close()
-            self._incoming.close()
             self._fail_running()
         if self._ending is None:
-            problem = EngineFailed("the worker ended without a word").as_problem()
-            self._ending = Died(problem)
+            self._ending = Died(EngineFailed("the worker ended without a word").as_problem())
         self.state.value = State.STOPPED if isinstance(self._ending, Stopped) else State.ERROR
         return self._ending
 
@@ -124,16 +121,16 @@ class Instance:
         if ticket.order.aside:
             self._submit(ticket)
         else:
-            self._fifo.send_nowait(ticket)
+            self._fifo.put(ticket)
 
     def cancel(self, ticket: Ticket) -> None:
         """Take a ticket that ended, or whose reader left, out of its slot or out of the FIFO."""
-        if ticket.id not in self._running:
-            self._withdraw(ticket)
-        else:
+        if ticket.id in self._running:
             in_prefill = ticket.admitted is not None and ticket.first_token is None
             urgent = in_prefill and self._interrupts.may_interrupt(alone=len(self._running) == 1)
             self._worker.send(Cancel(ticket.id, urgent=urgent))
+        elif self._fifo.withdraw(ticket):
+            self._feed(Released(ticket.id, served=False))
 
     def cut(self, ticket: Ticket, cut: Cut) -> None:
         """End a ticket with a legal last event, and take it out of its slot."""
@@ -157,11 +154,6 @@ class Instance:
         return self._rate.per_second(trio.current_time())
 
     @property
-    def unstarted(self) -> frozenset[int]:
-        """After a death: the tickets that were given to the engine, and of whose answer nothing had come."""
-        return self._unstarted
-
-    @property
     def pid(self) -> int | None:
         """The process of its worker, if it has one of its own."""
         return self._worker.pid
@@ -178,9 +170,7 @@ class Instance:
         its own, any use of the CPU and any page it reads: reading 40 GB into memory takes long. A
         thread cannot be killed: its requests end, and its memory stays held.
         """
-        await trio.sleep(self._stall_timeout_s / LOOKS)
-        while not self._hangs():  # noqa: ASYNC110  # what hangs sets no event
-            await trio.sleep(self._stall_timeout_s / LOOKS)
+        await first_stall(self._hangs, self._stall_timeout_s)
         self._end_stalled()
 
     def _hangs(self) -> bool:
@@ -191,11 +181,7 @@ class Instance:
         return self._watch.look(busy=bool(self._running) or state is State.DRAINING)
 
     def _end_stalled(self) -> None:
-        doing = {State.LOADING: "was loaded", State.DRAINING: "was unloaded"}.get(self.state.value, "served")
-        text = (
-            f"the engine of model {self.model_id} hangs: no sign of life for {self._stall_timeout_s:g} s "
-            f"(stall_timeout) while it {doing}"
-        )
+        text = describe_stall(self.model_id, self.state.value, self._stall_timeout_s)
         if self._worker.kill(EngineFailed(f"{text}; its process was killed").as_problem()):
             return
         problem = EngineFailed(
@@ -211,26 +197,12 @@ class Instance:
 
     async def _fill_slots(self) -> None:
         while True:
-            # First the slot: so who waits for one is in the channel, where `_withdraw` finds him.
-            await self._free_slots.acquire()
-            ticket = await self._incoming.receive()
+            ticket = await self._fifo.next()
             if ticket.closed or ticket.ended:  # It ended on its way from the channel to here.
-                self._free_slots.release()
+                self._fifo.free()
                 self._feed(Released(ticket.id, served=False, tokens=0))
-                continue
-            self._submit(ticket)
-
-    def _withdraw(self, ticket: Ticket) -> None:
-        """Take a ticket out of the FIFO, wherever it is in it, so that its place is free at once."""
-        waiting: list[Ticket] = []
-        with suppress(trio.WouldBlock, trio.ClosedResourceError):
-            while True:
-                waiting.append(self._incoming.receive_nowait())
-        for other in waiting:
-            if other is not ticket:
-                self._fifo.send_nowait(other)
-        if ticket in waiting:
-            self._feed(Released(ticket.id, served=False))
+            else:
+                self._submit(ticket)
 
     def _submit(self, ticket: Ticket) -> None:
         self._running[ticket.id] = ticket
@@ -260,8 +232,7 @@ class Instance:
         if self.state.value is not State.LOADING:  # It was told to stop meanwhile.
             return
         self.state.value = State.READY
-        for _ in range(info.slots):
-            self._free_slots.release()
+        self._fifo.free(info.slots)
         self._feed(Loaded(self.model_id, info.slots))
 
     def _stepped(self, outputs: tuple[Output, ...]) -> None:
@@ -309,7 +280,7 @@ class Instance:
     def _release(self, ticket: Ticket, *, served: bool) -> None:
         del self._running[ticket.id]
         if not ticket.order.aside:
-            self._free_slots.release()
+            self._fifo.free()
         tokens = ticket.prompt_tokens + ticket.completion_tokens
         self._feed(Released(ticket.id, served=served, tokens=tokens))
 
@@ -325,5 +296,5 @@ class Instance:
                 again.add(ticket.id)
             else:
                 ticket.fail(problem)
-        self._unstarted = frozenset(again)
+        self.unstarted = frozenset(again)
         self._running.clear()

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Tells an engine that hangs from one that is slow. Knows no clock but its own looks."""
+"""Tells an engine that hangs from one that is slow: what counts are looks, not seconds."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from modeld.core.lifecycle import State
 
 LOOKS = 8
 """So many looks without a sign of life make a stall; they are `stall_timeout / LOOKS` apart.
@@ -37,3 +43,19 @@ class StallWatch:
             self._silent += 1
         self._busy = busy
         return self._silent >= LOOKS
+
+
+async def first_stall(look: Callable[[], bool], stall_timeout_s: float) -> None:
+    """Return when `look` says that there is a stall; it is called every `stall_timeout_s / LOOKS` seconds."""
+    await trio.sleep(stall_timeout_s / LOOKS)
+    while not look():  # noqa: ASYNC110  # what hangs sets no event
+        await trio.sleep(stall_timeout_s / LOOKS)
+
+
+def describe_stall(model_id: str, state: State, stall_timeout_s: float) -> str:
+    """Say that the engine of a model, which is in this state, hangs."""
+    doing = {State.LOADING: "was loaded", State.DRAINING: "was unloaded"}.get(state, "served")
+    return (
+        f"the engine of model {model_id} hangs: no sign of life for {stall_timeout_s:g} s "
+        f"(stall_timeout) while it {doing}"
+    )
