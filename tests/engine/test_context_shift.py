@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from support.accounts import assert_accounts, assert_at_rest
 from support.engines import Bench, ask
-from support.tiny_gguf import write_recurrent
+from support.tiny_memories import write_hybrid, write_recurrent
 
 from modeld.core.events import FinishReason
 from modeld.engine.protocol import Tokens
@@ -77,12 +77,20 @@ def test_a_prompt_of_most_of_the_context_is_shifted_too(bench, tiny_lab):
     assert last.usage.completion_tokens == 300
 
 
-def test_cells_that_are_shifted_are_shared_with_nobody(bench):
-    """Two requests with one prompt at once, over the end: each alone says the same."""
-    request = ask("abcdefgh " * 8, max_tokens=400, ignore_eos=True)
-    text, _ = bench.generate(request)
+@pytest.mark.parametrize("times", [8, 22], ids=["short prompt", "prompt of most of the context"])
+def test_cells_that_are_shifted_are_shared_with_nobody(bench, times):
+    """Two requests with one prompt at once, over the end: each alone says the same.
+
+    Of the longer prompt a part is shifted, too. In one cache for all nothing is lent; else it is copied.
+    """
+    request = ask("abcdefgh " * times, max_tokens=400, ignore_eos=True, logprobs=0)
+    (alone,) = bench.run(request)
     first, second = bench.run(request, request)
-    assert bench.text(first) == bench.text(second) == text
+    for request_id in (first, second):
+        assert bench.text(request_id) == bench.text(alone)
+        assert bench.logprobs(request_id) == pytest.approx(bench.logprobs(alone), abs=0.01)
+    if bench.engine._model.layout.unified:
+        assert {bench.outputs[request_id][0].cached_tokens for request_id in (first, second)} == {0}
 
 
 def test_an_interrupt_spares_a_shift(bench):
@@ -100,10 +108,10 @@ def test_an_interrupt_spares_a_shift(bench):
     assert bench.logprobs(again) == pytest.approx(bench.logprobs(alone))
 
 
-def test_a_state_that_cannot_be_shifted_ends_with_the_context(tmp_path, tiny_lab):
+@pytest.mark.parametrize("write", [write_recurrent, write_hybrid])
+def test_a_state_that_cannot_be_shifted_ends_with_the_context(tmp_path, tiny_lab, write):
     """The option is ignored there, and the answer says `length`."""
-    path = write_recurrent(tmp_path / "recurrent.gguf")
-    bench = Bench(tiny_lab.load(path=path, slots=1, ctx=256, context_shift=True))
+    bench = Bench(tiny_lab.load(path=write(tmp_path / "m.gguf"), slots=1, ctx=256, context_shift=True))
     _, last = bench.generate(ask("hello", max_tokens=1000, ignore_eos=True))
     assert last.reason is FinishReason.LENGTH
     assert last.usage.prompt_tokens + last.usage.completion_tokens <= 256

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from llama_cpp import Llama, llama_cpp
 from support.engines import Bench, ask, spec
-from support.tiny_gguf import BERT_CONTEXT, write_bert, write_recurrent
+from support.tiny_gguf import BERT_CONTEXT, write_bert
 from support.tiny_llama import real_model
+from support.tiny_memories import write_recurrent
 
 from modeld.core.events import FinishReason
 from modeld.core.models import LoadOptions

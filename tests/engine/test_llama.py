@@ -275,7 +275,27 @@ def test_log_probabilities_are_those_of_the_raw_model(bench):
             assert math.isclose(sum(map(math.exp, values)), 1.0, rel_tol=1e-6)
             assert values == sorted(values, reverse=True)
             by_id = {token.token_id: token for token in logprobs.top}
-            assert by_id[logprobs.chosen.token_id] == logprobs.chosen
+            assert by_id[logprobs.chosen.token_id] == logprobs.chosen == logprobs.top[0]
+
+
+def test_log_probabilities_do_not_depend_on_how_tokens_are_drawn(bench):
+    """Bias, temperature, penalties and grammars change which token is chosen, not what the model held."""
+    plain, *others = (
+        ask("hello", max_tokens=1, logprobs=320, **fields)
+        for fields in (
+            {},
+            {"sampling": Sampling(temperature=0.0, logit_bias=((letters("q")[0], 100.0),))},
+            {"sampling": Sampling(temperature=3.0, seed=1, repeat_penalty=1.5, presence_penalty=2.0)},
+            {"constraint": Constraint(kind=ConstraintKind.GRAMMAR, text='root ::= "z"')},
+        )
+    )
+    (first,) = bench.run(plain)
+    expected = bench.outputs[first][1].logprobs[0]
+    for request in others:
+        (request_id,) = bench.run(request)
+        found = bench.outputs[request_id][1].logprobs[0]
+        assert found.chosen != expected.chosen
+        assert found.top == expected.top
 
 
 def test_zero_log_probabilities_tell_of_the_chosen_token_only(bench):

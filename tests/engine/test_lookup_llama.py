@@ -10,8 +10,8 @@ import random
 
 import pytest
 from support.engines import GREEDY, Bench, ask
-from support.tiny_gguf import write_recurrent, write_windowed
 from support.tiny_llama import FIRST_BYTE
+from support.tiny_memories import write_hybrid, write_recurrent, write_windowed
 
 from modeld.core.events import FinishReason
 from modeld.core.request import Constraint, ConstraintKind, Sampling
@@ -218,9 +218,9 @@ def test_the_real_model_says_the_same_in_fewer_steps(real_lab):
     assert taken[MOST] < 0.8 * taken[0]
 
 
-@pytest.mark.parametrize("write", [write_windowed, write_recurrent])
+@pytest.mark.parametrize("write", [write_windowed, write_recurrent, write_hybrid])
 def test_a_memory_that_cannot_be_wound_back_goes_without(tiny_lab, tmp_path, write):
-    """Windowed and recurrent models serve the request as if nothing had been asked for."""
+    """Windowed, recurrent and hybrid models serve the request as if nothing had been asked for."""
     path = tmp_path / "other.gguf"
     path = write(path, 32) if write is write_windowed else write(path)
     bench = Bench(tiny_lab.load(path=path, slots=1, ctx=256))

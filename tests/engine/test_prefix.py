@@ -318,6 +318,21 @@ def test_the_least_recently_used_goes_first(engine):
     assert engine.serve(run(1000, 1140)) < 139
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_who_needs_cells_takes_those_of_the_least_recently_used(again):
+    """Of two that are retained the one that was asked for last stays whole, the other loses its end."""
+    engine = Engine(4, 1000, 12, 1000)
+    roots = [0, 2000]
+    for root in roots:
+        engine.serve(run(root, root + 300))
+    if again:
+        engine.serve(run(0, 300))
+        roots.reverse()
+    engine.admit(run(5000, 5400), 100)
+    left = {int(held[0]): len(held) for held in map(engine.cache.tokens, engine.cache.retained)}
+    assert left == {roots[0]: 304 - 108, roots[1]: 304}
+
+
 def test_a_request_never_waits_for_retained_cells(engine):
     """Retained sequences go from their ends, and only as far as they must."""
     engine.serve(run(0, 400))

@@ -8,7 +8,8 @@ import random
 import numpy as np
 import pytest
 from support.engines import Bench, ask
-from support.tiny_gguf import write_recurrent, write_windowed
+from support.tiny_llama import FIRST_BYTE
+from support.tiny_memories import write_hybrid, write_recurrent, write_windowed
 
 from modeld.core.events import FinishReason
 from modeld.core.request import Constraint, ConstraintKind, Sampling
@@ -163,10 +164,14 @@ def test_random_requests_leave_the_memory_as_the_accounts_say(bench, plain):
     assert_accounts(bench.engine)
 
 
-def test_a_recurrent_model_goes_without(tmp_path, tiny_lab):
-    """A state that cannot be cut serves no other prompt; the texts are right all the same."""
-    path = write_recurrent(tmp_path / "recurrent.gguf")
-    bench = Bench(tiny_lab.load(path=path, slots=2, ctx=256))
+@pytest.mark.parametrize("write", [write_recurrent, write_hybrid])
+def test_a_recurrent_model_goes_without(tmp_path, tiny_lab, write):
+    """A state that cannot be cut serves no other prompt; the texts are right all the same.
+
+    Nor does one that only some layers have, beside others with attention.
+    """
+    bench = Bench(tiny_lab.load(path=write(tmp_path / "m.gguf"), slots=2, ctx=256))
+    assert bench.engine._model.recurrent
     assert bench.engine._places.cache.cap == 0
     request = ask(SYSTEM, max_tokens=10, ignore_eos=True)
     (first,), (second,) = bench.run(request), bench.run(request)
@@ -199,6 +204,27 @@ def test_a_window_that_lost_its_beginning_is_not_begun_with(tmp_path, tiny_lab):
         assert bench.text(request_id) == text
         counts.append(cached(bench, request_id))
     assert any(counts)
+    for each in (bench, plain):
+        each.engine.close()
+
+
+def test_what_others_have_overwritten_is_not_begun_with(tmp_path, tiny_lab):
+    """Cells behind the window go to others: a prompt that begins like that is decoded anew, and right."""
+    path = write_windowed(tmp_path / "windowed.gguf", window=16)
+    options = {"path": path, "slots": 2, "ctx": 512, "ubatch": 32, "flash_attn": True}
+    plain, bench = (Bench(tiny_lab.load(**options, prefix_cells=cells)) for cells in (0, 400))
+    for prompt, tokens in ((SYSTEM * 4, 4), ("x" * 150, 30), ("y" * 150, 100), ("z" * 150, 30)):
+        bench.generate(ask(prompt, max_tokens=tokens, ignore_eos=True))
+    cache, cells = bench.engine._places.cache, bench.engine._model.memory
+    gone = {sequence: lib.llama_memory_seq_pos_min(cells, sequence) for sequence in cache.retained}
+    sequence, lost = max(gone.items(), key=lambda item: item[1])
+    assert lost >= 16
+    prompt = (*cache.tokens(sequence)[:lost].tolist(), FIRST_BYTE + ord("q"))
+    request = ask(prompt_tokens=prompt, max_tokens=30, ignore_eos=True, logprobs=320)
+    (here,), (there,) = bench.run(request), plain.run(request)
+    assert cached(bench, here) < lost
+    assert chances(bench, here) == pytest.approx(chances(plain, there), abs=1e-5)
+    assert bench.text(here) == plain.text(there)
     for each in (bench, plain):
         each.engine.close()
 

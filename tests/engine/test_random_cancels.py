@@ -15,7 +15,7 @@ import pytest
 from support.accounts import assert_accounts, assert_at_rest
 from support.engines import Bench, ask
 from support.handles import Samplers, descriptors, resident, threads
-from support.tiny_gguf import write_recurrent, write_windowed
+from support.tiny_memories import write_hybrid, write_recurrent, write_windowed
 
 from modeld.core.events import FinishReason
 from modeld.core.models import MIB
@@ -170,7 +170,9 @@ def test_random_requests_and_cancels_on_the_tiny_model(tiny_lab, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "write", [partial(write_windowed, window=16), write_recurrent], ids=["windowed", "recurrent"]
+    "write",
+    [partial(write_windowed, window=16), write_recurrent, write_hybrid],
+    ids=["windowed", "recurrent", "hybrid"],
 )
 def test_random_requests_and_cancels_on_other_memories(tmp_path, tiny_lab, monkeypatch, write):
     """The same of models with a sliding window, and of those with a state that cannot be cut."""

@@ -59,6 +59,41 @@ def test_a_logit_that_is_no_number_is_not_taken(row, places):
     assert row.sample(biased) == row.greedy_in_c(((3, 0.5),))
 
 
+THREE = {"t5": math.log(0.5), "t6": math.log(0.3), "t7": math.log(0.2)}
+
+
+@pytest.mark.parametrize(
+    ("narrow", "kept"),
+    [
+        ({"top_k": 1}, {5}),
+        ({"top_k": 2}, {5, 6}),
+        ({"top_k": 3}, {5, 6, 7}),
+        ({"top_p": 0.4}, {5}),
+        ({"top_p": 0.7}, {5, 6}),
+        ({"top_p": 0.9}, {5, 6, 7}),
+        ({"min_p": 0.7}, {5}),
+        ({"min_p": 0.5}, {5, 6}),
+        ({"min_p": 0.3}, {5, 6, 7}),
+        ({"typical_p": 0.2}, {6}),
+        ({"typical_p": 0.7}, {5, 6}),
+        ({"typical_p": 0.9}, {5, 6, 7}),
+    ],
+    ids=str,
+)
+def test_a_truncation_keeps_the_tokens_that_its_definition_names(row, narrow, kept):
+    """Of chances of 50, 30 and 20 %: so many, up to a sum, near the best, or near the expected surprise."""
+    row.offer(**THREE)
+    assert set(row.draw(Sampling(**FREE | narrow, seed=1), 100)) == kept
+
+
+def test_the_temperature_sharpens_and_flattens(row):
+    """Of 300 draws the best token has 50 % at 1, 92 % far below and 35 % far above."""
+    row.offer(**THREE)
+    for temperature, chance in ((1.0, 0.5), (0.2, 0.921), (10.0, 0.350)):
+        drawn = row.draw(Sampling(**FREE | {"temperature": temperature}, seed=1), 300)
+        assert drawn.count(5) / 300 == pytest.approx(chance, abs=0.1)
+
+
 def test_top_n_sigma_keeps_what_is_near_the_highest(row):
     """Tokens that many standard deviations below the highest logit are left out."""
     row.logits[:] = 0.0
@@ -126,6 +161,30 @@ def test_penalties_look_back_so_far(row, last_n, token):
     row.offer(t50=5.0, t60=4.0)
     sampling = Sampling(temperature=0.0, presence_penalty=3.0, repeat_last_n=last_n)
     assert row.sample(sampling, [50, 70, 71, 72]) == token
+
+
+@pytest.mark.parametrize(
+    ("penalties", "before", "logits", "token"),
+    [
+        ({"repeat_penalty": 1.2}, 1, (5.0, 4.0), 50),
+        ({"repeat_penalty": 1.3}, 1, (5.0, 4.0), 60),
+        ({"repeat_penalty": 1.2}, 9, (5.0, 4.0), 50),
+        ({"repeat_penalty": 2.0}, 1, (-1.0, -1.5), 60),
+        ({"repeat_penalty": 0.5}, 1, (4.0, 5.0), 50),
+        ({"frequency_penalty": 0.4}, 2, (5.0, 4.0), 50),
+        ({"frequency_penalty": 0.4}, 3, (5.0, 4.0), 60),
+        ({"frequency_penalty": -0.4}, 3, (4.0, 5.0), 50),
+        ({"presence_penalty": 0.4}, 9, (5.0, 4.0), 50),
+        ({"presence_penalty": 1.1}, 1, (5.0, 4.0), 60),
+        ({"presence_penalty": -1.1}, 1, (4.0, 5.0), 50),
+        ({"presence_penalty": 0.7, "frequency_penalty": 0.2}, 1, (5.0, 4.0), 50),
+        ({"presence_penalty": 0.7, "frequency_penalty": 0.2}, 2, (5.0, 4.0), 60),
+    ],
+)
+def test_each_penalty_counts_as_it_is_defined(row, penalties, before, logits, token):
+    """A factor once, a sum for each time, a sum once; token 50 came `before` so many times, 60 never did."""
+    row.offer(t50=logits[0], t60=logits[1])
+    assert row.sample(Sampling(temperature=0.0, **penalties), [50] * before) == token
 
 
 @pytest.mark.parametrize(

@@ -55,66 +55,14 @@ def write_model(
         writer.add_file_type(file_type)
     if split is not None:
         _add_split(writer, *split)
-    _add_hyperparameters(writer, layers, vocabulary, context)
-    _add_vocabulary(writer, vocabulary, controls)
+    add_hyperparameters(writer, layers, vocabulary, context)
+    add_vocabulary(writer, vocabulary, controls)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     for key, value in (extra or {}).items():
         _add(writer, key, value)
-    for tensor_name, shape in _tensors(layers, vocabulary, tied=tied):
+    for tensor_name, shape in tensors(layers, vocabulary, tied=tied):
         add_tensor(writer, tensor_name, shape, quant)
-    return finish(writer, path)
-
-
-def write_windowed(path: Path, window: int) -> Path:
-    """Write a model of which every second layer attends to the last `window` tokens only."""
-    writer = gguf.GGUFWriter(path, "gemma2")
-    _add_hyperparameters(writer, 2, VOCABULARY)
-    writer.add_key_length(EMBEDDING // HEADS)
-    writer.add_value_length(EMBEDDING // HEADS)
-    writer.add_sliding_window(window)
-    writer.add_attn_logit_softcapping(50.0)
-    writer.add_final_logit_softcapping(30.0)
-    _add_vocabulary(writer, VOCABULARY)
-    for name, shape in _tensors(2, VOCABULARY, tied=True):
-        add_tensor(writer, name, shape)
-    for layer in range(2):
-        add_tensor(writer, f"blk.{layer}.post_attention_norm.weight", (EMBEDDING,))
-        add_tensor(writer, f"blk.{layer}.post_ffw_norm.weight", (EMBEDDING,))
-    return finish(writer, path)
-
-
-def write_recurrent(path: Path) -> Path:
-    """Write a Mamba model: no attention, one state a sequence."""
-    inner, state, rank, kernel = 2 * EMBEDDING, 16, 4, 4
-    writer = gguf.GGUFWriter(path, "mamba")
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(EMBEDDING)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(0)
-    writer.add_head_count(0)
-    writer.add_vocab_size(VOCABULARY)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_ssm_conv_kernel(kernel)
-    writer.add_ssm_inner_size(inner)
-    writer.add_ssm_state_size(state)
-    writer.add_ssm_time_step_rank(rank)
-    _add_vocabulary(writer, VOCABULARY)
-    for name, shape in (
-        ("token_embd.weight", (VOCABULARY, EMBEDDING)),
-        ("output_norm.weight", (EMBEDDING,)),
-        ("blk.0.attn_norm.weight", (EMBEDDING,)),
-        ("blk.0.ssm_in.weight", (2 * inner, EMBEDDING)),
-        ("blk.0.ssm_conv1d.weight", (inner, kernel)),
-        ("blk.0.ssm_conv1d.bias", (inner,)),
-        ("blk.0.ssm_x.weight", (rank + 2 * state, inner)),
-        ("blk.0.ssm_dt.weight", (inner, rank)),
-        ("blk.0.ssm_dt.bias", (inner,)),
-        ("blk.0.ssm_a", (inner, state)),
-        ("blk.0.ssm_d", (inner,)),
-        ("blk.0.ssm_out.weight", (EMBEDDING, inner)),
-    ):
-        add_tensor(writer, name, shape)
     return finish(writer, path)
 
 
@@ -175,7 +123,7 @@ def write_split(folder: Path, stem: str, parts: int, *, without: Sequence[int] =
 
     Parts in `without` (from 1) are left out. Returns the paths that were written.
     """
-    tensors = _tensors(LAYERS, VOCABULARY, tied=False)
+    shapes = tensors(LAYERS, VOCABULARY, tied=False)
     written = []
     for part in range(1, parts + 1):
         if part in without:
@@ -186,9 +134,9 @@ def write_split(folder: Path, stem: str, parts: int, *, without: Sequence[int] =
         if part == 1:
             writer.add_name("Tiny in parts")
             writer.add_file_type(0)
-            _add_hyperparameters(writer, LAYERS, VOCABULARY)
-            _add_vocabulary(writer, VOCABULARY)
-        for tensor_name, shape in tensors[part - 1 :: parts]:
+            add_hyperparameters(writer, LAYERS, VOCABULARY)
+            add_vocabulary(writer, VOCABULARY)
+        for tensor_name, shape in shapes[part - 1 :: parts]:
             add_tensor(writer, tensor_name, shape, gguf.GGMLQuantizationType.F32)
         written.append(finish(writer, path))
     return written
@@ -216,7 +164,7 @@ def write_adapter(path: Path) -> Path:
 def write_large_vocabulary(path: Path, tokens: int) -> Path:
     """Write a model with so many tokens, as many scores and types, and twice as many merges."""
     writer = gguf.GGUFWriter(path, "llama")
-    _add_hyperparameters(writer, LAYERS, tokens)
+    add_hyperparameters(writer, LAYERS, tokens)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([f"token{number}" for number in range(tokens)])
     writer.add_token_scores([0.0] * tokens)
@@ -232,9 +180,10 @@ def _add_split(writer: gguf.GGUFWriter, part: int, parts: int) -> None:
     writer.add_int32("split.tensors.count", TENSORS)
 
 
-def _add_hyperparameters(
+def add_hyperparameters(
     writer: gguf.GGUFWriter, layers: int, vocabulary: int, context: int = CONTEXT
 ) -> None:
+    """Add the shape of a llama."""
     writer.add_context_length(context)
     writer.add_embedding_length(EMBEDDING)
     writer.add_block_count(layers)
@@ -246,7 +195,8 @@ def _add_hyperparameters(
     writer.add_vocab_size(vocabulary)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: int, controls: Sequence[str] = ()) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: int, controls: Sequence[str] = ()) -> None:
+    """Add a token for each byte, and words."""
     words = [f"w{number}" for number in range(vocabulary - 3 - len(BYTE_TOKENS) - len(controls))]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(["<unk>", "<s>", "</s>", *BYTE_TOKENS, *words, *controls])
@@ -260,14 +210,15 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: int, controls: Sequence
     writer.add_unk_token_id(0)
 
 
-def _tensors(layers: int, vocabulary: int, *, tied: bool) -> list[tuple[str, tuple[int, ...]]]:
+def tensors(layers: int, vocabulary: int, *, tied: bool) -> list[tuple[str, tuple[int, ...]]]:
+    """Return names and shapes of what a llama consists of."""
     kv = EMBEDDING // HEADS * KV_HEADS
-    tensors: list[tuple[str, tuple[int, ...]]] = [
+    found: list[tuple[str, tuple[int, ...]]] = [
         ("token_embd.weight", (vocabulary, EMBEDDING)),
         ("output_norm.weight", (EMBEDDING,)),
     ]
     for layer in range(layers):
-        tensors += [
+        found += [
             (f"blk.{layer}.attn_norm.weight", (EMBEDDING,)),
             (f"blk.{layer}.attn_q.weight", (EMBEDDING, EMBEDDING)),
             (f"blk.{layer}.attn_k.weight", (kv, EMBEDDING)),
@@ -278,7 +229,7 @@ def _tensors(layers: int, vocabulary: int, *, tied: bool) -> list[tuple[str, tup
             (f"blk.{layer}.ffn_up.weight", (FEED_FORWARD, EMBEDDING)),
             (f"blk.{layer}.ffn_down.weight", (EMBEDDING, FEED_FORWARD)),
         ]
-    return tensors if tied else [*tensors, ("output.weight", (vocabulary, EMBEDDING))]
+    return found if tied else [*found, ("output.weight", (vocabulary, EMBEDDING))]
 
 
 def add_tensor(
