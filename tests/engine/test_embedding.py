@@ -156,7 +156,12 @@ def test_the_footprint_of_an_embedding_model_counts_its_batch(bert_path):
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("pooling", "constant"),
-    [(None, llama_cpp.LLAMA_POOLING_TYPE_MEAN), (Pooling.LAST, llama_cpp.LLAMA_POOLING_TYPE_LAST)],
+    [
+        (None, llama_cpp.LLAMA_POOLING_TYPE_MEAN),
+        (Pooling.MEAN, llama_cpp.LLAMA_POOLING_TYPE_MEAN),
+        (Pooling.CLS, llama_cpp.LLAMA_POOLING_TYPE_CLS),
+        (Pooling.LAST, llama_cpp.LLAMA_POOLING_TYPE_LAST),
+    ],
 )
 def test_a_model_that_generates_embeds_as_the_library_does(real_lab, pooling, constant):
     """Short inputs share a decode, one of 150 tokens goes in pieces: the vectors are the library's."""

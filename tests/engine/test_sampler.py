@@ -132,6 +132,23 @@ def test_mirostat_keeps_to_its_surprise(row, version):
     assert row.draw(slow, 60) != row.draw(fast, 60)
 
 
+def test_each_version_of_mirostat_is_llama_cpps(row):
+    """They draw what llama.cpp's own draw after the temperature, and not the same."""
+    row.follow_zipf()
+    tau, eta, seed = 3.0, 0.2, 11
+    ours = [
+        row.draw(
+            Sampling(temperature=1.5, mirostat=version, mirostat_tau=tau, mirostat_eta=eta, seed=seed), 40
+        )
+        for version in (1, 2)
+    ]
+    first = lib.llama_sampler_init_mirostat(row.vocab.size, seed, tau, eta, 100)
+    second = lib.llama_sampler_init_mirostat_v2(seed, tau, eta)
+    theirs = [row.draw_in_c(40, lib.llama_sampler_init_temp(1.5), last) for last in (first, second)]
+    assert ours == theirs
+    assert ours[0] != ours[1]
+
+
 DRY = {"temperature": 0.0, "dry_multiplier": 5.0}
 
 

@@ -60,3 +60,12 @@ class Row:
         token = lib.llama_sampler_sample(chain, self.context, self.number)
         lib.llama_sampler_free(chain)
         return token
+
+    def draw_in_c(self, count, *samplers):
+        """Return so many tokens that a chain of these samplers of llama.cpp draws."""
+        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        for sampler in samplers:
+            lib.llama_sampler_chain_add(chain, sampler)
+        drawn = [lib.llama_sampler_sample(chain, self.context, self.number) for _ in range(count)]
+        lib.llama_sampler_free(chain)
+        return drawn
