@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The command line: `bench [throughput|interfere|abandon|cancel|stream|control|storm|fairness] [options]`."""
+"""The command line: `bench [MODE] [options]`; the modes are in `options`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from benchmark import (
     cancel,
     control,
     control_report,
+    defaults,
     fairness,
     long_prompts,
     noise,
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "control": run_control,
         "storm": storm_report.run_storm,
         "fairness": fairness.run_fairness,
+        "defaults": defaults.run_defaults,
         "interfere": lambda options: long_prompts.run_interfere(options, _extra(options)),
         "abandon": lambda options: long_prompts.run_abandon(options, _extra(options)),
     }

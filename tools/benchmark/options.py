@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmark import cancel, control, fairness, long_prompts, storm_report
+from benchmark import cancel, control, defaults, fairness, long_prompts, storm_report
 
-MODES = ("throughput", "interfere", "abandon", "cancel", "stream", "control", "storm", "fairness")
+MODES = (
+    *("throughput", "interfere", "abandon", "cancel", "stream"),
+    *("control", "storm", "fairness", "defaults"),
+)
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -69,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     long_prompts.add_modes(modes, common, whole)
     storm_report.add_mode(modes, common, whole)
     fairness.add_mode(modes, common, whole)
+    defaults.add_mode(modes, common, whole)
 
     text = "time from a client's leaving until what it held is free for another"
     mode = modes.add_parser("cancel", parents=[common], help=text, description=text)
