@@ -92,6 +92,27 @@ def beginning(text, stop):
     return max(length for length in range(len(stop)) if text.endswith(stop[:length]))
 
 
+def words(letters, longest):
+    """Return every text of these letters that is not empty and not longer."""
+    return [
+        "".join(word)
+        for length in range(1, longest + 1)
+        for word in itertools.product(letters, repeat=length)
+    ]
+
+
+def test_every_stop_of_two_letters_is_found_in_every_text_of_them():
+    """Repetitions in a stop sequence and in the text, in all ways: one sequence, and two at once."""
+    alone = [(stop,) for stop in words("ab", 4)]
+    for stops, length in (
+        *((one, 9) for one in alone),
+        *((pair, 6) for pair in itertools.permutations(words("ab", 3), 2)),
+    ):
+        for letters in itertools.product("ab", repeat=length):
+            text = "".join(letters)
+            assert run([letter.encode() for letter in letters], stops) == plain(text, stops), (text, stops)
+
+
 @given(raw, cut_lists)
 def test_bad_bytes_are_replaced_as_python_does(data, cuts):
     """Bytes that are not UTF-8 become U+FFFD exactly as `bytes.decode` has it."""
