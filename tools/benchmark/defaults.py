@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from benchmark import figures, noise
 from benchmark.daemon import BenchError
 from benchmark.prompts import make_prompts
@@ -59,8 +61,8 @@ def measure(plan: Plan, options: Mapping[str, Any], seed: str) -> dict[str, floa
     """
     from modeld.engine.llama.engine import load  # noqa: PLC0415  # takes half a second; only this mode needs it
 
-    usual = {"slots": plan.streams, "ctx": plan.streams * plan.share, "threads": plan.threads}
-    spec = LoadSpec(model_id=plan.model, path=plan.model, options=LoadOptions(**usual, **options))
+    usual = LoadOptions(slots=plan.streams, ctx=plan.streams * plan.share, threads=plan.threads)
+    spec = LoadSpec(model_id=plan.model, path=plan.model, options=replace(usual, **options))
     began = time.perf_counter()
     engine = load(spec, lambda _fraction: True)
     load_s = time.perf_counter() - began
