@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Inputs of which vectors are wanted, as OpenAI's API has them and modeld's own. Pure."""
+"""Texts or ids of tokens, one or several: as OpenAI's API has prompts and inputs, and modeld's own. Pure."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ Input = str | tuple[int, ...]
 """A text, or the ids of its tokens."""
 
 
-def inputs_of(given: str | list[str | int | list[int]]) -> tuple[Input, ...]:
-    """Return the inputs: a plain list of numbers is one of them.
+def inputs_of(
+    given: str | list[str | int | list[int]], *, field: str = "input", most: int | None = MOST_INPUTS
+) -> tuple[Input, ...]:
+    """Return the inputs that `field` of a body gives: a plain list of numbers is one of them.
 
-    Raises: InvalidRequest for an empty one, for too many, and for a list that mixes ids with others.
+    Raises: InvalidRequest for an empty one, for more than `most`, and for a list that mixes ids with others.
     """
     entries = [given] if isinstance(given, str) else given
     ids = [entry for entry in entries if isinstance(entry, int)]
     if ids and len(ids) < len(entries):
         raise InvalidRequest(
-            "`input` mixes token ids with other inputs; put the ids into a list of their own"
+            f"`{field}` mixes token ids with other {field}s; put the ids into a list of their own"
         )
     if ids:
         return (tuple(ids),)
-    if len(entries) > MOST_INPUTS:
-        raise InvalidRequest(f"`input` has {len(entries)} inputs; send {MOST_INPUTS} at most")
+    if most is not None and len(entries) > most:
+        raise InvalidRequest(f"`{field}` has {len(entries)} {field}s; send {most} at most")
     for number, entry in enumerate(entries):
         if not entry:
-            raise InvalidRequest(f"`input[{number}]` is empty")
+            raise InvalidRequest(
+                f"`{field}[{number}]` is empty" if len(entries) > 1 else f"`{field}` is empty"
+            )
     inputs = cast("list[str | list[int]]", entries)
     return tuple(entry if isinstance(entry, str) else tuple(entry) for entry in inputs)

@@ -50,7 +50,7 @@ def test_terms_are_read() -> None:
         (b"", "the body is empty"),
         (body(), 'lacks the key "input"'),
         (body(input=[]), "length >= 1"),
-        (body(input=""), "`input[0]` is empty"),
+        (body(input=""), "`input` is empty"),
         (body(input=["a", ""]), "`input[1]` is empty"),
         (body(input=[[1], []]), "`input[1]` is empty"),
         (body(input=[1, "a"]), "mixes token ids"),

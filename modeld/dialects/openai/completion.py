@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from modeld.core.request import GenerateRequest
 from modeld.dialects.body import MAX_INT32
+from modeld.dialects.inputs import Input, inputs_of
 from modeld.dialects.openai.ask import Asked, choices_of, include_usage, read, sampling_of, stop_of
 from modeld.dialects.openai.wire import MOST_CHOICES, Choosing
 from modeld.errors import InvalidRequest
@@ -46,7 +48,7 @@ def parse_completion(body: bytes) -> Asked:
         raise InvalidRequest(
             f"`best_of` is {wire.best_of}, `n` is {wire.n or 1}: choices are not ranked; leave out `best_of`"
         )
-    prompts = _prompts(wire.prompt)
+    prompts = inputs_of(wire.prompt, field="prompt", most=None)
     count = len(prompts) * (wire.n or 1)
     if count > MOST_CHOICES:
         raise InvalidRequest(f"`prompt` and `n` ask for {count} choices; {MOST_CHOICES} are the most")
@@ -71,24 +73,7 @@ def parse_completion(body: bytes) -> Asked:
     )
 
 
-def _prompts(given: str | list[str | int | list[int]]) -> list[str | tuple[int, ...]]:
-    """Return the prompts: a plain list of numbers is one of them. Raises: InvalidRequest."""
-    entries = [given] if isinstance(given, str) else given
-    ids = [entry for entry in entries if isinstance(entry, int)]
-    if ids and len(ids) < len(entries):
-        raise InvalidRequest(
-            "`prompt` mixes token ids with other prompts; put the ids into a list of their own"
-        )
-    if ids:
-        return [tuple(ids)]
-    for number, entry in enumerate(entries):
-        if not entry:
-            raise InvalidRequest(f"`prompt[{number}]` is empty" if len(entries) > 1 else "`prompt` is empty")
-    texts = cast("list[str | list[int]]", entries)
-    return [entry if isinstance(entry, str) else tuple(entry) for entry in texts]
-
-
-def _echo(wire: CompletionBody, prompts: list[str | tuple[int, ...]]) -> tuple[str, ...]:
+def _echo(wire: CompletionBody, prompts: Sequence[Input]) -> tuple[str, ...]:
     if not wire.echo:
         return ()
     if wire.logprobs is not None:
