@@ -26,9 +26,9 @@ from modeld.core.inputs import Input
 from modeld.core.lifecycle import State
 from modeld.core.limits import Limits
 from modeld.core.models import Catalog, EngineKind, ModelSpec
+from modeld.core.naming import named
 from modeld.core.operations import OperationStatus
 from modeld.core.request import Order
-from modeld.errors import ModelNotFound
 from modeld.runtime.decider import Decider
 from modeld.runtime.instance import Instance
 from modeld.runtime.instances import Instances
@@ -37,7 +37,7 @@ from modeld.runtime.observer import Observer
 from modeld.runtime.operations import OperationBook
 from modeld.runtime.performer import Performer
 from modeld.runtime.scales import Gauge
-from modeld.runtime.telling import Positions, no_such_model, tell_progress
+from modeld.runtime.telling import Positions, tell_progress
 from modeld.runtime.ticket import Ticket
 from modeld.runtime.tickets import Tickets
 from modeld.worker.host import Host
@@ -128,10 +128,7 @@ class Scheduler:
 
     def find(self, name: str | None) -> ModelSpec:
         """Return the model of an id or alias, the default one for None. Raises: ModelNotFound."""
-        spec = self.fleet.catalog.find(name)
-        if spec is None:
-            raise ModelNotFound(no_such_model(self.fleet.catalog, name))
-        return spec
+        return named(self.fleet.catalog, name)
 
     # --- operators --------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What those who wait, or ask for what is not there, are told."""
+"""What those who wait are told."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from modeld.core.eta import eta
 from modeld.core.events import Loading, Queued
 from modeld.core.fleet import Fleet
 from modeld.core.instant import Instant
-from modeld.core.models import Catalog
 from modeld.core.order import queue_order
 from modeld.runtime.ticket import Ticket
 
 TELL_EVERY_S = 0.5
 """Those who wait hear of changes at most so often; who just came hears his place at once."""
-SHOWN_NAME = 100
-"""Characters of an unknown model's name that an error repeats."""
 
 
 def tell_progress(fleet: Fleet, tickets: Mapping[int, Ticket], model_id: str, fraction: float) -> None:
@@ -73,11 +70,3 @@ def _tell(fleet: Fleet, ticket: Ticket, position: int, now: Instant) -> None:
     ticket.position = position
     ticket.eta_known = estimate is not None
     ticket.put(Queued(position, estimate))
-
-
-def no_such_model(catalog: Catalog, name: str | None) -> str:
-    """Return what a client is told whose model is not there."""
-    if name is None:
-        return "there is no default model: put a .gguf file into models_dir, or set default_model"
-    shown = name if len(name) <= SHOWN_NAME else f"{name[:SHOWN_NAME]}..."
-    return f"there is no model {shown!r}; GET /models lists the {len(catalog.models)} there are"

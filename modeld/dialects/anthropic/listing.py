@@ -8,7 +8,7 @@ import datetime as dt
 import msgspec
 
 from modeld.core.models import Catalog, ModelSpec
-from modeld.errors import ModelNotFound
+from modeld.core.naming import named
 
 
 class AnthropicModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,10 +40,7 @@ def models_list(catalog: Catalog) -> AnthropicModels:
 
 def one_model(catalog: Catalog, name: str) -> AnthropicModel:
     """Return one model. Raises: ModelNotFound."""
-    spec = catalog.find(name)
-    if spec is None:
-        raise ModelNotFound(f"there is no model {name[:80]!r}; see GET /v1/models")
-    return _model(spec)
+    return _model(named(catalog, name, listing="GET /v1/models"))
 
 
 def _model(spec: ModelSpec) -> AnthropicModel:

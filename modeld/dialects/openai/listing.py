@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from modeld.core.models import Catalog, ModelSpec
-from modeld.errors import ModelNotFound
+from modeld.core.naming import named
 
 
 class OpenAIModel(msgspec.Struct, frozen=True):
@@ -34,10 +34,7 @@ def models_list(catalog: Catalog) -> OpenAIModels:
 
 def one_model(catalog: Catalog, name: str) -> OpenAIModel:
     """Return the model of an id or alias. Raises: ModelNotFound."""
-    spec = catalog.find(name)
-    if spec is None:
-        raise ModelNotFound(f'no model is called "{name[:200]}"; see GET /v1/models')
-    return _model(spec)
+    return _model(named(catalog, name, listing="GET /v1/models"))
 
 
 def _model(spec: ModelSpec) -> OpenAIModel:

@@ -9,9 +9,10 @@ from quart import Response
 
 from modeld.config.nearest import did_you_mean
 from modeld.core.fleet_events import FleetEvent, Kind, Position, parse_position
+from modeld.core.naming import named
 from modeld.dialects.framing import BLANK_LINE, NDJSON_TYPE
 from modeld.dialects.native import SSE_BEGIN, SSE_STILL_HERE, SSE_TYPE, as_line, as_sse
-from modeld.errors import InvalidRequest, ModelNotFound
+from modeld.errors import InvalidRequest
 from modeld.http.edge import Edge, EdgeRequest, current_request
 from modeld.http.live import LiveBody
 from modeld.http.routes.parameters import refuse_unknown
@@ -69,7 +70,8 @@ class EventsRoute:
 
         Raises: InvalidRequest for a kind that there is not, ModelNotFound.
         """
-        models = {self._model_id(name) for name in _listed(request, "model")}
+        catalog = self._edge.backend.catalog
+        models = {named(catalog, name).id for name in _listed(request, "model")}
         kinds = {_kind(name) for name in _listed(request, "kind")}
 
         def passes(event: FleetEvent) -> bool:
@@ -80,12 +82,6 @@ class EventsRoute:
             return not models or event.model in models or event.for_model in models
 
         return passes
-
-    def _model_id(self, name: str) -> str:
-        spec = self._edge.backend.catalog.find(name)
-        if spec is None:
-            raise ModelNotFound(f"there is no model {name[:100]!r}; GET /models lists those there are")
-        return spec.id
 
 
 def _listed(request: EdgeRequest, key: str) -> list[str]:

@@ -9,6 +9,7 @@ from quart import Response
 
 from modeld.core.client import visible
 from modeld.core.models import ModelSpec
+from modeld.core.naming import named
 from modeld.dialects import llamacpp
 from modeld.dialects.framing import SSE_TYPE
 from modeld.errors import ModelNotFound
@@ -18,7 +19,6 @@ from modeld.http.reply import json_reply
 from modeld.http.routes.generation import gather, generate
 from modeld.http.routes.state import CATALOG_MAX_AGE_S
 from modeld.http.routes.table import Route
-from modeld.runtime.telling import no_such_model
 from modeld.runtime.ticket import Ticket
 
 
@@ -100,10 +100,8 @@ class LlamaCppRoutes:
     async def _spec(self, name: str | None) -> ModelSpec:
         """Return the model of a name; one that is not known may have been put there a moment ago."""
         client = current_request().client
-        spec = visible(self._backend.catalog, client).find(name)
-        if spec is None:
+        try:
+            return named(visible(self._backend.catalog, client), name)
+        except ModelNotFound:
             await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
-            spec = visible(self._backend.catalog, client).find(name)
-        if spec is None:
-            raise ModelNotFound(no_such_model(visible(self._backend.catalog, client), name))
-        return spec
+            return named(visible(self._backend.catalog, client), name)

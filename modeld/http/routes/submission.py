@@ -7,11 +7,11 @@ from msgspec.structs import replace
 
 from modeld.core.client import Client, Scope, visible
 from modeld.core.cost import estimated_tokens
+from modeld.core.naming import named
 from modeld.core.request import Order, Stake
 from modeld.errors import ModelNotFound
 from modeld.http.edge import Edge, EdgeRequest
 from modeld.http.routes.state import CATALOG_MAX_AGE_S
-from modeld.runtime.telling import no_such_model
 from modeld.runtime.ticket import Ticket
 
 
@@ -46,9 +46,7 @@ def on_terms(edge: Edge, client: Client, order: Order) -> Order:
     if not client.id:
         return order
     catalog = visible(edge.backend.catalog, client)
-    spec = catalog.find(order.model)
-    if spec is None:
-        raise ModelNotFound(no_such_model(catalog, order.model))
+    spec = named(catalog, order.model)
     context = 0 if spec.facts is None else spec.facts.context_length
     share = spec.options.ctx // spec.options.slots
     tokens = 0 if order.aside else estimated_tokens(order.request, context, share)
