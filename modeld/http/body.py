@@ -97,6 +97,20 @@ class Streamed(ResponseBody):
     def write_with(self, pen: Pen | None) -> None:
         """Write by this pen, if that is of use."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Let the source go: nobody reads any more. Called once, however the body ended."""
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """End: written to its end, cut, or cancelled."""
+        self.close()
+
     def __aiter__(self) -> Self:
         """Iterate over parts."""
         return self
@@ -147,14 +161,8 @@ class StreamBody(Streamed, Generic[_Told]):
         """Whether the last line was given out."""
         return self._renderer.last is not None
 
-    async def __aenter__(self) -> Self:
-        """Begin."""
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        """Free the slot, however the stream ended."""
+    def close(self) -> None:
+        """Free the slot."""
         self._source.close()
 
     async def __anext__(self) -> bytes:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 import trio
 
@@ -45,14 +43,8 @@ class LiveBody(Streamed):
         """Whether the last part was given out."""
         return self._ended
 
-    async def __aenter__(self) -> Self:
-        """Begin."""
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        """Let the reader go, however the stream ended."""
+    def close(self) -> None:
+        """Let the reader go."""
         self._reader.close()
 
     async def __anext__(self) -> bytes:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Answers that are there at once: JSON, text, and their compression."""
+"""Makes answers: JSON and text, with their compression, and streams."""
 
 from __future__ import annotations
 
 import gzip
 
 from quart import Response
+from quart.wrappers.response import ResponseBody
 from werkzeug.datastructures import Headers
 from werkzeug.http import parse_accept_header
 
@@ -26,6 +27,14 @@ def json_reply(value: object, status: int = 200) -> Response:
 def text_reply(text: str, status: int = 200) -> Response:
     """Return plain text."""
     return Response(text, status, content_type="text/plain; charset=utf-8")
+
+
+def stream_reply(body: ResponseBody | bytes, content_type: str) -> Response:
+    """Return an answer that is written as it comes: nobody on the way is to keep or gather it."""
+    response = Response(body, content_type=content_type)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
 
 
 def compress(data: bytes, headers: Headers, accept_encoding: str) -> bytes:

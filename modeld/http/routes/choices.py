@@ -13,13 +13,13 @@ from modeld.core.models import ModelSpec
 from modeld.core.request import Order
 from modeld.dialects.openai import SSE_TYPE, Asked, ChoiceRenderer, as_seen
 from modeld.dialects.renderer import shows_text
-from modeld.errors import InternalError, InvalidRequest
+from modeld.errors import InvalidRequest
 from modeld.http.body import StreamBody
 from modeld.http.chorus import Chorus, Voice
 from modeld.http.edge import Edge, EdgeRequest
-from modeld.http.errors import BACKPRESSURE
 from modeld.http.infer_log import InferLog, wanted_level
-from modeld.http.reply import json_reply
+from modeld.http.reply import json_reply, stream_reply
+from modeld.http.routes.generation import count_refusal, no_answer
 from modeld.http.routes.submission import submit
 from modeld.runtime.ticket import Ticket
 
@@ -56,14 +56,11 @@ async def answer(
     if isinstance(seen, Failed):
         renderer.last = seen
         raise seen.problem.as_error()
-    request.cleanup.callback(lambda: _count(edge, renderer))
+    request.cleanup.callback(lambda: count_refusal(edge, renderer.last))
     body = StreamBody(
         chorus, renderer, first, log=log, keep_alive_s=edge.limits.stream_keep_alive_s, at_once=False
     )
-    response = Response(body, content_type=SSE_TYPE)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"
-    return response
+    return stream_reply(body, SSE_TYPE)
 
 
 async def _whole(chorus: Chorus, renderer: ChoiceRenderer) -> Response:
@@ -73,7 +70,7 @@ async def _whole(chorus: Chorus, renderer: ChoiceRenderer) -> Response:
             return json_reply(whole)
     if isinstance(renderer.last, Failed):
         raise renderer.last.problem.as_error()
-    raise InternalError("modeld has no answer to a request that ended; this is a defect of modeld")
+    raise no_answer()
 
 
 async def _until_text(chorus: Chorus) -> Sequence[Voice]:
@@ -98,9 +95,3 @@ def _check_room(edge: Edge, client: Client, orders: Sequence[Order]) -> None:
             f"for {depth} to wait, so {most} are the most",
             details={"choices": len(orders), "slots": spec.options.slots, "max_queue_depth": depth},
         )
-
-
-def _count(edge: Edge, renderer: ChoiceRenderer) -> None:
-    """Count a refusal that does not pass through the app's error handler."""
-    if isinstance(renderer.last, Failed) and renderer.last.problem.status in BACKPRESSURE:
-        edge.metrics.http.count_backpressure(renderer.last.problem.kind)

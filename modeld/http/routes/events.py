@@ -15,6 +15,7 @@ from modeld.dialects.native import SSE_BEGIN, SSE_STILL_HERE, SSE_TYPE, as_line,
 from modeld.errors import InvalidRequest
 from modeld.http.edge import Edge, EdgeRequest, current_request
 from modeld.http.live import LiveBody
+from modeld.http.reply import stream_reply
 from modeld.http.routes.parameters import refuse_unknown
 from modeld.http.routes.table import Route
 from modeld.runtime.event_log import Reader
@@ -45,15 +46,11 @@ class EventsRoute:
         }
         content_type = NDJSON_TYPE if lines else SSE_TYPE
         if request.method == "HEAD":
-            response = Response(b"", content_type=content_type)
-        else:
-            reader = self._edge.backend.events.follow(after)
-            request.cleanup.callback(reader.close)
-            request.work_began.set()
-            response = Response(self._body(reader, wanted, lines=lines), content_type=content_type)
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Accel-Buffering"] = "no"
-        return response
+            return stream_reply(b"", content_type)
+        reader = self._edge.backend.events.follow(after)
+        request.cleanup.callback(reader.close)
+        request.work_began.set()
+        return stream_reply(self._body(reader, wanted, lines=lines), content_type)
 
     def _body(self, reader: Reader, wanted: Callable[[FleetEvent], bool], *, lines: bool) -> LiveBody:
         return LiveBody(

@@ -16,7 +16,7 @@ from modeld.http.body import StreamBody
 from modeld.http.edge import Edge, EdgeRequest
 from modeld.http.errors import BACKPRESSURE, error_headers
 from modeld.http.infer_log import InferLog, wanted_level
-from modeld.http.reply import json_reply
+from modeld.http.reply import json_reply, stream_reply
 from modeld.http.routes.submission import submit
 from modeld.runtime.ticket import Ticket
 
@@ -51,14 +51,11 @@ async def generate(
     if first and isinstance(first[0], Failed):
         renderer.last = first[0]
         raise first[0].problem.as_error()
-    request.cleanup.callback(lambda: _count(edge, renderer.last))
+    request.cleanup.callback(lambda: count_refusal(edge, renderer.last))
     body = StreamBody(
         ticket, renderer, first, log=log, keep_alive_s=edge.limits.stream_keep_alive_s, at_once=at_once
     )
-    response = Response(body, content_type=stream)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"
-    return response
+    return stream_reply(body, stream)
 
 
 async def gather(
@@ -91,18 +88,23 @@ async def _whole(edge: Edge, ticket: Ticket, renderer: Gatherer) -> Response:
         answer = renderer.take(await ticket.next())
     if not isinstance(renderer.last, Failed):
         if answer is None:
-            raise InternalError("modeld has no answer to a request that ended; this is a defect of modeld")
+            raise no_answer()
         return json_reply(answer)
     problem = renderer.last.problem
     if answer is None:
         raise problem.as_error()
-    _count(edge, renderer.last)
+    count_refusal(edge, renderer.last)
     response = json_reply(answer, problem.status)
     response.headers.update(error_headers(problem))
     return response
 
 
-def _count(edge: Edge, last: Last | None) -> None:
+def no_answer() -> InternalError:
+    """Return the error for a renderer that has no answer when its request has ended."""
+    return InternalError("modeld has no answer to a request that ended; this is a defect of modeld")
+
+
+def count_refusal(edge: Edge, last: Last | None) -> None:
     """Count a refusal that does not pass through the app's error handler."""
     if isinstance(last, Failed) and last.problem.status in BACKPRESSURE:
         edge.metrics.http.count_backpressure(last.problem.kind)
