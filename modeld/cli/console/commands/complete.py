@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Completes names of models in the shell: asks the daemon, briefly, and is silent where there is none."""
+"""Names of models on the command line. The shell completes them: it asks the daemon, if there is one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modeld.cli.client import CannotConnect, Refused
 from modeld.cli.console.answers import Models
 from modeld.cli.console.api import Api, read
 from modeld.cli.console.figures import size
-from modeld.cli.where import current_target
+from modeld.cli.where import current_target, utf8
 
 _PATIENCE_S = 1.5
 
@@ -28,3 +28,9 @@ def complete_models(context: click.Context, _: click.Parameter, begun: str) -> l
         for name in (model.aliases or (model.id,))
         if name.startswith(begun) and name.isprintable()
     ]
+
+
+models_option = click.option(
+    "--model", "models", multiple=True, metavar="MODEL", callback=utf8, shell_complete=complete_models,
+    help="Only of this one: id, stem or alias; may be repeated.",
+)  # fmt: skip

@@ -11,7 +11,7 @@ import click
 
 from modeld.cli.client import CannotConnect
 from modeld.cli.console.api import Api, Denied, read
-from modeld.cli.console.commands.complete import complete_models
+from modeld.cli.console.commands.complete import models_option
 from modeld.cli.console.happenings import Happening, told
 from modeld.cli.console.leaving import complain, leaving
 from modeld.cli.console.pause import pause
@@ -26,10 +26,7 @@ _PAUSE_S = 1.0
 
 @click.command(short_help="Follow what the daemon does.")
 @target_options
-@click.option(
-    "--model", "models", multiple=True, metavar="MODEL", callback=utf8, shell_complete=complete_models,
-    help="Only of this one: id, stem or alias; may be repeated.",
-)  # fmt: skip
+@models_option
 @click.option(
     "--kind", "kinds", multiple=True, metavar="KIND", callback=utf8,
     help="Only of this kind: loading, ready, refused, ...; may be repeated, or have commas.",

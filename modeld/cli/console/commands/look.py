@@ -12,13 +12,13 @@ from rich.console import RenderableType
 from modeld.cli.client import Refused
 from modeld.cli.console.answers import Decision, Models, RawDecisions, Status
 from modeld.cli.console.api import Api, read
-from modeld.cli.console.commands.complete import complete_models
+from modeld.cli.console.commands.complete import models_option
 from modeld.cli.console.leaving import FAILED, leaving
 from modeld.cli.console.screen import Screen
 from modeld.cli.console.tables import decisions_table, models_table
 from modeld.cli.console.views import newest, ps_view, status_view
 from modeld.cli.console.watch import View, show, watch_option
-from modeld.cli.where import current_target, target_options, utf8
+from modeld.cli.where import current_target, target_options
 
 _MOST = 50
 """The daemon keeps so many decisions."""
@@ -94,16 +94,13 @@ def status(*, as_json: bool, watch_s: float | None) -> None:
 
 @click.command(short_help="Show what the scheduler decided, and why.")
 @target_options
-@click.option(
-    "--model", "names", multiple=True, metavar="MODEL", callback=utf8, shell_complete=complete_models,
-    help="Only this one: id, stem or alias; may be repeated.",
-)  # fmt: skip
+@models_option
 @click.option(
     "-n", "most", type=click.IntRange(1, _MOST), default=_MOST, metavar="N", help="Only the last N."
 )
 @json_option
 @watch_option
-def decisions(*, names: tuple[str, ...], most: int, as_json: bool, watch_s: float | None) -> None:
+def decisions(*, models: tuple[str, ...], most: int, as_json: bool, watch_s: float | None) -> None:
     """Show the last decisions of the scheduler, newest last: loads, evictions, refusals, failures.
 
     With --json: an array of those in /status, as they are there.
@@ -112,7 +109,7 @@ def decisions(*, names: tuple[str, ...], most: int, as_json: bool, watch_s: floa
     """
     target, screen = current_target(), Screen()
     with leaving(target), Api(target) as api:
-        chosen = _ids(api, names)
+        chosen = _ids(api, models)
 
         def ask() -> bytes:
             data = api.get("/status")
