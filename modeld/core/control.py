@@ -90,16 +90,9 @@ def _load(fleet: Fleet, event: inputs.LoadAsked, now: Instant) -> Outcome:
     if event.pin is not None:
         fleet, effects = pin(fleet, event.model_id, pinned=event.pin, key=event.key)
     fleet, more = _stays(fleet, event.model_id, event.operation)
-    operation = Operation(
-        id=event.operation,
-        kind=OperationKind.LOAD,
-        model_id=event.model_id,
-        since=now,
-        key=event.key,
-        wants_load=True,
-        keep_alive_s=event.keep_alive_s,
-    )
-    return replace(fleet, operations=(*fleet.operations, operation)), effects + more
+    operation = _operation(event, OperationKind.LOAD, now)
+    operation = replace(operation, wants_load=True, keep_alive_s=event.keep_alive_s)
+    return _with_operation(fleet, operation), effects + more
 
 
 def _unload(fleet: Fleet, event: inputs.UnloadAsked, now: Instant) -> Outcome:
@@ -110,17 +103,13 @@ def _unload(fleet: Fleet, event: inputs.UnloadAsked, now: Instant) -> Outcome:
         fleet, more = _clear(fleet, model_id, event.key)
         effects += more
     held = fleet.instance(model_id).state.holds_memory
-    operation = Operation(
-        id=event.operation,
-        kind=OperationKind.UNLOAD,
-        model_id=model_id,
-        since=now,
-        key=event.key,
+    operation = replace(
+        _operation(event, OperationKind.UNLOAD, now),
         leaving=(model_id,) if held else (),
         leaving_since=now,
         leaving_total=int(held),
     )
-    return replace(fleet, operations=(*fleet.operations, operation)), effects
+    return _with_operation(fleet, operation), effects
 
 
 def _switch(fleet: Fleet, event: inputs.SwitchAsked, now: Instant) -> Outcome:
@@ -128,15 +117,17 @@ def _switch(fleet: Fleet, event: inputs.SwitchAsked, now: Instant) -> Outcome:
     why = f"operation {event.operation} switches to {event.model_id}"
     fleet, effects = _withdraw(fleet, others, why)
     fleet, more = _stays(fleet, event.model_id, event.operation)
-    operation = Operation(
-        id=event.operation,
-        kind=OperationKind.SWITCH,
-        model_id=event.model_id,
-        since=now,
-        key=event.key,
-        wants_load=True,
-    )
-    return replace(fleet, operations=(*fleet.operations, operation)), effects + more
+    operation = replace(_operation(event, OperationKind.SWITCH, now), wants_load=True)
+    return _with_operation(fleet, operation), effects + more
+
+
+def _operation(event: inputs.Asked, kind: OperationKind, now: Instant) -> Operation:
+    """Return the record of what was just asked for, as far as all kinds are alike."""
+    return Operation(id=event.operation, kind=kind, model_id=event.model_id, since=now, key=event.key)
+
+
+def _with_operation(fleet: Fleet, operation: Operation) -> Fleet:
+    return replace(fleet, operations=(*fleet.operations, operation))
 
 
 def _withdraw(fleet: Fleet, models: set[str], why: str) -> Outcome:

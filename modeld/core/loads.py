@@ -233,23 +233,15 @@ def _evict(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
             why = f"unused for {now - view.last_used:.1f} s, longer than others"
         else:
             why = f"cheapest to lose: {view.load_s:.1f} s of loading, {per_minute:.1f} requests a minute"
-        effects.append(
-            Tell(
-                action="evict",
-                model_id=victim,
-                kind="room",
-                for_model=claim.model_id,
-                key=wanted_by(fleet, claim.model_id),
-                reason=f"idle, and makes room for {claim.model_id}; {why}",
-                numbers={
-                    "frees_mb": view.reserved / MIB,
-                    "need_mb": wanted / MIB,
-                    "free_mb": free / MIB,
-                    "reload_s": view.load_s,
-                    "uses_per_min": per_minute,
-                },
-            )
-        )
+        numbers = {
+            "frees_mb": view.reserved / MIB,
+            "need_mb": wanted / MIB,
+            "free_mb": free / MIB,
+            "reload_s": view.load_s,
+            "uses_per_min": per_minute,
+        }
+        reason = f"idle, and makes room for {claim.model_id}; {why}"
+        effects.append(_tell_victim(fleet, claim, victim, action="evict", reason=reason, numbers=numbers))
         fleet = fleet.having(replace(view, state=move(view.state, State.DRAINING)))
         fleet = replace(fleet, evictions=fleet.evictions + 1)
     return fleet, effects
@@ -264,23 +256,30 @@ def _tell_drains(fleet: Fleet, claim: Claim, victims: tuple[str, ...], now: Inst
         if view.state is State.DRAINING:
             continue
         closes = max(0.0, closed_since(fleet, claim, view) - now)
-        told.append(
-            Tell(
-                action="drain",
-                model_id=victim,
-                kind="room",
-                for_model=claim.model_id,
-                key=wanted_by(fleet, claim.model_id),
-                reason=f"requests for {claim.model_id} have waited {waited:.1f} s for its memory",
-                numbers={
-                    "waited_s": waited,
-                    "closes_in_s": closes,
-                    "running": view.live_leases,
-                    "frees_mb": view.reserved / MIB,
-                },
-            )
-        )
+        numbers = {
+            "waited_s": waited,
+            "closes_in_s": closes,
+            "running": view.live_leases,
+            "frees_mb": view.reserved / MIB,
+        }
+        reason = f"requests for {claim.model_id} have waited {waited:.1f} s for its memory"
+        told.append(_tell_victim(fleet, claim, victim, action="drain", reason=reason, numbers=numbers))
     return told
+
+
+def _tell_victim(
+    fleet: Fleet, claim: Claim, victim: str, *, action: str, reason: str, numbers: dict[str, float]
+) -> Tell:
+    """Return what is told of a model that goes for a claim."""
+    return Tell(
+        action=action,
+        model_id=victim,
+        kind="room",
+        for_model=claim.model_id,
+        key=wanted_by(fleet, claim.model_id),
+        reason=reason,
+        numbers=numbers,
+    )
 
 
 def _forget_demands(fleet: Fleet) -> Fleet:
