@@ -154,12 +154,18 @@ NOTE = (
 )
 
 
+def _chosen(noun: str, given: str, known: Sequence[str]) -> list[str]:
+    """Return the words of a list with commas. Raises: BenchError for one that is not known."""
+    chosen = given.split(",")
+    unknown = set(chosen) - set(known)
+    if unknown:
+        raise BenchError(f"there is no {noun} {min(unknown)}; there are {', '.join(known)}")
+    return chosen
+
+
 def run_cancel(options: argparse.Namespace) -> int:
     """Measure each phase, print the table, write the JSON."""
-    phases = options.phases.split(",")
-    unknown = set(phases) - set(cancel.PHASES)
-    if unknown:
-        raise BenchError(f"there is no phase {min(unknown)}; there are {', '.join(cancel.PHASES)}")
+    phases = _chosen("phase", options.phases, cancel.PHASES)
     report = Report("cancel", options.out, options.json)
     report.head(model=options.model.name, threads=options.threads, prefill_tokens=options.prompt_tokens)
     flags = ["--llama-slots", "1", "--max-queue-depth", "1", "--llama-threads", str(options.threads)]
@@ -219,10 +225,7 @@ def run_stream(options: argparse.Namespace) -> int:
 
 def run_control(options: argparse.Namespace) -> int:
     """Measure the parts asked for, print the tables, write the JSON."""
-    parts = options.parts.split(",")
-    unknown = set(parts) - set(control.PARTS)
-    if unknown:
-        raise BenchError(f"there is no part {min(unknown)}; there are {', '.join(control.PARTS)}")
+    parts = _chosen("part", options.parts, control.PARTS)
     report = Report("control", options.out, options.json)
     report.head(model=options.model.name, threads=options.threads, rounds=options.rounds)
     watch = noise.Watch([])

@@ -10,14 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmark import figures, noise
-from benchmark.daemon import BenchError, Server, environment, modeld, post
+from benchmark.daemon import BenchError, listening, modeld, post
 from benchmark.prompts import WORDS, make_prompts
 from benchmark.systems import HERE, Setup, bare, served
 
@@ -130,7 +130,7 @@ def requests(model: Path, *, clients: int, rounds: int, seconds: float, isolatio
             return one
 
         size = len(ask("modeld", 1.0)["body"])
-        other = stack.enter_context(_bare_app(size))
+        other = stack.enter_context(listening([sys.executable, str(HERE / "bare_app.py"), str(size)]))
         ports["bare app"], pids["bare app"] = other.port, other.process.pid
         ask("bare app", 1.0)
         for number in range(rounds):
@@ -159,17 +159,6 @@ def requests(model: Path, *, clients: int, rounds: int, seconds: float, isolatio
             for name, each in answers.items()
         },
     }
-
-
-@contextlib.contextmanager
-def _bare_app(size: int) -> Generator[Server]:
-    command = [sys.executable, str(HERE / "bare_app.py"), str(size)]
-    server = Server(command, r"listens on \S+:(\d+)", environment())
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.stop()
 
 
 # --- steps ----------------------------------------------------------------------------------------

@@ -110,17 +110,24 @@ class Server:
 
 
 @contextlib.contextmanager
+def listening(command: Sequence[str]) -> Generator[Server]:
+    """Run a program that says on standard error where it listens."""
+    server = Server(command, r"listens on \S+:(\d+)", environment())
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
 def modeld(*flags: str, models_dir: Path, program: Sequence[str] = ("-m", "modeld")) -> Generator[Server]:
     """Run `modeld serve` of this Python on a free port; `program` may be another that does so."""
     with tempfile.TemporaryDirectory(prefix="modeld-bench-") as state:
         command = [sys.executable, *program, "serve", "--addr", "127.0.0.1:0"]
         command += ["--state-dir", state, "--models-dir", str(models_dir), "--dry-runs=false", *flags]
-        server = Server(command, r"listens on \S+:(\d+)", environment())
-        try:
-            server.wait()
+        with listening(command) as server:
             yield server
-        finally:
-            server.stop()
 
 
 def piped(stream: IO[str] | None) -> IO[str]:
