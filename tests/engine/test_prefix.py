@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, rule
+from support.cache_rules import CacheRules, families, family, run
 
 from modeld.engine.llama.prefix import (
     LEAST_CELLS,
@@ -22,11 +23,6 @@ from modeld.engine.llama.slots import Slots
 
 def tokens(*numbers):
     return np.array(numbers, dtype=np.int32)
-
-
-def run(begin, end):
-    """Return the tokens begin to end - 1."""
-    return np.arange(begin, end, dtype=np.int32)
 
 
 def common(one, other):
@@ -124,7 +120,7 @@ class Engine:
         return cached
 
 
-class Model(RuleBasedStateMachine):
+class Model(CacheRules):
     """Random admissions, decodes, ends and evictions."""
 
     @initialize(
@@ -137,16 +133,10 @@ class Model(RuleBasedStateMachine):
     def begin(self, count, cells, extra, cap, yields):
         self.engine = Engine(count, cells, count + extra, min(cap, cells), yields=yields)
 
-    @rule(
-        root=st.integers(0, 2),
-        parts=st.integers(1, 100),
-        turn=st.integers(0, 2),
-        rest=st.integers(0, 60),
-        limit=st.integers(1, 40),
-    )
-    def submit(self, root, parts, turn, rest, limit):
-        """Prompts of three families that part from each other at many places."""
-        prompt = np.concatenate((run(root * 100, root * 100 + parts), run(turn * 100, turn * 100 + rest)))
+    @rule(**families, limit=st.integers(1, 40))
+    def submit(self, limit, **shape):
+        """It waits only for room, or for a beginning that is being decoded."""
+        prompt = family(**shape)
         limit = min(limit, self.engine.slots.cells - len(prompt))
         if limit < 1:
             return
@@ -163,28 +153,6 @@ class Model(RuleBasedStateMachine):
                     request.kept + WORTH_WAITING <= common(request.prompt, prompt)
                     for request in self.engine.running
                 )
-
-    @precondition(lambda self: self.engine.running)
-    @rule(which=st.integers(0, 9), count=st.integers(1, 120))
-    def decode(self, which, count):
-        self.engine.decode(self.engine.running[which % len(self.engine.running)], count)
-
-    @precondition(lambda self: self.engine.running)
-    @rule(which=st.integers(0, 9))
-    def finish(self, which):
-        """A request ends or is cancelled, wherever it is."""
-        self.engine.finish(self.engine.running[which % len(self.engine.running)])
-
-    @precondition(lambda self: self.engine.running)
-    @rule(which=st.integers(0, 9))
-    def drop(self, which):
-        self.engine.drop(self.engine.running[which % len(self.engine.running)])
-
-    @precondition(lambda self: self.engine.cache.retained)
-    @rule(which=st.integers(0, 9))
-    def forget(self, which):
-        retained = self.engine.cache.retained
-        self.engine.memory.perform(self.engine.cache.forget(retained[which % len(retained)]))
 
     @rule()
     def end_all(self):

@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, rule
+from support.cache_rules import CacheRules, families, family, run
 
 from modeld.core.models import LoadOptions
 from modeld.engine.llama.layout import first_layout, unified_layout
@@ -16,10 +17,6 @@ from modeld.engine.llama.split import SplitCache
 
 def options(**more):
     return LoadOptions(**{"ctx": 8192, "slots": 4} | more)
-
-
-def run(begin, end):
-    return np.arange(begin, end, dtype=np.int32)
 
 
 # layout
@@ -122,6 +119,10 @@ class Engine:
         self.running.remove(request)
         self.memory.perform(self.cache.finish(request.slot, request.decoded))
 
+    def drop(self, request):
+        self.running.remove(request)
+        self.memory.perform(self.cache.drop(request.slot))
+
     def serve(self, prompt, limit=8):
         request = self.admit(prompt, limit)
         self.decode(request)
@@ -129,23 +130,17 @@ class Engine:
         return request
 
 
-class Model(RuleBasedStateMachine):
+class Model(CacheRules):
     """Random admissions, decodes and ends."""
 
     @initialize(count=st.integers(1, 5), share=st.integers(40, 300), cap=st.sampled_from([0, 70, 10**6]))
     def begin(self, count, share, cap):
         self.engine = Engine(count, share, cap)
 
-    @rule(
-        root=st.integers(0, 2),
-        parts=st.integers(1, 120),
-        turn=st.integers(0, 2),
-        rest=st.integers(0, 60),
-        limit=st.integers(1, 40),
-    )
-    def submit(self, root, parts, turn, rest, limit):
-        """Prompts of three families that part from each other at many places."""
-        prompt = np.concatenate((run(root * 100, root * 100 + parts), run(turn * 100, turn * 100 + rest)))
+    @rule(**families, limit=st.integers(1, 40))
+    def submit(self, limit, **shape):
+        """It waits only for room, or for a beginning that is being decoded."""
+        prompt = family(**shape)
         limit = min(limit, self.engine.cache.share - len(prompt))
         if limit < 1:
             return
@@ -158,29 +153,6 @@ class Model(RuleBasedStateMachine):
             case _:
                 return
         assert self.engine.memory.slots == before
-
-    @precondition(lambda self: self.engine.running)
-    @rule(which=st.integers(0, 9), count=st.integers(1, 120))
-    def decode(self, which, count):
-        self.engine.decode(self.engine.running[which % len(self.engine.running)], count)
-
-    @precondition(lambda self: self.engine.running)
-    @rule(which=st.integers(0, 9))
-    def finish(self, which):
-        """A request ends or is cancelled, wherever it is."""
-        self.engine.finish(self.engine.running[which % len(self.engine.running)])
-
-    @precondition(lambda self: self.engine.running)
-    @rule(which=st.integers(0, 9))
-    def drop(self, which):
-        request = self.engine.running.pop(which % len(self.engine.running))
-        self.engine.memory.perform(self.engine.cache.drop(request.slot))
-
-    @precondition(lambda self: self.engine.cache.retained)
-    @rule(which=st.integers(0, 9))
-    def forget(self, which):
-        retained = self.engine.cache.retained
-        self.engine.memory.perform(self.engine.cache.forget(retained[which % len(retained)]))
 
     @invariant()
     def every_slot_has_the_tokens_of_its_owner_and_no_others(self):
