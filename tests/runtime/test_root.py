@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from modeld.core.events import Failed, Finished, FinishReason
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB, EngineKind
 from modeld.core.request import GenerateRequest, Order
+from modeld.core.status import DaemonStatus
 from modeld.errors import Draining
 from modeld.runtime.daemon import Daemon
 from modeld.runtime.machine import budget_bytes, memory_of_machine
@@ -81,18 +83,34 @@ class Front:
                 self.ask(daemon)
 
 
+class Visitor:
+    """A front that does one thing with the daemon, and then has it stopped."""
+
+    def __init__(self, visit: Callable[[Daemon], Awaitable[None]]) -> None:
+        self.visit = visit
+
+    async def __call__(
+        self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
+    ) -> None:
+        task_status.started([])
+        await self.visit(daemon)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await shutdown.wait()
+
+
 @pytest.mark.parametrize(
-    ("max_tokens", "reason"), [(20, FinishReason.LENGTH), (10**6, FinishReason.SHUTDOWN)]
+    ("max_tokens", "drain_s", "reason"),
+    [(20, 60.0, FinishReason.LENGTH), (10**6, 0.2, FinishReason.SHUTDOWN)],
 )
 @pytest.mark.parametrize("host", [InlineWorker, ThreadWorker])
 async def test_a_stop_drains_then_cuts_then_closes_the_front_then_the_fleet(
-    tmp_path: Path, max_tokens: int, reason: FinishReason, host: object
+    tmp_path: Path, max_tokens: int, drain_s: float, reason: FinishReason, host: object
 ) -> None:
     """A short answer is finished, a long one is cut with its last event, and nothing is left."""
-    root = root_of(tmp_path, host=host, fake="step_s=0.01", drain_timeout=1.0, shutdown_timeout=3.0)
+    root = root_of(tmp_path, host=host, fake="step_s=0.01", drain_timeout=drain_s, shutdown_timeout=60.0)
     front = Front(max_tokens)
     announced: list[str] = []
-    with trio.fail_after(4.0):
+    with trio.fail_after(120):
         await root.run(front, announced.extend)
     assert announced == ["http://here"]
     last = front.events[-1]
@@ -117,54 +135,42 @@ async def test_a_front_that_never_ends_is_cut_at_the_deadline(tmp_path: Path) ->
             await shutdown.wait()
             await trio.sleep_forever()
 
-    began = trio.current_time()
-    await root.run(Stubborn(), lambda _urls: None)
-    assert trio.current_time() - began < 1.5
+    with trio.move_on_after(60) as patience:
+        await root.run(Stubborn(), lambda _urls: None)
+    assert not patience.cancelled_caught, "nothing but shutdown_timeout ends this front"
 
 
 async def test_what_is_to_be_preloaded_is_loaded_without_a_request(tmp_path: Path) -> None:
     """`preload` in the config loads the model once the folder was read."""
     root = root_of(tmp_path, models={"a": ModelSettings(preload=True, fake="load_s=0.05")})
 
-    class Watcher:
-        async def __call__(
-            self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
-        ) -> None:
-            task_status.started([])
-            with trio.fail_after(5):
-                while daemon.readiness() != "ready":
-                    await trio.sleep(0.01)
-            assert daemon.model_states() == {"a.gguf": State.READY}
-            status = daemon.status()
-            assert status.loads_total == 1
-            assert status.instances[0].model_id == "a.gguf"
-            assert status.devices[0].total_mb > 0
-            os.kill(os.getpid(), signal.SIGTERM)
-            await shutdown.wait()
+    async def visit(daemon: Daemon) -> None:
+        with trio.fail_after(60):
+            while daemon.readiness() != "ready":
+                await trio.sleep(0.01)
+        assert daemon.model_states() == {"a.gguf": State.READY}
+        status = daemon.status()
+        assert status.loads_total == 1
+        assert status.instances[0].model_id == "a.gguf"
+        assert status.devices[0].total_mb > 0
 
-    await root.run(Watcher(), lambda _urls: None)
+    await root.run(Visitor(visit), lambda _urls: None)
 
 
 async def test_the_devices_are_known_before_the_first_request(tmp_path: Path) -> None:
     """What others hold counts from the start, unless that is switched off."""
+    statuses: list[DaemonStatus] = []
 
-    class Watcher:
-        async def __call__(
-            self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
-        ) -> None:
-            await trio.lowlevel.checkpoint()
-            task_status.started([])
-            self.status = daemon.status()
-            os.kill(os.getpid(), signal.SIGTERM)
-            await shutdown.wait()
+    async def visit(daemon: Daemon) -> None:
+        await trio.lowlevel.checkpoint()
+        statuses.append(daemon.status())
 
     told: list[tuple[float | None, bool, float | None]] = []
     for watches in (True, False):
-        watcher = Watcher()
         source = MadeUp(machine(256, 1000))
         root = root_of(tmp_path, devices=source, vram_budget_mb=500, vram_watch=watches)
-        await root.run(watcher, lambda _urls: None)
-        status = watcher.status
+        await root.run(Visitor(visit), lambda _urls: None)
+        status = statuses[-1]
         told.append((status.effective_budget_mb, bool(status.shortage), status.devices[0].effective_mb))
     assert told == [(256.0, True, 256.0), (500.0, False, None)]
 
@@ -173,20 +179,14 @@ async def test_a_budget_of_auto_counts_what_the_cards_have_free(tmp_path: Path) 
     """A machine's memory and that of its GPUs, less a tenth; once, at the start."""
     told: list[float] = []
 
-    class Watcher:
-        async def __call__(
-            self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
-        ) -> None:
-            await trio.lowlevel.checkpoint()
-            task_status.started([])
-            told.append(daemon.status().budget_mb)
-            os.kill(os.getpid(), signal.SIGTERM)
-            await shutdown.wait()
+    async def visit(daemon: Daemon) -> None:
+        await trio.lowlevel.checkpoint()
+        told.append(daemon.status().budget_mb)
 
     huge = 2**30  # MiB: a machine of this size is not about to run these tests
     for cards in ((), (gpu(0, huge, huge), gpu(1, huge, huge))):
         root = root_of(tmp_path, devices=MadeUp(machine(1000), *cards), vram_budget_mb=None)
-        await root.run(Watcher(), lambda _urls: None)
+        await root.run(Visitor(visit), lambda _urls: None)
     assert 0 < told[0] < 0.9 * huge
     assert 1.8 * huge <= told[1] < 2.7 * huge
 
@@ -211,23 +211,17 @@ async def test_a_failed_request_before_any_token_is_told(tmp_path: Path) -> None
     """The daemon goes on after a load that failed, and tells why in its status."""
     root = root_of(tmp_path, fake="fail_load=bad_luck")
 
-    class Client:
-        async def __call__(
-            self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
-        ) -> None:
-            task_status.started([])
-            ticket = Front(5).ask(daemon)
-            failed = (await read(ticket))[-1]
-            assert isinstance(failed, Failed)
-            assert "bad luck" in failed.problem.message
-            status = daemon.status()
-            assert status.last_error is not None
-            assert "bad luck" in status.last_error
-            assert status.instances[0].last_error == "bad luck"
-            os.kill(os.getpid(), signal.SIGTERM)
-            await shutdown.wait()
+    async def visit(daemon: Daemon) -> None:
+        ticket = Front(5).ask(daemon)
+        failed = (await read(ticket))[-1]
+        assert isinstance(failed, Failed)
+        assert "bad luck" in failed.problem.message
+        status = daemon.status()
+        assert status.last_error is not None
+        assert "bad luck" in status.last_error
+        assert status.instances[0].last_error == "bad luck"
 
-    await root.run(Client(), lambda _urls: None)
+    await root.run(Visitor(visit), lambda _urls: None)
 
 
 def test_the_budget_of_auto_is_what_the_machine_can_spare() -> None:
@@ -257,18 +251,12 @@ async def test_a_hangup_ends_nothing(tmp_path: Path) -> None:
     """SIGHUP in the middle of a stream: the stream goes on to its end."""
     root = root_of(tmp_path, fake="step_s=0.01")
 
-    class Client:
-        async def __call__(
-            self, daemon: Daemon, *, shutdown: trio.Event, task_status: trio.TaskStatus[list[str]]
-        ) -> None:
-            task_status.started([])
-            ticket = Front(30).ask(daemon)
-            await ticket.next()
-            os.kill(os.getpid(), signal.SIGHUP)
-            last = (await read(ticket))[-1]
-            assert isinstance(last, Finished)
-            assert last.reason is FinishReason.LENGTH
-            os.kill(os.getpid(), signal.SIGTERM)
-            await shutdown.wait()
+    async def visit(daemon: Daemon) -> None:
+        ticket = Front(30).ask(daemon)
+        await ticket.next()
+        os.kill(os.getpid(), signal.SIGHUP)
+        last = (await read(ticket))[-1]
+        assert isinstance(last, Finished)
+        assert last.reason is FinishReason.LENGTH
 
-    await root.run(Client(), lambda _urls: None)
+    await root.run(Visitor(visit), lambda _urls: None)
