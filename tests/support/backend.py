@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
+from support.statuses import daemon_status, instance_status
 
 from modeld.core.events import Delta, Finished, FinishReason, Started, Stats, Usage
 from modeld.core.lifecycle import State
 from modeld.core.models import Catalog, ModelFacts, ModelSpec, make_catalog
 from modeld.core.request import Order
-from modeld.core.status import DaemonStatus, InstanceStatus
+from modeld.core.status import DaemonStatus
 from modeld.errors import ModelNotFound
 from modeld.runtime.event_log import EventLog
 from modeld.runtime.ticket import Ticket
@@ -55,6 +56,16 @@ def say(*texts: str) -> Script:
 
 async def silent(_: Ticket) -> None:
     """A script that says nothing: the test puts the events itself."""
+
+
+def starting(events: int) -> Script:
+    """Return the script of a generation that gets no further than so many of its first events."""
+
+    async def script(ticket: Ticket) -> None:
+        for event in (Started(usage=ticket.usage), Delta(text="a"), Delta(text="b"))[:events]:
+            ticket.put(event)
+
+    return script
 
 
 class ScriptedBackend:
@@ -124,33 +135,7 @@ class ScriptedBackend:
         return self.states
 
     def status(self) -> DaemonStatus:
-        instance = InstanceStatus(
-            model_id=TINY.id,
-            state=State.READY,
-            last_used_unix=1.0,
-            est_vram_mb=100.0,
-            measured_mb=110.0,
-            queue_len=1,
-            inflight=2,
-            max_queue_depth=32,
-            slots=4,
-            busy_slots=2,
-            restarts=3,
-        )
-        return DaemonStatus(
-            state=self.state,
-            version="1.2.3",
-            node_id="node",
-            server_time_unix=2.0,
-            uptime_seconds=1.0,
-            instances=(instance,),
-            budget_mb=1000.0,
-            used_est_mb=100.0,
-            reserved_mb=0.0,
-            unaccounted_mb=0.0,
-            margin_mb=0.0,
-            events=self.events.status(),
-        )
+        return daemon_status(instance_status(TINY.id), state=self.state, events=self.events.status())
 
     def health(self) -> str | None:
         return self.illness

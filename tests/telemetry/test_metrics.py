@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
+from support.statuses import daemon_status, instance_status
 
 from modeld.core.events import Usage
-from modeld.core.lifecycle import State
 from modeld.core.models import MIB
-from modeld.core.status import DaemonStatus, DeviceStatus, InstanceStatus
+from modeld.core.status import DaemonStatus, DeviceStatus
 from modeld.telemetry.metrics import Metrics
 
 
@@ -17,32 +17,13 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def status() -> DaemonStatus:
-    instance = InstanceStatus(
-        model_id="a.gguf",
-        state=State.READY,
-        last_used_unix=0,
-        est_vram_mb=100,
-        measured_mb=110,
-        queue_len=3,
-        inflight=2,
-        max_queue_depth=32,
-        slots=4,
-        busy_slots=2,
-        restarts=5,
-    )
-    return DaemonStatus(
-        state="ready",
-        version="1.2.3",
-        node_id="node",
-        server_time_unix=0,
-        uptime_seconds=9,
-        instances=(instance,),
-        budget_mb=1000,
-        used_est_mb=100,
-        reserved_mb=10,
-        unaccounted_mb=1,
-        margin_mb=2,
-        effective_budget_mb=700,
+    return daemon_status(
+        instance_status("a.gguf", queue_len=3, restarts=5),
+        uptime_seconds=9.0,
+        reserved_mb=10.0,
+        unaccounted_mb=1.0,
+        margin_mb=2.0,
+        effective_budget_mb=700.0,
         devices=(
             DeviceStatus(
                 name="CPU", total_mb=900, free_mb=500, ours_mb=200, foreign_mb=200, effective_mb=700
