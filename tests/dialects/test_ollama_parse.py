@@ -102,29 +102,19 @@ def test_raw_and_template_are_prompts_as_they_are() -> None:
 
 def test_every_option_reaches_the_order() -> None:
     """No option that means something here is silently dropped."""
-    assert sampling(
-        temperature=0.5,
-        top_k=7,
-        top_p=0.5,
-        min_p=0.1,
-        typical_p=0.9,
-        repeat_last_n=5,
-        repeat_penalty=1.1,
-        presence_penalty=0.2,
-        frequency_penalty=0.3,
-        seed=11,
-    ) == Sampling(
-        temperature=0.5,
-        top_k=7,
-        top_p=0.5,
-        min_p=0.1,
-        typical_p=0.9,
-        repeat_last_n=5,
-        repeat_penalty=1.1,
-        presence_penalty=0.2,
-        frequency_penalty=0.3,
-        seed=11,
-    )
+    options = {
+        "temperature": 0.5,
+        "top_k": 7,
+        "top_p": 0.5,
+        "min_p": 0.1,
+        "typical_p": 0.9,
+        "repeat_last_n": 5,
+        "repeat_penalty": 1.1,
+        "presence_penalty": 0.2,
+        "frequency_penalty": 0.3,
+        "seed": 11,
+    }
+    assert sampling(**options) == Sampling(**options)
     request = generate(options={"stop": ["a", "b"], "num_predict": 9}, logprobs=True, top_logprobs=3).request
     assert request is not None
     assert (request.stop, request.max_tokens, request.logprobs) == (("a", "b"), 9, 3)

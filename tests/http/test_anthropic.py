@@ -8,8 +8,8 @@ import json
 import anthropic
 import pytest
 import trio
-from support.backend import TINY, finish, say
-from support.served import serving
+from support.backend import TINY, finish, say, starting
+from support.served import abandoned, serving
 
 from modeld.core.events import Delta, Failed, Started, Templated
 from modeld.core.request import TemplateRequest
@@ -65,19 +65,9 @@ async def test_silence_carries_pings() -> None:
 @pytest.mark.parametrize("events", range(4))
 async def test_a_stream_that_is_abandoned_frees_its_slot(events: int) -> None:
     """After each of its events."""
-
-    async def script(ticket: Ticket) -> None:
-        for event in (Started(usage=ticket.usage), Delta(text="a"), Delta(text="b"))[:events]:
-            ticket.put(event)
-
-    async with serving(script) as served:
-        raw = await served.connect()
-        await raw.send(request_bytes(stream=True))
-        ticket = await served.backend.ticket()
-        if events > 1:
-            await raw.read_until(b'"text":"a"')
-        raw.stream.socket.close()
-        await served.backend.wait_closed()
+    async with serving(starting(events)) as served:
+        until = b'"text":"a"' if events > 1 else b""
+        ticket = await abandoned(served, request_bytes(stream=True), until)
         assert ticket.closed
 
 

@@ -8,9 +8,9 @@ import struct
 
 import pytest
 from hypothesis import given, settings
-from support.backend import TINY, finish, say
+from support.backend import TINY, finish, say, starting
 from support.parsing import VALUES, is_taken_or_refused
-from support.served import serving
+from support.served import abandoned, serving
 
 from modeld.core.events import (
     Delta,
@@ -19,7 +19,6 @@ from modeld.core.events import (
     Finished,
     FinishReason,
     Logprobs,
-    Started,
     Stats,
     TokenLogprob,
     Usage,
@@ -233,19 +232,10 @@ async def test_what_is_told_of_models_wakes_none() -> None:
 @pytest.mark.parametrize("events", range(3))
 async def test_a_stream_that_is_abandoned_frees_its_slot(events: int) -> None:
     """After each of its events."""
-
-    async def script(ticket: Ticket) -> None:
-        for event in (Started(usage=ticket.usage), Delta(text="a"))[:events]:
-            ticket.put(event)
-
-    async with serving(script, stream_keep_alive_s=0.01) as served:
-        raw = await served.connect()
-        await raw.send(request_bytes(stream=True))
-        ticket = await served.backend.ticket()
-        if events > 1:
-            await raw.read_until(b": still here\n\n")
-        raw.stream.socket.close()
-        await served.backend.wait_closed()
+    async with serving(starting(events), stream_keep_alive_s=0.01) as served:
+        ticket = await abandoned(
+            served, request_bytes(stream=True), b": still here\n\n" if events > 1 else b""
+        )
         assert ticket.closed
 
 

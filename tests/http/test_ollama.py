@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import trio
 from msgspec.structs import replace
-from support.backend import TINY, finish, say
-from support.served import lines_of, serving
+from support.backend import TINY, finish, say, starting
+from support.served import abandoned, lines_of, serving
 
 from modeld.core.events import Delta, Embedded, Failed, FinishReason, Logprobs, Started, TokenLogprob
 from modeld.core.lifecycle import State
@@ -351,19 +351,10 @@ async def test_bodies_need_not_be_declared_except_by_pages() -> None:
 @pytest.mark.parametrize("events", range(4))
 async def test_a_stream_that_is_abandoned_frees_its_slot(events: int) -> None:
     """After each of its events: before the first, in the middle, and behind the last."""
-
-    async def script(ticket: Ticket) -> None:
-        for event in (Started(usage=ticket.usage), Delta(text="a"), Delta(text="b"))[:events]:
-            ticket.put(event)
-
-    async with serving(script) as served:
-        raw = await served.connect()
-        await raw.send(request_bytes("/api/chat", CHAT))
-        ticket = await served.backend.ticket()
-        if events > 1:
-            await raw.read_until(b'"content":"a"')
-        raw.stream.socket.close()
-        await served.backend.wait_closed()
+    async with serving(starting(events)) as served:
+        ticket = await abandoned(
+            served, request_bytes("/api/chat", CHAT), b'"content":"a"' if events > 1 else b""
+        )
         assert ticket.closed
 
 

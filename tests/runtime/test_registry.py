@@ -6,8 +6,8 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,6 +52,21 @@ def held() -> Iterator[HeldScan]:
         yield scan
     finally:
         scan.answer(1000)
+
+
+@asynccontextmanager
+async def looking(
+    mock_clock: trio.testing.MockClock, nursery: trio.Nursery, models: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[HeldScan, Registry]]:
+    """A registry that has looked once, and found `models`; the next look waits for its answer."""
+    with held() as scan:
+        scan.models = models
+        scan.answer()
+        registry = registry_of(scan)
+        await nursery.start(registry.run)
+        mock_clock.jump(1)
+        yield scan, registry
+        nursery.cancel_scope.cancel()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -152,11 +167,7 @@ async def test_all_who_ask_at_once_share_one_look(
 ) -> None:
     """Ten callers, one look; never two at the same time."""
     assert mock_clock.rate == 0
-    with held() as scan:
-        scan.answer()
-        registry = registry_of(scan)
-        await nursery.start(registry.run)
-        mock_clock.jump(0.5)
+    async with looking(mock_clock, nursery) as (scan, registry):
         async with trio.open_nursery() as callers:
             for _ in range(10):
                 callers.start_soon(registry.refresh)
@@ -165,18 +176,13 @@ async def test_all_who_ask_at_once_share_one_look(
             scan.answer()
         assert (scan.calls, scan.most_running) == (2, 1)
         assert list(registry.catalog.models) == ["a.gguf"]
-        nursery.cancel_scope.cancel()
 
 
 async def test_who_asks_during_a_look_gets_one_that_began_later(
     mock_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     """A look under way may have passed the new file already, so it does not count, unless age is allowed."""
-    with held() as scan:
-        scan.answer()
-        registry = registry_of(scan)
-        await nursery.start(registry.run)
-        mock_clock.jump(1)
+    async with looking(mock_clock, nursery) as (scan, registry):
         async with trio.open_nursery() as callers:
             callers.start_soon(registry.refresh)
             await until(lambda: scan.calls == 2)
@@ -188,32 +194,22 @@ async def test_who_asks_during_a_look_gets_one_that_began_later(
             await until(lambda: scan.calls == 3)
             scan.answer()
         assert scan.calls == 3
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_look_that_is_young_enough_is_not_repeated(
     mock_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     """`max_age_s` saves the disk."""
-    with held() as scan:
-        scan.answer()
-        registry = registry_of(scan)
-        await nursery.start(registry.run)
-        mock_clock.jump(1)
+    async with looking(mock_clock, nursery) as (scan, registry):
         await registry.refresh(1.5)
         assert scan.calls == 1
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_caller_that_leaves_takes_no_look_with_it(
     mock_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     """The look goes on for the others."""
-    with held() as scan:
-        scan.answer()
-        registry = registry_of(scan)
-        await nursery.start(registry.run)
-        mock_clock.jump(1)
+    async with looking(mock_clock, nursery) as (scan, registry):
         async with trio.open_nursery() as others:
             async with trio.open_nursery() as leaver:
                 leaver.start_soon(registry.refresh)
@@ -223,19 +219,13 @@ async def test_a_caller_that_leaves_takes_no_look_with_it(
                 leaver.cancel_scope.cancel()
             scan.answer()
         assert scan.calls == 2
-        nursery.cancel_scope.cancel()
 
 
 async def test_nobody_waits_for_a_dead_disk_without_end(
     mock_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     """After five seconds all get what was known, and the error; no second thread is sent after the first."""
-    with held() as scan:
-        scan.models = ("a.gguf",)
-        scan.answer()
-        registry = registry_of(scan)
-        await nursery.start(registry.run)
-        mock_clock.jump(1)
+    async with looking(mock_clock, nursery, ("a.gguf",)) as (scan, registry):
         with structlog.testing.capture_logs():
             async with trio.open_nursery() as callers:
                 callers.start_soon(registry.refresh)
@@ -253,7 +243,6 @@ async def test_nobody_waits_for_a_dead_disk_without_end(
         scan.answer()
         await until(lambda: registry.error is None)
         assert list(registry.catalog.models) == ["b.gguf"]
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_dead_disk_at_the_start_does_not_hold_the_start_up(

@@ -43,45 +43,40 @@ class Reader:
         await self.ticket.pour(self.take)
 
 
-async def test_events_are_poured_in_the_turn_of_who_puts_them() -> None:
+async def pouring(nursery: trio.Nursery, enough: int = 100) -> Reader:
+    """Return a reader that waits for events of a new ticket in a task of its own."""
+    reader = Reader(make_ticket(), enough=enough)
+    nursery.start_soon(reader.run)
+    await wait_all_tasks_blocked()
+    return reader
+
+
+async def test_events_are_poured_in_the_turn_of_who_puts_them(nursery: trio.Nursery) -> None:
     """What was put is taken when `put` returns, without any task having run."""
-    ticket = make_ticket()
-    reader = Reader(ticket, enough=100)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader.run)
-        await wait_all_tasks_blocked()
-        ticket.put(Delta("a"))
-        assert reader.texts == ["a"]
-        ticket.put(Delta("b"))
-        assert reader.texts == ["a", "b"]
-        nursery.cancel_scope.cancel()
+    reader = await pouring(nursery)
+    reader.ticket.put(Delta("a"))
+    assert reader.texts == ["a"]
+    reader.ticket.put(Delta("b"))
+    assert reader.texts == ["a", "b"]
 
 
-async def test_what_is_added_is_poured_together() -> None:
+async def test_what_is_added_is_poured_together(nursery: trio.Nursery) -> None:
     """`add` tells nobody; `flush` gives all of it at once, and nothing twice."""
-    ticket = make_ticket()
-    reader = Reader(ticket, enough=100)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader.run)
-        await wait_all_tasks_blocked()
-        for text in "abc":
-            ticket.add(Delta(text), 0.0)
-        assert reader.calls == 0
-        ticket.flush()
-        ticket.flush()
-        assert (reader.calls, reader.texts) == (1, ["a", "b", "c"])
-        nursery.cancel_scope.cancel()
+    reader = await pouring(nursery)
+    for text in "abc":
+        reader.ticket.add(Delta(text), 0.0)
+    assert reader.calls == 0
+    reader.ticket.flush()
+    reader.ticket.flush()
+    assert (reader.calls, reader.texts) == (1, ["a", "b", "c"])
 
 
 async def test_a_reader_that_has_enough_goes_on_and_misses_nothing() -> None:
     """What comes between two calls of `pour` waits for the second, in order."""
-    ticket = make_ticket()
-    reader = Reader(ticket, enough=1)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader.run)
-        await wait_all_tasks_blocked()
-        ticket.put(Delta("a"))
-        ticket.put(Delta("b"))
+        reader = await pouring(nursery, enough=1)
+        reader.ticket.put(Delta("a"))
+        reader.ticket.put(Delta("b"))
         assert reader.texts == ["a"]
     reader.enough = 2
     await reader.run()
@@ -90,16 +85,13 @@ async def test_a_reader_that_has_enough_goes_on_and_misses_nothing() -> None:
 
 async def test_a_cancelled_reader_loses_nothing() -> None:
     """After the cancellation events are kept for whoever reads next."""
-    ticket = make_ticket()
-    reader = Reader(ticket, enough=100)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader.run)
-        await wait_all_tasks_blocked()
-        ticket.put(Delta("a"))
+        reader = await pouring(nursery)
+        reader.ticket.put(Delta("a"))
         nursery.cancel_scope.cancel()
-    ticket.put(Delta("b"))
+    reader.ticket.put(Delta("b"))
     assert reader.texts == ["a"]
-    assert await ticket.next() == (Delta("b"),)
+    assert await reader.ticket.next() == (Delta("b"),)
 
 
 async def test_the_last_event_wakes_who_waits_for_the_next() -> None:
@@ -119,11 +111,8 @@ async def test_the_last_event_wakes_who_waits_for_the_next() -> None:
 
 async def test_a_backlog_is_what_the_reader_has_not_taken() -> None:
     """Poured text counts no more; what waits for a reader that had enough does, up to the limit."""
-    ticket = make_ticket(max_backlog_bytes=1000)
-    reader = Reader(ticket, enough=50)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader.run)
-        await wait_all_tasks_blocked()
+        ticket = (await pouring(nursery, enough=50)).ticket
         for _ in range(50):
             ticket.put(Delta("x" * 100))
         assert not ticket.ended

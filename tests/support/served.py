@@ -22,6 +22,7 @@ from modeld.http.limits import Limits, limits_of
 from modeld.http.listener import serve
 from modeld.http.tls import Tls
 from modeld.runtime.keyring import Keyring
+from modeld.runtime.ticket import Ticket
 from modeld.telemetry.metrics import Metrics
 
 
@@ -144,6 +145,21 @@ class Raw:
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
         return status, headers, body
+
+
+async def abandoned(served: Served, request: bytes, until: bytes = b"") -> Ticket:
+    """Be a client that sends a request, reads as far as `until`, and is gone.
+
+    Returns: the request's ticket, once the server has noticed.
+    """
+    raw = await served.connect()
+    await raw.send(request)
+    ticket = await served.backend.ticket()
+    if until:
+        await raw.read_until(until)
+    raw.stream.socket.close()
+    await served.backend.wait_closed()
+    return ticket
 
 
 def infer_bytes(*, headers: str = "", **body: Any) -> bytes:
