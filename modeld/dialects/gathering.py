@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from modeld.core.events import Embedded, Event, Failed, Finished, Last
 from modeld.dialects.framing import number_list
+from modeld.errors import Problem
 
 
 class Gathering(ABC):
@@ -42,6 +43,19 @@ class Gathering(ABC):
     @abstractmethod
     def _whole(self, last: Finished, /) -> bytes | None:
         """Return the answer, or None when its end is none for this dialect: then `last` is a `Failed`."""
+
+
+class Streaming(Gathering):
+    """Writes one answer as a whole or as a stream, and tells in the stream of what broke it."""
+
+    def failure(self, problem: Problem) -> bytes:
+        """Return the last part of a stream that broke."""
+        self.last = Failed(problem=problem)
+        return self._broken(problem)
+
+    @abstractmethod
+    def _broken(self, problem: Problem, /) -> bytes:
+        """Return what tells of this problem."""
 
 
 class GatheredVectors(Gathering):

@@ -26,7 +26,7 @@ from modeld.dialects.anthropic.answer import AnthropicAnswer, AnthropicCount, An
 from modeld.dialects.anthropic.errors import error_of
 from modeld.dialects.anthropic.parse import Asked
 from modeld.dialects.framing import json_bytes, json_string
-from modeld.dialects.gathering import Gathering
+from modeld.dialects.gathering import Gathering, Streaming
 from modeld.dialects.tool_reader import Arguments, Called, Piece, Said, ToolReader
 from modeld.dialects.tools import call_id
 from modeld.errors import CUT_SHORT, DeadlineExceeded, Draining, EngineFailed, Problem
@@ -34,7 +34,7 @@ from modeld.errors import CUT_SHORT, DeadlineExceeded, Draining, EngineFailed, P
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
-class MessageRenderer(Gathering):
+class MessageRenderer(Streaming):
     """Writes the answer to `/v1/messages`. Feed it every event once, in order.
 
     Attributes:
@@ -79,9 +79,7 @@ class MessageRenderer(Gathering):
                     pass
         return b"".join(out)
 
-    def failure(self, problem: Problem) -> bytes:
-        """Return the last event of a stream that broke."""
-        self.last = Failed(problem=problem)
+    def _broken(self, problem: Problem) -> bytes:
         _, error = error_of(problem, self._request_id)
         return b"event: error\ndata: %b\n\n" % json_bytes(error)
 

@@ -23,7 +23,7 @@ from modeld.core.events import (
 )
 from modeld.core.request import AS_MANY_AS_FIT, GenerateRequest, Sampling
 from modeld.dialects.framing import json_bytes
-from modeld.dialects.gathering import GatheredVectors, Gathering
+from modeld.dialects.gathering import GatheredVectors, Streaming
 from modeld.dialects.llamacpp.answer import (
     LlamaCompletion,
     LlamaError,
@@ -49,7 +49,7 @@ _TYPES: Mapping[int, str] = {
 _STOP_TYPES: Mapping[FinishReason, str] = {FinishReason.STOP: "eos", FinishReason.LENGTH: "limit"}
 
 
-class CompletionRenderer(Gathering):
+class CompletionRenderer(Streaming):
     """Writes the answer to `/completion`. Feed it every event once, in order.
 
     Attributes:
@@ -88,9 +88,7 @@ class CompletionRenderer(Gathering):
                     pass
         return b"".join(out)
 
-    def failure(self, problem: Problem) -> bytes:
-        """Return the last event of a stream that broke."""
-        self.last = Failed(problem=problem)
+    def _broken(self, problem: Problem) -> bytes:
         return _event(error_answer(problem, "")[1])
 
     def _gather(self, event: Event) -> None:

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from modeld.core.events import Delta, Event, Failed, Finished, Last, Logprobs, Stats, TokenLogprob, Usage
 from modeld.core.models import ModelSpec
 from modeld.dialects.framing import json_bytes, json_string, line
-from modeld.dialects.gathering import Gathering
+from modeld.dialects.gathering import Streaming
 from modeld.dialects.logprobs import rounded, text_of
 from modeld.dialects.ollama.parse import Asked
 from modeld.dialects.ollama.tools import Caller, OllamaAnswerCall, Part
@@ -71,7 +71,7 @@ class OllamaError(msgspec.Struct, frozen=True):
     error: str
 
 
-class TextRenderer(Gathering):
+class TextRenderer(Streaming):
     """Writes the answer to `/api/generate` or `/api/chat`. Feed it every event once, in order.
 
     Args:
@@ -131,9 +131,7 @@ class TextRenderer(Gathering):
                     pass
         return b"".join(out)
 
-    def failure(self, problem: Problem) -> bytes:
-        """Return the last line of a stream that broke."""
-        self.last = Failed(problem=problem)
+    def _broken(self, problem: Problem) -> bytes:
         return line(OllamaError(problem.message))
 
     @property
