@@ -28,11 +28,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-import numpy.typing as npt
 
+from modeld.engine.llama.holdings import Holdings, TokenArray
 from modeld.engine.llama.slots import Slots
 
-TokenArray = npt.NDArray[np.int32]
 """Token ids, one dimension."""
 WEIGHTS_A_CELL = 2
 """By default retained cells have one byte to so many of the weights."""
@@ -89,7 +88,7 @@ class Wait(Enum):
     PREFIX = "a running request is about to decode what the prompt begins with"
 
 
-class PrefixCache:
+class PrefixCache(Holdings):
     """Admits requests to slots, and retains what they leave.
 
     Invariants: a retained sequence holds one cell a token, at positions from 0; running and retained
@@ -102,13 +101,10 @@ class PrefixCache:
     """
 
     def __init__(self, slots: Slots, cap: int, *, yields: bool = False) -> None:
+        super().__init__()
         self.slots = slots
         self.cap = cap
         self.yields = yields
-        self._retained: dict[int, TokenArray] = {}
-        """By sequence, the least recently used first."""
-        self._prompts: dict[int, TokenArray] = {}
-        """Of running sequences."""
 
     @property
     def allowance(self) -> int:
@@ -119,15 +115,6 @@ class PrefixCache:
     def spare(self) -> list[int]:
         """Sequences that nobody holds."""
         return self.slots.spare
-
-    @property
-    def retained(self) -> tuple[int, ...]:
-        """Retained sequences, least recently used first."""
-        return tuple(self._retained)
-
-    def tokens(self, sequence: int) -> TokenArray:
-        """Return what a retained sequence holds."""
-        return self._retained[sequence]
 
     def admit(self, prompt: TokenArray, cells: int, decoded: Mapping[int, int]) -> Admission | Wait:
         """Give a request a slot, with the longest beginning of its prompt that is there.

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from modeld.engine.llama.holdings import Holdings, TokenArray
 from modeld.engine.llama.prefix import (
     WORTH_WAITING,
     Admission,
     Copy,
     Cut,
     Move,
-    TokenArray,
     Wait,
     common,
     longest,
@@ -39,8 +39,8 @@ _COPIED_A_TOKEN = 64
 """Cells that are copied in the time one token takes in a prefill, at the least (docs/prefix-cache.md)."""
 
 
-class SplitCache:
-    """Admits requests to slots, and retains what they leave there.
+class SplitCache(Holdings):
+    """Admits requests to slots, and retains what they leave there. A slot is a sequence.
 
     Attributes:
       count: slots.
@@ -49,18 +49,10 @@ class SplitCache:
     """
 
     def __init__(self, count: int, share: int, cap: int) -> None:
+        super().__init__()
         self.count = count
         self.share = share
         self.cap = cap
-        self._retained: dict[int, TokenArray] = {}
-        """By slot, the least recently used first."""
-        self._prompts: dict[int, TokenArray] = {}
-        """Of running requests."""
-
-    @property
-    def retained(self) -> tuple[int, ...]:
-        """Slots with a retained sequence, least recently used first."""
-        return tuple(self._retained)
 
     @property
     def spare(self) -> list[int]:
@@ -73,10 +65,6 @@ class SplitCache:
     def busy(self) -> int:
         """Slots that are taken."""
         return len(self._prompts)
-
-    def tokens(self, sequence: int) -> TokenArray:
-        """Return what a retained sequence holds."""
-        return self._retained[sequence]
 
     def admit(self, prompt: TokenArray, cells: int, decoded: Mapping[int, int]) -> Admission | Wait:
         """Give a request a slot, with the longest beginning of its prompt that is worth it.
