@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from support.engines import ask
 from support.rows import GREEDY, Row
@@ -47,11 +46,7 @@ class Text:
         self.sampler = Sampler(row.vocab, sampling, context=256, grammar=grammar, **options)
 
     def wish(self, *tokens):
-        """Return the token that is drawn when these are the most probable ones, in this order."""
-        self.row.logits[:] = np.linspace(1.0, 0.0, self.row.vocab.size)
-        for place, token in enumerate(tokens):
-            self.row.logits[token] = 100.0 - place
-        return self.sampler.sample(self.row.context, self.row.number)
+        return self.row.wish(self.sampler, *tokens)
 
     def write(self, text):
         """Wish for the letters of a text; each of them must be drawn."""

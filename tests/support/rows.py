@@ -39,6 +39,13 @@ class Row:
         finally:
             sampler.close()
 
+    def wish(self, sampler, *tokens):
+        """Return the token that a sampler draws when these are the most probable ones, in this order."""
+        self.logits[:] = np.linspace(1.0, 0.0, self.vocab.size)
+        for place, token in enumerate(tokens):
+            self.logits[token] = 100.0 - place
+        return sampler.sample(self.context, self.number)
+
     def offer(self, **logits):
         """Let these tokens (`t5=1.0`) have these logits, and all others next to no chance."""
         self.logits[:] = -100

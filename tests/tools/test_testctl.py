@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import http.server
-import importlib.machinery
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -18,23 +16,15 @@ from types import ModuleType
 from typing import ClassVar
 
 import pytest
+from benchmark import llama_server
 
 PROGRAM = Path(__file__).resolve().parents[2] / "tools" / "testctl"
 
 
 @pytest.fixture(scope="module")
 def testctl() -> ModuleType:
-    """The program as a module; its file has no ending, so a loader is named, and no bytecode is left."""
-    loader = importlib.machinery.SourceFileLoader("testctl", str(PROGRAM))
-    spec = importlib.util.spec_from_loader("testctl", loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
-    return module
+    """The program as a module."""
+    return llama_server.testctl()
 
 
 @pytest.fixture
@@ -215,13 +205,8 @@ def test_a_death_by_signal_has_its_name(testctl: ModuleType) -> None:
     assert testctl.ended_how(2) == "exit code 2"
 
 
-def _hold_lock(program: str, held: object, release: object) -> None:
-    loader = importlib.machinery.SourceFileLoader("testctl", program)
-    spec = importlib.util.spec_from_loader("testctl", loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    with module.locked("models"):
+def _hold_lock(held: object, release: object) -> None:
+    with llama_server.testctl().locked("models"):
         held.set()
         release.wait(30)
 
@@ -232,7 +217,7 @@ def test_two_runs_do_not_collide(
     """The second run waits, says so, and goes on when the first has ended."""
     context = multiprocessing.get_context("spawn")
     held, release = context.Event(), context.Event()
-    other = context.Process(target=_hold_lock, args=(str(PROGRAM), held, release))
+    other = context.Process(target=_hold_lock, args=(held, release))
     other.start()
     try:
         assert held.wait(30)
