@@ -16,26 +16,14 @@ from modeld.core.instant import Instant
 from modeld.core.limits import Limits
 from modeld.core.models import Catalog
 from modeld.core.operations import Operation
-from modeld.core.request import Priority, Stake
 from modeld.core.spread import Placement
+from modeld.core.standing import Standing
 
 
-class Waiter(msgspec.Struct, frozen=True, kw_only=True):
+class Waiter(Standing, frozen=True, kw_only=True):
     """A request that has no lease yet."""
 
-    ticket: int
     model_id: str
-    arrived: Instant
-    waiting_since: Instant
-    """Where `max_wait` counts from: arrival, or the end of its model's load."""
-    deadline: Instant | None = None
-    priority: Priority = Priority.NORMAL
-    keep_alive_s: float | None = None
-    aside: bool = False
-    """It needs no slot: it is granted as soon as its model is ready."""
-    stake: Stake = Stake()
-    deaths: int = 0
-    """Engines that died while it was in a slot of theirs."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,29 +13,19 @@ import msgspec
 
 from modeld.core.instant import Instant
 from modeld.core.lifecycle import State
-from modeld.core.request import Priority, Stake
 from modeld.core.spread import Placement
+from modeld.core.standing import Standing
 from modeld.errors import Problem
 
 REUSE_WINDOW_S = 600.0
 """Requests count towards a model's reuse rate with weight 1/e after this long (docs/scheduling.md)."""
 
 
-class Lease(msgspec.Struct, frozen=True, kw_only=True):
+class Lease(Standing, frozen=True, kw_only=True):
     """A request that was granted a place at an instance: it keeps the model in memory."""
 
-    ticket: int
-    arrived: Instant
-    waiting_since: Instant
-    deadline: Instant | None = None
-    priority: Priority = Priority.NORMAL
-    keep_alive_s: float | None = None
-    deaths: int = 0
     slot_since: Instant | None = None
     """When it got a slot; None while it waits in the instance's FIFO."""
-    aside: bool = False
-    """It needs no slot, and waits for none."""
-    stake: Stake = Stake()
     closed: bool = False
     """It was ended (client gone, time over); the instance has not let go of it yet."""
 

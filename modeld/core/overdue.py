@@ -9,11 +9,11 @@ from modeld.core.effects import Cut, CutReason, Effect, Refuse
 from modeld.core.eta import retry_after
 from modeld.core.fleet import Fleet, Waiter
 from modeld.core.gates import is_closed, is_leaving
-from modeld.core.instance_view import Lease
 from modeld.core.instant import Instant
 from modeld.core.leases import close
 from modeld.core.lifecycle import State
 from modeld.core.outcome import Outcome
+from modeld.core.standing import Standing
 from modeld.errors import DeadlineExceeded, Problem, WaitedTooLong
 
 
@@ -47,7 +47,7 @@ def end_overdue(fleet: Fleet, now: Instant) -> Outcome:
     return fleet, effects
 
 
-def _deadline_passed(request: Waiter | Lease, now: Instant) -> Problem:
+def _deadline_passed(request: Standing, now: Instant) -> Problem:
     return DeadlineExceeded(
         f"no token within {now - request.arrived:.1f} s, the time this request was given; "
         "give it a longer timeout, or try when the queue is shorter"
