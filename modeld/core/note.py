@@ -69,12 +69,13 @@ def note(fleet: Fleet, event: Input, now: Instant) -> Outcome:
             | inputs.Pinned()
         ):
             return heed(fleet, event, now)
-        case inputs.Drain():
-            return end_all(replace(fleet, draining=True))
-        case inputs.CutAll():
-            return _cut_all(*end_all(replace(fleet, draining=True)))
-        case inputs.Tick() | inputs.DevicesChanged():
-            return look_again(fleet, event)
+        case inputs.Drain() | inputs.CutAll():
+            fleet, effects = end_all(replace(fleet, draining=True))
+            return (fleet, effects) if isinstance(event, inputs.Drain) else _cut_all(fleet, effects)
+        case inputs.DevicesChanged(devices=devices):
+            return look_again(fleet, devices)
+        case inputs.Tick():
+            return fleet, []
 
 
 def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:

@@ -12,11 +12,10 @@ from msgspec.structs import replace
 
 from modeld.core.amounts import Amount, is_nothing, minus
 from modeld.core.claims import spoken_for
-from modeld.core.devices import together
+from modeld.core.devices import DeviceRoom, together
 from modeld.core.effects import Effect, Tell
 from modeld.core.eviction import candidate, choose
 from modeld.core.fleet import Fleet
-from modeld.core.inputs import DevicesChanged, Tick
 from modeld.core.instant import Instant
 from modeld.core.ledger import amounts, places
 from modeld.core.lifecycle import State, move
@@ -29,11 +28,9 @@ NOTABLE = 1 / 32
 """A budget that changes by less of what is set is told by `/status` only, not as a decision."""
 
 
-def look_again(fleet: Fleet, event: Tick | DevicesChanged) -> Outcome:
+def look_again(fleet: Fleet, devices: tuple[DeviceRoom, ...]) -> Outcome:
     """Take over what the devices leave, and tell where that changes the budget by much."""
-    if isinstance(event, Tick):
-        return fleet, []
-    fleet = replace(fleet, devices=event.devices)
+    fleet = replace(fleet, devices=devices)
     limit, budget = fleet.limits.budget, fleet.budget
     if limit is None or budget is None:
         return fleet, []
@@ -69,12 +66,25 @@ def give_way(fleet: Fleet, now: Instant) -> Outcome:
                 action="unload",
                 model_id=model_id,
                 kind="foreign",
-                reason=f"idle, and {shortage(fleet)}, less than is loaded",
+                reason=f"idle, and {_why(fleet, missing)}",
                 numbers={"frees_mb": view.reserved / MIB, "held_mb": fleet.held / MIB},
             )
         )
         fleet = fleet.having(replace(view, state=move(view.state, State.DRAINING)))
     return fleet, effects
+
+
+def _why(fleet: Fleet, missing: Amount) -> str:
+    """Say what there is too little of: the budget, or only some devices while all of the budget is there."""
+    told = shortage(fleet)
+    if told is not None:
+        return f"{told}, less than is loaded"
+    tight = " and ".join(
+        f"{(device.certain or 0) // MIB} MiB of {device.name}"
+        for device, lacks in zip(fleet.devices, missing[1:], strict=False)
+        if lacks > 0
+    )
+    return f"other processes leave only {tight} to models, less than is loaded there"
 
 
 def _too_much(fleet: Fleet) -> Amount | None:

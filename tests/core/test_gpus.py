@@ -197,6 +197,18 @@ def test_idle_models_give_way_on_the_device_that_others_took() -> None:
     assert [stop.model_id for stop in paper.of(Stop)] == ["b.gguf"]
 
 
+def test_a_model_that_goes_from_one_device_is_told_of_that_device() -> None:
+    """All of the budget can still be given out, elsewhere: only the one device has too little."""
+    paper = fleet(150, 150, budget_mb=400)
+    paper.up("a", "b")
+    paper.feed(devices(150, 60, certain=True))
+    (unload,) = [tell for tell in paper.of(Tell) if tell.kind == "foreign"]
+    assert unload.model_id == "b.gguf"
+    assert unload.reason == (
+        "idle, and other processes leave only 60 MiB of CUDA1 to models, less than is loaded there"
+    )
+
+
 def test_a_device_that_vanishes_takes_no_more_and_nothing_breaks() -> None:
     """What was there keeps its bytes of the budget until it is gone."""
     paper = fleet(150, 150)
