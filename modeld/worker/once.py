@@ -13,10 +13,13 @@ from collections import deque
 import msgspec
 import trio
 
-from modeld.worker.spawn import CHUNK, Spawned, gone, spawn
+from modeld.telemetry.log import get_logger
+from modeld.worker.spawn import CHUNK, GONE_S, Spawned, gone, spawn
 
 MOST_BYTES = 1 << 20
 _WORDS = 3
+
+_log = get_logger("modeld.worker")
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +42,7 @@ async def ask_once(name: str, module: str, frame: bytes | bytearray, within_s: f
     """Start `python -m module FD DAEMON NAME`, write `frame` to it and read its answer.
 
     Raises: OSError when no process can be started.
-    Cancellation: kills it, and waits until it is gone.
+    Cancellation: kills it, and waits until it is gone, `GONE_S` at the most.
     """
     await trio.lowlevel.checkpoint()
     child = spawn(name, module)
@@ -53,8 +56,10 @@ async def ask_once(name: str, module: str, frame: bytes | bytearray, within_s: f
                 nursery.cancel_scope.cancel()
     finally:
         child.process.kill()
-        with trio.CancelScope(shield=True):  # A killed process is gone at once: nothing to wait long for.
+        with trio.move_on_after(GONE_S, shield=True):
             await gone(child.process)
+        if child.process.returncode is None:
+            _log.error("a killed process is not gone", module=module, about=name, pid=child.process.pid)
         child.close()
     return Said(
         reply=bytes(reply),

@@ -33,15 +33,13 @@ from modeld.worker.messages import (
     start_of,
 )
 from modeld.worker.postbox import merged
-from modeld.worker.spawn import CHUNK, Spawned, gone, spawn
+from modeld.worker.spawn import CHUNK, GONE_S, Spawned, gone, spawn
 from modeld.worker.vitals import Pulse, held_bytes, pulse_of
 
 CLOSE_S = 5.0
 """A worker that was told to stop has so long, then it is killed."""
 EXIT_S = 1.0
 """One whose socket is closed has so long to be gone."""
-GONE_S = 5.0
-"""A cancelled host waits so long for the end of a process that it has killed."""
 MEASURE_S = 15.0
 """Between two looks at the memory of a worker that works."""
 _LOG_END_S = 0.2
