@@ -11,8 +11,6 @@ import threading
 import time
 from collections import deque
 
-from msgspec.structs import replace
-
 from modeld.core.fleet_events import FleetEvent, Kind, as_json
 from modeld.core.status import EventsStatus
 from modeld.telemetry.event_target import FILE_BYTES, Target, Unwritable
@@ -42,6 +40,8 @@ class EventWriter:
         self._stopping = False
         self._give_up_at = float("inf")
         self._woken = threading.Event()
+        self._hurry = threading.Event()
+        """No pause is to be made: it is set behind `_reopen` and `_stopping`."""
         self._thread = threading.Thread(target=self._run, name="modeld-events", daemon=True)
         self._log = get_logger("modeld.events")
 
@@ -65,6 +65,7 @@ class EventWriter:
     def reopen(self) -> None:
         """Have the thread open the target anew."""
         self._reopen = True
+        self._hurry.set()
         self._woken.set()
 
     def status(self) -> EventsStatus:
@@ -83,6 +84,7 @@ class EventWriter:
         """
         self._give_up_at = time.monotonic() + _LAST_WORDS_S
         self._stopping = True
+        self._hurry.set()
         self._woken.set()
         self._thread.join(2 * _LAST_WORDS_S)
         left = len(self._queue) + self._lost
@@ -92,6 +94,7 @@ class EventWriter:
     def _run(self) -> None:
         while True:
             self._woken.clear()
+            self._hurry.clear()
             if self._reopen:
                 self._open_anew()
             while self._queue and self._write():
@@ -100,17 +103,11 @@ class EventWriter:
                 if not self._queue or self._late() or self._problem is not None:
                     break
             elif self._problem is not None and self._queue:
-                self._pause(self._retry_s)
+                self._hurry.wait(self._retry_s)
             elif not self._queue:
                 self._woken.wait()
-                self._pause(_GATHER_S)
+                self._hurry.wait(_GATHER_S)
         self._target.close()
-
-    def _pause(self, seconds: float) -> None:
-        """Let time pass, unless the thread is to end or to open its target anew."""
-        until = time.monotonic() + seconds
-        while not (self._stopping or self._reopen) and (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, _GATHER_S))  # a thread of its own, and an event wakes it for each line
 
     def _late(self) -> bool:
         return time.monotonic() > self._give_up_at
@@ -171,17 +168,12 @@ class EventWriter:
 
 def _gap(event: FleetEvent, lost: int) -> FleetEvent:
     """Return what stands for the events before this one that found no room."""
-    return replace(
-        event,
+    return FleetEvent(
         seq=event.seq - 1,
+        run=event.run,
+        at_unix=event.at_unix,
+        uptime_ms=event.uptime_ms,
         kind=Kind.MISSED,
-        model="",
-        ticket=0,
-        request="",
-        operation="",
-        cause="",
-        for_model="",
-        priority=None,
         reason=f"{lost} events found no room while they could not be written fast enough",
         numbers={"events": lost},
     )

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from modeld.core.fleet_events import FleetEvent, Kind
 from modeld.telemetry.event_target import EventFile, StandardOutput, Target, Unwritable
@@ -230,13 +231,14 @@ def test_what_finds_no_room_is_counted_and_told_in_its_place() -> None:
         disk.full = False
         until(lambda: writer.status().written == 10, "what was kept is written")
         assert writer.status().problem == "events come faster than the disk takes them"
-        writer.put(event(31))
+        writer.put(replace(event(31), model="m", ticket=7, request="r", key="alice"))
         until(lambda: writer.status().written == 11, "and what comes then")
         assert writer.status().problem is None
     found = [json.loads(line) for line in disk.data.splitlines()]
     assert [line["seq"] for line in found] == [*range(1, 11), 30, 31]
     assert found[10]["kind"] == "missed"
     assert found[10]["numbers"] == {"events": 20}
+    assert found[10].keys() == {"seq", "run", "at_unix", "uptime_ms", "kind", "reason", "numbers"}, "nobody's"
 
 
 def test_a_device_that_is_always_full_only_costs_the_events() -> None:
