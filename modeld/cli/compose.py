@@ -115,7 +115,7 @@ async def _run(
     )
 
 
-async def _front(  # noqa: ASYNC128  # `serve` gets task_status, and calls started()
+async def _front(
     daemon: Daemon,
     *,
     settings: Settings,
@@ -135,10 +135,13 @@ async def _front(  # noqa: ASYNC128  # `serve` gets task_status, and calls start
         nursery.start_soon(accounts.run)
         if guard.keyring is not None:
             nursery.start_soon(guard.keyring.run)
-        try:
-            await serve(app, binds, shutdown=shutdown, tls=tls, task_status=task_status)
-        except OSError as error:
-            raise CannotListen(f"cannot listen on {', '.join(binds)}: {error.strerror or error}") from error
+        async with trio.open_nursery() as serving:
+            try:
+                urls = await serving.start(partial(serve, app, binds, shutdown=shutdown, tls=tls))
+            except OSError as error:
+                why = error.strerror or str(error)
+                raise CannotListen(f"cannot listen on {', '.join(binds)}: {why}") from error
+            task_status.started(urls)
         nursery.cancel_scope.cancel()
 
 

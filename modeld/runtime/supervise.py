@@ -6,6 +6,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import trio
+
 from modeld.core import inputs
 from modeld.core.inputs import Input
 from modeld.errors import EngineFailed
@@ -15,9 +17,7 @@ from modeld.worker.messages import Died, LoadFailed, Stopped
 _log = logging.getLogger("modeld.supervise")
 
 
-async def supervise(  # noqa: ASYNC910  # after a defect there is nothing left to wait for
-    instance: Instance, feed: Callable[[Input], None]
-) -> None:
+async def supervise(instance: Instance, feed: Callable[[Input], None]) -> None:
     """Run an instance to its end and report the end as an input.
 
     Whether and when the model is started again is decided by `core.schedule`.
@@ -29,6 +29,7 @@ async def supervise(  # noqa: ASYNC910  # after a defect there is nothing left t
         _log.exception("the instance of model %s broke", instance.model_id, exc_info=group)
         problem = EngineFailed(f"the instance broke: {group.exceptions[0]!r}").as_problem()
         ending = Died(problem)
+        await trio.lowlevel.cancel_shielded_checkpoint()
     match ending:
         case Stopped():
             feed(inputs.Stopped(instance.model_id))
