@@ -163,7 +163,8 @@ def check_scripts(settings: Settings) -> Verdict:
         try:
             parse_script(script)
         except ValueError as error:
-            return NotOk(f"the script{owner} cannot be read: {error}; modeld/engine/fake.py lists its keys")
+            where = "modeld/engine/fake_script.py"
+            return NotOk(f"the script{owner} cannot be read: {error}; {where} lists its keys")
     return Ok()
 
 
