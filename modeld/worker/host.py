@@ -42,7 +42,7 @@ class Worker(Protocol):
         """Ask it to stop soon, whatever it does: a load is given up, a decode interrupted."""
         ...
 
-    def kill(self, problem: Problem) -> bool:
+    def kill(self, problem: Problem, /) -> bool:
         """End it by force; it ends by `Died` with this problem. False: it cannot be killed."""
         ...
 

@@ -134,7 +134,7 @@ class ProcessWorker:
             self._stopping.set()
             self.send(Close())
 
-    def kill(self, problem: Problem) -> bool:
+    def kill(self, problem: Problem, /) -> bool:
         """Kill the process; the worker ends by `Died` with this problem."""
         if self._killed_for is None:
             self._killed_for = problem

@@ -52,7 +52,7 @@ class ThreadWorker:
         """Make the thread end soon."""
         self._inbox.put(Close())
 
-    def kill(self, problem: Problem) -> bool:  # noqa: ARG002  # `Worker` passes it; a thread cannot be killed
+    def kill(self, _problem: Problem, /) -> bool:
         """Say that a thread cannot be killed."""
         return False
 

@@ -146,6 +146,7 @@ def test_a_path_expands_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None
     assert str(PATH.parse("~/models")) == "/home/op/models"
     with pytest.raises(BadValue, match="whole path"):
         PATH.parse("~no-such-user-here/models")
+    assert str(PATH.parse("./~no-such-user-here/models")) == "~no-such-user-here/models"
 
 
 def test_values_in_messages_stay_short() -> None:
