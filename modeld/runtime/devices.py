@@ -2,7 +2,7 @@
 """Watches the devices' memory, and tells the scheduler when others leave it more or less of the budget.
 
 The machine's memory is read in the event loop: two files of /proc and those of the cgroup, and one of each
-worker, less than 1 ms every `LOOK_S`. GPUs are asked in a process of their own (`worker.device_look`), every
+worker, less than 1 ms every `LOOK_S`. GPUs are asked in a process of their own (`worker.device_child`), every
 `GPU_LOOK_S`, and only where llama.cpp's library has a backend for any. What follows from a look is decided by
 `core.devices` and `core.squeeze`; the scheduler hears of it only where the budget changes.
 """
@@ -25,7 +25,7 @@ from modeld.core.ledger import places
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB, Isolation
 from modeld.core.status import DeviceStatus
-from modeld.engine.llama.devices import other_backends
+from modeld.engine.llama.backends import other_backends
 from modeld.errors import Problem
 from modeld.runtime.machine import machine_as_device
 from modeld.runtime.scheduler import Scheduler

@@ -6,7 +6,8 @@
 
 A worker holds one engine. `Progress* Ready Step* Stopped` is a good life; `LoadFailed` ends one
 that never became ready, `Died` one whose engine broke. Exactly one of the three comes last.
-`Start` is the first word to a child process; a thread is given what is in it when it is made.
+`Start` is the first word to a child process; a thread is given what is in it when it is made. The process of
+a dry run (`worker.probe`) is told `Start`, too, and answers once, by a `DryRunReply` in JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import msgspec
 from msgspec.structs import replace
 
+from modeld.core.models import DryRun
 from modeld.core.request import Request
 from modeld.engine.protocol import EngineInfo, LoadSpec, Output
 from modeld.errors import Problem
@@ -39,6 +41,13 @@ def start_of(load: LoadSpec, log_level: int) -> Start:
 def load_of(start: Start) -> LoadSpec:
     """Return what `start_of` was given."""
     return replace(start.load, path=os.fsdecode(start.path))
+
+
+class DryRunReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dry run found, or what was wrong; one of the two."""
+
+    run: DryRun | None = None
+    problem: Problem | None = None
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):

@@ -17,9 +17,8 @@ from modeld.core.models import DryRun
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import ModelFailed, Problem
 from modeld.worker.codec import encode
-from modeld.worker.messages import start_of
+from modeld.worker.messages import DryRunReply, start_of
 from modeld.worker.once import ask_once
-from modeld.worker.probe_child import Reply
 
 WITHIN_S = 5.0
 """Seconds after which a probe is given up. A usual one takes one, most of it Python's own start."""
@@ -43,7 +42,7 @@ async def probe(load: LoadSpec, within_s: float = WITHIN_S) -> Answer:
         text = f"a dry run of {load.model_id} did not end within {within_s:g} s"
         return ModelFailed(text, details={"within_s": within_s}).as_problem()
     try:
-        answer = msgspec.json.decode(said.reply, type=Reply)
+        answer = msgspec.json.decode(said.reply, type=DryRunReply)
     except msgspec.DecodeError:
         return _failed(load, said.end)
     return answer.run or answer.problem or _failed(load, "it said nothing")

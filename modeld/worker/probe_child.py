@@ -16,25 +16,19 @@ from pathlib import Path
 
 import msgspec
 
-from modeld.core.models import DryRun
+from modeld.engine.llama.dry_run import dry_run
+from modeld.engine.llama.gguf import GgufError, read_facts
 from modeld.engine.protocol import LoadSpec
-from modeld.errors import ModeldError, ModelFailed, Problem
+from modeld.errors import ModeldError, ModelFailed
 from modeld.worker.bounds import bound
 from modeld.worker.codec import frames_to_worker
-from modeld.worker.messages import Start, load_of
+from modeld.worker.messages import DryRunReply, Start, load_of
 from modeld.worker.once_child import answer_once
 from modeld.worker.vitals import own_bytes
 
 MEMORY_BYTES = 2 << 30
 CPU_S = 10
 _CHUNK = 65536
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child says; one of the two."""
-
-    run: DryRun | None = None
-    problem: Problem | None = None
 
 
 def _reply(sock: socket.socket) -> bytes:
@@ -54,24 +48,23 @@ def _first_message(sock: socket.socket) -> Start:
     os._exit(1)
 
 
-def _answer(load: LoadSpec) -> Reply:
+def _answer(load: LoadSpec) -> DryRunReply:
     for name in ("modeld.worker.child", "modeld.engine.llama.engine"):
         importlib.import_module(name)  # All that a worker has in memory is to be counted.
-    from modeld.engine.llama.dry_run import dry_run  # noqa: PLC0415  # loads llama.cpp, which only the child may do
-    from modeld.engine.llama.gguf import GgufError, read_facts  # noqa: PLC0415  # its package imports llama.cpp
-
     try:
         facts = read_facts(Path(load.path)) if load.facts is None else load.facts
-        return Reply(run=dry_run(load, facts, own_bytes))
+        return DryRunReply(run=dry_run(load, facts, own_bytes))
     except ModeldError as error:
-        return Reply(problem=error.as_problem())
+        return DryRunReply(problem=error.as_problem())
     except (GgufError, OSError) as error:
-        return Reply(problem=ModelFailed(f"{load.model_id} cannot be read: {error}").as_problem())
+        return DryRunReply(problem=ModelFailed(f"{load.model_id} cannot be read: {error}").as_problem())
     except MemoryError:
         text = f"{load.model_id} needs more than {MEMORY_BYTES >> 20} MiB to be looked at"
-        return Reply(problem=ModelFailed(text).as_problem())
+        return DryRunReply(problem=ModelFailed(text).as_problem())
     except Exception as error:  # noqa: BLE001  # the wall: whatever is wrong with a file is an answer
-        return Reply(problem=ModelFailed(f"{load.model_id} cannot be looked at: {error!r}").as_problem())
+        return DryRunReply(
+            problem=ModelFailed(f"{load.model_id} cannot be looked at: {error!r}").as_problem()
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import pytest
 
 from modeld.core.devices import DeviceKind
 from modeld.core.models import LoadOptions
-from modeld.engine.llama.devices import list_devices, other_backends
+from modeld.engine.llama.backends import other_backends
+from modeld.engine.llama.devices import list_devices
 from modeld.engine.llama.library import lib
 from modeld.engine.llama.model import Model
 from modeld.engine.llama.params import model_params

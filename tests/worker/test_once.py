@@ -26,7 +26,7 @@ async def test_a_killed_process_that_does_not_go_holds_nobody_up(monkeypatch: py
     monkeypatch.setattr(once, "gone", never)
     monkeypatch.setattr(once, "GONE_S", 0.0)
     with trio.fail_after(60):
-        said = await ask_once("hangs", "modeld.worker.device_look", b"", 0.0)
+        said = await ask_once("hangs", "modeld.worker.device_child", b"", 0.0)
     assert (said.in_time, said.code) == (False, None)
     [child] = started
     assert child.sock.fileno() == -1, "its descriptors are closed"

@@ -13,15 +13,13 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import msgspec
 
 from modeld.core.models import MIB
 from modeld.engine.llama.ggml import base
-from modeld.engine.llama.library import lib
+from modeld.engine.llama.library import loaded
 
-_loaded: Any = lib._lib  # noqa: SLF001  # the library itself: the bindings lack what is asked here
 _SYMBOL = "_Z26llama_get_memory_breakdownPK13llama_context"
 _TOLERANCE = 64 * 1024
 """Bytes by which the account may differ from the log: that is rounded to hundredths of a MiB a line."""
@@ -71,7 +69,7 @@ def buffers_of(context: int, log: Iterable[str]) -> tuple[Buffer, ...] | None:
 
     `log`: the lines llama.cpp wrote when it made the context.
     """
-    function = getattr(_loaded, _SYMBOL, None)
+    function = getattr(loaded, _SYMBOL, None)
     if function is None:
         return None
     function.restype, function.argtypes = _Map, [ctypes.c_void_p]

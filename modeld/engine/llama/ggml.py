@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from modeld.engine.llama.library import lib
+from modeld.engine.llama.library import loaded
 
 _TEXT, _POINTER, _NONE = ctypes.c_char_p, ctypes.c_void_p, None
 _BASE: dict[str, tuple[Any, list[Any]]] = {
@@ -59,7 +59,8 @@ def registry() -> Any:
 
 
 def _library(stem: str, functions: dict[str, tuple[Any, list[Any]]]) -> Any:
-    name = Path(lib._lib._name)  # noqa: SLF001  # the library that the bindings found
+    found: str = loaded.__dict__["_name"]
+    name = Path(found)
     library = ctypes.CDLL(str(name.with_name(f"{stem}{name.suffix}")))
     for symbol, (result, arguments) in functions.items():
         function = getattr(library, symbol)

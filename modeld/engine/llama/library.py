@@ -15,6 +15,8 @@ import threading
 from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 # An abort would first start a debugger, and hang where there is one (docs: traps of llama.cpp).
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
@@ -24,7 +26,20 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 from llama_cpp import llama_cpp as lib  # reads the environment set above
 
-__all__ = ["LogLines", "capture", "initialise", "last_lines", "lib", "logger", "system_info", "version"]
+__all__ = [
+    "LogLines",
+    "capture",
+    "initialise",
+    "last_lines",
+    "lib",
+    "loaded",
+    "logger",
+    "system_info",
+    "version",
+]
+
+loaded: Any = vars(lib)["_lib"]
+"""The shared library (ctypes.CDLL), for what the bindings leave out; they have no public name for it."""
 
 logger = logging.getLogger("modeld.llama")
 
@@ -45,7 +60,6 @@ last_lines: deque[str] = deque(maxlen=_RING_LINES)
 
 _captures: dict[int, list[LogLines]] = {}
 _lock = threading.Lock()
-_initialised = threading.Event()
 
 
 class LogLines:
@@ -101,10 +115,13 @@ _log_callback = lib.llama_log_callback(_receive)
 def initialise() -> None:
     """Initialise the library and take over its log. Idempotent, from any thread."""
     with _lock:
-        if not _initialised.is_set():
-            lib.llama_log_set(_log_callback, None)
-            lib.llama_backend_init()
-            _initialised.set()
+        _initialise_once()
+
+
+@cache
+def _initialise_once() -> None:
+    lib.llama_log_set(_log_callback, None)
+    lib.llama_backend_init()
 
 
 def version() -> str:

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The process that asks the devices, and ends: `python -m modeld.worker.device_child FD DAEMON NAME`.
+
+Started by `worker.device_look` alone. It loads the drivers of GPUs, which take memory there and may crash.
+What its own context takes is gone with it, but was counted as taken when it looked.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import msgspec
+
+from modeld.engine.llama.devices import list_devices
+from modeld.worker.bounds import bound
+from modeld.worker.once_child import answer_once
+
+_CPU_S = 20
+_MEMORY_BYTES = 8 << 30
+"""Of address space that drivers may write to; they reserve much, and touch little of it."""
+
+
+def _reply(_sock: socket.socket) -> bytes:
+    bound(memory=_MEMORY_BYTES, cpu_s=_CPU_S)
+    return msgspec.json.encode(list_devices())
+
+
+if __name__ == "__main__":
+    answer_once(sys.argv[1:], _reply)
