@@ -33,7 +33,6 @@ LEVELS: Mapping[str, int] = {
 }
 _REQUEST_LEVELS: Mapping[str, str] = {"1": "debug", "warning": "warn"}
 
-_current = "info"
 _Fields = MutableMapping[str, object]
 
 
@@ -97,7 +96,6 @@ def configure(level: str) -> None:
     Raises:
       KeyError: there is no such level.
     """
-    global _current  # noqa: PLW0603  # structlog is configured for the whole process, too
     structlog.configure(
         processors=_processors(level),
         wrapper_class=_wrapper(level),
@@ -105,7 +103,6 @@ def configure(level: str) -> None:
         cache_logger_on_first_use=False,
     )
     logging.getLogger().setLevel(LEVELS[level])
-    _current = level
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -125,10 +122,11 @@ def request_logger(level: str | None, name: str = "modeld.request", **fields: ob
 
     None, or a word that is no level, follows the global level.
     """
-    chosen = request_level(level) or _current
-    wrapped = structlog.wrap_logger(
-        _Sink(name), processors=_processors(chosen), wrapper_class=_wrapper(chosen)
-    )
+    own = request_level(level)
+    if own is None:
+        wrapped = structlog.wrap_logger(_Sink(name))  # What is configured holds.
+    else:
+        wrapped = structlog.wrap_logger(_Sink(name), processors=_processors(own), wrapper_class=_wrapper(own))
     return cast("FilteringBoundLogger", wrapped.bind(**fields))
 
 
@@ -159,7 +157,7 @@ def logging_to_stderr(
         return render_text(record, colours=colours)
 
     root = logging.getLogger()
-    before_handlers, before_level, before = root.handlers[:], root.level, _current
+    before_handlers, before_level, before = root.handlers[:], root.level, structlog.get_config()
     writer = LogWriter(out, render_json if log_format == "json" else as_text, capacity)
     configure(level)
     root.handlers[:] = [_Handler(writer)]
@@ -169,8 +167,8 @@ def logging_to_stderr(
     finally:
         root.handlers[:] = before_handlers
         writer.stop()
-        configure(before)
+        structlog.configure(**before)
         root.setLevel(before_level)
 
 
-structlog.configure(processors=_processors(_current), wrapper_class=_wrapper(_current), logger_factory=_Sink)
+structlog.configure(processors=_processors("info"), wrapper_class=_wrapper("info"), logger_factory=_Sink)
