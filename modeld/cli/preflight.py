@@ -130,7 +130,7 @@ def _some(names: Sequence[str]) -> str:
 def check_library(python: str = sys.executable, probe: str = _PROBE) -> Verdict:
     """llama.cpp must load. In a process of its own: a library for another CPU dies of a signal."""
     try:
-        done = subprocess.run(  # noqa: S603  # this interpreter with a text of this file: nothing of it is input
+        done = subprocess.run(  # noqa: S603  # this interpreter runs a program from this file: nothing of the command is input
             [python, "-P", "-c", probe],
             stdin=subprocess.DEVNULL,
             capture_output=True,

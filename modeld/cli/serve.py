@@ -34,7 +34,7 @@ def run_serve(flags: dict[str, object]) -> int:
     if not passed:
         say("modeld: preflight failed; mend what is NOT OK and start again")
         return 1
-    from modeld.cli.compose import serve_forever  # noqa: PLC0415  # loads the HTTP server, which no other command needs
+    from modeld.cli.compose import serve_forever  # noqa: PLC0415  # loads the HTTP server: not for `modeld --help`, nor for a preflight that fails
 
     with logging_to_stderr(loaded.settings.log_level, loaded.settings.log_format):
         return serve_forever(loaded.settings, keyring)

@@ -114,12 +114,7 @@ def parse_toml(text: str) -> object:
 def parse_yaml(text: str) -> object:
     """Return the value of the one YAML document in `text`."""
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _refuse_bombs(node)
-        return cast("object", loader.construct_document(node))  # pyright: ignore[reportUnknownMemberType]  # types-pyyaml gives it no types
+        return cast("object", _Loader(text).get_single_data())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -133,7 +128,14 @@ def parse_yaml(text: str) -> object:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the scalars of YAML 1.2 and without repeated keys."""
+    """PyYAML's safe loader with the scalars of YAML 1.2, without repeated keys and endless aliases."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Return the one document as it is written. Raises: UnreadableConfig if it would grow too large."""
+        node = super().get_single_node()
+        if node is not None:
+            _refuse_bombs(node)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()

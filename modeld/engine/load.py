@@ -17,6 +17,6 @@ def load_engine(spec: LoadSpec, on_progress: OnProgress) -> Engine:
     if spec.kind is EngineKind.FAKE:
         return load_fake(spec, on_progress)
     check_unchanged(spec)
-    from modeld.engine.llama.engine import load  # noqa: PLC0415  # loads llama.cpp, 40 MiB, which a fake engine does without
+    from modeld.engine.llama.engine import load  # noqa: PLC0415  # loads llama.cpp, 40 MiB and 0.2 s: a fake engine does without
 
     return load(spec, on_progress)

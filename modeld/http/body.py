@@ -228,6 +228,6 @@ class StreamBody(Streamed, Generic[_Told]):
             if self._log.verbose:
                 self._log.sent(lines)
             return pen.write(lines)
-        except Exception as error:  # noqa: BLE001  # kept, and raised in the task that can tell it
+        except Exception as error:  # noqa: BLE001  # this runs in the turn of who puts events: it is kept, and raised in the body's own task
             self._fault = error
             return False

@@ -66,7 +66,7 @@ class Keyring:
         """
         digest = hmac.digest(self._pepper, text.encode(), hashlib.sha256)
         if (client := self._known.get(digest)) is not None:
-            return client  # noqa: ASYNC910  # each request comes by here: a turn of the loop less, and its answer yields
+            return client  # noqa: ASYNC910  # each request comes by here, and yields when it is answered; a checkpoint costs a turn of the loop
         found = parts(text)
         entry = None if found is None else self._entries.get(found[0])
         if found is None or entry is None or digest in self._refused:

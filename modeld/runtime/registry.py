@@ -151,7 +151,7 @@ class Registry:
         """Look, in the thread. A defect of ours costs what is new, not the models that are known."""
         try:
             return self._scan()
-        except Exception as error:  # noqa: BLE001  # the wall: a defect here must not end the daemon
+        except Exception as error:  # noqa: BLE001  # the wall: told in /status, and what was known is served on
             _log.exception("the look at the models folder broke")
             return msgspec.structs.replace(
                 self.scanned, error=f"the look at the models folder broke: {error!r}"

@@ -215,7 +215,7 @@ def _read(candidate: Candidate) -> _Outcome:
         return _Outcome(error=str(error))
     except OSError as error:
         return _Outcome(error=f"{name} cannot be read: {reason_of(error)}", refused=True)
-    except Exception as error:  # noqa: BLE001  # the wall: no file, however odd, may end the daemon
+    except Exception as error:  # noqa: BLE001  # the wall: a file that our reader breaks on is told as damaged, and the others are served
         return _Outcome(error=f"{name} cannot be read: {error!r} (a defect of modeld)")
 
 

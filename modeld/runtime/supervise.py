@@ -25,7 +25,7 @@ async def supervise(instance: Instance, feed: Callable[[Input], None]) -> None:
     """
     try:
         ending = await instance.run()
-    except* Exception as group:  # noqa: BLE001  # the wall: a defect in one instance must not end the daemon
+    except* Exception as group:  # noqa: BLE001  # the wall: told as `Died`, with the traceback in the log; other models serve on
         _log.exception("the instance of model %s broke", instance.model_id, exc_info=group)
         problem = EngineFailed(f"the instance broke: {group.exceptions[0]!r}").as_problem()
         ending = Died(problem)

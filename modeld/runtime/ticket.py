@@ -139,7 +139,7 @@ class Ticket:
             await trio.lowlevel.checkpoint_if_cancelled()
         while not self._mailbox:
             await self._reader.park()
-        return self._empty()  # noqa: ASYNC910  # the reader now writes these events, and that yields
+        return self._empty()  # noqa: ASYNC910  # every token comes by here, and who takes it yields when he writes it; a checkpoint costs a turn of the loop
 
     async def pour(self, take: Take) -> None:
         """Give all events to `take`, in the turn of whoever puts them, until it returns False.
@@ -150,7 +150,7 @@ class Ticket:
         if self._mailbox:
             await trio.lowlevel.checkpoint_if_cancelled()
             if not take(self._empty()):
-                return  # noqa: ASYNC910  # as in `next`: the reader writes now, and that yields
+                return  # noqa: ASYNC910  # what was not taken is written now, which yields; a checkpoint would cost a turn of the loop
         self._take = take
         try:
             await self._reader.park()

@@ -84,7 +84,7 @@ def drive(load: Callable[[OnProgress], Engine], inbox: Inbox, post: Callable[[Fr
     except ModeldError as error:
         post(LoadFailed(error.as_problem()))
         return
-    except Exception as error:  # noqa: BLE001  # the wall: a file that breaks its load must not end the daemon
+    except Exception as error:  # noqa: BLE001  # the wall: told as `LoadFailed`, with the traceback in the log
         _log.exception("the load failed")
         post(LoadFailed(ModelFailed(f"the load failed: {error!r}").as_problem()))
         return
@@ -95,7 +95,7 @@ def drive(load: Callable[[OnProgress], Engine], inbox: Inbox, post: Callable[[Fr
         _serve(engine, inbox, post)
     except ModeldError as error:
         last = Died(error.as_problem())
-    except Exception as error:  # noqa: BLE001  # the wall: an engine that breaks must not end the daemon
+    except Exception as error:  # noqa: BLE001  # the wall: told as `Died`, with the traceback in the log
         _log.exception("the engine broke")
         last = Died(EngineFailed(f"the engine broke: {error!r}").as_problem())
     finally:

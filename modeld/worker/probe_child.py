@@ -61,7 +61,7 @@ def _answer(load: LoadSpec) -> DryRunReply:
     except MemoryError:
         text = f"{load.model_id} needs more than {MEMORY_BYTES >> 20} MiB to be looked at"
         return DryRunReply(problem=ModelFailed(text).as_problem())
-    except Exception as error:  # noqa: BLE001  # the wall: whatever is wrong with a file is an answer
+    except Exception as error:  # noqa: BLE001  # the wall: told as the answer of this process, which ends
         return DryRunReply(
             problem=ModelFailed(f"{load.model_id} cannot be looked at: {error!r}").as_problem()
         )

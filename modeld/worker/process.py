@@ -160,7 +160,7 @@ class ProcessWorker:
             fault: FrameError | None = None
             try:
                 for message in frames.feed(data):
-                    heard.append(message)  # noqa: PERF402  # keeps what came before a fault; `extend` promises nothing of it
+                    heard.append(message)  # noqa: PERF402  # what came before a fault counts, and `extend` does not promise to keep it
             except FrameError as error:
                 fault = error
             for message in merged(heard):

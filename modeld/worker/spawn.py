@@ -101,7 +101,7 @@ def spawn(model_id: str, module: str = "modeld.worker.child") -> Spawned:
         reader, writer = os.pipe()
         tied_to = os.getpid() if threading.current_thread() is threading.main_thread() else 0
         command = [sys.executable, "-P", "-S", "-m", module]
-        process = subprocess.Popen(  # noqa: S603  # this interpreter with a module of modeld: nothing of it is input
+        process = subprocess.Popen(  # noqa: S603  # this interpreter runs a module of modeld; a name is only shown, and passes through no shell
             [*command, str(theirs.fileno()), str(tied_to), model_id],
             stdin=subprocess.DEVNULL,
             stdout=writer,

@@ -185,7 +185,7 @@ class Model:
             nonlocal given_up
             try:
                 given_up = not on_progress(fraction)
-            except Exception as error:  # noqa: BLE001  # cannot pass through C; raised below
+            except Exception as error:  # noqa: BLE001  # no exception can pass through llama.cpp, which calls this: it is kept, and raised below
                 fault.append(error)
                 given_up = True
             return not given_up

@@ -131,7 +131,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = subprocess.Popen(  # noqa: S603  # this interpreter with a text of this file: nothing of it is input
+                self._process = subprocess.Popen(  # noqa: S603  # this interpreter runs a program from this file: nothing of the command is input
                     [sys.executable, "-I", "-S", "-c", _PROGRAM, json.dumps([*sys.path, _ROOT])],
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),

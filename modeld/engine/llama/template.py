@@ -172,7 +172,7 @@ class ChatTemplate:
                 variables = jinja2.meta.find_undeclared_variables(jinja.parse(self._source))
                 self._knows_tools = "tools" in variables
                 self._template = jinja.from_string(self._source)
-            except Exception as error:  # noqa: BLE001  # computes what is constant, which may raise anything
+            except Exception as error:  # noqa: BLE001  # Jinja computes what is constant in a file from a stranger, which may raise anything
                 self._fault = f"this model's chat template cannot be compiled ({_words(error)})"
         if self._template is None:
             raise InvalidRequest(f"{self._fault}; send `prompt` instead of `messages`")
