@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from modeld.core.events import Delta, Failed, FinishReason, Loading, Queued, Started, Usage
 from modeld.core.models import ModelSpec
+from modeld.dialects import native
 from modeld.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
@@ -45,6 +46,22 @@ async def test_a_stream_ends_with_one_done_line() -> None:
         assert (last["done"], last["content"], last["finish_reason"]) == (True, "The cat sat", "stop")
         assert (last["model"], last["id"]) == ("tiny-q4.gguf", "r1")
         await served.backend.wait_closed()
+
+
+async def test_a_request_that_breaks_before_its_answer_gives_its_slot_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A defect where the answer is prepared is a 500, and the ticket is closed: nobody else would do it."""
+
+    def broken(**_: object) -> object:
+        raise RuntimeError("a defect of ours")
+
+    monkeypatch.setattr(native, "Renderer", broken)
+    async with serving() as served, served.client() as client:
+        answer = await client.post("/infer", json={"prompt": "x"})
+        assert answer.status_code == 500
+        await served.backend.wait_closed()
+        assert served.backend.closed == served.backend.tickets
 
 
 async def test_without_stream_the_last_line_comes_alone() -> None:

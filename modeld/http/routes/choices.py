@@ -21,7 +21,6 @@ from modeld.http.infer_log import InferLog, wanted_level
 from modeld.http.reply import json_reply, stream_reply
 from modeld.http.routes.generation import count_refusal, no_answer
 from modeld.http.routes.submission import submit
-from modeld.runtime.ticket import Ticket
 
 
 async def answer(
@@ -35,11 +34,7 @@ async def answer(
     """
     level = wanted_level(request)
     _check_room(edge, request.client, asked.orders)
-    tickets: list[Ticket] = []
-    for order in asked.orders:
-        ticket = await submit(edge, request, order)
-        request.cleanup.callback(ticket.close)
-        tickets.append(ticket)
+    tickets = [await submit(edge, request, order) for order in asked.orders]
     request.work_began.set()
     chorus = Chorus(tickets)
     model = tickets[0].model

@@ -16,7 +16,9 @@ from modeld.runtime.ticket import Ticket
 
 
 async def submit(edge: Edge, request: EdgeRequest, order: Order) -> Ticket:
-    """Submit; a model that is not known may have been put there a moment ago. The caller closes the ticket.
+    """Submit; a model that is not known may have been put there a moment ago.
+
+    With the request ends its ticket, whatever the caller does before.
 
     Raises: ModeldError for what is known at once.
     """
@@ -33,6 +35,7 @@ def _submitted(edge: Edge, request: EdgeRequest, order: Order) -> Ticket:
     order = on_terms(edge, client, order)
     edge.accounts.check(client)
     ticket = edge.backend.submit(order, request_id=request.id)
+    request.cleanup.callback(ticket.close)
     visit = edge.accounts.begin(client, order.stake.tokens, ticket.model.id)
     request.cleanup.callback(lambda: visit.end(ticket.usage))
     return ticket

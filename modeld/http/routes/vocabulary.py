@@ -49,7 +49,6 @@ class VocabularyRoutes:
         order = parse(await read_json(request))
         ticket = await submit(self._edge, request, order)
         request.work_began.set()
-        request.cleanup.callback(ticket.close)
         return json_reply(await _body(ticket))
 
 
