@@ -106,11 +106,15 @@ class Machine:
         self._failures += 1
         if self.problem is None:
             _log.warning("the devices' memory is not known", reason=answer.message)
-        self.problem = f"{answer.message}; what was seen before is used"
-        if self._failures >= MOST_FAILURES:
-            self.problem = f"{answer.message}; no model is put on a GPU until it succeeds"
+        if not self._gpus:
+            follows = "until it succeeds, llama.cpp alone says where models go, and GPUs are in no ledger"
+        elif self._failures < MOST_FAILURES:
+            follows = "what was seen before is used"
+        else:
+            follows = "no model is put on a GPU until it succeeds"
             self._seen += 1
             self._gpus = tuple(replace(gpu, free=0, seen=self._seen) for gpu in self._gpus)
+        self.problem = f"{answer.message}; {follows}"
 
 
 def gpus_of(devices: tuple[Device, ...]) -> tuple[Device, ...]:

@@ -128,15 +128,35 @@ async def test_gpus_that_cannot_be_asked_any_more_take_no_more_models(
         await nursery.start(source.run)
         await trio.sleep(1)  # Between two looks, not at one.
         frees: list[int] = []
-        problems: list[bool] = []
+        problems: list[str] = []
         for _ in range(MOST_FAILURES + 2):
             frees.append(source.look()[1].free // MIB)
-            problems.append(source.problem is not None)
+            problems.append(source.problem or "")
             assert source.look()[0].free == 700 * MIB, "the machine's memory is read here, and not asked for"
             await trio.sleep(GPU_LOOK_S)
         nursery.cancel_scope.cancel()
     assert frees == [600] * MOST_FAILURES + [0, 600]
-    assert problems == [False] + [True] * MOST_FAILURES + [False]
+    used, not_believed = "; what was seen before is used", "; no model is put on a GPU until it succeeds"
+    expected = [used] * (MOST_FAILURES - 1) + [not_believed]
+    assert problems == ["", *(PROBLEM.message + end for end in expected), ""]
+
+
+async def test_gpus_that_were_never_seen_are_left_to_llama_cpp_and_that_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Nothing was seen before, so nothing of it is used; it is asked again, and then they are known."""
+    answers = iter([*[PROBLEM] * MOST_FAILURES, *[(machine(800), gpu(0, 600))] * 10])
+    source = Machine(backends=("cuda",), ask=asker(answers), read=lambda: machine(700))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(source.run)
+        await trio.sleep(1)  # Between two looks, not at one.
+        for _ in range(MOST_FAILURES):
+            assert "llama.cpp alone says where models go" in (source.problem or "")
+            assert source.look() == (machine(700),)
+            await trio.sleep(GPU_LOOK_S)
+        assert source.problem is None
+        assert len(source.look()) == 2
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_library_without_other_backends_starts_no_process(
