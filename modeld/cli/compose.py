@@ -131,18 +131,28 @@ async def _front(
     await accounts.open()
     app = create_app(daemon, settings, metrics, guard=guard, accounts=accounts)
     _spare_collector()
+    keeping = trio.CancelScope(shield=True)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(accounts.run)
+        nursery.start_soon(_keep_accounts, accounts, keeping)
         if guard.keyring is not None:
             nursery.start_soon(guard.keyring.run)
-        async with trio.open_nursery() as serving:
-            try:
-                urls = await serving.start(partial(serve, app, binds, shutdown=shutdown, tls=tls))
-            except OSError as error:
-                why = error.strerror or str(error)
-                raise CannotListen(f"cannot listen on {', '.join(binds)}: {why}") from error
-            task_status.started(urls)
+        try:
+            async with trio.open_nursery() as serving:
+                try:
+                    urls = await serving.start(partial(serve, app, binds, shutdown=shutdown, tls=tls))
+                except OSError as error:
+                    why = error.strerror or str(error)
+                    raise CannotListen(f"cannot listen on {', '.join(binds)}: {why}") from error
+                task_status.started(urls)
+        finally:
+            keeping.cancel()
         nursery.cancel_scope.cancel()
+
+
+async def _keep_accounts(accounts: Accounts, keeping: trio.CancelScope) -> None:
+    """Keep them until this scope is cancelled: by then all requests have ended, and their use is known."""
+    with keeping:
+        await accounts.run()
 
 
 def _look_again(keyring: Keyring | None, tls: Tls | None) -> None:
