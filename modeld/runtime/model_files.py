@@ -83,12 +83,11 @@ def _file(folder: str, entry: os.DirEntry[str]) -> File:
     try:
         info = entry.stat()
     except OSError as error:
-        target = f" (a link to {_shown(Path(entry.path).readlink())})" if entry.is_symlink() else ""
         return File(
             folder=folder,
             name=entry.name,
             path=entry.path,
-            error=f"{entry.name}{target} cannot be read: {reason_of(error)}",
+            error=f"{entry.name}{_target(entry)} cannot be read: {reason_of(error)}",
         )
     return File(
         folder=folder,
@@ -100,6 +99,14 @@ def _file(folder: str, entry: os.DirEntry[str]) -> File:
         inode=info.st_ino,
         error=None if stat.S_ISREG(info.st_mode) else f"{entry.name} is not a regular file",
     )
+
+
+def _target(entry: os.DirEntry[str]) -> str:
+    """Say where a link leads; nothing of what is none, or was removed a moment ago."""
+    try:
+        return f" (a link to {_shown(Path(entry.path).readlink())})" if entry.is_symlink() else ""
+    except OSError:
+        return ""
 
 
 def is_our_own_lack(error: OSError | RuntimeError) -> bool:

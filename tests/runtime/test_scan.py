@@ -19,6 +19,7 @@ from support import tiny_gguf
 from modeld.config.settings import ModelSettings, Settings
 from modeld.core.models import EngineKind, Isolation, LoadOptions
 from modeld.engine.llama.footprint import estimate
+from modeld.runtime import model_files
 from modeld.runtime import scan as scan_module
 from modeld.runtime.scan import Scan, Scanner
 
@@ -125,6 +126,17 @@ def test_links_that_lead_in_circles_do_no_harm(tmp_path: Path, tiny: Path) -> No
     error = scan.catalog.models["self.gguf"].error
     assert error is not None
     assert "self.gguf (a link to self.gguf) cannot be read: Too many levels" in error
+
+
+def test_a_link_that_is_removed_while_the_folder_is_looked_at_harms_no_other(tmp_path: Path) -> None:
+    """It is told as a file that cannot be read; the look itself does not fail for it."""
+    link = tmp_path / "gone.gguf"
+    link.symlink_to("/nowhere/x.gguf")
+    with os.scandir(tmp_path) as entries:
+        [entry] = entries
+    link.unlink()
+    file = model_files._file("", entry)
+    assert file.error == "gone.gguf cannot be read: No such file or directory"
 
 
 def test_a_link_to_nothing_says_where_it_leads(tmp_path: Path) -> None:
