@@ -227,3 +227,8 @@ def test_functions_of_one_name_and_other_schemas_have_rules_of_their_own() -> No
 def test_the_form_is_that_of_the_template(source, form) -> None:
     """By its markers; a template without functions has them told in Hermes' form; others are left free."""
     assert form_of(source) is form
+
+
+def test_a_template_too_deep_to_be_walked_is_no_fault_of_the_load() -> None:
+    """Jinja parses such a chain in a loop; whoever sends messages is told when it is compiled."""
+    assert form_of("{{ a" + ".b" * 5000 + " }}") is CallForm.HERMES

@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
-import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -101,6 +100,14 @@ def fault_of(source: str | None) -> str | None:
     return None
 
 
+def knows_tools(tree: jinja2.nodes.Template) -> bool:
+    """Tell whether a parsed template speaks of functions by itself: anything in it is called `tools`.
+
+    The form of calls follows from it (`tool_form`), and whether they are told in place of it (`tool_prompt`).
+    """
+    return any(name.name == "tools" for name in tree.find_all(jinja2.nodes.Name))
+
+
 class ChatTemplate:
     """The chat template of one model. It takes whatever time and memory its source makes it take.
 
@@ -169,8 +176,7 @@ class ChatTemplate:
         if self._template is None and self._fault is None:
             try:
                 jinja = environment()
-                variables = jinja2.meta.find_undeclared_variables(jinja.parse(self._source))
-                self._knows_tools = "tools" in variables
+                self._knows_tools = knows_tools(jinja.parse(self._source))
                 self._template = jinja.from_string(self._source)
             except Exception as error:  # noqa: BLE001  # Jinja computes what is constant in a file from a stranger, which may raise anything
                 self._fault = f"this model's chat template cannot be compiled ({_words(error)})"

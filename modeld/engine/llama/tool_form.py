@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-import jinja2.nodes
 from jinja2 import TemplateError
 
 from modeld.core.tools import HERMES_BEGIN, LLAMA_TAG, MISTRAL_ARGUMENTS, MISTRAL_CALLS
-from modeld.engine.llama.template import environment
+from modeld.engine.llama.template import environment, knows_tools
 
 _NOT_JSON = ("<function=", "<parameter=", "<arg_key>", "<invoke")
 """What templates have that write calls between the same markers in another form (Qwen3-Coder, GLM 4.5)."""
@@ -44,7 +43,6 @@ def form_of(source: str | None) -> CallForm | None:
 
 def _knows_tools(source: str) -> bool:
     try:
-        tree = environment().parse(source)
+        return knows_tools(environment().parse(source))
     except (TemplateError, RecursionError, MemoryError):
         return False
-    return any(name.name == "tools" for name in tree.find_all(jinja2.nodes.Name))
