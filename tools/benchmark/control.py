@@ -266,6 +266,3 @@ def resident(pid: int) -> dict[str, float]:
     found = re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
     of = {name.lower(): int(kib) / 1024 for name, kib in found}
     return {"rss_mib": of["rss"], "pss_mib": of["pss"], "anonymous_mib": of["anonymous"]}
-
-
-# --- telling --------------------------------------------------------------------------------------
