@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from modeld.core.devices import DeviceKind
 from modeld.core.fleet import Fleet
 from modeld.core.ledger import places
 from modeld.core.models import MIB, ModelSpec
@@ -126,13 +127,23 @@ def fits_not_beside_others(fleet: Fleet, spec: ModelSpec) -> Problem | None:
 
 
 def _nowhere(fleet: Fleet, spec: ModelSpec) -> Problem:
-    """Say that no GPU, no split and no number of layers would do."""
+    """Say that no GPU, no split and no number of layers would do, or that the GPU it is to go on is none."""
     limits = fleet.limits
+    gpus = [device.name for device in fleet.devices if device.kind is not DeviceKind.CPU]
+    if spec.options.main_gpu is not None and spec.options.main_gpu >= len(gpus):
+        why = (
+            f"llama_main_gpu is {spec.options.main_gpu}, and of the GPUs {', '.join(gpus)} the last one is "
+            f"{len(gpus) - 1}, as they are counted from 0; set it to one of these, or to auto"
+        )
+    else:
+        why = (
+            f"{_parts(spec)}. The devices have "
+            f"{_have(fleet, {it.name: it.total for it in fleet.devices})}, the budget is "
+            f"{_mb(limits.budget or 0)} MiB, {_mb(limits.margin)} MiB of each are to stay free, and what is "
+            f"pinned stays; {_remedy(spec)}"
+        )
     return DoesNotFit(
-        f"model {spec.id} finds no place on the devices: {_parts(spec)}. The devices have "
-        f"{_have(fleet, {it.name: it.total for it in fleet.devices})}, the budget is "
-        f"{_mb(limits.budget or 0)} MiB, {_mb(limits.margin)} MiB of each are to stay free, and what is "
-        f"pinned stays; {_remedy(spec)}",
+        f"model {spec.id} finds no place on the devices: {why}",
         details={
             "need_mb": _mb(spec.footprint.total),
             "budget_mb": _mb(limits.budget or 0),

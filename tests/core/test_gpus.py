@@ -166,7 +166,9 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
     paper = Paper([replace(model("a"), options=LoadOptions(main_gpu=1))], limits(5000))
     paper.feed(devices(900))
     paper.arrive("a")
-    assert paper.of(Refuse)[-1].problem.kind == "does_not_fit"
+    problem = paper.of(Refuse)[-1].problem
+    assert problem.kind == "does_not_fit"
+    assert "llama_main_gpu is 1, and of the GPUs CUDA0 the last one is 0" in problem.message
 
 
 def test_the_margin_stays_free_on_each_device() -> None:
