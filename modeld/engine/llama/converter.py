@@ -59,7 +59,7 @@ def repetition(
 
 _NESTED_DIGITS: str = vars(llama_grammar)["_up_to_15_digits"]
 _DIGITS = "[0-9]{0,15}"
-llama_grammar.__dict__["_build_repetition"] = repetition
+llama_grammar.__dict__["_build_repetition"] = repetition  # the converter finds it there, by this name
 
 
 class Converter(llama_grammar.SchemaConverter):
