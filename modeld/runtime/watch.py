@@ -47,9 +47,10 @@ class StallWatch:
 
 async def first_stall(look: Callable[[], bool], stall_timeout_s: float) -> None:
     """Return when `look` says that there is a stall; it is called every `stall_timeout_s / LOOKS` seconds."""
-    await trio.sleep(stall_timeout_s / LOOKS)
-    while not look():  # noqa: ASYNC110  # what hangs sets no event
+    while True:
         await trio.sleep(stall_timeout_s / LOOKS)
+        if look():
+            return
 
 
 def describe_stall(model_id: str, state: State, stall_timeout_s: float) -> str:
