@@ -7,24 +7,20 @@ What its own context takes is gone with it, but was counted as taken when it loo
 
 from __future__ import annotations
 
-import socket
 import sys
 
 import msgspec
 
-from modeld.engine.llama.devices import list_devices
 from modeld.worker.bounds import bound
-from modeld.worker.once_child import answer_once
+from modeld.worker.once_child import answer, confined
 
 _CPU_S = 20
 _MEMORY_BYTES = 8 << 30
 """Of address space that drivers may write to; they reserve much, and touch little of it."""
 
-
-def _reply(_sock: socket.socket) -> bytes:
-    bound(memory=_MEMORY_BYTES, cpu_s=_CPU_S)
-    return msgspec.json.encode(list_devices())
-
-
 if __name__ == "__main__":
-    answer_once(sys.argv[1:], _reply)
+    sock = confined(sys.argv[1:])
+    bound(memory=_MEMORY_BYTES, cpu_s=_CPU_S)
+    from modeld.engine.llama.devices import list_devices
+
+    answer(sock, msgspec.json.encode(list_devices()))

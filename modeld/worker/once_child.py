@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The side of a process that answers once (`worker.once`). Without Trio, for which it has no use."""
+"""The side of a process that answers once (`worker.once`). Without Trio, for which it has no use.
+
+Such a program loads libraries that may crash or fill the memory. It imports them between `confined` and
+`answer`, never before: until then a crash can leave a core file, and a lack of memory end the daemon instead.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
-from collections.abc import Callable
 from typing import NoReturn
 
 from modeld.worker.bounds import die_with, leave_no_core, leave_the_daemon_alone
@@ -14,8 +17,8 @@ from modeld.worker.bounds import die_with, leave_no_core, leave_the_daemon_alone
 _NICE = 5
 
 
-def answer_once(arguments: list[str], answer: Callable[[socket.socket], bytes]) -> NoReturn:
-    """Be such a process: answer over the socket that the daemon left, and end.
+def confined(arguments: list[str]) -> socket.socket:
+    """Be such a process from here on; return the way to the daemon.
 
     `arguments` are those of the command line: descriptor, process id of the daemon, a name for `ps`.
     """
@@ -28,5 +31,10 @@ def answer_once(arguments: list[str], answer: Callable[[socket.socket], bytes]) 
         os.nice(_NICE)
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
-    sock.sendall(answer(sock))
+    return sock
+
+
+def answer(sock: socket.socket, data: bytes) -> NoReturn:
+    """Say the one thing, and end."""
+    sock.sendall(data)
     os._exit(0)  # Without the ends of libraries: the kernel takes everything back.

@@ -2,8 +2,8 @@
 """Asks llama.cpp what a model will take, in a process of its own (`worker.probe_child`).
 
 A bad file can end that process, fill its memory or keep it busy for ever; so it is bounded like no worker:
-`MEMORY_BYTES` of memory, `CPU_S` of CPU time, no file to write, and `WITHIN_S` until it is killed. It is told
-what a worker is told (`Start`), and answers with one JSON value: a `DryRun`, or a `Problem`.
+2 GiB of memory, 10 s of CPU time, no file to write, and `WITHIN_S` until it is killed. It is told
+what a worker is told (`Start`), and answers with one JSON value, a `DryRunReply`.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def test_a_dry_run_holds_what_a_worker_holds() -> None:
     """Its process is taken for a worker's, so it has no module that a worker has not, but its own."""
     shown = "import importlib, sys; [importlib.import_module(name) for name in {!r}]; print(*sys.modules)"
     engine, found = "modeld.engine.llama.engine", list[set[str]]()
-    for own in (["modeld.worker.probe_child", "modeld.engine.llama.dry_run"], []):
+    for own in (["modeld.worker.probe_child", "modeld.worker.probe_answer"], []):
         program = shown.format(["modeld.worker.child", engine, *own])
         command = [sys.executable, "-P", "-S", "-c", program]
         env = child_environment(os.environ)
