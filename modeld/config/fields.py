@@ -150,7 +150,8 @@ FIELDS: Sequence[Field] = (
         Field(
             "drain_timeout",
             duration(0.001),
-            "How long running requests may go on when the daemon stops or a model is unloaded.",
+            "How long running requests may go on when the daemon stops, as far as `shutdown_timeout` leaves "
+            "time for it.",
             zero_is_default=True,
         ),
         Field("shutdown_timeout", duration(), "The stop after SIGTERM is over within this time."),

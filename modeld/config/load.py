@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from modeld.config.cautions import cautions
 from modeld.config.field import Field, is_unset
 from modeld.config.fields import BY_NAME, FIELDS, LEGACY
 from modeld.config.files import UnreadableConfig, read_config
@@ -73,6 +74,11 @@ class _Gathered:
         self.sources[entry.name] = source
         self.labels[entry.name] = label
 
+    def told(self, name: str, sentence: str) -> str:
+        """Return what is said of a setting, or of one below it (`models.x.ttl`), with its place."""
+        top, _, below = name.partition(".")
+        return f"{self.labels.get(top, top)}{'.' + below if below else ''}: {sentence}"
+
 
 def load_settings(
     *,
@@ -99,10 +105,9 @@ def load_settings(
     _fill_in(found, environ, cores)
     settings = msgspec.structs.replace(Settings(), **found.values)
     if not found.problems:
-        for name, sentence in findings(settings, found.sources):
-            top, _, below = name.partition(".")
-            label = found.labels.get(top, top)
-            found.problems.append(f"{label}{'.' + below if below else ''}: {sentence}")
+        found.problems += (found.told(*finding) for finding in findings(settings, found.sources))
+    if not found.problems:
+        found.warnings += (found.told(*caution) for caution in cautions(settings, found.sources))
     warnings = tuple(map(_one_line, found.warnings))
     if found.problems:
         raise ConfigError(tuple(map(_one_line, found.problems)), warnings)

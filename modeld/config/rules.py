@@ -135,8 +135,14 @@ def _tls(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _same_file(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
-    if settings.events_file is not None and settings.events_file == settings.config:
-        yield "events_file", "this is the config file; events would be written into it"
+    for name, what in (
+        ("config", "the config file"),
+        ("keys_file", "the file of the keys (keys_file)"),
+        ("tls_cert", "the certificate (tls_cert)"),
+        ("tls_key", "the private key (tls_key)"),
+    ):
+        if settings.events_file is not None and settings.events_file == getattr(settings, name):
+            yield "events_file", f"this is {what}; events would be written into it"
 
 
 _RULES: tuple[Callable[[Settings, Mapping[str, str]], Iterator[Finding]], ...] = (

@@ -21,6 +21,7 @@ from trio_util import wait_any
 
 import modeld
 from modeld.config.settings import Settings
+from modeld.config.stop import drain_patience, fleet_stop_s
 from modeld.core.fleet_events import Kind
 from modeld.core.limits import Limits
 from modeld.core.models import MIB, Catalog, EngineKind, ModelSpec
@@ -40,9 +41,6 @@ from modeld.telemetry.metrics import Metrics
 from modeld.worker.host import Host
 
 _log = structlog.stdlib.get_logger("modeld.root")
-FLEET_STOP_S = 0.5
-"""Of `shutdown_timeout`, what the front leaves to the fleet (at most a fifth of it)."""
-
 LAST_RESORT_S = 0.7
 """After `shutdown_timeout` and this, whoever composed the tree may end the process by force."""
 
@@ -151,18 +149,16 @@ class Root:
                 await self._drain(signals)
                 self._events.close()
                 shutdown.set()
-                leave = min(FLEET_STOP_S, self._settings.shutdown_timeout / 5)
-                front_nursery.cancel_scope.deadline = deadline - leave
+                front_nursery.cancel_scope.deadline = deadline - fleet_stop_s(self._settings)
             _log.info("the front is closed, the fleet stops")
             nursery.cancel_scope.cancel()
         self._observer.daemon(Kind.DAEMON_STOPPED, "the front is closed and all models are gone")
 
     async def _drain(self, signals: StopSignals) -> None:
-        inside = self._scheduler.inside
-        _log.info("draining", inside=inside.value, drain_timeout_s=self._settings.drain_timeout)
+        inside, patience = self._scheduler.inside, drain_patience(self._settings)
+        _log.info("draining", inside=inside.value, drain_timeout_s=patience)
         self._supervision.notifier.stopping(f"draining {inside.value} requests")
         self._scheduler.drain()
-        patience = min(self._settings.drain_timeout, self._settings.shutdown_timeout)
         with trio.move_on_after(patience):
             await wait_any(partial(inside.wait_value, 0), signals.second.wait)
         self._scheduler.cut_all()

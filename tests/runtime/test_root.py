@@ -50,10 +50,12 @@ def root_of(
 class Front:
     """A front that plays one client: asks, reads, and notes when it was told to stop."""
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, writing_s: float = 0.0) -> None:
+        """`writing_s`: what the last line takes on its way to the client."""
         self.events: list[object] = []
         self.told: list[str] = []
         self.max_tokens = max_tokens
+        self.writing_s = writing_s
         self.daemon: Daemon | None = None
 
     def ask(self, daemon: Daemon) -> Ticket:
@@ -71,6 +73,7 @@ class Front:
 
             async def client() -> None:
                 self.events += await read(ticket)
+                await trio.sleep(self.writing_s)
                 self.told.append("answered")
 
             nursery.start_soon(client)
@@ -120,6 +123,28 @@ async def test_a_stop_drains_then_cuts_then_closes_the_front_then_the_fleet(
     assert sorted(front.told) == ["answered", "shutdown"]
     assert front.daemon is not None
     assert front.daemon.health() == "the scheduler does not run"
+
+
+async def test_a_drain_that_is_longer_than_the_stop_leaves_time_for_last_lines(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    """With more `drain_timeout` than `shutdown_timeout` streams still get their last event."""
+    root = root_of(tmp_path, fake="step_s=0.1", drain_timeout=60.0, shutdown_timeout=5.0)
+    front = Front(10**6, writing_s=0.2)
+
+    async def pass_time() -> None:
+        while front.daemon is None:
+            await trio.testing.wait_all_tasks_blocked()
+        while "answered" not in front.told and trio.current_time() < 1000:
+            mock_clock.jump(0.1)
+            await trio.testing.wait_all_tasks_blocked()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pass_time)
+        await root.run(front, lambda _urls: None)
+    assert isinstance(front.events[-1], Finished)
+    assert front.events[-1].reason is FinishReason.SHUTDOWN
+    assert "answered" in front.told
 
 
 async def test_a_front_that_never_ends_is_cut_at_the_deadline(tmp_path: Path) -> None:
