@@ -26,6 +26,7 @@ from modeld.http.routes.meta import MetaRoutes
 from modeld.http.routes.ollama import OllamaRoutes
 from modeld.http.routes.openai import OpenAIRoutes
 from modeld.http.routes.state import StateRoutes
+from modeld.http.routes.table import AnyPath
 from modeld.http.routes.usage import UsageRoutes
 from modeld.http.routes.vocabulary import VocabularyRoutes
 from modeld.runtime.accounts import Accounts
@@ -48,6 +49,7 @@ class EdgeApp(QuartTrio):
         self.config["MAX_CONTENT_LENGTH"] = edge.limits.max_body_bytes
         self.config["PROPAGATE_EXCEPTIONS"] = False
         self.url_map.merge_slashes = False
+        self.url_map.converters["path"] = AnyPath
         self.before_request(self._before)
         self.register_error_handler(Exception, self._on_error)
         for rule, view, methods in (

@@ -18,7 +18,7 @@ from modeld.http.routes.table import Route
 
 
 class ControlRoutes:
-    """`/models/{id}/load`, `unload`, `switch`, `pin`, and `/operations`. An id may have slashes in it."""
+    """`/models/{id}/load`, `unload`, `switch`, `pin`, and `/operations`. An id may have any character."""
 
     def __init__(self, edge: Edge) -> None:
         self._backend = edge.backend

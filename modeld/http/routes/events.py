@@ -68,7 +68,8 @@ class EventsRoute:
         Raises: InvalidRequest for a kind that there is not, ModelNotFound.
         """
         catalog = self._edge.backend.catalog
-        models = {named(catalog, name).id for name in _listed(request, "model")}
+        names = _listed(request, "model", lambda name: catalog.find(name) is not None)
+        models = {named(catalog, name).id for name in names}
         kinds = {_kind(name) for name in _listed(request, "kind")}
 
         def passes(event: FleetEvent) -> bool:
@@ -81,9 +82,14 @@ class EventsRoute:
         return passes
 
 
-def _listed(request: EdgeRequest, key: str) -> list[str]:
-    """Return the values of a parameter that may be repeated, or have commas."""
-    return [word.strip() for value in request.args.getlist(key) for word in value.split(",") if word.strip()]
+def _listed(
+    request: EdgeRequest, key: str, is_one: Callable[[str], bool] = lambda _value: False
+) -> list[str]:
+    """Return the values of a parameter that may be repeated, or have commas; `is_one` knows it whole."""
+    found: list[str] = []
+    for value in request.args.getlist(key):
+        found += [value] if is_one(value) else [word.strip() for word in value.split(",") if word.strip()]
+    return found
 
 
 def _kind(name: str) -> Kind:

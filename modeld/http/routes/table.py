@@ -6,6 +6,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from quart import Response
+from werkzeug.routing import BaseConverter
 
 Route = tuple[str, Callable[..., Awaitable[Response]], list[str]]
 """Path, view (it takes what is variable in the path), methods. HEAD comes with GET, OPTIONS with all."""
+
+
+class AnyPath(BaseConverter):
+    """`<path:...>` in a rule: whatever a model may be called, slashes and line ends included.
+
+    Werkzeug's own takes no line ends, nor a slash at the beginning.
+    """
+
+    part_isolating = False
+    regex = "(?s:.+?)"
+    weight = 200
