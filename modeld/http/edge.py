@@ -10,6 +10,8 @@ from typing import cast, overload
 import trio
 from quart.globals import request_ctx
 from quart_trio.wrappers import TrioRequest
+from quart_trio.wrappers.request import TrioBody
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from modeld.config.settings import Settings
 from modeld.core.client import Client
@@ -30,6 +32,15 @@ class Edge:
     accounts: Accounts
 
 
+class EdgeBody(TrioBody):
+    """The body of a request as it arrives."""
+
+    def refuse(self) -> None:
+        """Have who reads it raise Quart's 413 at once, as for one that was declared too large."""
+        self._must_raise = RequestEntityTooLarge()
+        self.set_complete()
+
+
 class EdgeRequest(TrioRequest):
     """A request with its id and what is to be undone when it ends.
 
@@ -40,6 +51,9 @@ class EdgeRequest(TrioRequest):
         request is answered, also after a half-close: it takes no longer than to read it.
       client: who sends it, by its key; set before its route is entered.
     """
+
+    body_class = EdgeBody
+    body: EdgeBody
 
     id: str
     work_began: trio.Event

@@ -87,8 +87,11 @@ class Exchange(TrioASGIHTTPConnection):
         whole is not ended before its work began: whatever is refused until then is told.
         """
         complete = False
+        pen = pen_of(self.scope)
         while (message := await receive())["type"] == "http.request":
             request.body.append(message["body"])
+            if pen is not None and pen.too_large:
+                cast("EdgeRequest", request).body.refuse()
             if not message["more_body"]:
                 request.body.set_complete()
                 complete = True

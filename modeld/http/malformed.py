@@ -25,7 +25,7 @@ _SENTENCES: Mapping[str, str] = {
     "illegal header line": "a header must read Name: value, without control characters",
     "Illegal header name": "a header's name has a character that may not be there",
     "Illegal header value": "a header's value has a character that may not be there",
-    "illegal chunk header": "a chunk of the body must begin with its size, a hexadecimal number",
+    "illegal chunk header": "a chunk of the body must begin with its size, up to 20 hexadecimal digits",
     "malformed chunk footer": "a chunk of the body is longer than the size that it begins with",
     "continuation line at start of headers": "the first header begins with a blank",
     "Missing mandatory Host: header": "the Host header is missing",

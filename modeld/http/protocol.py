@@ -28,11 +28,11 @@ from hypercorn.typing import AppWrapper, ASGISendEvent, ConnectionState
 
 from modeld.dialects.native import error_body
 from modeld.errors import Problem
+from modeld.http.body_size import BodySize
 from modeld.http.ident import new_id
 from modeld.http.limits import Limits
-from modeld.http.malformed import why_malformed
 from modeld.http.pen import Pen
-from modeld.http.request_head import Refusal, is_too_large, large_headers, target_of
+from modeld.http.request_head import Refusal, is_too_large, malformed, target_of
 from modeld.http.wire import Wire
 
 _EMPTY_LINES = re.compile(rb"(?:\r?\n)+")
@@ -46,7 +46,7 @@ class Http1(H11Protocol):
     """The protocol of one connection.
 
     Attributes:
-      ending: the part of the body that comes is the last one.
+      ending: the part of the answer's body that comes is the last one.
     """
 
     def __init__(
@@ -73,6 +73,8 @@ class Http1(H11Protocol):
         self._held = b""
         self._method = b""
         self._is_chunked = False
+        self._received = b""
+        self._size = BodySize(self._h11, limits.max_body_bytes)
 
     @property
     def chunked(self) -> bool:
@@ -83,6 +85,11 @@ class Http1(H11Protocol):
             and not self._held
             and self._h11.our_state is h11.SEND_BODY
         )
+
+    @property
+    def too_large(self) -> bool:
+        """Whether the chunks of the request's body are more than any may have."""
+        return self._size.too_large
 
     @property
     def idle(self) -> bool:
@@ -176,7 +183,7 @@ class Http1(H11Protocol):
         """Drop empty lines before a request line (RFC 9112, 2.2); False when half of one is all there is."""
         if self._h11.their_state is not h11.IDLE:
             return True
-        data, ended = self._h11.trailing_data
+        self._received, ended = data, _ = self._h11.trailing_data
         found = _EMPTY_LINES.match(data)
         if found is not None:
             # Between two requests a parser holds nothing else, and h11 cannot be told to forget bytes.
@@ -195,7 +202,7 @@ class Http1(H11Protocol):
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as error:
-                await self._refuse_malformed(error)
+                await self.refuse(*malformed(error, self._received, self._limits))
                 return
             match event:
                 case h11.Request():
@@ -203,9 +210,13 @@ class Http1(H11Protocol):
                     if not await self._begin(event):
                         return
                 case h11.Data(data=data) if self.stream is not None:
+                    self._size.grew(len(data))
                     await self.stream.handle(Body(stream_id=STREAM_ID, data=bytes(data)))
                 case h11.EndOfMessage() if self.stream is not None:
                     await self.stream.handle(EndBody(stream_id=STREAM_ID))
+                case h11.NEED_DATA if self.stream is not None and self._size.grew(0):
+                    await self.stream.handle(Body(stream_id=STREAM_ID, data=b""))
+                    return
                 case _:  # NEED_DATA, PAUSED, ConnectionClosed, or a body nobody waits for
                     return
 
@@ -219,6 +230,7 @@ class Http1(H11Protocol):
         if self._h11.they_are_waiting_for_100_continue and not is_too_large(request, self._limits):
             go_on = h11.InformationalResponse(status_code=100, headers=[])
             await self.send(RawData(data=self._h11.send(go_on) or b""))
+        self._size = BodySize(self._h11, self._limits.max_body_bytes)
         self.stream = _Stream(self)
         await self.stream.handle(
             Request(
@@ -231,13 +243,6 @@ class Http1(H11Protocol):
             )
         )
         return True
-
-    async def _refuse_malformed(self, error: h11.RemoteProtocolError) -> None:
-        status = error.error_status_hint
-        if status == 431:
-            await self.refuse(*large_headers(self._limits))
-        else:
-            await self.refuse(status, "invalid_request", why_malformed(str(error)))
 
     async def _maybe_recycle(self) -> None:
         # `_close_stream` makes the app cancel the very task that runs this: nothing after it may wait.

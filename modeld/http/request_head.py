@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import h11
 
+from modeld.http.errors import body_too_large
 from modeld.http.limits import Limits
+from modeld.http.malformed import why_malformed
 from modeld.telemetry.http_metrics import METHODS
+
+_LENGTH = re.compile(rb"\ncontent-length:[ \t]*0*([0-9]+)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 
 
 class Refusal(NamedTuple):
@@ -58,6 +64,23 @@ def is_too_large(request: h11.Request, limits: Limits) -> bool:
     """Whether the body is declared larger than any may be."""
     declared = next((value for name, value in request.headers if name == b"content-length"), b"0")
     return int(declared) > limits.max_body_bytes
+
+
+def malformed(error: h11.RemoteProtocolError, received: bytes, limits: Limits) -> Refusal:
+    """Return the refusal of bytes that h11 cannot read; `received`: what it had when the request began."""
+    if error.error_status_hint == 431:
+        return large_headers(limits)
+    if str(error) == "bad Content-Length" and _declares_too_much(received, limits):
+        large = body_too_large(limits.max_body_bytes)
+        return Refusal(large.status, large.kind, str(large))
+    return Refusal(error.error_status_hint, "invalid_request", why_malformed(str(error)))
+
+
+def _declares_too_much(received: bytes, limits: Limits) -> bool:
+    """Whether the only fault of a head is a length with more digits than h11 reads (20)."""
+    found = _LENGTH.search(_END_OF_HEAD.split(received, 1)[0])
+    most = b"%d" % limits.max_body_bytes
+    return found is not None and (len(found[1]), found[1]) > (len(most), most)
 
 
 def origin_form(target: bytes) -> bytes | None:

@@ -152,17 +152,75 @@ async def test_a_large_body_is_refused_before_it_is_read() -> None:
         assert json.loads(body)["details"] == {"max_body_bytes": 1 << 20}
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-async def test_a_client_that_sends_all_of_a_large_body_can_read_its_answer(chunked: bool) -> None:
+@pytest.mark.parametrize("length", [b"1048577", b"9" * 20, b"9" * 23, b"0" * 30 + b"1048577", b"1" * 9000])
+async def test_a_declared_length_is_too_large_however_many_digits_it_has(length: bytes) -> None:
+    """413, also where it is more than a parser reads; one that is none, or only long, is a 400."""
+    async with serving() as served:
+        head = b"POST /infer HTTP/1.1\r\nHost: x\r\n" + JSON_TYPE.encode()
+        for sent, status in (
+            (b"Content-Length: " + length, 413),
+            (b"content-length:\t" + length + b" ", 413),
+            (b"Content-Length: " + length + b"x", 400),
+            (b"Content-Length: " + b"0" * 30 + b"5", 400),
+            (b"Content-Length: -5\r\nX-Content-Length: " + length, 400),
+            (b"Content-Length: x\r\n\r\nContent-Length: " + length, 400),
+        ):
+            raw = await served.connect()
+            await raw.send(head + sent + b"\r\n\r\n")
+            got, headers, body = await raw.answer()
+            assert (got, headers["connection"]) == (status, "close")
+            assert json.loads(body)["type"] == ("body_too_large" if status == 413 else "invalid_request")
+
+
+def chunked(path: str) -> bytes:
+    """The head of a request whose body comes in chunks."""
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\n{JSON_TYPE}Transfer-Encoding: chunked\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("path", ["/infer", "/v1/chat/completions", "/api/chat"])
+@pytest.mark.parametrize("chunks", [b"100001\r\n", b"F" * 20 + b"\r\n{", b"1\r\n{\r\n100000;ext=1\r\n"])
+async def test_a_chunk_that_makes_a_body_too_large_is_refused_by_its_size(chunks: bytes, path: str) -> None:
+    """413 in the dialect's envelope when the size of the chunk is there, not when its last byte is."""
+    async with serving(say("a")) as served:
+        raw = await served.connect()
+        await raw.send(chunked(path))
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        await raw.send(chunks)
+        status, headers, body = await raw.answer()
+        assert (status, headers["connection"]) == (413, "close")
+        assert "more than 1048576 bytes" in body.decode()
+        assert (b'"type":"body_too_large"' in body) == (path == "/infer")
+
+
+async def test_chunks_that_fit_together_are_read_to_the_end() -> None:
+    """All of them may be as large as a body may be, and the connection goes on."""
+    async with serving(say("a")) as served:
+        raw = await served.connect()
+        await raw.send(chunked("/infer") + b'9\r\n{"prompt"\r\nFFFF7\r\n' + b"x" * 0xFFFF7 + b"\r\n0\r\n\r\n")
+        status, headers, body = await raw.answer()
+        assert (status, headers.get("connection")) == (400, None)
+        assert b"not JSON" in body
+        await raw.send(infer_bytes())
+        assert (await raw.answer())[0] == 200
+
+
+async def test_a_chunk_is_too_large_for_who_reads_it_only() -> None:
+    """A route that takes no body answers, and the connection closes."""
+    async with serving() as served:
+        raw = await served.connect()
+        await raw.send(chunked("/healthz").replace(b"POST", b"GET") + b"FFFFFFFF\r\n")
+        status, headers, body = await raw.answer()
+        assert (status, headers["connection"], body) == (200, "close", b"ok")
+
+
+@pytest.mark.parametrize("in_chunks", [False, True])
+async def test_a_client_that_sends_all_of_a_large_body_can_read_its_answer(in_chunks: bool) -> None:
     """The daemon takes in what still comes, without keeping it, so that the 413 is not lost in a reset."""
     async with serving() as served:
         raw = await served.connect()
         body = b"x" * 10_000_000
-        if chunked:
-            head = (
-                f"POST /infer HTTP/1.1\r\nHost: x\r\n{JSON_TYPE}Transfer-Encoding: chunked\r\n\r\n".encode()
-            )
-            await raw.send(head + b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
+        if in_chunks:
+            await raw.send(chunked("/infer") + b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
         else:
             await raw.send(post(body))
         status, headers, _ = await raw.answer()

@@ -45,7 +45,7 @@ def complaint_about(data: bytes, *, ended: bool = False) -> str:
         (GET + b"Transfer-Encoding: gzip\r\n\r\n", "the only Transfer-Encoding that is taken is chunked"),
         (
             CHUNKED + b"zz\r\n",
-            'a chunk of the body must begin with its size, a hexadecimal number: "zz\\r\\n"',
+            'a chunk of the body must begin with its size, up to 20 hexadecimal digits: "zz\\r\\n"',
         ),
         (CHUNKED + b"1\r\nabc", 'a chunk of the body is longer than the size that it begins with: "bc"'),
     ],
