@@ -58,7 +58,7 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     pinned: bool = False
     ttl_s: float | None = None
     keep_until_unix: float | None = None
-    """When it is unloaded if it is idle then; None: never by time."""
+    """When it is unloaded if it is idle then, never before now; None: never by time, as a pinned one."""
     load_progress: float | None = None
     load_ms: float | None = None
     tokens_per_second: float = 0.0

@@ -26,6 +26,16 @@ def expiry(fleet: Fleet, view: InstanceView) -> Instant | None:
     return view.keep_until
 
 
+def stays_until(fleet: Fleet, view: InstanceView, now: Instant) -> Instant | None:
+    """Return until when a model is not unloaded by its time to live, not before `now`; None: never by time.
+
+    While it has requests nobody knows that yet: each that ends says it anew.
+    """
+    if view.keep_until is None or fleet.is_pinned(view.model_id):
+        return None
+    return max(view.keep_until, now)
+
+
 def _requests(fleet: Fleet, now: Instant) -> Iterator[Instant]:
     """Deadlines, `max_wait`, and the end of a backoff somebody waits for."""
     for waiter in fleet.waiting:

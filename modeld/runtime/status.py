@@ -16,6 +16,7 @@ from modeld.core.models import MIB, Source
 from modeld.core.placement import shortage
 from modeld.core.spread import in_mib
 from modeld.core.status import DaemonStatus, DeviceStatus, InstanceStatus
+from modeld.core.wake import stays_until
 from modeld.runtime.instance import Instance
 from modeld.runtime.observer import Observer
 from modeld.runtime.scheduler import Scheduler
@@ -75,7 +76,9 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
     problem = view.failures.problem
     measured = None if instance is None else instance.measured
     waiting = fleet.queue_len(view.model_id)
-    eta_s = eta(fleet, view.model_id, waiting, trio.current_time()) if waiting else None
+    now = trio.current_time()
+    eta_s = eta(fleet, view.model_id, waiting, now) if waiting else None
+    stays = stays_until(fleet, view, now)
     return InstanceStatus(
         model_id=view.model_id,
         state=State.ERROR if view.stuck is not None else view.state,
@@ -96,7 +99,7 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
         busy_slots=view.inflight,
         pinned=spec is not None and spec.pinned,
         ttl_s=None if spec is None else spec.ttl_s,
-        keep_until_unix=None if view.keep_until is None else view.keep_until + wall,
+        keep_until_unix=None if stays is None else stays + wall,
         load_progress=instance.progress if instance is not None and view.state is State.LOADING else None,
         load_ms=view.load_s * 1000 if view.load_s else None,
         tokens_per_second=0.0 if instance is None else instance.tokens_per_second(),
@@ -106,5 +109,5 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
         kv_cells=0 if info is None else info.cells,
         sizing=None if spec is None else spec.sizing or None,
         threads=view.threads,
-        silent_s=None if instance is None or view.inflight == 0 else trio.current_time() - instance.last_step,
+        silent_s=None if instance is None or view.inflight == 0 else now - instance.last_step,
     )

@@ -230,8 +230,7 @@ def _digest(spec: ModelSpec) -> str:
 
 
 def _expiry(instance: InstanceStatus, now: float) -> float:
-    stays = instance.pinned or instance.keep_until_unix is None
-    return now + FOR_EVER_S if stays or instance.keep_until_unix is None else instance.keep_until_unix
+    return now + FOR_EVER_S if instance.keep_until_unix is None else instance.keep_until_unix
 
 
 def _short(parameters: int) -> str:
