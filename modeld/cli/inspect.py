@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,8 +12,14 @@ import click
 import msgspec
 import trio
 
+from modeld.cli.say import say
 from modeld.cli.typed import typed_settings
+from modeld.config.cautions import cautions
 from modeld.config.fields import BY_NAME
+from modeld.config.kinds import SPLIT
+from modeld.config.machine import usable_cores
+from modeld.config.model_fields import LLAMA_FIELDS
+from modeld.config.rules import findings
 from modeld.config.settings import AUTO, ModelSettings, Settings
 from modeld.core.catalog import parse_split
 from modeld.core.models import MIB, Adapter, DeviceUse, DryRun, Footprint, LoadOptions, ModelFacts
@@ -34,19 +40,8 @@ nothing (5 s at most); --formula only calculates, from the metadata, which is wh
 Exits with 0 when the model could be loaded, 1 when the file cannot be read or llama.cpp refuses it, and 2 for
 options that cannot be used.
 """
-_FLAGS = {
-    "llama_ctx": "--ctx",
-    "llama_slots": "--slots",
-    "llama_ubatch": "--ubatch",
-    "llama_kv_type": "--kv-type",
-    "llama_kv_unified": "--kv-unified",
-    "llama_flash_attn": "--flash-attn",
-    "llama_mmap": "--mmap",
-    "llama_prefix_cells": "--prefix-cells",
-    "llama_ngl": "--ngl",
-    "isolation": "--isolation",
-}
-"""The settings that change what a model takes, and their short names here; the daemon's names work too."""
+_FLAGS = {field.name: "--" + field.name.removeprefix("llama_").replace("_", "-") for field in LLAMA_FIELDS}
+"""The settings of how a model is loaded, and their short names here; the daemon's names work too."""
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,12 +117,22 @@ def _facts(path: Path) -> ModelFacts:
 
 def _adapters(paths: Sequence[str], facts: ModelFacts) -> tuple[Adapter, ...]:
     found: list[Adapter] = []
-    for name in paths:
-        path = Path(name).absolute()
+    for given in paths:
+        path, scale = _scaled(given)
         adapter = adapter_facts(read_header(path))
         check_architecture(adapter, facts.architecture)
-        found.append(Adapter(path=str(path), bytes=adapter.bytes, modified_ns=path.stat().st_mtime_ns))
+        modified_ns = path.stat().st_mtime_ns
+        found.append(Adapter(path=str(path), scale=scale, bytes=adapter.bytes, modified_ns=modified_ns))
     return tuple(found)
+
+
+def _scaled(given: str) -> tuple[Path, float]:
+    """Read `FILE` or `FILE:SCALE`; a file whose name looks like the latter is itself."""
+    name, colon, scale = given.rpartition(":")
+    if colon and not Path(given).exists():
+        with suppress(ValueError):
+            return Path(name).absolute(), float(scale)
+    return Path(given).absolute(), 1.0
 
 
 def _options(flags: dict[str, str | None], adapters: tuple[Adapter, ...]) -> LoadOptions:
@@ -136,7 +141,12 @@ def _options(flags: dict[str, str | None], adapters: tuple[Adapter, ...]) -> Loa
         if chosen.get(name) == AUTO:
             sentence = "auto depends on a daemon's budget; give a number"
             raise click.BadParameter(sentence, param_hint=_FLAGS[name])
-    settings = msgspec.structs.replace(Settings(), **{"llama_threads": os.cpu_count() or 1, **chosen})
+    settings = msgspec.structs.replace(Settings(), **{"llama_threads": usable_cores(), **chosen})
+    given = {name: _FLAGS[name] for name in chosen}
+    for name, sentence in findings(settings, given):
+        raise click.BadParameter(sentence, param_hint=_FLAGS[name])
+    for name, sentence in cautions(settings, given):
+        say(f"modeld: warning: {_FLAGS[name]}: {sentence}")
     return options_of(settings, ModelSettings(), adapters)
 
 
@@ -197,6 +207,9 @@ def table(shown: Inspection) -> Iterable[str]:
         f"with {options.ctx} KV cells of {options.kv_type}, {options.slots} slots, "
         f"batches of {options.ubatch}"
         + ("" if options.mmap else ", without mmap")
+        + (", with context shift" if options.context_shift else "")
+        + ("" if options.main_gpu is None else f", all layers on GPU {options.main_gpu}")
+        + (f", split {SPLIT.show(options.tensor_split)} over GPUs" if options.tensor_split else "")
         + (f", {len(options.lora)} LoRA adapters" if options.lora else "")
         + f", in a {options.isolation}"
     )
@@ -244,7 +257,12 @@ inspect = click.Command(
     help=_HELP,
     params=[
         click.Argument(["file"]),
-        click.Option(["--lora"], multiple=True, metavar="FILE", help="A LoRA adapter; may be repeated."),
+        click.Option(
+            ["--lora"],
+            multiple=True,
+            metavar="FILE[:SCALE]",
+            help="A LoRA adapter and its scale (1); may be repeated.",
+        ),
         click.Option(["--formula"], is_flag=True, help="Only calculate, from the metadata."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object."),
         *(_option(name) for name in _FLAGS),

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from support import tiny_gguf
+from support.lora_gguf import write_lora
 
 from modeld.cli.main import modeld
+from modeld.config.model_fields import LLAMA_FIELDS
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,51 @@ def test_json_is_for_programs(tiny: Path) -> None:
     assert (told["options"]["ctx"], told["options"]["kv_type"]) == (512, "q8_0")
     sizes = told["footprint_mb"]
     assert sizes["total"] == pytest.approx(sum(sizes.values()) - sizes["total"], abs=0.05)
+
+
+def test_every_option_of_a_models_load_can_be_typed(tiny: Path) -> None:
+    """By its name and without the prefix; what is asked for is what is told."""
+    asked = {
+        "--ctx": "512", "--slots": "2", "--threads": "1", "--ngl": "3", "--main-gpu": "1", "--mmap": "off",
+        "--flash-attn": "on", "--kv-type": "q8_0", "--ubatch": "64", "--kv-unified": "off",
+        "--context-shift": "on", "--prefix-cells": "64", "--isolation": "thread",
+    }  # fmt: skip
+    assert {field.flag.replace("--llama-", "--") for field in LLAMA_FIELDS} == {*asked, "--tensor-split"}
+    words = [word for pair in asked.items() for word in pair]
+    told = json.loads(invoke(tiny, "--formula", "--json", *words).stdout)
+    assert told["options"] == {
+        "ctx": 512, "slots": 2, "threads": 1, "gpu_layers": 3, "main_gpu": 1, "tensor_split": [],
+        "flash_attn": True, "kv_type": "q8_0", "ubatch": 64, "mmap": False, "kv_unified": False,
+        "context_shift": True, "prefix_cells": 64, "isolation": "thread", "lora": [],
+    }  # fmt: skip
+    split = invoke(tiny, "--formula", "--llama-tensor-split", "3,1", "--context-shift=on")
+    assert "with context shift, split 3,1 over GPUs" in split.stdout
+
+
+def test_options_that_contradict_each_other_are_told(tiny: Path) -> None:
+    """What cannot be used exits with 2 and names the option as it is typed here; the rest is a warning."""
+    both = invoke(tiny, "--formula", "--main-gpu", 0, "--tensor-split", "1,1")
+    assert both.exit_code == 2
+    assert "--main-gpu: one GPU for all layers" in both.stderr
+    idle = invoke(tiny, "--formula", "--main-gpu", 0, "--ngl", 0)
+    assert idle.exit_code == 0
+    assert idle.stderr == (
+        "modeld: warning: --main-gpu: llama_main_gpu has no effect with llama_ngl: 0, no layer on a GPU\n"
+    )
+
+
+def test_adapters_have_a_scale(tiny: Path, tmp_path: Path) -> None:
+    """`FILE:SCALE`, and `FILE` where the name of a file ends like that."""
+    adapter = write_lora(tmp_path / "a.gguf")
+    odd = adapter.with_name("b.gguf:2")
+    odd.write_bytes(adapter.read_bytes())
+    args = ["--lora", f"{adapter}:0.5", "--lora", odd, "--lora", f"{odd}:-1"]
+    told = json.loads(invoke(tiny, "--formula", "--json", *args).stdout)
+    assert [(Path(each["path"]).name, each["scale"]) for each in told["options"]["lora"]] == [
+        ("a.gguf", 0.5),
+        ("b.gguf:2", 1.0),
+        ("b.gguf:2", -1.0),
+    ]
 
 
 @pytest.mark.parametrize(
