@@ -34,6 +34,11 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         """The HTTP status of this problem."""
         return ERRORS.get(self.kind, InternalError).status
 
+    @property
+    def brief(self) -> str:
+        """What logs and events say of it: the message, unless that may have words of a prompt or its like."""
+        return ERRORS.get(self.kind, InternalError).brief or self.message
+
 
 class ModeldError(Exception):
     """Base of all errors a caller can meet. Subclasses differ only in `status` and `kind`."""
@@ -42,6 +47,8 @@ class ModeldError(Exception):
     kind: ClassVar[str] = "internal_error"
     default_retry_after_s: ClassVar[float | None] = None
     """Seconds for `Retry-After` when the raiser knows no better; None sends no header."""
+    brief: ClassVar[str] = ""
+    """What logs and events say, where messages may quote what a client sent, or a model's template."""
 
     def __init__(
         self,
@@ -70,12 +77,14 @@ class InvalidRequest(ModeldError):
 
     status = 400
     kind = "invalid_request"
+    brief = "the request asks for what cannot be done; its answer says why"
 
 
 class PromptTooLong(InvalidRequest):
     """The prompt has more tokens than the model's context."""
 
     kind = "prompt_too_long"
+    brief = ""
 
 
 class Unauthorized(ModeldError):
@@ -158,6 +167,7 @@ class InvalidGrammar(ModeldError):
 
     status = 422
     kind = "invalid_grammar"
+    brief = "the grammar, schema or functions of the request cannot be used; its answer says why"
 
 
 class QueueFull(ModeldError):

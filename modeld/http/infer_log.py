@@ -71,6 +71,8 @@ class InferLog:
         if isinstance(last, Failed):
             # Only defects are errors: 503, 504 and 507 are what clients asked for, or backpressure.
             tell = self._log.error if last.problem.status == InternalError.status else self._log.info
-            tell("inference ended", outcome=last.problem.kind, error=last.problem.message, **numbers)
+            tell("inference ended", outcome=last.problem.kind, error=last.problem.brief, **numbers)
+            if last.problem.brief != last.problem.message:
+                self._log.debug("it was told why", error=last.problem.message)
         else:
             self._log.info("inference ended", outcome=last.reason.value, **numbers)

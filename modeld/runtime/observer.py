@@ -267,7 +267,7 @@ class Observer:
             request=ticket.request_id,
             key=ticket.order.stake.name,
             cause=ticket.outcome,
-            reason=f"its client left ({_phase(ticket)})" if left else problem.message if problem else "",
+            reason=f"its client left ({_phase(ticket)})" if left else problem.brief if problem else "",
             numbers=numbers,
         )
 

@@ -176,6 +176,23 @@ def test_bad_lazy_grammars_are_refused(row, gbnf, words, tokens, told):
     assert told in caught.value.message
 
 
+@pytest.mark.parametrize("name", ["<secret>", "!<se cret>", "<[secret]>", "<[ 7]>", "<[]>"])
+@pytest.mark.parametrize("words", [(), ("<c>",)])
+def test_a_token_that_there_is_not_is_refused_before_llama_cpp_sees_it(row, name, words, capfd):
+    """That would write the whole grammar, which is the client's, to standard error."""
+    with pytest.raises(InvalidGrammar) as caught:
+        Text(row, f'root ::= "<c>" {name}', *words)
+    assert f"names {name.lstrip('!')}, which is no single token" in caught.value.message
+    assert "secret" not in "".join(capfd.readouterr())
+
+
+def test_tokens_that_there_are_may_be_named(row):
+    """By their text and by their number."""
+    text = Text(row, f'root ::= <s> <[{FIRST_BYTE}]> !<[1]> "<nothing>"')
+    assert text.wish(EOS, BOS) == BOS
+    text.close()
+
+
 def test_the_check_of_a_trigger_leaves_the_grammar_at_its_beginning(row):
     """Several triggers are tried out one after the other, and each works afterwards."""
     for chosen in ("<a>", "<ab>", "<abc>"):

@@ -23,6 +23,7 @@ from modeld.errors import (
     EngineFailed,
     InternalError,
     InvalidGrammar,
+    InvalidRequest,
     ModeldError,
     ModelFailed,
     ModelNotFound,
@@ -337,6 +338,29 @@ async def test_only_defects_are_logged_as_errors(
         await served.backend.wait_closed()
     [ended] = [record for record in caplog.records if record.getMessage() == "inference ended"]
     assert ended.levelname == level
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("no role is 'secret'"), InvalidGrammar("secret ::= x")])
+async def test_words_of_a_request_are_logged_at_debug_only(
+    error: ModeldError, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer has them; at `info` the log has the kind of error and a sentence of its own."""
+
+    async def fail(ticket: Ticket) -> None:
+        await trio.lowlevel.checkpoint()
+        ticket.put(Failed(problem=error.as_problem()))
+
+    async with serving(fail) as served, served.client() as client:
+        answer = await client.post("/infer", json={"prompt": "secret"})
+        assert answer.json()["error"] == error.message
+        await served.backend.wait_closed()
+        [ended] = [record for record in caplog.records if record.getMessage() == "inference ended"]
+        fields: dict[str, Any] = ended.fields
+        assert (fields["outcome"], fields["error"]) == (error.kind, type(error).brief)
+        assert not [record for record in caplog.records if "secret" in repr(vars(record))]
+        await client.post("/infer?log=debug", json={"prompt": "secret"})
+        await served.backend.wait_closed()
+    assert {"error": error.message}.items() <= caplog.records[-1].fields.items()
 
 
 async def test_events_that_are_there_already_come_first() -> None:

@@ -13,7 +13,7 @@ from support.house import House, house, last, read
 from modeld.core.events import Failed, Finished, Queued
 from modeld.core.fleet_events import FleetEvent, Kind
 from modeld.core.request import Priority
-from modeld.errors import ModeldError
+from modeld.errors import InvalidGrammar, ModeldError
 from modeld.runtime.telling import TELL_EVERY_S
 
 
@@ -46,6 +46,16 @@ async def test_a_request_has_its_story(autojump_clock: trio.testing.MockClock) -
         assert ended.numbers["slot_ms"] == pytest.approx(2000.0)
         assert ended.numbers["completion_tokens"] == 3
         assert ended.uptime_ms - arrived.uptime_ms == ended.numbers["duration_ms"]
+
+
+async def test_words_of_a_request_are_in_no_event(autojump_clock: trio.testing.MockClock) -> None:
+    """What a refusal quotes is for its client; the event has the kind and a sentence of its own."""
+    async with house([spec("a")], limits(), {"a.gguf": "step_s=1"}) as here:
+        ticket = here.ask("a", max_tokens=3)
+        ticket.fail(InvalidGrammar("no rule is named secret").as_problem())
+        ticket.close()
+        [ended] = [event for event in events_of(here) if event.cause == "invalid_grammar"]
+        assert ended.reason == InvalidGrammar.brief
 
 
 async def test_every_arrival_ends_exactly_once(autojump_clock: trio.testing.MockClock) -> None:

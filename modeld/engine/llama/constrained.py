@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 import time
 from collections.abc import Collection, Iterable
 
@@ -31,7 +32,19 @@ refuses the grammars that would keep it there for ever."""
 _SLICE = 4096
 """Tokens filtered in one call, after which the time is looked at."""
 
+_NUMBERED = re.compile(r"<\[[0-9]+\]>")
+
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+def _check_tokens(vocab: Vocab, names: Iterable[str]) -> None:
+    """Refuse a token that there is not. llama.cpp would also write the whole grammar to standard error."""
+    for name in names:
+        by_number = name.startswith("<[")
+        if by_number and _NUMBERED.fullmatch(name):
+            continue
+        if by_number or len(vocab.tokenize(name, add_special=False, parse_special=True)) != 1:
+            raise InvalidGrammar(f"the grammar names {name}, which is no single token of this model")
 
 
 class ConstrainedDraw:
@@ -42,6 +55,7 @@ class ConstrainedDraw:
 
     def __init__(self, vocab: Vocab, grammar: Grammar) -> None:
         self._end_tokens = vocab.end_tokens
+        _check_tokens(vocab, grammar.tokens)
         text = grammar.gbnf.encode("utf-8", errors="replace")
         with capture() as log:
             pointer = lib.llama_sampler_init_grammar(vocab.pointer, text, b"root")

@@ -27,16 +27,16 @@ _ESCAPE = re.compile(r'\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|[trn
 _TOKEN = re.compile(r"!?<(?:\[[0-9]{1,9}\]|[^>\0]+)>")
 
 
-def check_gbnf(text: str) -> bool:
-    """Return whether the grammar names single tokens (`<think>`, `<[7]>`).
+def check_gbnf(text: str) -> tuple[str, ...]:
+    """Return the single tokens that the grammar names (`<think>`, `<[7]>`), each once.
 
     Raises: InvalidGrammar with place and reason: bad syntax, a rule that is missing or defined in
       terms of itself, or more than the bounds of this module and of `stacks`.
     """
     reader = _Reader(text)
-    names_tokens = reader.read()
+    tokens = reader.read()
     check_stacks(reader.rules, reader.numbers["root"])
-    return names_tokens
+    return tokens
 
 
 class _Reader:
@@ -47,7 +47,7 @@ class _Reader:
         self._at = 0
         self._elements = 0
         self._nesting = 0
-        self._names_tokens = False
+        self._tokens: dict[str, None] = {}
         self._rule = ""
         self._defined: set[str] = set()
         self._used: dict[str, int] = {}
@@ -56,7 +56,7 @@ class _Reader:
         self._symbols: tuple[int, ...] = ()
         self._choice: list[tuple[int, ...]] = []
 
-    def read(self) -> bool:
+    def read(self) -> tuple[str, ...]:
         size = len(self._text.encode("utf-8", errors="replace"))
         if size > MAX_BYTES:
             raise InvalidGrammar(f"the grammar has {size} bytes; the most is {MAX_BYTES}")
@@ -72,7 +72,7 @@ class _Reader:
             if name not in self._defined:
                 self._at = place
                 raise self._wrong(f"no rule is named {name}")
-        return self._names_tokens
+        return tuple(self._tokens)
 
     def _read_rule(self) -> None:
         self._rule = self._name("the name of a rule")
@@ -155,7 +155,7 @@ class _Reader:
             if token is None:
                 raise self._wrong("expected a token, as <think> or <[7]>")
             self._at = token.end()
-            self._names_tokens = True
+            self._tokens[token[0].removeprefix("!")] = None
             self._symbols = (self.rules.terminal(Terminal(())),)
             return 1
         if begin and _NAME.match(begin):

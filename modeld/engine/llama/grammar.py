@@ -31,13 +31,13 @@ _REASON_CHARACTERS = 200
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """A grammar in GBNF. `names_tokens`: it mentions single tokens, control tokens perhaps.
+    """A grammar in GBNF. `tokens`: the single tokens that it names, control tokens perhaps.
 
     It binds the text from the first trigger on, or all of it where there is none.
     """
 
     gbnf: str
-    names_tokens: bool = False
+    tokens: tuple[str, ...] = ()
     trigger_words: tuple[str, ...] = ()
     trigger_tokens: tuple[int, ...] = ()
     opening_words: tuple[str, ...] = ()

@@ -45,7 +45,7 @@ class LazyDraw:
         self._opening: bytes | None = b"" if self._openings else None
         """The text so far, while it may still become an opening; then None."""
         self._longest = max(map(len, self._words), default=1)
-        self._names_tokens = grammar.names_tokens
+        self._names_tokens = bool(grammar.tokens)
         self._bound = ConstrainedDraw(vocab, grammar)
         try:
             self._check_beginnings()

@@ -101,7 +101,7 @@ class Sampler:
                 biases[token] = -math.inf
         if ignore_end:
             biases.update(dict.fromkeys(self._vocab.end_tokens, -math.inf))
-        if grammar is not None and not grammar.names_tokens and not grammar.lazy:
+        if grammar is not None and not grammar.tokens and not grammar.lazy:
             # llama.cpp lets a grammar match the spelling of a control token, which is no text
             hidden = (token for token in self._vocab.control_tokens if token not in self._vocab.end_tokens)
             biases.update(dict.fromkeys(hidden, -math.inf))
