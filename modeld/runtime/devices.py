@@ -212,6 +212,10 @@ class DeviceWatch:
         """Return the bytes that are free now on GPUs with memory of their own."""
         return sum(it.device.free for it in self._known if it.device.kind is DeviceKind.GPU)
 
+    def known(self) -> tuple[Device, ...]:
+        """Return the devices that are watched, in llama.cpp's order."""
+        return tuple(it.device for it in self._known)
+
     def statuses(self) -> tuple[DeviceStatus, ...]:
         """Return what `/status` tells of each device."""
         if not self._known:

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from modeld.config.machine import memory_now
 from modeld.core.devices import Device, DeviceKind
+from modeld.core.limits import Limits
 from modeld.core.models import MIB
+from modeld.core.space import Space, space_of
+from modeld.core.spread import Spot
 
 AUTO_SHARE = 0.9
 """`auto` leaves a tenth of what is available to everybody else."""
@@ -56,12 +60,23 @@ def auto_share(available: int) -> int:
     return int(available * AUTO_SHARE) // MIB * MIB
 
 
-def sizing_room(budget: int | None, margin: int) -> int | None:
-    """Return the bytes for all models together, by which sizes that are `auto` are chosen.
+def sizing_space(limits: Limits, devices: Sequence[Device]) -> Space:
+    """Return the space for all models together, by which sizes that are `auto` are chosen.
 
-    The budget (None: unlimited) less the margin; without a budget, what the machine has: its memory
-    does not change, what is available does. None: the system does not tell.
+    The budget less the margin; without a budget, nine tenths of what the machine and its cards have: that
+    does not change, what is available does. Of each device as much, less the margin.
     """
-    if budget is None:
-        return int(memory_of_machine().total * AUTO_SHARE) or None
-    return max(0, budget - margin)
+    spots = tuple(
+        Spot(
+            name=device.name,
+            kind=device.kind,
+            free=max(0, auto_share(device.total) - limits.margin),
+        )
+        for device in devices
+        if device.total
+    )
+    if limits.budget is not None:
+        return space_of(max(0, limits.budget - limits.margin), spots)
+    cards = sum(device.total for device in devices if device.kind is DeviceKind.GPU)
+    machine = memory_of_machine().total
+    return space_of(int((machine + cards) * AUTO_SHARE) if machine else None, spots)

@@ -20,6 +20,7 @@ import trio
 
 from modeld.config.settings import ModelSettings, Settings
 from modeld.core.models import MIB, Catalog
+from modeld.core.space import Space
 from modeld.runtime.scan import Scan, Scanner
 
 INTERVAL_S = 2.0
@@ -45,16 +46,15 @@ class Registry:
         *,
         on_change: Callable[[Catalog], None] | None = None,
         scan: Callable[[], Scan] | None = None,
-        room: int | None = None,
     ) -> None:
         """`on_change` is called in the event loop with each catalogue that differs from the last.
 
-        `scan` looks at the folder, in a thread (default: a `Scanner` of `settings` and `room`, the bytes
-        for all models together).
+        `scan` looks at the folder, in a thread (default: a `Scanner` of `settings`).
         """
         self.scanned = Scan()
         self._folder = settings.models_dir
-        self._scan = Scanner(settings, room).scan if scan is None else scan
+        self._scanner = Scanner(settings)
+        self._scan = self._scanner.scan if scan is None else scan
         self._on_change = on_change
         self._limiter = trio.CapacityLimiter(1)
         self._wanted = trio.Event()
@@ -86,6 +86,10 @@ class Registry:
     def unmatched(self) -> tuple[str, ...]:
         """Keys of the setting `models` that name no model."""
         return self.scanned.unmatched
+
+    def size_by(self, space: Space) -> None:
+        """Have sizes that are `auto` follow from this space for models. Before it runs."""
+        self._scanner.space = space
 
     def settings_of(self, model_id: str) -> ModelSettings:
         """Return the entry of the setting `models` that applies to this model, united from all that do."""

@@ -30,7 +30,7 @@ from modeld.runtime.book import Book
 from modeld.runtime.daemon import Daemon
 from modeld.runtime.devices import DeviceSource, DeviceWatch, Machine
 from modeld.runtime.event_log import EventLog, Sink
-from modeld.runtime.machine import auto_share, budget_bytes, sizing_room
+from modeld.runtime.machine import auto_share, budget_bytes, sizing_space
 from modeld.runtime.observer import Observer
 from modeld.runtime.registry import Registry
 from modeld.runtime.scales import Scales
@@ -107,8 +107,7 @@ class Root:
             stall_timeout_s=settings.stall_timeout,
             gauge=self._scales if self._weighs else None,
         )
-        room = sizing_room(limits.budget, limits.margin)
-        self._registry = Registry(settings, on_change=self._catalog_changed, room=room)
+        self._registry = Registry(settings, on_change=self._catalog_changed)
         self._preloaded: set[str] = set()
         reporter = StatusReporter(self._scheduler, self._observer, node_id=node_id)
         watches = settings.vram_watch and (self._weighs or devices is not None)
@@ -135,6 +134,7 @@ class Root:
             await nursery.start(self._devices.run)
             if self._settings.vram_budget_mb is None:
                 self._scheduler.widen_budget(auto_share(self._devices.free_on_cards()))
+            self._registry.size_by(sizing_space(self._scheduler.fleet.limits, self._devices.known()))
             if self._weighs:
                 await nursery.start(self._scales.run)
             await nursery.start(self._registry.run)

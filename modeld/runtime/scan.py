@@ -17,8 +17,17 @@ import msgspec
 
 from modeld.config.settings import ModelSettings, Settings
 from modeld.core.catalog import Candidate, File, candidates_of
-from modeld.core.models import Catalog, EngineKind, Footprint, ModelFacts, ModelSpec, make_catalog
+from modeld.core.models import (
+    Catalog,
+    EngineKind,
+    Footprint,
+    LoadOptions,
+    ModelFacts,
+    ModelSpec,
+    make_catalog,
+)
 from modeld.core.sizing import choose, largest_ctx
+from modeld.core.space import Space
 from modeld.engine.llama.footprint import estimate
 from modeld.engine.llama.gguf import GgufError, Kind, facts_of, kind_of, read_header, split_of
 from modeld.runtime.adapters import AdapterFiles, Stamp
@@ -57,12 +66,15 @@ class _Outcome(msgspec.Struct, frozen=True):
 
 
 class Scanner:
-    """Looks at one folder again and again. Use it from one thread at a time."""
+    """Looks at one folder again and again. Use it from one thread at a time.
 
-    def __init__(self, settings: Settings, room: int | None = None) -> None:
-        """`room`: bytes for all models together, None: unlimited; sizes that are `auto` follow from it."""
+    Attributes:
+      space: what there is for models; sizes that are `auto` follow from it.
+    """
+
+    def __init__(self, settings: Settings, space: Space | None = None) -> None:
+        self.space = space or Space()
         self._settings = settings
-        self._room = room
         self._known: dict[tuple[File, ...], _Outcome] = {}
         self._adapters = AdapterFiles(settings)
         self._refused_adapter = False
@@ -143,18 +155,15 @@ class Scanner:
         fixed = [pair for pair in pinned if not left_open(self._settings, pair[1])]
         sharing = [pair for pair in pinned if left_open(self._settings, pair[1])]
 
-        def specs_of(pairs: list[tuple[Candidate, ModelSettings]], room: int | None) -> list[ModelSpec]:
-            return [self._spec(model, outcomes[model.id], entry, room) for model, entry in pairs]
+        def specs_of(pairs: list[tuple[Candidate, ModelSettings]], space: Space) -> list[ModelSpec]:
+            return [self._spec(model, outcomes[model.id], entry, space) for model, entry in pairs]
 
-        specs = specs_of(fixed, self._room)
-        rest = _less(self._room, specs)
-        share = None if rest is None else rest // (len(sharing) + bool(others) or 1)
-        specs += specs_of(sharing, share)
-        return specs + specs_of(others, _less(self._room, specs))
+        specs = specs_of(fixed, self.space)
+        rest = self.space.less(specs)
+        specs += (shared := specs_of(sharing, rest.part(len(sharing) + bool(others) or 1)))
+        return specs + specs_of(others, rest.less(shared))
 
-    def _spec(
-        self, candidate: Candidate, outcome: _Outcome, entry: ModelSettings, room: int | None
-    ) -> ModelSpec:
+    def _spec(self, candidate: Candidate, outcome: _Outcome, entry: ModelSettings, space: Space) -> ModelSpec:
         """The model as it is served. The fake engine takes any file that can be read, GGUF or not."""
         facts, error = outcome.facts, outcome.error
         look = self._adapters.look(entry.lora, facts.architecture if facts is not None else None)
@@ -170,10 +179,11 @@ class Scanner:
             footprint = estimate(facts, options)
             left = left_open(self._settings, entry)
             if left:
-                chosen = choose(facts, options, left, room, partial(estimate, facts))
+                fits = space.fits(partial(_sized, candidate, facts))
+                chosen = choose(facts, options, left, space.total, partial(estimate, facts), devices=fits)
                 options, footprint, sizing = chosen.options, chosen.footprint, chosen.reason
-            elif room is not None and footprint.total > room:
-                fitting_ctx = largest_ctx(facts, options, room, partial(estimate, facts))
+            elif space.total is not None and footprint.total > space.total:
+                fitting_ctx = largest_ctx(facts, options, space.total, partial(estimate, facts))
         return ModelSpec(
             id=candidate.id,
             path=candidate.path,
@@ -194,8 +204,10 @@ class Scanner:
         )
 
 
-def _less(room: int | None, specs: list[ModelSpec]) -> int | None:
-    return None if room is None else max(0, room - sum(spec.footprint.total for spec in specs))
+def _sized(candidate: Candidate, facts: ModelFacts, options: LoadOptions) -> ModelSpec:
+    """Return the model as far as its size goes."""
+    footprint = estimate(facts, options)
+    return ModelSpec(id=candidate.id, path=candidate.path, facts=facts, options=options, footprint=footprint)
 
 
 def _read(candidate: Candidate) -> _Outcome:

@@ -7,11 +7,14 @@ from functools import partial
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from modeld.core.models import MIB, LoadOptions, ModelFacts
+from modeld.core.devices import DeviceKind
+from modeld.core.models import MIB, LoadOptions, ModelFacts, ModelSpec
 from modeld.core.sizing import LEAST_A_SLOT, MOST_CELLS, MOST_SLOTS, Open, choose, largest_ctx
+from modeld.core.space import space_of
+from modeld.core.spread import Spot
 from modeld.engine.llama.footprint import cells_of, estimate
 
 MISTRAL = ModelFacts(
@@ -148,3 +151,52 @@ def test_slots_alone_follow_from_the_cells():
     """With a context that the config names, one slot for 2,048 cells."""
     wide = LoadOptions(ctx=12288)
     assert choose(MISTRAL, wide, Open(slots=True), 80 * GIB, takes(MISTRAL)).options.slots == 6
+
+
+@given(facts, options, opens, rooms | st.none(), st.lists(st.integers(0, 40 * GIB), min_size=1, max_size=3))
+@settings(deadline=None, max_examples=40)
+def test_a_choice_has_a_place_on_the_devices_where_the_least_has(facts, options, left, room, cards):
+    """On the GPUs, or divided between them and the machine; and it is no larger than without them."""
+    spots = [Spot(name=f"CUDA{place}", kind=DeviceKind.GPU, free=free) for place, free in enumerate(cards)]
+    space = space_of(room, [Spot(name="CPU", kind=DeviceKind.CPU, free=64 * GIB), *spots])
+
+    def spec_with(options):
+        footprint = estimate(facts, options, repacked=frozenset())
+        return ModelSpec(id="m", path="/m", facts=facts, options=options, footprint=footprint)
+
+    on_gpus, together = fits = space.fits(spec_with)
+    size = choose(facts, options, left, room, takes(facts), devices=fits)
+    least = choose(facts, options, left, 0, takes(facts))
+    event("all on GPUs" if on_gpus(size.options, 1) else "partly" if together(size.options, 1) else "nowhere")
+    if on_gpus(least.options, 1) or together(least.options, 1):
+        assert on_gpus(size.options, 1) or together(size.options, 1)
+    bounded = choose(facts, options, left, room, takes(facts))
+    if room is not None:
+        assert size.options.ctx <= bounded.options.ctx
+        assert size.options.slots <= bounded.options.slots
+
+
+@pytest.mark.parametrize(
+    ("card", "cells", "reason"),
+    [
+        (5 * GIB, 4864, "the most that fits into the memory of the GPUs"),
+        (8 * GIB, 8192, "the default; more would not leave half of the memory of the GPUs to others"),
+        (16 * GIB, 18688, "the most that leaves half of the memory of the GPUs to others"),
+        (80 * GIB, 32768, "the most that is of use to it, or that auto takes"),
+        (4 * GIB, 32768, "the most that is of use to it, or that auto takes"),
+    ],
+)
+def test_sizes_for_one_card(card, cells, reason):
+    """A 7B model of 4 GB on a machine of 256 GiB, by its card; one too small for it counts for nothing."""
+
+    def spec_with(options):
+        footprint = estimate(MISTRAL, options, repacked=frozenset())
+        return ModelSpec(id="m", path="/m", facts=MISTRAL, options=options, footprint=footprint)
+
+    spots = [
+        Spot(name="CPU", kind=DeviceKind.CPU, free=256 * GIB),
+        Spot(name="CUDA0", kind=DeviceKind.GPU, free=card),
+    ]
+    fits = space_of(256 * GIB, spots).fits(spec_with)
+    size = choose(MISTRAL, LoadOptions(), BOTH, 256 * GIB, takes(MISTRAL), devices=fits)
+    assert (size.options.ctx, size.reason) == (cells, reason)

@@ -13,8 +13,9 @@ import trio
 from support.house import read, text_of
 from support.inline import InlineWorker
 from support.machine import MadeUp, gpu, machine
+from support.tiny_gguf import write_model
 
-from modeld.config.settings import ModelSettings, Settings
+from modeld.config.settings import AUTO, ModelSettings, Settings
 from modeld.core.events import Failed, Finished, FinishReason
 from modeld.core.lifecycle import State
 from modeld.core.models import MIB, EngineKind
@@ -163,6 +164,21 @@ async def test_a_front_that_never_ends_is_cut_at_the_deadline(tmp_path: Path) ->
     with trio.move_on_after(60) as patience:
         await root.run(Stubborn(), lambda _urls: None)
     assert not patience.cancelled_caught, "nothing but shutdown_timeout ends this front"
+
+
+async def test_sizes_are_chosen_by_the_devices_that_are_there(tmp_path: Path) -> None:
+    """They are known before the folder is looked at for the first time."""
+    told: list[str] = []
+
+    async def visit(daemon: Daemon) -> None:
+        await trio.lowlevel.checkpoint()
+        told.append(daemon.catalog.models["a.gguf"].sizing)
+
+    for devices in (MadeUp(machine(9000, 9000)), MadeUp(machine(9000, 9000), gpu(0, 0, 150))):
+        root = root_of(tmp_path, devices=devices, vram_budget_mb=4000, llama_ctx=AUTO)
+        write_model(tmp_path / "a.gguf", extra={"llama.context_length": 65536})
+        await root.run(Visitor(visit), lambda _urls: None)
+    assert ["GPU" in sizing for sizing in told] == [False, True]
 
 
 async def test_what_is_to_be_preloaded_is_loaded_without_a_request(tmp_path: Path) -> None:

@@ -10,23 +10,31 @@ import pytest
 from support import tiny_gguf
 from support.engines import Bench, ask
 from support.fleets import limits
+from support.machine import gpu, machine
 
 from modeld.config.settings import AUTO, ModelSettings, Settings
+from modeld.core.devices import Device
 from modeld.core.fleet import Fleet
 from modeld.core.models import MIB, Isolation, ModelSpec
 from modeld.core.placement import never_fits
+from modeld.core.space import Space
+from modeld.core.spread import parts_of, place
 from modeld.dialects.native import models_body
 from modeld.engine.llama.engine import load
 from modeld.engine.protocol import LoadSpec
-from modeld.runtime.machine import sizing_room
+from modeld.runtime.machine import sizing_space
 from modeld.runtime.scan import Scan, Scanner
 
 CHOSEN = ModelSettings(llama_ctx=AUTO, llama_slots=AUTO)
 
 
-def look(folder: Path, room_mb: float | None = None, **models: ModelSettings) -> Scan:
-    room = None if room_mb is None else int(room_mb * MIB)
-    return Scanner(Settings(models_dir=folder, models=models, isolation=Isolation.THREAD), room).scan()
+def look(folder: Path, room_mb: float | None = None, *gpus: Device, **models: ModelSettings) -> Scan:
+    """Scan with a budget and these GPUs, besides a machine of 100 GiB."""
+    space = sizing_space(limits(room_mb), (machine(0, 102_400), *gpus))
+    if room_mb is None:
+        space = Space(total=None, spots=space.spots)
+    settings = Settings(models_dir=folder, models=models, isolation=Isolation.THREAD)
+    return Scanner(settings, space).scan()
 
 
 def size(spec: ModelSpec) -> tuple[int, int]:
@@ -102,6 +110,70 @@ def test_the_engine_has_the_size_that_was_chosen(folder):
 
 def test_the_room_is_the_budget_less_the_margin_or_the_machine():
     """A margin stays free; without a budget the memory of the machine counts, not what is free of it."""
-    assert sizing_room(100, 30) == 70
-    assert sizing_room(100, 200) == 0
-    assert sizing_room(None, 30) == sizing_room(None, 30) > MIB
+    assert sizing_space(limits(100, margin=30 * MIB), ()) == Space(total=70 * MIB)
+    assert sizing_space(limits(100, margin=200 * MIB), ()) == Space(total=0)
+    unlimited = sizing_space(limits(None), (machine(50),))
+    assert unlimited == sizing_space(limits(None), (machine(500),))
+    assert unlimited.total > MIB
+    assert unlimited.spots == (), "without GPUs the total is all there is"
+
+
+def test_the_memory_of_each_device_counts_as_a_whole():
+    """What is free at the moment changes nothing; a tenth and the margin stay free."""
+    space = sizing_space(limits(5000, margin=24 * MIB), (machine(0, 4000), gpu(0, 10, 1000), gpu(1, 0, 2000)))
+    assert space.total == 4976 * MIB
+    assert [spot.free // MIB for spot in space.spots] == [3576, 876, 1776]
+    unlimited = sizing_space(limits(None), (machine(0, 4000), gpu(0, 10, 1000)))
+    assert unlimited.total - sizing_space(limits(None), ()).total == pytest.approx(900 * MIB, abs=2)
+
+
+def test_a_size_follows_from_the_memory_of_the_gpus(folder):
+    """With all layers on them, as `llama_ngl` is by default, the cells have to be there, too."""
+    sizes = [
+        size(look(folder, 4000, gpu(0, 0, mb), a=CHOSEN).catalog.models["a.gguf"])
+        for mb in (40, 60, 90, 4000)
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[1] < sizes[2] <= sizes[3]
+    roomy = size(look(folder, 4000, a=CHOSEN).catalog.models["a.gguf"])
+    assert sizes[0] < roomy == sizes[3]
+    spec = look(folder, 4000, gpu(0, 0, 40), a=CHOSEN).catalog.models["a.gguf"]
+    assert spec.sizing.endswith("the memory of the GPUs to others") or spec.sizing.endswith(
+        "the memory of the GPUs"
+    )
+    space = sizing_space(limits(4000), (machine(0, 102_400), gpu(0, 0, 40)))
+    placed = place(parts_of(spec), space.spots, spec.options, None, partly=False)
+    assert placed is not None
+    assert placed.gpu_layers > 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"llama_ngl": 0}, {"llama_main_gpu": 1}, {"llama_tensor_split": (0.0, 1.0)}]
+)
+def test_only_the_gpus_that_get_layers_count(folder, options):
+    """A small GPU makes no model smaller that has no layers there."""
+    cards = (gpu(0, 0, 20), gpu(1, 0, 50_000))
+    chosen = ModelSettings(llama_ctx=AUTO, llama_slots=AUTO, **options)
+    assert size(look(folder, 4000, *cards, a=chosen).catalog.models["a.gguf"]) == size(
+        look(folder, 4000, a=chosen).catalog.models["a.gguf"]
+    )
+
+
+def test_a_model_that_gpus_cannot_hold_has_the_size_of_all_memory(folder):
+    """Its layers are divided between them and the machine, so the least that would fit there is no bound."""
+    tiny = gpu(0, 0, 1)
+    assert size(look(folder, 4000, tiny, a=CHOSEN).catalog.models["a.gguf"]) == size(
+        look(folder, 4000, a=CHOSEN).catalog.models["a.gguf"]
+    )
+
+
+def test_pinned_models_leave_less_of_the_gpus(folder):
+    """As they do of the budget."""
+    pinned = ModelSettings(pinned=True, llama_ctx=AUTO, llama_slots=AUTO)
+    alone = look(folder, 4000, gpu(0, 0, 90), c=CHOSEN).catalog.models["c.gguf"]
+    beside = look(folder, 4000, gpu(0, 0, 90), a=pinned, c=CHOSEN).catalog.models
+    assert size(beside["c.gguf"]) < size(alone)
+    space = sizing_space(limits(4000), (machine(0, 102_400), gpu(0, 0, 90)))
+    left = space.less([beside["a.gguf"], beside["c.gguf"]])
+    assert left.spots[1].free > 0
+    assert left.total == 4000 * MIB - beside["a.gguf"].footprint.total - beside["c.gguf"].footprint.total
