@@ -14,12 +14,18 @@ from hypothesis import strategies as st
 from modeld.core.request import Constraint, ConstraintKind
 from modeld.engine.llama.gbnf import MAX_NESTING, check_gbnf
 from modeld.engine.llama.grammar import compile_constraint
+from modeld.engine.llama.slices import at_once
 from modeld.errors import InvalidGrammar
+
+
+def checked(text):
+    """Check a grammar without a pause."""
+    return at_once(check_gbnf(text))
 
 
 def schema(value):
     text = value if isinstance(value, str) else json.dumps(value)
-    return compile_constraint(Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text)).gbnf
+    return at_once(compile_constraint(Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text))).gbnf
 
 
 @pytest.mark.parametrize(
@@ -36,12 +42,12 @@ def schema(value):
 )
 def test_sound_grammars_pass(text):
     """What llama.cpp's syntax allows passes, and names no tokens."""
-    assert check_gbnf(text) == ()
+    assert checked(text) == ()
 
 
 def test_a_grammar_may_name_tokens():
     """`<token>` and `<[id]>`, also negated, are noticed."""
-    assert check_gbnf('root ::= <think> !</think>* <[7]> "<no>" <think>') == ("<think>", "</think>", "<[7]>")
+    assert checked('root ::= <think> !</think>* <[7]> "<no>" <think>') == ("<think>", "</think>", "<[7]>")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_a_grammar_may_name_tokens():
 def test_bad_grammars_are_refused_with_their_place(text, reason):
     """Each fault has its sentence."""
     with pytest.raises(InvalidGrammar) as caught:
-        check_gbnf(text)
+        checked(text)
     assert reason in caught.value.message
 
 
@@ -114,7 +120,7 @@ def test_grammars_that_llama_cpp_would_lose_itself_in_are_refused(name):
     text, reason = AMBIGUOUS[name]
     began = time.thread_time()
     with pytest.raises(InvalidGrammar, match=reason) as caught:
-        check_gbnf(text)
+        checked(text)
     assert time.thread_time() - began < 2
     assert len(caught.value.message) < 400
 
@@ -153,14 +159,14 @@ ws ::= [ \t\n]+""",
 @pytest.mark.parametrize("name", USUAL)
 def test_usual_grammars_pass(name):
     """What people write is not taken for ambiguous."""
-    assert check_gbnf(USUAL[name]) == (), "no token is named in any of them"
+    assert checked(USUAL[name]) == (), "no token is named in any of them"
 
 
 def test_a_large_grammar_is_judged_soon():
     """The search for ambiguity has a bounded amount of work."""
     rules = "".join(f'r{n} ::= "abc" r{n + 1} | [a-z]+ "x" r{n + 1}?\n' for n in range(6000))
     began = time.thread_time()
-    check_gbnf(rules + 'r6000 ::= "x"\nroot ::= r0')
+    checked(rules + 'r6000 ::= "x"\nroot ::= r0')
     assert time.thread_time() - began < 3
 
 
@@ -172,7 +178,7 @@ def test_an_enumeration_of_500_is_a_schema():
 def verdict(grammar):
     """`sound`, or the sentence that says what is wrong with it."""
     try:
-        check_gbnf(grammar)
+        checked(grammar)
     except InvalidGrammar as error:
         return error.message
     return "sound"

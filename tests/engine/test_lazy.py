@@ -16,6 +16,7 @@ from modeld.engine.llama import constrained
 from modeld.engine.llama.constrained import NO_TOKEN
 from modeld.engine.llama.grammar import Grammar, compile_constraint
 from modeld.engine.llama.sampler import Sampler
+from modeld.engine.llama.slices import at_once
 from modeld.engine.protocol import Broken
 from modeld.errors import InvalidGrammar
 
@@ -42,7 +43,7 @@ class Text:
             kind=ConstraintKind.GRAMMAR, text=gbnf, trigger_words=words, trigger_tokens=tuple(tokens)
         )
         self.row = row
-        grammar = compile_constraint(constraint)
+        grammar = at_once(compile_constraint(constraint))
         self.sampler = Sampler(row.vocab, sampling, context=256, grammar=grammar, **options)
 
     def wish(self, *tokens):

@@ -15,8 +15,9 @@ from modeld.core.request import Tool
 from modeld.engine.llama import tool_grammar
 from modeld.engine.llama.engine import load
 from modeld.engine.llama.sampler import Sampler
+from modeld.engine.llama.slices import StillCompiling
 from modeld.engine.llama.tool_form import CallForm, form_of
-from modeld.engine.llama.tool_grammar import CallGrammars, StillCompiling
+from modeld.engine.llama.tool_grammar import CallGrammars
 from modeld.errors import InvalidGrammar
 
 MARKER = VOCABULARY - 1

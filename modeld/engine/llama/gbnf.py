@@ -9,6 +9,7 @@ line and column, and bounds what a grammar may cost.
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 
 from modeld.engine.llama.stacks import Rules, Terminal, check_stacks
 from modeld.errors import InvalidGrammar
@@ -27,15 +28,15 @@ _ESCAPE = re.compile(r'\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|[trn
 _TOKEN = re.compile(r"!?<(?:\[[0-9]{1,9}\]|[^>\0]+)>")
 
 
-def check_gbnf(text: str) -> tuple[str, ...]:
-    """Return the single tokens that the grammar names (`<think>`, `<[7]>`), each once.
+def check_gbnf(text: str) -> Generator[None, None, tuple[str, ...]]:
+    """Return the single tokens that the grammar names (`<think>`, `<[7]>`), each once; in parts (`slices`).
 
     Raises: InvalidGrammar with place and reason: bad syntax, a rule that is missing or defined in
       terms of itself, or more than the bounds of this module and of `stacks`.
     """
     reader = _Reader(text)
-    tokens = reader.read()
-    check_stacks(reader.rules, reader.numbers["root"])
+    tokens = yield from reader.read()
+    yield from check_stacks(reader.rules, reader.numbers["root"])
     return tokens
 
 
@@ -56,7 +57,7 @@ class _Reader:
         self._symbols: tuple[int, ...] = ()
         self._choice: list[tuple[int, ...]] = []
 
-    def read(self) -> tuple[str, ...]:
+    def read(self) -> Generator[None, None, tuple[str, ...]]:
         size = len(self._text.encode("utf-8", errors="replace"))
         if size > MAX_BYTES:
             raise InvalidGrammar(f"the grammar has {size} bytes; the most is {MAX_BYTES}")
@@ -66,6 +67,7 @@ class _Reader:
         self._skip(_SPACE_AND_LINES)
         while self._at < len(self._text):
             self._read_rule()
+            yield
         if "root" not in self._defined:
             raise InvalidGrammar("the grammar has no rule named root, where it would begin")
         for name, place in self._used.items():

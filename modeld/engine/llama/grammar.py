@@ -49,16 +49,18 @@ class Grammar(msgspec.Struct, frozen=True):
         return bool(self.trigger_words or self.trigger_tokens or self.opening_words)
 
 
-def compile_constraint(constraint: Constraint) -> Grammar:
-    """Return the grammar of a constraint.
+def compile_constraint(constraint: Constraint) -> Generator[None, None, Grammar]:
+    """Return the grammar of a constraint; in parts (`slices`), since a large one takes a second.
 
     Raises: InvalidGrammar with the reason.
     """
     words, tokens = constraint.trigger_words, constraint.trigger_tokens
     if constraint.kind is ConstraintKind.GRAMMAR:
-        return Grammar(constraint.text, check_gbnf(constraint.text), words, tokens)
+        named = yield from check_gbnf(constraint.text)
+        return Grammar(constraint.text, named, words, tokens)
     gbnf = _from_schema(constraint.text)
-    check_gbnf(gbnf)
+    yield
+    yield from check_gbnf(gbnf)
     return Grammar(gbnf, trigger_words=words, trigger_tokens=tokens)
 
 

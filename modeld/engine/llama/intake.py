@@ -17,7 +17,8 @@ from modeld.engine.llama.embedding import EmbedJob, prepare_embedding
 from modeld.engine.llama.job import Job, prepare
 from modeld.engine.llama.library import logger
 from modeld.engine.llama.renderer import Renderer, StillRendering
-from modeld.engine.llama.tool_grammar import CallGrammars, StillCompiling
+from modeld.engine.llama.slices import Constraints, StillCompiling
+from modeld.engine.llama.tool_grammar import CallGrammars
 from modeld.engine.llama.turns import Turns
 from modeld.engine.llama.vocab import Vocab
 from modeld.engine.protocol import Answered, Done, Output
@@ -56,6 +57,7 @@ class Intake:
         self._submitted: deque[tuple[int, Request]] = deque()
         self._turns = Turns()
         self._calls = CallGrammars()
+        self._constraints = Constraints()
 
     @property
     def busy(self) -> bool:
@@ -92,7 +94,7 @@ class Intake:
     def prepare(self, room: Room, outputs: list[Output], *, busy: bool, streams: bool) -> None:
         """Prepare requests in order, as long as it is their turn.
 
-        The first whose prompt is still being rendered, or whose functions are compiled, holds the others up.
+        The first whose prompt is still being rendered, or whose grammar is compiled, holds the others up.
 
         Args:
           room: what a request may have now.
@@ -133,6 +135,7 @@ class Intake:
             vocab=self._vocab,
             template=self._template,
             calls=self._calls,
+            constraints=self._constraints,
             context=room.context,
             share=room.share,
             shifts=room.shifts,

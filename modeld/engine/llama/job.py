@@ -15,11 +15,12 @@ from modeld.core.events import Logprobs, Usage
 from modeld.core.request import AS_MANY_AS_FIT, GenerateRequest
 from modeld.core.text import TextFilter
 from modeld.engine.llama.constrained import logits_of
-from modeld.engine.llama.grammar import Grammar, compile_constraint
+from modeld.engine.llama.grammar import Grammar
 from modeld.engine.llama.logprobs import logprobs_of
 from modeld.engine.llama.lookup import Lookup
 from modeld.engine.llama.renderer import Renderer
 from modeld.engine.llama.sampler import Sampler
+from modeld.engine.llama.slices import Constraints
 from modeld.engine.llama.tool_grammar import CallGrammars
 from modeld.engine.llama.vocab import TokenArray, Vocab
 from modeld.errors import InvalidGrammar, InvalidRequest, PromptTooLong
@@ -176,6 +177,7 @@ def prepare(
     vocab: Vocab,
     template: Renderer,
     calls: CallGrammars,
+    constraints: Constraints,
     context: int,
     share: int,
     shifts: bool = False,
@@ -189,9 +191,11 @@ def prepare(
     """
     if request.max_tokens < 1 and request.max_tokens != AS_MANY_AS_FIT:
         raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1")
-    of_calls = None
-    if request.tools and request.constraint is None and template.form is not None:
-        of_calls = calls.of(request.tools, template.form)
+    bound: Grammar | InvalidGrammar | None = None
+    if request.constraint is not None:
+        bound = constraints.of(request.constraint)
+    elif request.tools and template.form is not None:
+        bound = calls.of(request.tools, template.form)
     prompt = _prompt(request, vocab, template, context)
     if not len(prompt):
         raise InvalidRequest("the prompt is empty: it has no tokens")
@@ -199,7 +203,7 @@ def prepare(
     if room < 1:
         raise _too_long(str(len(prompt)), len(prompt), context)
     ends = _ends(request, vocab)
-    sampler = _sampler(request, vocab, of_calls, context)
+    sampler = _sampler(request, vocab, bound, context)
     sampler.see_prompt(prompt)
     if request.max_tokens == AS_MANY_AS_FIT:
         limit = min(room, share - len(prompt) if len(prompt) < share else share)
@@ -228,18 +232,20 @@ def _prompt(request: GenerateRequest, vocab: Vocab, template: Renderer, context:
     return vocab.tokenize_parts(parts)
 
 
-def _sampler(request: GenerateRequest, vocab: Vocab, of_calls: Grammar | None, context: int) -> Sampler:
-    """Return what chooses the tokens, by what was asked for, else by the grammar of calls.
+def _sampler(
+    request: GenerateRequest, vocab: Vocab, bound: Grammar | InvalidGrammar | None, context: int
+) -> Sampler:
+    """Return what chooses the tokens, by the grammar of what was asked for, or else of calls.
 
     Raises: InvalidRequest, InvalidGrammar.
     """
+    if isinstance(bound, InvalidGrammar):
+        raise bound
     make = partial(Sampler, vocab, request.sampling, context=context, ignore_end=request.ignore_eos)
-    if request.constraint is not None:
-        return make(grammar=compile_constraint(request.constraint))
     try:
-        return make(grammar=of_calls)
+        return make(grammar=bound)
     except InvalidGrammar:
-        if any(tool.strict for tool in request.tools):
+        if request.constraint is not None or any(tool.strict for tool in request.tools):
             raise
         return make()  # This vocabulary cannot spell what a call begins with.
 

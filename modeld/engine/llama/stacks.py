@@ -92,23 +92,23 @@ class Rules:
         return what * least + (() if further is None else (further,))
 
 
-def check_stacks(rules: Rules, root: int) -> None:
-    """Look for rules that begin with themselves, and for ways that multiply.
+def check_stacks(rules: Rules, root: int) -> Iterator[None]:
+    """Look for rules that begin with themselves, and for ways that multiply; in parts of a few ms.
 
     Raises: InvalidGrammar.
     """
-    _check_beginnings(rules)
+    yield from _check_beginnings(rules)
     search = _Search(rules)
-    search.look_from(root, WORK // 4)
+    yield from search.look_from(root, WORK // 4)
     starts = [rule for rule in rules.starts if len(rules.alternatives[rule]) > 1]
     for done, rule in enumerate(starts):
         left = WORK - search.work
         if left <= 0:
             return
-        search.look_from(rule, max(1, left // (len(starts) - done)))
+        yield from search.look_from(rule, max(1, left // (len(starts) - done)))
 
 
-def _check_beginnings(rules: Rules) -> None:
+def _check_beginnings(rules: Rules) -> Iterator[None]:
     """Refuse left recursion, and chains that llama.cpp's own search for it would not end."""
     empty = _may_be_empty(rules)
     visits = [0] * len(rules.names)  # 0 is not seen, -1 under way
@@ -133,6 +133,7 @@ def _check_beginnings(rules: Rules) -> None:
             elif not visits[child]:
                 visits[child] = -1
                 path.append((child, iter(_beginnings(rules, child, empty))))
+        yield
     if max(depth, default=0) > MAX_CHAIN:
         raise InvalidGrammar(
             f"a rule of the grammar begins with another, this with another, and so on through {max(depth)} "
@@ -199,7 +200,7 @@ class _Search:
         self._numbers: dict[tuple[int, int], int] = {}
         self._expanded: dict[int, tuple[int, ...]] = {}
 
-    def look_from(self, rule: int, work: int) -> None:
+    def look_from(self, rule: int, work: int) -> Iterator[None]:
         """Follow the worst characters from the beginning of a rule, with so much work at most."""
         until = self.work + work
         ways: Ways = {}
@@ -208,7 +209,7 @@ class _Search:
                 ways[stack] = ways.get(stack, 0) + 1
         self._bound(ways, rule, 0)
         for character in _RUNS:
-            self._run(ways, ord(character), rule, until)
+            yield from self._run(ways, ord(character), rule, until)
         beam: list[tuple[int, Ways]] = [(0, ways)]
         for step in range(1, _TOKEN + 1):
             found: dict[tuple[int, ...], tuple[int, Ways]] = {}
@@ -221,16 +222,18 @@ class _Search:
                     self._bound(after, rule, step)
                     if after:
                         found.setdefault(tuple(after), (digits + 1 if is_digit else 0, after))
+                    yield
             beam = sorted(found.values(), key=lambda one: -sum(one[1].values()))[:_BEAM]
             if not beam:
                 return
 
-    def _run(self, ways: Ways, code: int, rule: int, until: int) -> None:
+    def _run(self, ways: Ways, code: int, rule: int, until: int) -> Iterator[None]:
         for step in range(1, _RUN + 1):
             if not ways or self.work > until:
                 return
             ways = self._step(ways, code, rule)
             self._bound(ways, rule, step)
+            yield
 
     def _bound(self, ways: Ways, rule: int, step: int) -> None:
         name = self._rules.names[rule]

@@ -31,6 +31,7 @@ from modeld.core.tools import (
 )
 from modeld.engine.llama.gbnf import MAX_BYTES, check_gbnf
 from modeld.engine.llama.grammar import Grammar, rules_of
+from modeld.engine.llama.slices import SLICE_S, StillCompiling, at_once
 from modeld.engine.llama.tool_form import CallForm
 from modeld.errors import InvalidGrammar
 
@@ -40,8 +41,6 @@ MOST_KEPT = 8 * 2**20
 """Characters of all of them; the functions of one request come to less, see `MAX_BYTES`."""
 MOST_S = 3.0
 """What compiling for one request may take, as others wait behind it. What is done by then is remembered."""
-SLICE_S = 0.03
-"""Seconds after which no further function is begun: streams have their turn."""
 _ANY_OBJECT = '{"type": "object"}'
 _LLAMA_OPENINGS = ('{"name"',)
 """Llama 3 leaves its tag out most often: text that begins like this is a call."""
@@ -62,10 +61,6 @@ _WORDS = re.compile(
     r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\{[^}]*\}|(?<![A-Za-z0-9-])(?:way|ref)[A-Za-z0-9-]*'
 )
 """Literals, character classes and counts; and the names of rules that belong to one schema."""
-
-
-class StillCompiling(Exception):
-    """The grammar is not there yet: ask again, with the same functions."""
 
 
 class CallGrammars:
@@ -160,7 +155,7 @@ def _rules(tool: Tool, form: CallForm) -> str:
     lines = [f"{name} ::= {_WORDS.sub(lambda word: _own(word[0], name), first)}"]
     lines += [_WORDS.sub(lambda word: _own(word[0], name), line) for line in rules.splitlines() if line]
     text = "\n".join(lines)
-    check_gbnf(f"root ::= {name}\n{_GAP}\n{text}")
+    at_once(check_gbnf(f"root ::= {name}\n{_GAP}\n{text}"))
     return text
 
 
