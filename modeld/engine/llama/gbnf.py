@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Generator
 
-from modeld.engine.llama.stacks import Rules, Terminal, check_stacks
+from modeld.engine.llama.gbnf_rules import Rules, Terminal
+from modeld.engine.llama.stacks import check_stacks
 from modeld.errors import InvalidGrammar
 
 MAX_BYTES = 256 * 1024
