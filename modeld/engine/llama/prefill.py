@@ -6,7 +6,7 @@ that shows none for `stall_timeout` is taken for one that hangs. Beside running 
 lengthens the gap between their tokens, so a chunk gets the time that is left until a bound:
 
     bound = max(FLOOR_S, STRETCH * usual step), and more where prompts are many (below)
-    chunk = (bound - usual step) / seconds per prompt token
+    chunk = (bound - usual step) / seconds per prompt token - PASS
 
 within [SMALLEST, batch], to the nearest TILE. The usual step is that of as many streams without a prompt. The
 times are moving averages of what was measured here, since they depend on the machine, the model and the depth
@@ -27,7 +27,7 @@ LONGEST_S = 5.0
 """Seconds of a chunk of prompts alone: a 7B model on two cores takes 30 s for a whole batch of 512."""
 FLOOR_S = 0.04
 """A gap of this many seconds between tokens is always allowed: no reader sees it."""
-STRETCH = 2.5
+STRETCH = 2.6
 """And one of so many usual gaps."""
 FIRST_TOKEN = 4
 """A prompt behind the first weighs as much as so many streams."""
@@ -37,11 +37,13 @@ SMALLEST = 8
 """Prompt tokens a step at the least: a prefill always moves."""
 TILE = 4
 """Prompt tokens beside streams come in fours: ggml's CPU kernels multiply four in the time of three."""
+PASS = 2
+"""A pass over the weights for a chunk takes as long as so many of its tokens, whatever their number."""
 FIRST = 32
 """Prompt tokens beside streams as long as nothing was measured."""
-_BESIDE = 1.5
-"""First guess of what a prompt token beside streams takes, in tokens of a prompt alone."""
-_WEIGHT = 0.3
+_OUTLIER = 2.0
+"""A measurement counts as so many times the average at the most: once in a while a machine stands still."""
+_WEIGHT = 0.2
 """Of the newest measurement in the moving averages."""
 
 
@@ -63,14 +65,15 @@ class ChunkRule:
         if not decoding:
             token_s = self._alone_s or self._guess_s
             return min(room, max(SMALLEST, int(min(room, LONGEST_S / token_s)))) if token_s else room
-        token_s = self._beside_s or _BESIDE * self._alone_s
+        token_s = self._beside_s or self._alone_s
         usual = self._usual_s(decoding)
         if not token_s or not usual:
             return min(room, FIRST)
         bound = max(FLOOR_S, STRETCH * usual)
         weight = (1 + FIRST_TOKEN * (prompts - 1)) / decoding
         spare = max(bound, min(CEILING_S, bound * weight)) - usual
-        return min(room, max(SMALLEST, TILE * round(min(room, spare / token_s) / TILE)))
+        tokens = max(0.0, min(room, spare / token_s - PASS))
+        return min(room, max(SMALLEST, TILE * round(tokens / TILE)))
 
     def learn(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """Take in how long a finished step took."""
@@ -80,7 +83,7 @@ class ChunkRule:
             self._alone_s = _mix(self._alone_s, seconds / prompt_tokens)
         else:
             rest = max(seconds - self._usual_s(decoding), 0.1 * seconds)
-            self._beside_s = _mix(self._beside_s, rest / prompt_tokens)
+            self._beside_s = _mix(self._beside_s, rest / (prompt_tokens + PASS))
 
     def _usual_s(self, decoding: int) -> float:
         """Return the usual step of so many streams, or of the nearest number that was seen; 0 without any."""
@@ -108,4 +111,4 @@ def shares(rests: Sequence[int], budget: int) -> list[int]:
 
 
 def _mix(average: float, value: float) -> float:
-    return average + _WEIGHT * (value - average) if average else value
+    return average + _WEIGHT * (min(value, _OUTLIER * average) - average) if average else value
