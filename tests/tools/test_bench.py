@@ -311,4 +311,6 @@ def test_gaps_are_told_as_multiples_of_those_before() -> None:
     values = interfere.summary(interfere.Found("a", 1000, times))
     assert values["slower"] == pytest.approx(1.6)
     assert values["stretch"] == pytest.approx(2.75)
+    assert values["middle"] == pytest.approx((1.75 + 3) / 2)
+    assert values["unrest"] == pytest.approx((1.5 + 1) / 2)
     assert values["during_worst_s"] == 0.06

@@ -9,9 +9,9 @@ For each prompt length, several times:
 (3) Another prompt of that length arrives. Until its first token came, the gaps are those beside it; a gap
     that begins before and ends after counts.
 
-Told are the p99 and the worst gap beside the prompt, as a multiple of the median before, and how much longer
-the prompt took than alone. Both must be small at once: who postpones the prompt has the one, who freezes the
-streams the other.
+Told are the median, the p99 and the worst gap beside the prompt, as multiples of the median before, and how
+much longer the prompt took than alone. Both must be small at once: who postpones the prompt has the one, who
+freezes the streams the other. The p99 before tells what of it is the machine's own unrest.
 """
 
 from __future__ import annotations
@@ -183,27 +183,29 @@ def summary(found: Found) -> dict[str, float]:
     rows: list[tuple[float, ...]] = []
     for times in found.times:
         usual = median(times.before)
-        worst = figures.percentile(times.during, 99)
-        rows.append((times.alone, times.beside, times.beside / times.alone, usual, worst, worst / usual))
+        unrest = figures.percentile(times.before, 99) / usual
+        middle, worst = median(times.during), figures.percentile(times.during, 99)
+        slower = times.beside / times.alone
+        rows.append((times.alone, times.beside, slower, usual, unrest, middle / usual, worst, worst / usual))
     columns = [median(column) for column in zip(*rows, strict=True)]
-    names = ("alone_s", "beside_s", "slower", "before_p50_s", "during_p99_s", "stretch")
+    names = ("alone_s", "beside_s", "slower", "before_p50_s", "unrest", "middle", "during_p99_s", "stretch")
     together = dict(zip(names, columns, strict=True))
     return together | {"during_worst_s": max(max(times.during) for times in found.times)}
 
 
 def line(tokens: int, times: Times) -> str:
     """Return one time in a line."""
-    usual, p99 = median(times.before), figures.percentile(times.during, 99)
+    usual, p50, p99 = median(times.before), median(times.during), figures.percentile(times.during, 99)
     return (
         f"prompt of {tokens:5}: {times.beside / times.alone:.2f} times as long as alone; "
-        f"gaps {p99 / usual:.2f} times (p99), worst {1e3 * max(times.during):.0f} ms"
+        f"gaps {p50 / usual:.2f} times (p50), {p99 / usual:.2f} (p99), worst {1e3 * max(times.during):.0f} ms"
     )
 
 
 def tell(found: Sequence[Found]) -> str:
     """Return the table."""
-    head = ["prompt", "system", "alone ms", "beside ms", "times", "gap before p50 ms", "during p99", "times"]
-    head += ["worst of all"]
+    head = ["prompt", "system", "alone ms", "beside ms", "times", "gap before p50 ms", "p99, times"]
+    head += ["during p50, times", "p99 ms", "times", "worst of all"]
     rows: list[list[str]] = []
     for each in sorted(found, key=lambda found: found.tokens):
         values = summary(each)
@@ -215,6 +217,8 @@ def tell(found: Sequence[Found]) -> str:
                 f"{1e3 * values['beside_s']:.0f}",
                 f"{values['slower']:.2f}",
                 f"{1e3 * values['before_p50_s']:.1f}",
+                f"{values['unrest']:.2f}",
+                f"{values['middle']:.2f}",
                 f"{1e3 * values['during_p99_s']:.1f}",
                 f"{values['stretch']:.2f}",
                 f"{1e3 * values['during_worst_s']:.0f}",
