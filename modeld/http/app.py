@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
-from quart import Response
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+from quart import Request, Response
 from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
 
 from modeld.config.settings import Settings
 from modeld.errors import InvalidRequest
 from modeld.http.auth import Guard
 from modeld.http.backend import Backend
 from modeld.http.cors import Cors
-from modeld.http.edge import Edge, EdgeRequest, current_request
+from modeld.http.edge import Edge, EdgeRequest, serving
 from modeld.http.envelopes import envelope_of
 from modeld.http.errors import BACKPRESSURE, error_of, error_response
 from modeld.http.exchange import Exchange
@@ -26,11 +30,14 @@ from modeld.http.routes.meta import MetaRoutes
 from modeld.http.routes.ollama import OllamaRoutes
 from modeld.http.routes.openai import OpenAIRoutes
 from modeld.http.routes.state import StateRoutes
-from modeld.http.routes.table import AnyPath
+from modeld.http.routes.table import AnyPath, View
 from modeld.http.routes.usage import UsageRoutes
 from modeld.http.routes.vocabulary import VocabularyRoutes
 from modeld.runtime.accounts import Accounts
 from modeld.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from quart.routing import QuartRule
 
 
 class EdgeApp(QuartTrio):
@@ -50,8 +57,8 @@ class EdgeApp(QuartTrio):
         self.config["PROPAGATE_EXCEPTIONS"] = False
         self.url_map.merge_slashes = False
         self.url_map.converters["path"] = AnyPath
-        self.before_request(self._before)
-        self.register_error_handler(Exception, self._on_error)
+        self._views: dict[str, View] = {}
+        """By endpoint."""
         for rule, view, methods in (
             *StateRoutes(edge, guard).table(),
             *UsageRoutes(edge, guard).table(),
@@ -66,10 +73,48 @@ class EdgeApp(QuartTrio):
             *AnthropicRoutes(edge).table(),
             *LlamaCppRoutes(edge).table(),
         ):
-            self.add_url_rule(rule, f"{methods[0]} {rule}", view, methods=methods)
+            endpoint = f"{methods[0]} {rule}"
+            self.add_url_rule(rule, endpoint, view, methods=methods)
+            self._views[endpoint] = view
+        self._routes = self.url_map.bind("modeld")
 
-    async def _before(self) -> Response | None:
-        request = current_request()
+    async def handle_request(self, request: Request) -> Response:
+        """Answer a request; what is raised on the way becomes an error's answer.
+
+        In place of Quart's own way, which leads through two contexts, a session, six signals and callbacks.
+        None of these is used here, and a short request spent much of its time on them (docs/performance.md).
+        """
+        own = cast("EdgeRequest", request)
+        serving(own)
+        try:
+            return await self._answer(own)
+        except Exception as error:  # noqa: BLE001  # `error_of` tells what is known, and logs the rest
+            return self._on_error(own, error)
+
+    async def _answer(self, request: EdgeRequest) -> Response:
+        missing: HTTPException | None = None
+        arguments: Mapping[str, str] = {}
+        endpoint = ""
+        try:
+            endpoint, arguments = self._find(request)
+        except HTTPException as error:
+            missing = error  # Told when the guard was asked: who has no key learns nothing of paths.
+        answer = await self._before(request)
+        if answer is not None:
+            return answer
+        if missing is not None:
+            raise missing
+        if request.method == "OPTIONS":
+            return Response("", headers={"Allow": ", ".join(self._routes.allowed_methods(request.path))})
+        return await self._views[endpoint](**arguments)
+
+    def _find(self, request: EdgeRequest) -> tuple[str, Mapping[str, str]]:
+        """Return the endpoint of a request's path, and what is variable in that. Raises: HTTPException."""
+        rule, arguments = self._routes.match(request.path, request.method, return_rule=True)
+        request.url_rule = cast("QuartRule", rule)
+        return request.url_rule.endpoint, arguments
+
+    async def _before(self, request: EdgeRequest) -> Response | None:
         if self.cors.is_preflight(request.method, request.headers):
             return self.cors.preflight(request.headers)
         if request.sent(b"upgrade").lower() == "websocket":
@@ -80,8 +125,7 @@ class EdgeApp(QuartTrio):
             request.client = await self.guard.admit(request)
         return None
 
-    async def _on_error(self, exception: Exception) -> Response:
-        request = current_request()
+    def _on_error(self, request: EdgeRequest, exception: Exception) -> Response:
         error = error_of(
             exception,
             path=request.path,

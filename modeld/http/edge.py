@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import cast, overload
+from typing import overload
 
-import trio
-from quart.globals import request_ctx
 from quart_trio.wrappers import TrioRequest
-from quart_trio.wrappers.request import TrioBody
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from modeld.config.settings import Settings
 from modeld.core.client import Client
 from modeld.http.backend import Backend
+from modeld.http.inbound import Inbound, InboundBody
 from modeld.http.limits import Limits
 from modeld.runtime.accounts import Accounts
 from modeld.telemetry.metrics import Metrics
@@ -32,31 +30,22 @@ class Edge:
     accounts: Accounts
 
 
-class EdgeBody(TrioBody):
-    """The body of a request as it arrives."""
-
-    def refuse(self) -> None:
-        """Have who reads it raise Quart's 413 at once, as for one that was declared too large."""
-        self._must_raise = RequestEntityTooLarge()
-        self.set_complete()
-
-
 class EdgeRequest(TrioRequest):
     """A request with its id and what is to be undone when it ends.
 
     Attributes:
       id: what logs and answers carry.
       cleanup: closed when the request ends, however it ends, also when its body was never sent.
-      work_began: set once there is work that a client who leaves no longer wants. Until then the
+      inbound: told once there is work that a client who leaves no longer wants. Until then the
         request is answered, also after a half-close: it takes no longer than to read it.
       client: who sends it, by its key; set before its route is entered.
     """
 
-    body_class = EdgeBody
-    body: EdgeBody
+    body_class = InboundBody
+    body: InboundBody
 
     id: str
-    work_began: trio.Event
+    inbound: Inbound
     cleanup: ExitStack
     client: Client
 
@@ -77,7 +66,15 @@ class EdgeRequest(TrioRequest):
         return default
 
 
+_current: ContextVar[EdgeRequest] = ContextVar("modeld_request")
+"""Set in the task of each request, which has a context of its own."""
+
+
 def current_request() -> EdgeRequest:
-    """Return the request that this task serves."""
-    # Not the proxy `quart.request`: each look through that finds the request anew.
-    return cast("EdgeRequest", request_ctx.request)
+    """Return the request that this task serves. Raises: LookupError in any other task."""
+    return _current.get()
+
+
+def serving(request: EdgeRequest) -> None:
+    """Say that this task serves a request, to its end."""
+    _current.set(request)

@@ -7,13 +7,12 @@ request holds is kept in an `ExitStack` that closes here, when the exchange ends
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
-from quart import Quart, Request, Response
+from quart import Quart, Response
 from quart.utils import encode_headers
 from quart.wrappers.response import DataBody
 from quart_trio.asgi import TrioASGIHTTPConnection
@@ -26,6 +25,7 @@ from modeld.http.edge import EdgeRequest
 from modeld.http.envelopes import envelope_of
 from modeld.http.errors import error_of, error_response
 from modeld.http.ident import request_id
+from modeld.http.inbound import inbound_of
 from modeld.http.pen import pen_of
 from modeld.http.rate_headers import rate_headers
 from modeld.http.reply import compress
@@ -49,6 +49,7 @@ class Exchange(TrioASGIHTTPConnection):
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve the request. Whatever it holds is let go when this returns."""
+        del receive  # What it would give comes by `Inbound`.
         began = trio.current_time()
         metrics = self._edge.metrics.http
         metrics.began()
@@ -57,9 +58,9 @@ class Exchange(TrioASGIHTTPConnection):
             with ExitStack() as cleanup:
                 self._cleanup = cleanup
                 try:
-                    await super().__call__(receive, sender)
-                except* Exception as group:  # noqa: BLE001  # told to the client, and logged with its traceback
-                    await self._report(sender, group.exceptions)
+                    await self._serve(sender)
+                except Exception as error:  # noqa: BLE001  # told to the client, and logged with its traceback
+                    await self._report(sender, error)
         finally:
             rule = None if self._request is None else self._request.url_rule
             metrics.ended(
@@ -73,31 +74,21 @@ class Exchange(TrioASGIHTTPConnection):
         request = cast("EdgeRequest", super()._create_request_from_scope(send))
         request.id = request_id(request.sent(b"x-request-id"))
         request.cleanup = self._cleanup
-        request.work_began = trio.Event()
+        request.inbound = inbound_of(self.scope)
         request.client = EVERYBODY
         self._request = request
         return request
 
-    async def handle_messages(  # type: ignore[override]  # quart-trio calls it with its nursery, Quart's base without
-        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
-    ) -> None:
-        """Hand over the body, and end the request when its client left.
-
-        A client that has said all it has to say may close its half at once, and still reads. So what is
-        whole is not ended before its work began: whatever is refused until then is told.
-        """
-        complete = False
-        pen = pen_of(self.scope)
-        while (message := await receive())["type"] == "http.request":
-            request.body.append(message["body"])
-            if pen is not None and pen.too_large:
-                cast("EdgeRequest", request).body.refuse()
-            if not message["more_body"]:
-                request.body.set_complete()
-                complete = True
-        if complete:
-            await cast("EdgeRequest", request).work_began.wait()
-        nursery.cancel_scope.cancel()
+    async def _serve(self, send: ASGISendCallable) -> None:
+        """Answer, or end in between when the client left (`Inbound` says when)."""
+        request = cast("EdgeRequest", self._create_request_from_scope(send))
+        with trio.CancelScope() as scope:
+            request.inbound.attach(request.body, scope)
+            try:
+                response = await self.app.handle_request(request)
+                await self._send_response(send, response)
+            finally:
+                request.inbound.detach()
 
     async def _send_response(self, send: ASGISendCallable, response: Response | WerkzeugResponse) -> None:
         request = cast("EdgeRequest", self._request)
@@ -128,20 +119,19 @@ class Exchange(TrioASGIHTTPConnection):
         else:
             await send({"type": "http.response.body", "body": data, "more_body": False})
 
-    async def _report(self, sender: _Sender, exceptions: Sequence[BaseException]) -> None:
+    async def _report(self, sender: _Sender, exception: Exception) -> None:
         """Say that something broke where Quart could not: with a 500, if nothing was said yet."""
         request = self._request
-        for exception in exceptions:
-            error = error_of(
-                exception,
-                path=self.scope["path"],
-                method=self.scope["method"],
-                request_id=request.id if request is not None else "-",
-                limits=self._edge.limits,
-            )
-            if request is not None and not sender.status:
-                answer = error_response(error, envelope_of(request.path), request_id=request.id)
-                await self._send_response(sender, answer)
+        error = error_of(
+            exception,
+            path=self.scope["path"],
+            method=self.scope["method"],
+            request_id=request.id if request is not None else "-",
+            limits=self._edge.limits,
+        )
+        if request is not None and not sender.status:
+            answer = error_response(error, envelope_of(request.path), request_id=request.id)
+            await self._send_response(sender, answer)
 
 
 class _Sender:

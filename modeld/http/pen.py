@@ -23,11 +23,6 @@ class Paper(Protocol):
         """Whether the head of a chunked answer is on the wire, and its end is not."""
         ...
 
-    @property
-    def too_large(self) -> bool:
-        """Whether the request's body is larger than any may be, by what it says that is still to come."""
-        ...
-
     def write_now(self, data: bytes) -> int:
         """Write what goes without waiting, and return how many bytes that were."""
         ...
@@ -48,11 +43,6 @@ class Pen:
     def ready(self) -> bool:
         """Whether parts may be written by it: from the first part of a chunked answer to the last."""
         return self._paper.chunked
-
-    @property
-    def too_large(self) -> bool:
-        """Whether the body of the request that is answered says that it will be larger than any may be."""
-        return self._paper.too_large
 
     def write(self, data: bytes) -> bool:
         """Write a part, not empty, without waiting.

@@ -7,7 +7,8 @@ What differs from `hypercorn.protocol.h11.H11Protocol`:
 - `Upgrade` (WebSocket, h2c) is ignored, as RFC 9110 section 7.8 allows; the app refuses the former.
 - HTTP/2 is off: its flow control would hide a reader that takes nothing from the write deadline.
 - Malformed requests get JSON, and the connection says when it will close.
-- The app finds a `Pen` in its scope, to write parts of a chunked answer past all of this.
+- The app finds a `Pen` in its scope, to write parts of a chunked answer past all of this, and an `Inbound`,
+  by which the body and the client's leaving come to it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from collections.abc import Callable
 import h11
 from hypercorn.config import Config
 from hypercorn.events import RawData, Updated
-from hypercorn.protocol.events import Body, EndBody, Request, Response
+from hypercorn.protocol.events import Body, EndBody, Request, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
-from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGISendEvent, ConnectionState
@@ -30,6 +31,7 @@ from modeld.dialects.native import error_body
 from modeld.errors import Problem
 from modeld.http.body_size import BodySize
 from modeld.http.ident import new_id
+from modeld.http.inbound import Inbound
 from modeld.http.limits import Limits
 from modeld.http.pen import Pen
 from modeld.http.request_head import Refusal, is_too_large, malformed, target_of
@@ -75,6 +77,7 @@ class Http1(H11Protocol):
         self._is_chunked = False
         self._received = b""
         self._size = BodySize(self._h11, limits.max_body_bytes)
+        self._inbound: Inbound | None = None
 
     @property
     def chunked(self) -> bool:
@@ -85,11 +88,6 @@ class Http1(H11Protocol):
             and not self._held
             and self._h11.our_state is h11.SEND_BODY
         )
-
-    @property
-    def too_large(self) -> bool:
-        """Whether the chunks of the request's body are more than any may have."""
-        return self._size.too_large
 
     @property
     def idle(self) -> bool:
@@ -210,15 +208,20 @@ class Http1(H11Protocol):
                     if not await self._begin(event):
                         return
                 case h11.Data(data=data) if self.stream is not None:
-                    self._size.grew(len(data))
                     await self.stream.handle(Body(stream_id=STREAM_ID, data=bytes(data)))
+                    self._grew(len(data))
                 case h11.EndOfMessage() if self.stream is not None:
                     await self.stream.handle(EndBody(stream_id=STREAM_ID))
-                case h11.NEED_DATA if self.stream is not None and self._size.grew(0):
-                    await self.stream.handle(Body(stream_id=STREAM_ID, data=b""))
+                case h11.NEED_DATA:
+                    self._grew(0)
                     return
-                case _:  # NEED_DATA, PAUSED, ConnectionClosed, or a body nobody waits for
+                case _:  # PAUSED, ConnectionClosed, or a body nobody waits for
                     return
+
+    def _grew(self, size: int) -> None:
+        """Have a body refused as soon as it says that it will be too large."""
+        if self._inbound is not None and self._size.grew(size):
+            self._inbound.refuse_body()
 
     async def _begin(self, request: h11.Request) -> bool:
         """Start the app on a request; False when it was refused."""
@@ -231,21 +234,22 @@ class Http1(H11Protocol):
             go_on = h11.InformationalResponse(status_code=100, headers=[])
             await self.send(RawData(data=self._h11.send(go_on) or b""))
         self._size = BodySize(self._h11, self._limits.max_body_bytes)
-        self.stream = _Stream(self)
-        await self.stream.handle(
+        self.stream = stream = _Stream(self)
+        self._inbound = stream.inbound
+        await stream.handle(
             Request(
                 stream_id=STREAM_ID,
                 headers=list(request.headers),
                 http_version=request.http_version.decode(),
                 method=request.method.decode("ascii"),
                 raw_path=target,
-                state=ConnectionState(Pen(self).into(self.connection_state)),
+                state=ConnectionState(stream.inbound.into(Pen(self).into(self.connection_state))),
             )
         )
         return True
 
     async def _maybe_recycle(self) -> None:
-        # `_close_stream` makes the app cancel the very task that runs this: nothing after it may wait.
+        # `_close_stream` may have the very task that runs this cancelled: nothing after it may wait.
         await self._close_stream()
         ours, theirs = self._h11.our_state, self._h11.their_state
         if ours is h11.DONE and theirs is h11.DONE and not self.context.terminated.is_set():
@@ -258,7 +262,11 @@ class Http1(H11Protocol):
 
 
 class _Stream(HTTPStream):
-    """One request and its answer; tells its protocol which part of the body is the last."""
+    """One request and its answer; tells its protocol which part of the body is the last.
+
+    Attributes:
+      inbound: where what the client sends goes.
+    """
 
     def __init__(self, protocol: Http1) -> None:
         super().__init__(
@@ -273,6 +281,16 @@ class _Stream(HTTPStream):
             STREAM_ID,
         )
         self._protocol = protocol
+        self.inbound = Inbound()
+
+    async def handle(self, event: StreamEvent) -> None:
+        """Take what the client sends. The app does not ask for it: it finds it in `Inbound`."""
+        if isinstance(event, StreamClosed) and self.state is ASGIHTTPState.CLOSED:
+            self.closed = True  # The app said all it had to say: its end is no client's leaving.
+            return
+        await super().handle(event)
+        if isinstance(event, Request):
+            self.app_put = self.inbound.put
 
     async def app_send(self, message: ASGISendEvent | None) -> None:
         """Take what the app sends."""

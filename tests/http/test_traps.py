@@ -18,6 +18,7 @@ from modeld.core.events import Delta
 from modeld.errors import QueueFull
 from modeld.http import connection
 from modeld.http.app import create_app
+from modeld.http.inbound import Inbound
 from modeld.http.listener import serve
 from modeld.http.protocol import Http1
 from modeld.runtime.ticket import Ticket
@@ -167,19 +168,15 @@ async def test_no_timeout_of_any_layer_cuts_a_stream(mock_clock: MockClock) -> N
 async def test_a_client_that_leaves_before_the_first_chunk_frees_its_slot() -> None:
     """The ticket is closed also when Quart never begins to iterate over the body."""
     async with serving(say("a")) as served:
-        left = trio.Event()
-        asked = trio.Event()
+        inbound = Inbound()
+        await inbound.put({"type": "http.request", "body": b'{"prompt":"x"}', "more_body": False})
 
         async def receive() -> dict[str, object]:
-            if not asked.is_set():
-                asked.set()
-                return {"type": "http.request", "body": b'{"prompt":"x"}', "more_body": False}
-            await left.wait()
-            return {"type": "http.disconnect"}
+            raise AssertionError("what a client sends comes by `Inbound`")
 
         async def send(message: dict[str, object]) -> None:
             assert message["type"] == "http.response.start"
-            left.set()
+            await inbound.put({"type": "http.disconnect"})
             await trio.sleep_forever()
 
         scope = {
@@ -194,7 +191,7 @@ async def test_a_client_that_leaves_before_the_first_chunk_frees_its_slot() -> N
             "headers": [(b"host", b"x"), (b"content-type", b"application/json")],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
-            "state": {},
+            "state": inbound.into({}),
             "extensions": {},
         }
         with trio.fail_after(5):

@@ -35,7 +35,7 @@ async def answer(
     level = wanted_level(request)
     _check_room(edge, request.client, asked.orders)
     tickets = [await submit(edge, request, order) for order in asked.orders]
-    request.work_began.set()
+    request.inbound.work_began()
     chorus = Chorus(tickets)
     model = tickets[0].model
     log = InferLog(level, request_id=request.id, model=model.id)

@@ -102,7 +102,7 @@ class ControlRoutes:
     async def _waited(self, status: OperationStatus, seconds: float) -> OperationStatus:
         if seconds == 0 or status.state is not OperationState.RUNNING:
             return status
-        current_request().work_began.set()  # Who leaves does not wait any more.
+        current_request().inbound.work_began()  # Who leaves does not wait any more.
         return await self._backend.control.wait(status.id, seconds)
 
 

@@ -49,7 +49,7 @@ class EventsRoute:
             return stream_reply(b"", content_type)
         reader = self._edge.backend.events.follow(after)
         request.cleanup.callback(reader.close)
-        request.work_began.set()
+        request.inbound.work_began()
         return stream_reply(self._body(reader, wanted, lines=lines), content_type)
 
     def _body(self, reader: Reader, wanted: Callable[[FleetEvent], bool], *, lines: bool) -> LiveBody:

@@ -72,7 +72,7 @@ async def _begin(
     """Submit the order. With the request end ticket and log, whatever becomes of it."""
     level = wanted_level(request)
     ticket = await submit(edge, request, order)
-    request.work_began.set()
+    request.inbound.work_began()
     log = InferLog(level, request_id=request.id, model=ticket.model.id)
     renderer = renderer_for(ticket)
     # Called last to first: the ticket is closed before its end is told.

@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 from quart import Response
 from werkzeug.routing import BaseConverter
 
-Route = tuple[str, Callable[..., Awaitable[Response]], list[str]]
-"""Path, view (it takes what is variable in the path), methods. HEAD comes with GET, OPTIONS with all."""
+View = Callable[..., Awaitable[Response]]
+"""Takes what is variable in the path."""
+Route = tuple[str, View, list[str]]
+"""Path, view, methods. HEAD comes with GET, OPTIONS with all."""
 
 
 class AnyPath(BaseConverter):

@@ -48,7 +48,7 @@ class VocabularyRoutes:
         request = current_request()
         order = parse(await read_json(request))
         ticket = await submit(self._edge, request, order)
-        request.work_began.set()
+        request.inbound.work_began()
         return json_reply(await _body(ticket))
 
 
