@@ -24,7 +24,7 @@ from modeld.core.claims import tidied
 from modeld.core.effects import Effect, Grant, SetThreads, Stop, Tell
 from modeld.core.fleet import Fleet, Waiter
 from modeld.core.gates import may_enter
-from modeld.core.inputs import Input
+from modeld.core.inputs import GotSlot, Input
 from modeld.core.instance_view import InstanceView, Lease
 from modeld.core.instant import Instant
 from modeld.core.lifecycle import State, move
@@ -48,6 +48,8 @@ def step(fleet: Fleet, event: Input, now: Instant) -> Outcome:
     Raises: ValueError for an input that contradicts the state, which is a defect.
     """
     fleet, effects = note(fleet, event, now)
+    if isinstance(event, GotSlot):  # It only says when: nothing follows from it.
+        return fleet, effects
     for rule in _RULES:
         fleet, more = rule(fleet, now)
         effects += more

@@ -26,6 +26,7 @@ from modeld.telemetry.metrics import Metrics
 FLUSH_S = 5.0
 _LAST_FLUSH_S = 0.3
 """At the end; the stop waits for it."""
+_DAY_S = 86_400
 _log = get_logger("modeld.keys")
 
 
@@ -64,6 +65,8 @@ class Accounts:
         self._unwritten: dict[Row, Counts] = {}
         self._limiter = trio.CapacityLimiter(1)
         self._complained = False
+        self._day_number = math.nan
+        self._day_name = ""
 
     # --- what a request asks ----------------------------------------------------------------------
 
@@ -166,9 +169,11 @@ class Accounts:
         return self._meters.get(key or NOBODY) or Meter()
 
     def _day(self) -> Today:
-        now = self._wall()
-        name = datetime.fromtimestamp(now, UTC).date().isoformat()
-        return Today(name, 86_400 - math.fmod(now, 86_400))
+        number, gone_s = divmod(self._wall(), _DAY_S)
+        if number != self._day_number:
+            self._day_number = number
+            self._day_name = datetime.fromtimestamp(number * _DAY_S, UTC).date().isoformat()
+        return Today(self._day_name, _DAY_S - gone_s)
 
     def _count(self, key: str, model: str, counts: Counts) -> None:
         key = key or NOBODY

@@ -41,6 +41,8 @@ def render_json(record: logging.LogRecord) -> str:
         return redacted(msgspec.json.encode(plain).decode())
 
 
+_QUOTED = frozenset(' "=')
+"""Values with one of these are quoted."""
 _COLOURS = {"error": "31", "critical": "31", "warn": "33", "info": "32", "debug": "34"}
 
 
@@ -63,6 +65,8 @@ def _fields(record: logging.LogRecord) -> Mapping[str, object]:
 
 def printable(text: str) -> str:
     """Return the text on one line, with nothing that a terminal would obey."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -70,6 +74,6 @@ def _quoted(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)
-    if text and text.isprintable() and not any(char in ' "=' for char in text):
+    if text and text.isprintable() and _QUOTED.isdisjoint(text):
         return text
     return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
