@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 from support.cache_rules import CacheRules, families, family, run
 
+from modeld.engine.llama.holdings import WORTH_WAITING
 from modeld.engine.llama.prefix import (
     LEAST_CELLS,
-    WORTH_WAITING,
     Cut,
     PrefixCache,
     Share,

@@ -10,8 +10,9 @@ from hypothesis.stateful import initialize, invariant, rule
 from support.cache_rules import CacheRules, families, family, run
 
 from modeld.core.models import LoadOptions
+from modeld.engine.llama.holdings import WORTH_WAITING
 from modeld.engine.llama.layout import first_layout, unified_layout
-from modeld.engine.llama.prefix import WORTH_WAITING, Copy, Cut, Wait
+from modeld.engine.llama.prefix import Copy, Cut, Wait
 from modeld.engine.llama.split import SplitCache
 
 

@@ -29,18 +29,15 @@ from enum import Enum
 
 import numpy as np
 
-from modeld.engine.llama.holdings import Holdings, TokenArray
+from modeld.engine.llama.holdings import Holdings, TokenArray, common
 from modeld.engine.llama.slots import Slots
 
-"""Token ids, one dimension."""
 WEIGHTS_A_CELL = 2
 """By default retained cells have one byte to so many of the weights."""
 LEAST_CELLS = 512
 """Retained by default even beside the smallest model."""
 _WORTH_CELLS = 16
 """A shorter beginning is served too, but it is no reason to keep its sequence."""
-WORTH_WAITING = 64
-"""Tokens that another prompt is about to decode for this one, from which it waits for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +98,8 @@ class PrefixCache(Holdings):
     """
 
     def __init__(self, slots: Slots, cap: int, *, yields: bool = False) -> None:
-        super().__init__()
+        super().__init__(cap)
         self.slots = slots
-        self.cap = cap
         self.yields = yields
 
     @property
@@ -130,12 +126,10 @@ class PrefixCache(Holdings):
         slots = self.slots
         if slots.busy >= slots.count:  # (1)
             return Wait.ROOM
-        source: int | None = None
-        shared = 0
-        if self.cap:  # (2)
-            source, shared = longest(prompt, self._retained, self._prompts, decoded)
-            if promised(prompt, self._prompts, decoded) >= shared + WORTH_WAITING:
-                return Wait.PREFIX
+        found = self.beginning_of(prompt, decoded)  # (2)
+        if found is None:
+            return Wait.PREFIX
+        source, shared = found
         if not slots.fits(cells, source, shared):  # (3)
             return Wait.ROOM
         moves: list[Move] = []
@@ -230,48 +224,3 @@ def rule_of_cap(cells: int, weights_bytes: int, cell_bytes: int) -> int:
     Source: docs/prefix-cache.md, "How much is retained".
     """
     return min(cells // 2, max(LEAST_CELLS, weights_bytes // (WEIGHTS_A_CELL * max(cell_bytes, 1))))
-
-
-def longest(
-    prompt: TokenArray,
-    retained: dict[int, TokenArray],
-    prompts: Mapping[int, TokenArray],
-    decoded: Mapping[int, int],
-) -> tuple[int | None, int]:
-    """Return the sequence with the longest common beginning, and its length; (None, 0) without any.
-
-    Args: what is `retained` and what runs (`prompts`), by sequence, and how far the latter are `decoded`.
-    Among equals a retained sequence wins, and the most recently used (the last) of those.
-    """
-    source: int | None = None
-    best = 0
-    wanted = prompt[:-1]
-    for sequence in reversed(retained):
-        held = retained[sequence]
-        if best < len(wanted) and best < len(held) and held[best] == wanted[best]:
-            length = common(wanted, held)
-            if length > best:
-                source, best = sequence, length
-    for sequence, held in prompts.items():
-        length = common(wanted, held[: decoded.get(sequence, 0)])
-        if length > best:
-            source, best = sequence, length
-    return source, best
-
-
-def promised(prompt: TokenArray, prompts: Mapping[int, TokenArray], decoded: Mapping[int, int]) -> int:
-    """Return how many tokens of the prompt will be there when the running prompts are decoded."""
-    under_way = (
-        held for sequence, held in prompts.items() if sequence in decoded and decoded[sequence] < len(held)
-    )
-    return max((common(prompt[:-1], held) for held in under_way), default=0)
-
-
-def common(one: TokenArray, other: TokenArray) -> int:
-    """Return how many tokens two texts have in common from their beginning."""
-    most = min(len(one), len(other))
-    if not most:
-        return 0
-    differ = one[:most] != other[:most]
-    first = int(differ.argmax())
-    return first if differ[first] else most

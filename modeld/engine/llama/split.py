@@ -20,18 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from modeld.engine.llama.holdings import Holdings, TokenArray
-from modeld.engine.llama.prefix import (
-    WORTH_WAITING,
-    Admission,
-    Copy,
-    Cut,
-    Move,
-    Wait,
-    common,
-    longest,
-    promised,
-)
+from modeld.engine.llama.holdings import Holdings, TokenArray, common
+from modeld.engine.llama.prefix import Admission, Copy, Cut, Move, Wait
 
 _WORTH_COPYING = 16
 """A shorter beginning is decoded anew."""
@@ -49,10 +39,9 @@ class SplitCache(Holdings):
     """
 
     def __init__(self, count: int, share: int, cap: int) -> None:
-        super().__init__()
+        super().__init__(cap)
         self.count = count
         self.share = share
-        self.cap = cap
 
     @property
     def spare(self) -> list[int]:
@@ -76,12 +65,10 @@ class SplitCache(Holdings):
             raise AssertionError(f"{cells} cells are more than the share of a slot, {self.share}")
         if self.busy >= self.count:  # (1)
             return Wait.ROOM
-        source: int | None = None
-        shared = 0
-        if self.cap:  # (2)
-            source, shared = longest(prompt, self._retained, self._prompts, decoded)
-            if promised(prompt, self._prompts, decoded) >= shared + WORTH_WAITING:
-                return Wait.PREFIX
+        found = self.beginning_of(prompt, decoded)  # (2)
+        if found is None:
+            return Wait.PREFIX
+        source, shared = found
         sequence = self._choose(source, shared)  # (3)
         moves: list[Move] = []
         if source == sequence:
