@@ -109,7 +109,7 @@ def test_small_chunks_and_large_ones_teach_the_same(measured: int):
 
 
 def test_a_machine_that_stood_still_once_changes_little():
-    """One step that took ten times as long makes the next chunk a third smaller at the most."""
+    """A step that took ten times as long makes the next chunk a third smaller at most; a second counts."""
     rule = ChunkRule(512)
     for _ in range(50):
         rule.learn(4, 0, 0.2)
@@ -117,6 +117,8 @@ def test_a_machine_that_stood_still_once_changes_little():
     before = rule.budget(4)
     rule.learn(4, 100, 10 * beside(0.2, 100, 0.003))
     assert 2 * before / 3 <= rule.budget(4) < before
+    rule.learn(4, 100, 10 * beside(0.2, 100, 0.003))
+    assert rule.budget(4) < before / 3
 
 
 def test_the_usual_step_is_that_of_as_many_streams():

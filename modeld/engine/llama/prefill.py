@@ -42,7 +42,7 @@ PASS = 2
 FIRST = 32
 """Prompt tokens beside streams as long as nothing was measured."""
 _OUTLIER = 2.0
-"""A measurement counts as so many times the average at the most: once in a while a machine stands still."""
+"""Times the average: what takes longer is a machine that stood still, unless the next step takes as long."""
 _WEIGHT = 0.2
 """Of the newest measurement in the moving averages."""
 
@@ -54,18 +54,20 @@ class ChunkRule:
         """`token_s`: a first guess of what a prompt token takes at the most; the warm-up's decode of one."""
         self._batch = batch
         self._guess_s = token_s
-        self._usual: dict[int, float] = {}
-        """Seconds of a step without prompt tokens, by the number of streams."""
-        self._alone_s = 0.0
-        self._beside_s = 0.0
+        self._usual: dict[int, _Average] = {}
+        """Of a step without prompt tokens, by the number of streams."""
+        self._alone = _Average()
+        """Of a token of prompts alone."""
+        self._beside = _Average()
+        """Of one beside streams; the pass counts as tokens, too."""
 
     def budget(self, decoding: int, prompts: int = 1) -> int:
         """Return how many tokens of so many prompts may join `decoding` streams in the next batch."""
         room = self._batch - decoding
         if not decoding:
-            token_s = self._alone_s or self._guess_s
+            token_s = self._alone.seconds or self._guess_s
             return min(room, max(SMALLEST, int(min(room, LONGEST_S / token_s)))) if token_s else room
-        token_s = self._beside_s or self._alone_s
+        token_s = self._beside.seconds or self._alone.seconds
         usual = self._usual_s(decoding)
         if not token_s or not usual:
             return min(room, FIRST)
@@ -78,18 +80,34 @@ class ChunkRule:
     def learn(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """Take in how long a finished step took."""
         if not prompt_tokens:
-            self._usual[decoding] = _mix(self._usual.get(decoding, 0.0), seconds)
+            self._usual.setdefault(decoding, _Average()).take(seconds)
         elif not decoding:
-            self._alone_s = _mix(self._alone_s, seconds / prompt_tokens)
+            self._alone.take(seconds / prompt_tokens)
         else:
             rest = max(seconds - self._usual_s(decoding), 0.1 * seconds)
-            self._beside_s = _mix(self._beside_s, rest / (prompt_tokens + PASS))
+            self._beside.take(rest / (prompt_tokens + PASS))
 
     def _usual_s(self, decoding: int) -> float:
         """Return the usual step of so many streams, or of the nearest number that was seen; 0 without any."""
-        if decoding in self._usual or not self._usual:
-            return self._usual.get(decoding, 0.0)
-        return self._usual[min(self._usual, key=lambda seen: abs(seen - decoding))]
+        if not self._usual:
+            return 0.0
+        return self._usual[min(self._usual, key=lambda seen: abs(seen - decoding))].seconds
+
+
+class _Average:
+    """A moving average of seconds; 0 before the first. One that is far above counts fully the second time."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._surprised = False
+
+    def take(self, seconds: float) -> None:
+        """Take in a measurement."""
+        most = _OUTLIER * self.seconds
+        surprising = 0.0 < most < seconds
+        counted = most if surprising and not self._surprised else seconds
+        self._surprised = surprising
+        self.seconds += _WEIGHT * (counted - self.seconds) if self.seconds else counted
 
 
 def shares(rests: Sequence[int], budget: int) -> list[int]:
@@ -108,7 +126,3 @@ def shares(rests: Sequence[int], budget: int) -> list[int]:
         granted[place] = min(rests[place], budget)
         budget -= granted[place]
     return granted
-
-
-def _mix(average: float, value: float) -> float:
-    return average + _WEIGHT * (min(value, _OUTLIER * average) - average) if average else value
