@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import json
+import time
 
+import h11
 import pytest
 import trio
 import trio.testing
 from support.backend import say
 from support.served import Raw, Served, infer_bytes, serving
+
+from modeld.http.limits import Limits
+from modeld.http.request_head import malformed
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 JSON_TYPE = "Content-Type: application/json\r\n"
@@ -170,6 +175,15 @@ async def test_a_declared_length_is_too_large_however_many_digits_it_has(length:
             got, headers, body = await raw.answer()
             assert (got, headers["connection"]) == (status, "close")
             assert json.loads(body)["type"] == ("body_too_large" if status == 413 else "invalid_request")
+
+
+def test_a_long_length_that_is_none_takes_no_time() -> None:
+    """30,000 zeros and a letter: whoever tries each way to part them takes minutes of the event loop."""
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"0" * 30_000 + b"x\r\n\r\n"
+    began = time.process_time()
+    refusal = malformed(h11.RemoteProtocolError("bad Content-Length"), head, Limits())
+    assert refusal.status == 400
+    assert time.process_time() - began < 5
 
 
 def chunked(path: str) -> bytes:
