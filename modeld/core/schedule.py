@@ -48,7 +48,7 @@ def step(fleet: Fleet, event: Input, now: Instant) -> Outcome:
     Raises: ValueError for an input that contradicts the state, which is a defect.
     """
     fleet, effects = note(fleet, event, now)
-    if isinstance(event, GotSlot):  # It only says when: nothing follows from it.
+    if isinstance(event, GotSlot):  # It only says when: no rule looks at that. What is due is for `Tick`.
         return fleet, effects
     for rule in _RULES:
         fleet, more = rule(fleet, now)

@@ -68,14 +68,19 @@ class Decider:
         if self._feeding:
             return
         self._feeding = True
+        decided = False
         try:
             while self._inputs:
-                self._take(self._inputs.popleft())
+                event = self._inputs.popleft()
+                decided = decided or not isinstance(event, inputs.GotSlot)
+                self._take(event)
         finally:
             self._feeding = False
-        # Kept, since a moment that is reached is none of the future any more, whoever looks then.
+        # Kept, since a moment that is reached is none of the future any more, whoever looks then. So a step
+        # that decides nothing may not put off what is due: its moment may just have been reached.
         due = next_deadline(self.fleet, trio.current_time())
-        self._due = math.inf if due is None else due
+        due = math.inf if due is None else due
+        self._due = due if decided else min(self._due, due)
         if min(self._due, self._positions.due) < self._sleeping_until:
             self._wake.set()
 
