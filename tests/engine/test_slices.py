@@ -74,6 +74,21 @@ def test_another_constraint_takes_the_place_of_one_that_is_not_there_yet(one_par
     assert slices_of(constraints, first) == (made, pauses)
 
 
+def test_what_breaks_is_begun_anew_when_it_is_asked_for_again(monkeypatch):
+    """A text is never left unbound because its grammar broke halfway the last time."""
+    constraints, wanted = Constraints(), schema()
+
+    def broken(constraint):
+        yield
+        raise RecursionError(constraint.text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slices, "compile_constraint", broken)
+        with pytest.raises(RecursionError):
+            slices_of(constraints, wanted)
+    assert slices_of(constraints, wanted)[0] == at_once(compile_constraint(wanted))
+
+
 def test_what_is_wrong_is_told_as_often_as_it_is_asked_for(one_part):
     """Also in the middle of the work; and the next one is none the worse for it."""
     constraints = Constraints()

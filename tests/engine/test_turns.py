@@ -44,6 +44,15 @@ def test_streams_have_as_much_time_as_a_long_preparation_took():
     assert turns.may_prepare(2.0 + SLICE_S / 2, streams=True)
 
 
+def test_streams_have_as_much_time_as_a_slice_of_something_longer():
+    """However short the slice was: the next one follows it."""
+    turns = Turns()
+    assert turns.may_prepare(1.0, streams=True)
+    turns.prepared(1.0 + SLICE_S / 2, unfinished=True)
+    assert not turns.may_prepare(1.0 + 0.9 * SLICE_S, streams=True)
+    assert turns.may_prepare(1.0 + 1.1 * SLICE_S, streams=True)
+
+
 def test_a_request_before_each_step_does_not_stop_a_stream(bench):
     """It has its token at least every second step."""
     stream = bench.submit(ask("hello", max_tokens=20, ignore_eos=True))

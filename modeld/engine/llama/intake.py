@@ -105,18 +105,20 @@ class Intake:
         if not self._submitted or not self._turns.may_prepare(time.perf_counter(), streams=streams):
             return
         self._template.patience_s = _RENDER_PATIENCE if busy else _IDLE_RENDER_PATIENCE
+        compiling = False
         while self._submitted:
             request_id, request = self._submitted[0]
             prepare = partial(self._prepare, request_id, request, room, outputs)
             try:
                 attempt(self._id, request_id, prepare, outputs, later=(StillRendering, StillCompiling))
-            except (StillRendering, StillCompiling):
+            except (StillRendering, StillCompiling) as still:
+                compiling = isinstance(still, StillCompiling)
                 break
             self._submitted.popleft()
             self._template.patience_s = _RENDER_PATIENCE
             if not self._turns.may_go_on(time.perf_counter()):
                 break
-        self._turns.prepared(time.perf_counter())
+        self._turns.prepared(time.perf_counter(), unfinished=compiling)
 
     def _prepare(self, request_id: int, request: Request, room: Room, outputs: list[Output]) -> None:
         """Let a request wait for a slot, or answer it if it needs none. Raises what is wrong with it."""

@@ -73,4 +73,7 @@ class Constraints:
         except InvalidGrammar as error:
             # Without the frames that it came through.
             self._made, self._work = InvalidGrammar(error.message, details=error.details), None
+        except BaseException:  # whatever it is: what broke is begun anew, and never taken for no grammar
+            self._constraint = self._work = None
+            raise
         return self._work is None

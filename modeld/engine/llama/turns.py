@@ -5,7 +5,7 @@ To tokenise 128 KiB of text takes 0.1 s, and 64 such texts may arrive together. 
 grammar, is compiled in slices (`slices`).
 
     (1) after `SLICE_S` no other request is prepared in this step; the one under way is finished
-    (2) what took longer is followed by as much time for those who stream, if anybody does
+    (2) what took longer, or is not done yet, is followed by as much time for those who stream, if any do
     (3) what is known without a decode is told at once, but not in two steps one after the other
         without a decode between them
 
@@ -35,10 +35,10 @@ class Turns:
         """Whether another request may be prepared in this step."""
         return now - self._began < SLICE_S
 
-    def prepared(self, now: float) -> None:
-        """Take note that the preparation of this step has ended."""
+    def prepared(self, now: float, *, unfinished: bool = False) -> None:
+        """Take note that the preparation of this step has ended; `unfinished`: it goes on in a later one."""
         took = now - self._began
-        self._streams_until = now + took if took >= SLICE_S else now
+        self._streams_until = now + took if unfinished or took >= SLICE_S else now
 
     def tells_first(self, *, known: bool) -> bool:
         """Whether this step ends before its decode, to tell what is known."""
