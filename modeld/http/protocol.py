@@ -226,6 +226,7 @@ class Http1(H11Protocol):
     async def _begin(self, request: h11.Request) -> bool:
         """Start the app on a request; False when it was refused."""
         self._method = request.method
+        self._received = b""
         target = target_of(request, self._limits)
         if isinstance(target, Refusal):
             await self.refuse(*target)
