@@ -43,7 +43,10 @@ def line(**fields: object) -> bytes:
 def ndjson_server(
     answer: Callable[[Exchange, BaseHTTPRequestHandler, Say], None], *, status: int = 200, **headers: str
 ) -> Generator[Exchange]:
-    """Serve on a free port of 127.0.0.1; `answer` writes the body through `say`, chunked."""
+    """Serve on a free port of 127.0.0.1; `answer` writes the body through `say`, chunked.
+
+    Where several ask at once, each one's body is that of its handler.
+    """
     exchange = Exchange()
 
     class Handler(BaseHTTPRequestHandler):
@@ -54,7 +57,7 @@ def ndjson_server(
 
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length", "0"))
-            exchange.body = json.loads(self.rfile.read(length)) if length else {}
+            self.body = exchange.body = json.loads(self.rfile.read(length)) if length else {}
             exchange.path = self.path
             exchange.headers = {name.lower(): value for name, value in self.headers.items()}
             self.send_response(status)

@@ -26,8 +26,8 @@ def test_any_server_is_measured_beside_modeld_with_prompts_that_share_a_beginnin
     """Over the fake engine: both are asked as often, with as many tokens; table and JSON tell of both."""
     asked = []
 
-    def answer(exchange, _handler, say) -> None:
-        body = dict(exchange.body)
+    def answer(_exchange, handler, say) -> None:
+        body = handler.body
         asked.append(body)
         for _ in range(body["max_tokens"]):
             say(b"data: " + json.dumps({"choices": [{"text": " x"}]}).encode() + b"\n\n")
