@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from modeld.core.events import FinishReason
+from modeld.core.fleet_events import Kind
 from modeld.core.models import ModelSpec
 from modeld.core.operations import Operation, OperationState
 from modeld.core.spread import Placement
@@ -113,3 +114,29 @@ class Tell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Effect = Grant | Refuse | Cut | Load | Stop | SetThreads | RefuseOperation | EndOperation | Tell
+
+
+_FAILURES = {"load_failed": "load", "died": "engine", "stuck": "hang"}
+_KINDS = {
+    "load": Kind.LOADING,
+    "ready": Kind.READY,
+    "evict": Kind.EVICTING,
+    "unload": Kind.UNLOADING,
+    "drain": Kind.DRAINING,
+    "stopped": Kind.STOPPED,
+    "restarted": Kind.RESTARTED,
+    "breaker_opened": Kind.BREAKER_OPENED,
+    "breaker_closed": Kind.BREAKER_CLOSED,
+    "refuse": Kind.REFUSED,
+    "pin": Kind.PINNED,
+    "unpin": Kind.UNPINNED,
+    **dict.fromkeys(_FAILURES, Kind.FAILED),
+}
+
+
+def kind_of(tell: Tell) -> tuple[Kind, str]:
+    """Return the kind and the cause of the event that shows a decision."""
+    kind = _KINDS.get(tell.action, Kind.DECIDED)
+    if kind is Kind.DECIDED:
+        return kind, tell.action
+    return kind, tell.kind or _FAILURES.get(tell.action, "")

@@ -12,7 +12,6 @@ from enum import StrEnum
 
 import msgspec
 
-from modeld.core.effects import Tell
 from modeld.core.request import Priority
 
 MOST_REASON = 600
@@ -114,31 +113,7 @@ class Position(msgspec.Struct, frozen=True):
     seq: int
 
 
-_FAILURES = {"load_failed": "load", "died": "engine", "stuck": "hang"}
-_KINDS = {
-    "load": Kind.LOADING,
-    "ready": Kind.READY,
-    "evict": Kind.EVICTING,
-    "unload": Kind.UNLOADING,
-    "drain": Kind.DRAINING,
-    "stopped": Kind.STOPPED,
-    "restarted": Kind.RESTARTED,
-    "breaker_opened": Kind.BREAKER_OPENED,
-    "breaker_closed": Kind.BREAKER_CLOSED,
-    "refuse": Kind.REFUSED,
-    "pin": Kind.PINNED,
-    "unpin": Kind.UNPINNED,
-    **dict.fromkeys(_FAILURES, Kind.FAILED),
-}
 _encoder = msgspec.json.Encoder()
-
-
-def kind_of(tell: Tell) -> tuple[Kind, str]:
-    """Return the kind and the cause of the event that shows a decision."""
-    kind = _KINDS.get(tell.action, Kind.DECIDED)
-    if kind is Kind.DECIDED:
-        return kind, tell.action
-    return kind, tell.kind or _FAILURES.get(tell.action, "")
 
 
 def as_json(event: FleetEvent) -> bytes:

@@ -8,6 +8,8 @@ import msgspec
 from modeld.config.settings import Settings
 
 KIB = 1024
+CATALOG_MAX_AGE_S = 1.0
+"""How old a list of models may be: new files are seen soon, and a flood of requests is not felt."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,9 +10,9 @@ from collections import deque
 import structlog
 
 from modeld.core import inputs
-from modeld.core.effects import EndOperation, RefuseOperation, Tell
+from modeld.core.effects import EndOperation, RefuseOperation, Tell, kind_of
 from modeld.core.events import Stats
-from modeld.core.fleet_events import Kind, kind_of
+from modeld.core.fleet_events import Kind
 from modeld.core.instant import Instant
 from modeld.core.models import MIB
 from modeld.core.operations import OperationKind

@@ -8,8 +8,8 @@ import json
 import pytest
 from support.fleets import Paper, limits, spec
 
-from modeld.core.effects import Tell
-from modeld.core.fleet_events import FleetEvent, Kind, Position, as_json, kind_of, parse_position
+from modeld.core.effects import Tell, kind_of
+from modeld.core.fleet_events import FleetEvent, Kind, Position, as_json, parse_position
 from modeld.core.inputs import Died, GotSlot, Tick
 from modeld.core.restart import BREAKER_FAILURES
 from modeld.errors import EngineFailed

@@ -11,9 +11,9 @@ from modeld.core.operations import OperationState, OperationStatus
 from modeld.dialects import native
 from modeld.http.body import read_json
 from modeld.http.edge import Edge, current_request
+from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.reply import json_reply
 from modeld.http.routes.parameters import refuse_unknown
-from modeld.http.routes.state import CATALOG_MAX_AGE_S
 from modeld.http.routes.table import Route
 
 

@@ -15,9 +15,9 @@ from modeld.dialects.framing import SSE_TYPE
 from modeld.errors import ModelNotFound
 from modeld.http.body import read_json
 from modeld.http.edge import Edge, current_request
+from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.reply import json_reply
 from modeld.http.routes.generation import gather, generate
-from modeld.http.routes.state import CATALOG_MAX_AGE_S
 from modeld.http.routes.table import Route
 from modeld.runtime.ticket import Ticket
 

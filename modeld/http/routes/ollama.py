@@ -17,9 +17,9 @@ from modeld.dialects.framing import NDJSON_TYPE, line
 from modeld.errors import ModelNotFound, NotFound
 from modeld.http.body import read_json
 from modeld.http.edge import Edge, EdgeRequest, current_request
+from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.reply import json_reply, text_reply
 from modeld.http.routes.generation import gather, generate
-from modeld.http.routes.state import CATALOG_MAX_AGE_S
 from modeld.http.routes.table import Route
 from modeld.runtime.ticket import Ticket
 

@@ -13,11 +13,9 @@ from modeld.dialects.native import models_body
 from modeld.errors import Draining
 from modeld.http.auth import Guard
 from modeld.http.edge import Edge, current_request
+from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.reply import json_reply, text_reply
 from modeld.http.routes.table import Route
-
-CATALOG_MAX_AGE_S = 1.0
-"""How old a list of models may be: new files are seen soon, and a flood of requests is not felt."""
 
 
 class StateRoutes:

@@ -11,7 +11,7 @@ from modeld.core.naming import named
 from modeld.core.request import Order, Stake
 from modeld.errors import ModelNotFound
 from modeld.http.edge import Edge, EdgeRequest
-from modeld.http.routes.state import CATALOG_MAX_AGE_S
+from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.runtime.ticket import Ticket
 
 
