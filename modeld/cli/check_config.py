@@ -62,7 +62,7 @@ def summary(loaded: Loaded, *, show_all: bool) -> Iterator[str]:
 def _memory(loaded: Loaded) -> str:
     budget, margin = loaded.settings.vram_budget_mb, loaded.settings.vram_margin_mb
     if budget is None:
-        return f"memory for models: what the machine has, less a margin of {margin} MiB"
+        return f"memory for models: nine tenths of what is free at the start, less a margin of {margin} MiB"
     if budget == 0:
         return "memory for models: unlimited"
     return f"memory for models: {budget - margin} MiB ({budget} MiB less a margin of {margin} MiB)"

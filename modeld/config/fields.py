@@ -77,7 +77,7 @@ FIELDS: Sequence[Field] = (
             "vram_budget_mb",
             or_none(mib(0), ("auto",)),
             "Memory for all models together, in MiB (or as `22GiB`). 0 is unlimited; "
-            "`auto` is what the machine has.",
+            "`auto` is nine tenths of what is free at the start.",
         ),
         Field("vram_margin_mb", mib(0), "Part of the budget that stays free, in MiB."),
         Field(

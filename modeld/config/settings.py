@@ -61,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     config: Path | None = None
     models_dir: Path = Path("~/models/llm")
     vram_budget_mb: int | None = 0
-    """MiB; 0 is unlimited; None is `auto`: what the machine has."""
+    """MiB; 0 is unlimited; None is `auto`: nine tenths of what is free at the start."""
     vram_margin_mb: int = 0
     vram_watch: bool = True
     default_model: str | None = None
