@@ -78,7 +78,7 @@ async def test_a_front_that_is_cut_writes_down_what_its_requests_used(
         stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
         async with stream:
             body = b'{"prompt": "x"}'
-            head = b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            head = b"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             await stream.send_all(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             answer = b""
             with trio.fail_after(PATIENCE_S):

@@ -86,7 +86,7 @@ def test_no_key_is_ever_logged(running: Daemon, alice: str) -> None:
                 http.post("/infer", content=f'{{"{key}": 1}}', headers=headers)
                 http.get(f"/{key}", headers=headers)
     with socket.create_connection(("127.0.0.1", running.port), timeout=60) as raw:
-        raw.sendall(f"GET /status HTTP/1.1\r\nHost: x\r\nX-API-Key : {alice}\r\n\r\n".encode())
+        raw.sendall(f"GET /status HTTP/1.1\r\nHost: localhost\r\nX-API-Key : {alice}\r\n\r\n".encode())
         while raw.recv(65536):
             pass
     assert running.stop() == 0

@@ -151,7 +151,7 @@ def _stream_without_reading(port: int) -> socket.socket:
     sock.connect(("127.0.0.1", port))
     content = json.dumps(body(max_tokens=1500, ignore_eos=True)).encode()
     head = (
-        f"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(content)}\r\n\r\n"
     )
     sock.sendall(head.encode() + content)

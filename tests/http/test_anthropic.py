@@ -21,7 +21,7 @@ BODY = {"model": "tiny-q4", "max_tokens": 9, "messages": [{"role": "user", "cont
 
 def request_bytes(**keys: object) -> bytes:
     data = json.dumps({**BODY, **keys}).encode()
-    head = "POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 

@@ -16,12 +16,12 @@ from support.served import Raw, Served, infer_bytes, serving
 from modeld.http.limits import Limits
 from modeld.http.request_head import malformed
 
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 JSON_TYPE = "Content-Type: application/json\r\n"
 
 
 def post(body: bytes, headers: str = JSON_TYPE) -> bytes:
-    head = f"POST /infer HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+    head = f"POST /infer HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
@@ -59,23 +59,31 @@ async def answer_to(served: Served, data: bytes) -> tuple[Raw, int, dict[str, st
         (post(b'{"prompt":"x"}', "Content-Type: text/plain\r\n"), 415, 'not "text/plain"'),
         (post(b"{}", "Content-Type: application/json+x\r\n"), 415, "must be application/json"),
         (post(b"{}", JSON_TYPE + "Content-Encoding: gzip\r\n"), 415, "must not be encoded"),
-        (b"GET /%ff%00 HTTP/1.1\r\nHost: x\r\n\r\n", 404, "there is no"),
-        (b"GET ?x=1 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "neither a path nor a URL"),
-        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404, "there is no /*"),
-        (b"BREW /infer HTTP/1.1\r\nHost: x\r\n\r\n", 405, "does not take BREW"),
-        (b"head /status HTTP/1.1\r\nHost: x\r\n\r\n", 501, 'there is no method "head"; did you mean HEAD?'),
-        (b"get /status HTTP/1.1\r\nHost: x\r\n\r\n", 501, "did you mean GET?"),
+        (b"GET /%ff%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", 404, "there is no"),
+        (b"GET ?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "neither a path nor a URL"),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 404, "there is no /*"),
+        (b"BREW /infer HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, "does not take BREW"),
+        (
+            b"head /status HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            501,
+            'there is no method "head"; did you mean HEAD?',
+        ),
+        (b"get /status HTTP/1.1\r\nHost: localhost\r\n\r\n", 501, "did you mean GET?"),
         (infer_bytes().replace(b"POST", b"Post", 1), 501, "did you mean POST?"),
-        (b"b~`|rew /status HTTP/1.1\r\nHost: x\r\n\r\n", 501, 'there is no method "b~`|rew"'),
-        (b"GET http://[bad/none HTTP/1.1\r\nHost: x\r\n\r\n", 404, "there is no /none"),
-        (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "neither a path nor a URL"),
+        (b"b~`|rew /status HTTP/1.1\r\nHost: localhost\r\n\r\n", 501, 'there is no method "b~`|rew"'),
+        (b"GET http://[bad/none HTTP/1.1\r\nHost: localhost\r\n\r\n", 404, "there is no /none"),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "neither a path nor a URL"),
         (b"GET / HTTP/1.1\r\n\r\n", 400, "the Host header is missing"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", 400, "is not HTTP"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n", 400, "is not HTTP"),
-        (b"POST /infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "is not HTTP"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", 400, "is not HTTP"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nBad Header: 1\r\n\r\n", 400, "is not HTTP"),
+        (
+            b"POST /infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            400,
+            "is not HTTP",
+        ),
         (b"hello\r\n\r\n", 400, "is not HTTP"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "is not HTTP"),
-        (b"GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505, "use HTTP/1.1"),
+        (b"GET / HTTP/3.0\r\nHost: localhost\r\n\r\n", 505, "use HTTP/1.1"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "use HTTP/1.1"),
     ],
 )
@@ -130,7 +138,7 @@ async def test_head_is_refused_without_a_body(rest: bytes, caplog: pytest.LogCap
     """An answer to HEAD has no body, also when it is a refusal that the app never saw."""
     async with serving() as served:
         raw = await served.connect()
-        await raw.send(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n" + rest)
+        await raw.send(b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n" + rest)
         head, _, body = (await raw.read_to_end()).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 4")
         assert body == b""
@@ -150,7 +158,7 @@ async def test_a_large_body_is_refused_before_it_is_read() -> None:
     async with serving() as served:
         raw = await served.connect()
         await raw.send(
-            f"POST /infer HTTP/1.1\r\nHost: x\r\n{JSON_TYPE}Content-Length: 10000000\r\n\r\n".encode()
+            f"POST /infer HTTP/1.1\r\nHost: localhost\r\n{JSON_TYPE}Content-Length: 10000000\r\n\r\n".encode()
         )
         status, headers, body = await raw.answer()
         assert (status, headers["connection"]) == (413, "close")
@@ -161,7 +169,7 @@ async def test_a_large_body_is_refused_before_it_is_read() -> None:
 async def test_a_declared_length_is_too_large_however_many_digits_it_has(length: bytes) -> None:
     """413, also where it is more than a parser reads; one that is none, or only long, is a 400."""
     async with serving() as served:
-        head = b"POST /infer HTTP/1.1\r\nHost: x\r\n" + JSON_TYPE.encode()
+        head = b"POST /infer HTTP/1.1\r\nHost: localhost\r\n" + JSON_TYPE.encode()
         for sent, status in (
             (b"Content-Length: " + length, 413),
             (b"content-length:\t" + length + b" ", 413),
@@ -179,7 +187,7 @@ async def test_a_declared_length_is_too_large_however_many_digits_it_has(length:
 
 def test_a_long_length_that_is_none_takes_no_time() -> None:
     """30,000 zeros and a letter: whoever tries each way to part them takes minutes of the event loop."""
-    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"0" * 30_000 + b"x\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"0" * 30_000 + b"x\r\n\r\n"
     began = time.process_time()
     refusal = malformed(h11.RemoteProtocolError("bad Content-Length"), head, Limits())
     assert refusal.status == 400
@@ -188,7 +196,9 @@ def test_a_long_length_that_is_none_takes_no_time() -> None:
 
 def chunked(path: str) -> bytes:
     """The head of a request whose body comes in chunks."""
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\n{JSON_TYPE}Transfer-Encoding: chunked\r\n\r\n".encode()
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{JSON_TYPE}Transfer-Encoding: chunked\r\n\r\n".encode()
+    )
 
 
 @pytest.mark.parametrize("path", ["/infer", "/v1/chat/completions", "/api/chat"])
@@ -255,7 +265,7 @@ async def test_who_asks_before_sending_is_told_in_time() -> None:
         raw = await served.connect()
         expecting = JSON_TYPE + "Expect: 100-continue\r\n"
         await raw.send(
-            f"POST /infer HTTP/1.1\r\nHost: x\r\n{expecting}Content-Length: 10000000\r\n\r\n".encode()
+            f"POST /infer HTTP/1.1\r\nHost: localhost\r\n{expecting}Content-Length: 10000000\r\n\r\n".encode()
         )
         assert (await raw.read_some()).startswith(b"HTTP/1.1 413")
 
@@ -317,13 +327,13 @@ async def test_large_headers_are_refused() -> None:
     """Headers have a bound, and it is told."""
     async with serving(max_header_bytes=2000) as served:
         raw = await served.connect()
-        await raw.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Large: " + b"x" * 5000)
+        await raw.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Large: " + b"x" * 5000)
         status, _, body = await raw.answer()
         assert status == 431
         assert b"more than 2000 bytes" in body
         assert served.sample("modeld_http_requests_total", path="other", method="other", status="431") == 1
         raw = await served.connect()
-        await raw.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Large: " + b"x" * 5000 + b"\r\n\r\n")
+        await raw.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Large: " + b"x" * 5000 + b"\r\n\r\n")
         assert (await raw.answer())[0] == 431
 
 

@@ -73,7 +73,7 @@ async def test_leaving_closes_the_ticket() -> None:
     async with serving() as served:
         raw = await served.connect()
         body = b'{"input": "x"}'
-        head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         await raw.send(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         ticket = await served.backend.ticket()
         ticket.put(Embedded(0, (b"\0\0\0\0",)))

@@ -33,7 +33,7 @@ async def ask(served: Served, target: str = "/events", headers: str = "") -> Raw
     """A reader that has its head, and the first bytes of its stream."""
     raw = await served.connect()
     raw.patience_s = PATIENCE_S
-    await raw.send(f"GET {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+    await raw.send(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode())
     return raw
 
 

@@ -21,7 +21,7 @@ from modeld.http.listener import connection_bound, serve
 from modeld.http.sockets import open_listeners
 from modeld.telemetry.metrics import Metrics
 
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def healthy(served: Served) -> Raw:

@@ -48,7 +48,7 @@ def data_of(body: bytes) -> list[dict]:
 
 def request_bytes(**keys: object) -> bytes:
     data = json.dumps({"prompt": "Hello", **keys}).encode()
-    head = "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from modeld.http.malformed import why_malformed
 
-GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = GET + b"Transfer-Encoding: chunked\r\n\r\n"
 
 

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from modeld.core.events import Delta
 from modeld.runtime.ticket import Ticket
 
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MUCH = "x" * 1000
 LINES = 300
 """So much more than a small receive buffer and the sender's first window hold."""

@@ -24,8 +24,8 @@ from modeld.http.protocol import Http1
 from modeld.runtime.ticket import Ticket
 from modeld.telemetry.metrics import Metrics
 
-UPGRADE = b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+UPGRADE = b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def flood(ticket: Ticket) -> None:
@@ -188,7 +188,7 @@ async def test_a_client_that_leaves_before_the_first_chunk_frees_its_slot() -> N
             "raw_path": b"/infer",
             "query_string": b"",
             "root_path": "",
-            "headers": [(b"host", b"x"), (b"content-type", b"application/json")],
+            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
             "state": inbound.into({}),

@@ -89,7 +89,7 @@ async def test_leaving_closes_the_ticket() -> None:
     async with serving() as served:
         raw = await served.connect()
         body = b'{"content": "x"}'
-        head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         await raw.send(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         ticket = await served.backend.ticket()
         assert ticket.order.request == TokenizeRequest(content="x")

@@ -17,7 +17,7 @@ from support.served import Served, serving
 
 EXAMPLES = 60 * int(os.environ.get("MODELD_FUZZ", "1"))
 BODY = b'{"prompt":"x"}'
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LEGAL = {100, 200, 204, 400, 404, 405, 408, 413, 415, 431, 501, 505}
 BOUNDS = {"header_timeout_s": 0.1, "body_timeout_s": 0.1, "keep_alive_s": 0.1, "linger_s": 0.1}
 
@@ -81,7 +81,11 @@ targets = st.sampled_from(
 def requests(draw: st.DrawFn) -> bytes:
     method = draw(st.sampled_from([b"POST", b"GET", b"HEAD", b"OPTIONS", b"CONNECT", b"PRI", b"\0"]))
     version = draw(st.sampled_from([b"HTTP/1.1"] * 6 + [b"HTTP/1.0", b"HTTP/2.0", b"HTTP/0.9", b"HTTP/1.1 "]))
-    lines = [b"%b %b %b" % (method, draw(targets), version), b"Host: x", b"Content-Type: application/json"]
+    lines = [
+        b"%b %b %b" % (method, draw(targets), version),
+        b"Host: localhost",
+        b"Content-Type: application/json",
+    ]
     lines += [b"%b: %b" % header for header in draw(st.lists(headers, max_size=4))]
     lines += [b"X-Flood: 1"] * draw(st.sampled_from([0, 0, 0, 50, 5000]))
     end = draw(st.sampled_from([b"\r\n"] * 5 + [b"\n"]))
@@ -178,8 +182,8 @@ async def test_a_request_that_two_servers_could_read_differently_is_refused(
     head: bytes, version: bytes
 ) -> None:
     """What follows such a request on its connection is never taken for a request of its own."""
-    smuggled = b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n"
-    first = b"POST /infer HTTP/" + version + b"\r\nHost: x\r\nContent-Type: application/json\r\n"
+    smuggled = b"GET /models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    first = b"POST /infer HTTP/" + version + b"\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     async with serving(say("a"), **BOUNDS) as served:
         for body in (BODY, b"e\r\n" + BODY + b"\r\n0\r\n\r\n", b"0\r\n\r\n"):
             answer = await speak(served, first + head + b"\r\n" + body + smuggled, [], "read")

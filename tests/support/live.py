@@ -32,7 +32,7 @@ class Live:
 
     async def ask(self, target: str, headers: dict[str, str]) -> None:
         """Send the request and read the head of the answer."""
-        names = [("Host", "x"), *headers.items()]
+        names = [("Host", "localhost"), *headers.items()]
         sent = self._h11.send(h11.Request(method="GET", target=target, headers=names))
         assert sent is not None
         await self.stream.send_all(sent)

@@ -29,7 +29,7 @@ def chat_bytes(path: str = "/v1/chat/completions", **body: Any) -> bytes:
         else {"messages": [{"role": "user", "content": "Hi"}]}
     )
     data = json.dumps(asks | body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 

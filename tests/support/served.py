@@ -124,7 +124,7 @@ class Raw:
 
     async def answer(self, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
         """Read one whole answer; a next one may follow on the same connection."""
-        self._h11.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
+        self._h11.send(h11.Request(method=method, target="/", headers=[("host", "localhost")]))
         self._h11.send(h11.EndOfMessage())
         body = b""
         status, headers = 0, {}
@@ -165,7 +165,7 @@ async def abandoned(served: Served, request: bytes, until: bytes = b"") -> Ticke
 def infer_bytes(*, headers: str = "", **body: Any) -> bytes:
     """A request for text, as bytes."""
     data = json.dumps({"prompt": "Hello", **body}).encode()
-    head = f"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{headers}"
+    head = f"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{headers}"
     return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 

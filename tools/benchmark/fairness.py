@@ -162,7 +162,7 @@ class _Client:
 
     def __init__(self, port: int, header: str, **body: object) -> None:
         data = json.dumps({"prompt": _PROMPT, "temperature": 0, "ignore_eos": True, **body})
-        head = f"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{header}"
+        head = f"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{header}"
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.socket.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n{data}".encode())
         self.data = b""

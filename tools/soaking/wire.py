@@ -21,9 +21,11 @@ _READ_BYTES = 65536
 def request_bytes(path: str, body: Mapping[str, object] | None) -> bytes:
     """Return a request as it goes over the wire; without a body it is a GET."""
     if body is None:
-        return f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    )
     return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
@@ -44,7 +46,7 @@ class Call:
         self.broken = ""
         self._stream = stream
         self._parser = h11.Connection(h11.CLIENT)
-        self._parser.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+        self._parser.send(h11.Request(method="GET", target="/", headers=[("Host", "localhost")]))
         self._parser.send(h11.EndOfMessage())
 
     @property
