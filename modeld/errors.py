@@ -101,6 +101,19 @@ class Forbidden(ModeldError):
     kind = "forbidden"
 
 
+class OriginNotAllowed(Forbidden):
+    """The request comes from a web page of another origin, and CORS does not let that one in."""
+
+    kind = "origin_not_allowed"
+
+
+class HostNotAllowed(ModeldError):
+    """No keys are in force, and the Host header has a name that may be that of a rebound web page."""
+
+    status = 421
+    kind = "host_not_allowed"
+
+
 class NotFound(ModeldError):
     """No such path."""
 
@@ -308,6 +321,8 @@ ERRORS: Mapping[str, type[ModeldError]] = {
         PromptTooLong,
         Unauthorized,
         Forbidden,
+        OriginNotAllowed,
+        HostNotAllowed,
         NotFound,
         ModelNotFound,
         OperationNotFound,

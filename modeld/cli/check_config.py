@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import click
 
 from modeld.cli.keys import keyring_or_exit
 from modeld.cli.options import SettingsCommand, load_or_exit
+from modeld.config.address import parse_address
 from modeld.config.fields import FIELDS
 from modeld.config.load import Loaded
+from modeld.config.machine import own_names
 from modeld.config.model_fields import MODEL_FIELDS
-from modeld.config.settings import ModelSettings
+from modeld.config.settings import ModelSettings, Settings
 from modeld.core.models import EngineKind
+from modeld.http.origin_checks import AllowedHosts
 from modeld.runtime.adapters import adapter_problems
 from modeld.telemetry.render import printable
 
@@ -41,6 +45,7 @@ def summary(loaded: Loaded, *, show_all: bool) -> Iterator[str]:
     settings = loaded.settings
     yield f"modeld would listen on {settings.addr} and serve {settings.models_dir}"
     yield _memory(loaded)
+    yield _access(settings)
     rows = [
         (field.name, field.kind.show(getattr(settings, field.name)), loaded.sources.get(field.name))
         for field in FIELDS
@@ -66,6 +71,18 @@ def _memory(loaded: Loaded) -> str:
     if budget == 0:
         return "memory for models: unlimited"
     return f"memory for models: {budget - margin} MiB ({budget} MiB less a margin of {margin} MiB)"
+
+
+def _access(settings: Settings) -> str:
+    if settings.keys_file is not None:
+        return f"access: with a key of {settings.keys_file}"
+    names = ", ".join(AllowedHosts.of(settings, own_names(socket.gethostname())).shown)
+    if parse_address(settings.addr).is_local:
+        return f"access: no keys; requests may name an address, or {names}"
+    return (
+        f"access: NO KEYS, so any client that reaches {settings.addr} may use, load and unload every model; "
+        f"requests may name an address, or {names} (allowed_hosts)"
+    )
 
 
 def _model(model: ModelSettings) -> Iterator[str]:

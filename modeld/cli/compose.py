@@ -15,6 +15,7 @@ import trio
 import modeld
 from modeld.cli.say import say
 from modeld.config.address import hypercorn_binds
+from modeld.config.machine import own_names
 from modeld.config.settings import Settings
 from modeld.http.app import create_app
 from modeld.http.auth import Guard
@@ -129,7 +130,8 @@ async def _front(
     store = None if settings.state_dir is None else UsageStore(settings.state_dir / "usage.sqlite3")
     accounts = Accounts(metrics, store)
     await accounts.open()
-    app = create_app(daemon, settings, metrics, guard=guard, accounts=accounts)
+    names = own_names(socket.gethostname())
+    app = create_app(daemon, settings, metrics, guard=guard, accounts=accounts, own_names=names)
     _spare_collector()
     keeping = trio.CancelScope(shield=True)
     async with trio.open_nursery() as nursery:

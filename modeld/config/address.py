@@ -34,6 +34,14 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         """Whether this is a host and a port."""
         return self.path is None and self.fd is None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches it, as far as it is known: an `fd` may be anything."""
+        try:
+            return not self.is_tcp or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
 
 def parse_address(text: str) -> Address:
     """Return the address that `text` writes. Port 0 lets the system choose.

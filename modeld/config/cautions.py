@@ -120,9 +120,20 @@ def _idle(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
             yield name, "this has no effect without engine: fake"
     if "share_tokens" in given and settings.keys_file is None:
         yield "share_tokens", "this has no effect without keys (keys_file): turns are taken by keys"
+    if "allowed_hosts" in given and settings.keys_file is not None:
+        yield "allowed_hosts", "this has no effect with keys (keys_file): they are asked for instead"
     for name in ("cors_allowed_methods", "cors_allowed_headers"):
         if name in given and "cors_enabled" not in given:
             yield name, "this has no effect without cors_enabled: true"
+
+
+def _rebinding(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
+    if "*" in settings.allowed_hosts and settings.keys_file is None:
+        sentence = (
+            "with * and without keys (keys_file) any web page that a user of this machine opens can use "
+            "every model (DNS rebinding, docs/security.md); list the names instead"
+        )
+        yield "allowed_hosts", sentence
 
 
 def _first(own: _T | None, common: _T) -> _T:
@@ -141,4 +152,5 @@ _RULES: tuple[Callable[[Settings, Mapping[str, str]], Iterator[Finding]], ...] =
     _cache,
     _no_layers,
     _idle,
+    _rebinding,
 )

@@ -56,6 +56,14 @@ FIELDS: Sequence[Field] = (
             "Address to listen on: `127.0.0.1:8080`, `:8080` (every interface), `[::1]:8080`, "
             "`unix:/run/modeld.sock`, or `fd://3` for a socket from systemd.",
         ),
+        Field(
+            "allowed_hosts",
+            LIST,
+            "Names that requests may have in `Host` while no keys are in force, such as `gpubox.lan`, or "
+            "`*.example.com` for all below it; `*` is any. IP addresses, `localhost` and the names of this "
+            "machine always pass, others get 421 (docs/security.md).",
+            default="none",
+        ),
         Field("config", PATH, "Config file (YAML, JSON or TOML).", default="none"),
         Field("models_dir", PATH, "Folder with the `*.gguf` files."),
         Field("default_model", NAME, "Model for requests that name none.", default="the first found"),
@@ -235,7 +243,7 @@ FIELDS: Sequence[Field] = (
         Field(
             "cors_allowed_origins",
             LIST,
-            "These origins, such as `https://app.example`, or `*`.",
+            "These origins, such as `https://app.example`, or `*`; `app://*` is a scheme other than http.",
             flags=("--cors-origins",),
             default="none",
         ),
@@ -244,14 +252,12 @@ FIELDS: Sequence[Field] = (
             LIST,
             "Methods they may use.",
             flags=("--cors-methods",),
-            default="GET,POST,OPTIONS",
         ),
         Field(
             "cors_allowed_headers",
             LIST,
-            "Request headers they may send.",
+            "Request headers they may send; `X-Stainless-*` is all that begin so.",
             flags=("--cors-headers",),
-            default="Accept,Authorization,Content-Type,X-API-Key,X-Requested-With,X-Log-Level",
         ),
     ),
     *_group(

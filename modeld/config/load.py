@@ -28,8 +28,6 @@ from modeld.config.values import BadValue
 PREFIX = "MODELD_"
 _NOT_SETTINGS = ("MODELD_TEST", "MODELD_BENCH", "MODELD_CACHE", "MODELD_API_KEY", "MODELD_CA_FILE")
 """Variables that the tests and tools of this project read, and the key of its client commands."""
-_METHODS = ("GET", "POST", "OPTIONS")
-_HEADERS = ("Accept", "Authorization", "Content-Type", "X-API-Key", "X-Requested-With", "X-Log-Level")
 
 
 class ConfigError(Exception):
@@ -196,9 +194,9 @@ def _fill_in(found: _Gathered, environ: Mapping[str, str], cores: Callable[[], i
     if values.get("keys_file") is None and (credential := _credential(environ)) is not None:
         values["keys_file"] = credential
         found.sources["keys_file"] = "$CREDENTIALS_DIRECTORY"
-    if values.get("cors_enabled"):
-        values["cors_allowed_methods"] = values.get("cors_allowed_methods") or _METHODS
-        values["cors_allowed_headers"] = values.get("cors_allowed_headers") or _HEADERS
+    for name in ("cors_allowed_methods", "cors_allowed_headers"):
+        if values.get(name) == ():
+            del values[name]
     _turn_flash_on(found)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What this machine, or the container around the daemon, has: cores and memory.
+"""What this machine, or the container around the daemon, has: cores, memory, and names.
 
 Sources: sched_getaffinity(2); cgroups(7), the v2 files `cpu.max`, `memory.max`, `memory.current` and
 `memory.stat` of the own group and its parents, and the v1 `memory.limit_in_bytes` and
-`memory.usage_in_bytes`; proc(5) for MemTotal and MemAvailable.
+`memory.usage_in_bytes`; proc(5) for MemTotal and MemAvailable; hosts(5).
 """
 
 from __future__ import annotations
@@ -53,6 +53,20 @@ def memory_now(root: Path = Path("/")) -> tuple[int | None, int | None]:
             totals.append(limit)
             left.append(max(0, limit - _charged(group)))
     return min(totals, default=None), min(left, default=None)
+
+
+def own_names(host_name: str, root: Path = Path("/")) -> frozenset[str]:
+    """Return the names of this machine: `host_name`, what /etc/hosts calls it, and its `.local` name.
+
+    DNS is not asked for the full name: it may hang, and whoever answers it would choose who is trusted.
+    """
+    name = host_name.lower()
+    names = {name, f"{name.partition('.')[0]}.local"} if name else set[str]()
+    for line in _read(root / "etc/hosts").splitlines():
+        listed = line.partition("#")[0].lower().split()[1:]
+        if name in listed:
+            names.update(listed)
+    return frozenset(names)
 
 
 def _limit(group: Path) -> int | None:

@@ -13,7 +13,11 @@ from modeld.config.settings import AUTO, ModelSettings, Settings
 Finding = tuple[str, str]
 _CELLS_PER_SLOT = 16
 """Fewer make no sentence; llama.cpp rounds its caches up anyway."""
-_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9_.-]+)(:\d{1,5})?", re.IGNORECASE)
+_ORIGIN = re.compile(
+    r"\*|null|(?!https?:)[a-z][a-z0-9+.-]*://\*|[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9_.-]+)(:\d{1,5})?",
+    re.IGNORECASE,
+)
+_HOST = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?", re.IGNORECASE)
 
 
 def findings(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
@@ -50,6 +54,16 @@ def _cors(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
         for word in words:
             if not token.fullmatch(word):
                 yield name, f'"{word[:80]}" cannot be part of an HTTP header'
+
+
+def _hosts(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
+    for host in settings.allowed_hosts:
+        if not _HOST.fullmatch(host):
+            sentence = (
+                f'"{host[:80]}" is no host name; write it without scheme and port, as in gpubox.lan or '
+                "*.example.com (IP addresses need no entry)"
+            )
+            yield "allowed_hosts", sentence
 
 
 def _events(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
@@ -148,6 +162,7 @@ def _same_file(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
 _RULES: tuple[Callable[[Settings, Mapping[str, str]], Iterator[Finding]], ...] = (
     _margin,
     _cors,
+    _hosts,
     _events,
     _cells,
     _flash,

@@ -58,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings, resolved and checked."""
 
     addr: str = "127.0.0.1:8080"
+    allowed_hosts: tuple[str, ...] = ()
     config: Path | None = None
     models_dir: Path = Path("~/models/llm")
     vram_budget_mb: int | None = 0
@@ -97,8 +98,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     require_keys: bool = False
     cors_enabled: bool = False
     cors_allowed_origins: tuple[str, ...] = ()
-    cors_allowed_methods: tuple[str, ...] = ()
-    cors_allowed_headers: tuple[str, ...] = ()
+    cors_allowed_methods: tuple[str, ...] = ("GET", "POST", "DELETE", "OPTIONS")
+    cors_allowed_headers: tuple[str, ...] = (
+        *("Accept", "Authorization", "Content-Type", "User-Agent", "X-API-Key", "X-Requested-With"),
+        *("X-Request-ID", "X-Log-Level", "X-Log-Infer"),
+        *("Anthropic-*", "Idempotency-Key", "OpenAI-*", "X-Stainless-*"),
+    )
+    """One that ends with `*` stands for all that begin so. The last line is what the clients of OpenAI and
+    Anthropic send."""
     events_enable: bool = False
     events_file: Path | None = None
     events_max_bytes: int = 64 * 1024 * 1024

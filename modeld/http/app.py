@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from quart import Request, Response
@@ -20,6 +20,7 @@ from modeld.http.envelopes import envelope_of
 from modeld.http.errors import BACKPRESSURE, error_of, error_response
 from modeld.http.exchange import Exchange
 from modeld.http.limits import Limits, limits_of
+from modeld.http.origin_checks import ANY_HOST, AllowedHosts, AllowedOrigins, OriginChecks
 from modeld.http.routes.anthropic import AnthropicRoutes
 from modeld.http.routes.control import ControlRoutes
 from modeld.http.routes.embed import EmbedRoute
@@ -46,11 +47,15 @@ class EdgeApp(QuartTrio):
     asgi_http_class = Exchange
     request_class = EdgeRequest
 
-    def __init__(self, edge: Edge, guard: Guard) -> None:
+    def __init__(self, edge: Edge, guard: Guard, own_names: Iterable[str] = ()) -> None:
         super().__init__("modeld", static_folder=None)
         self.edge = edge
         self.guard = guard
         self.cors = Cors(edge.settings)
+        self._origin_checks = OriginChecks(
+            hosts=AllowedHosts.of(edge.settings, own_names) if guard.keyring is None else None,
+            origins=AllowedOrigins.of(edge.settings),
+        )
         self.config["RESPONSE_TIMEOUT"] = None  # Quart would cut every stream at 60 s, silently.
         self.config["BODY_TIMEOUT"] = edge.limits.body_timeout_s
         self.config["MAX_CONTENT_LENGTH"] = edge.limits.max_body_bytes
@@ -115,6 +120,14 @@ class EdgeApp(QuartTrio):
         return request.url_rule.endpoint, arguments
 
     async def _before(self, request: EdgeRequest) -> Response | None:
+        over_unix_socket = request.scope["server"] is None
+        rule = None if request.url_rule is None else request.url_rule.rule
+        self._origin_checks.check(
+            request.scope["headers"],
+            method=request.method,
+            encrypted=request.scheme == "https",
+            any_host=over_unix_socket or rule in ANY_HOST,
+        )
         if self.cors.is_preflight(request.method, request.headers):
             return self.cors.preflight(request.headers)
         if request.sent(b"upgrade").lower() == "websocket":
@@ -147,11 +160,12 @@ def create_app(
     limits: Limits | None = None,
     guard: Guard | None = None,
     accounts: Accounts | None = None,
+    own_names: Iterable[str] = (),
 ) -> EdgeApp:
     """Return the app. It holds no tasks of its own; serve it with `modeld.http.listener.serve`.
 
     `limits` defaults to those that follow from the settings. Without a guard nobody needs a key; without
-    accounts usage is counted from now on, and not kept.
+    accounts usage is counted from now on, and not kept. `own_names` are names of this machine.
     """
     edge = Edge(
         backend=backend,
@@ -160,4 +174,4 @@ def create_app(
         metrics=metrics,
         accounts=accounts or Accounts(metrics),
     )
-    return EdgeApp(edge, guard or Guard(None))
+    return EdgeApp(edge, guard or Guard(None), own_names)

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import re
+
 from quart import Response
 from werkzeug.datastructures import Headers
 
 from modeld.config.settings import Settings
+from modeld.http.origin_checks import AllowedOrigins
 
-_METHODS = ("GET", "HEAD", "POST", "OPTIONS")
-_HEADERS = ("Content-Type", "X-Request-ID", "X-Log-Level")
-_EXPOSED = "X-Request-ID, Retry-After, RateLimit, RateLimit-Policy"
+_EXPOSED = (
+    "X-Request-ID, Request-ID, Retry-After, X-Should-Retry, RateLimit, RateLimit-Policy, Location, "
+    "WWW-Authenticate"
+)
+"""Answers' headers that a page may read, besides those that any page may."""
 _MAX_AGE_S = "600"
+_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
 class Cors:
@@ -19,9 +25,11 @@ class Cors:
 
     def __init__(self, settings: Settings) -> None:
         self._enabled = settings.cors_enabled
-        self._origins = frozenset(origin.rstrip("/").lower() for origin in settings.cors_allowed_origins)
-        self._methods = ", ".join(settings.cors_allowed_methods or _METHODS)
-        self._headers = ", ".join(settings.cors_allowed_headers or _HEADERS)
+        self._origins = AllowedOrigins.of(settings)
+        self._methods = ", ".join(settings.cors_allowed_methods)
+        listed = [name.lower() for name in settings.cors_allowed_headers]
+        self._headers = frozenset(listed)
+        self._header_prefixes = tuple(name[:-1] for name in listed if name.endswith("*"))
 
     def is_preflight(self, method: str, headers: Headers) -> bool:
         """Whether this is a browser's question before the request proper."""
@@ -38,7 +46,11 @@ class Cors:
         response.headers.pop("Content-Type", None)
         if self._allows(headers.get("Origin")):
             response.headers["Access-Control-Allow-Methods"] = self._methods
-            response.headers["Access-Control-Allow-Headers"] = self._headers
+            # By name, since a literal `*` does not cover Authorization (Fetch, "CORS-preflight fetch").
+            if granted := self._granted(headers.get("Access-Control-Request-Headers", "")):
+                response.headers["Access-Control-Allow-Headers"] = granted
+            if headers.get("Access-Control-Request-Private-Network") == "true":
+                response.headers["Access-Control-Allow-Private-Network"] = "true"
             response.headers["Access-Control-Max-Age"] = _MAX_AGE_S
         response.headers.add("Vary", "Access-Control-Request-Method")
         response.headers.add("Vary", "Access-Control-Request-Headers")
@@ -48,7 +60,7 @@ class Cors:
         """Add to an answer's headers what lets the page of an allowed origin read it."""
         if not self._enabled:
             return
-        if "*" in self._origins:
+        if self._origins.every:
             headers["Access-Control-Allow-Origin"] = "*"
         else:
             headers.add("Vary", "Origin")
@@ -59,4 +71,13 @@ class Cors:
         headers["Access-Control-Expose-Headers"] = _EXPOSED
 
     def _allows(self, origin: str | None) -> bool:
-        return origin is not None and ("*" in self._origins or origin.lower() in self._origins)
+        return origin is not None and self._origins.allows(origin)
+
+    def _granted(self, asked: str) -> str:
+        """Return those of the headers asked for that a page may send."""
+        names = [name.strip().lower() for name in asked.split(",")]
+        return ", ".join(
+            name
+            for name in names
+            if _NAME.fullmatch(name) and (name in self._headers or name.startswith(self._header_prefixes))
+        )

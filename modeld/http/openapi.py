@@ -30,7 +30,7 @@ from modeld.dialects.native import (
 from modeld.http.openapi_anthropic import ANTHROPIC_BODIES, anthropic_paths
 from modeld.http.openapi_control import CONTROL_BODIES, control_paths
 from modeld.http.openapi_events import events_operation
-from modeld.http.openapi_keys import SECURITY_SCHEMES, with_keys
+from modeld.http.openapi_keys import SECURITY_SCHEMES, with_access
 from modeld.http.openapi_llamacpp import LLAMA_BODIES, llama_paths
 from modeld.http.openapi_ollama import OLLAMA_BODIES, ollama_paths
 from modeld.http.openapi_openai import OPENAI_BODIES, openai_paths
@@ -77,7 +77,7 @@ _LAST_LINE: Json = {
 def openapi_document() -> Json:
     """Return the document."""
     _, schemas = msgspec.json.schema_components(_BODIES, ref_template=SCHEMAS + "{name}")
-    return with_keys(_document(dict(schemas)))
+    return with_access(_document(dict(schemas)))
 
 
 def _document(schemas: Json) -> Json:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """The command line: help, version, check-config, and how flags are read."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,23 @@ def test_check_config_tells_values_and_their_places(tmp_path: Path) -> None:
     assert "    ttl: 5m" in result.stdout
     assert "max_wait" not in result.stdout
     assert "max_wait" in invoke("check-config", "--all").stdout
+
+
+def test_check_config_tells_who_may_come_in(tmp_path: Path) -> None:
+    """With keys: which; without: by which names, and loudly where other machines reach it."""
+    local = invoke("check-config", "--allowed-hosts", "gpubox.lan,*.example.com").stdout
+    [line] = [line for line in local.splitlines() if line.startswith("access: ")]
+    assert line.startswith("access: no keys; requests may name an address, or ")
+    for name in ("localhost", socket.gethostname().lower(), "gpubox.lan", "*.example.com", "*.localhost"):
+        assert f" {name}" in line
+    assert (
+        "access: NO KEYS, so any client that reaches :8080" in invoke("check-config", "--addr=:8080").stdout
+    )
+    assert "or * (allowed_hosts)" in invoke("check-config", "--addr=:8080", "--allowed-hosts=*").stdout
+    keys = tmp_path / "keys.yaml"
+    assert invoke("keys", "add", "me", "--keys-file", str(keys)).exit_code == 0
+    found = invoke("check-config", "--addr=:8080", "--keys-file", str(keys)).stdout
+    assert f"access: with a key of {keys}" in found
 
 
 def test_check_config_tells_every_problem_and_exits_with_2(tmp_path: Path) -> None:

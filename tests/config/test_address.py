@@ -65,3 +65,11 @@ def test_how_a_client_reaches_it() -> None:
     assert client_url(parse_address("[::]:1")) == "http://[::1]:1"
     assert client_url(parse_address("box:1")) == "http://box:1"
     assert client_url(parse_address("unix:/x")) == "http://localhost"
+
+
+def test_an_address_tells_whether_only_this_machine_reaches_it() -> None:
+    """Loopback in both families and sockets in the file system; other names are not known."""
+    for local in ("127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:/x", "fd://3"):
+        assert parse_address(local).is_local, local
+    for reached in (":1", "0.0.0.0:1", "[::]:1", "192.168.1.5:1", "gpubox.lan:1"):
+        assert not parse_address(reached).is_local, reached

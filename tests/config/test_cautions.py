@@ -48,6 +48,11 @@ CONTRADICTIONS = {
     "fake": ({"fake": "step_s=1"}, ["--fake: this has no effect without engine: fake"]),
     "fake model": ({"models": {"a": {"fake": "step_s=1"}}}, ["--models.a.fake: this has no effect without"]),
     "share": ({"share_tokens": "100"}, ["--share-tokens: this has no effect without keys"]),
+    "hosts beside keys": (
+        {"allowed_hosts": "a.example", "keys_file": "/k"},
+        ["--allowed-hosts: this has no effect with keys (keys_file)"],
+    ),
+    "any host": ({"allowed_hosts": "*"}, ["--allowed-hosts: with * and without keys", "DNS rebinding"]),
     "cors": ({"cors_allowed_methods": "GET"}, ["--cors-allowed-methods: ", "cors_enabled: true"]),
 }
 
@@ -77,6 +82,8 @@ HARMONY = (
     {"engine": "fake", "fake": "step_s=1"},
     {"share_tokens": "100", "keys_file": "/k"},
     {"cors_allowed_methods": "GET", "cors_enabled": "off"},
+    {"allowed_hosts": "*.example.com,gpubox.lan,my_box,10.0.0.1,x.y."},
+    {"cors_enabled": "on", "cors_allowed_origins": "app://*,null,tauri://localhost"},
 )
 
 

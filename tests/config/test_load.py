@@ -68,6 +68,7 @@ def test_a_flag_beats_the_environment_beats_the_file(tmp_path: Path) -> None:
 
 SAMPLES: Mapping[str, tuple[str, object]] = {
     "addr": (":1", ":1"),
+    "allowed_hosts": ("gpubox.lan, *.example.com", ("gpubox.lan", "*.example.com")),
     "models_dir": ("/m", Path("/m")),
     "default_model": ("tiny", "tiny"),
     "state_dir": ("/s", Path("/s")),
@@ -187,7 +188,8 @@ def test_config_files_of_the_go_program_work_unchanged(name: str) -> None:
         assert len(loaded.warnings) == 5
     else:
         assert (settings.addr, settings.infer_timeout, settings.max_wait) == ("[::1]:8080", None, 1.5)
-        assert settings.cors_allowed_methods == ("GET", "POST", "OPTIONS")
+        assert settings.cors_allowed_methods == ("GET", "POST", "DELETE", "OPTIONS")
+        assert "X-Stainless-*" in settings.cors_allowed_headers
         assert settings.events_file == Path("/var/log/modeld/events.jsonl")
         assert (settings.drain_timeout, settings.shutdown_timeout) == (4.0, 0.5)
 
@@ -234,6 +236,11 @@ BAD = {
     "{cors_enabled: on, cors_allowed_origins: ['https://a.b/']}": "write https://a.b",
     "{cors_enabled: on, cors_allowed_origins: ['a.b']}": "scheme://host:port",
     "{cors_enabled: on, cors_allowed_origins: ['https://*.b.example']}": "is no origin",
+    "{cors_enabled: on, cors_allowed_origins: ['https://*']}": "is no origin",
+    "allowed_hosts: ['http://gpubox.lan']": "without scheme and port",
+    "allowed_hosts: ['gpubox.lan:8080']": "without scheme and port",
+    "allowed_hosts: ['a.*.example.com']": "is no host name",
+    "allowed_hosts: ['[::1]']": "IP addresses need no entry",
     "tls_cert: /c.pem": "set tls_key too",
     "tls_key: /k.pem": "set tls_cert too",
     "{cors_enabled: on, cors_allowed_origins: ['*'], cors_allowed_methods: ['G T']}": "HTTP header",

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from modeld.config.machine import memory_bytes, memory_now, usable_cores
+from modeld.config.machine import memory_bytes, memory_now, own_names, usable_cores
 
 
 def put(root: Path, path: str, text: str) -> None:
@@ -61,3 +61,17 @@ def test_an_old_cgroup_tells_what_is_available_of_its_limit(tmp_path: Path) -> N
     put(tmp_path, "sys/fs/cgroup/memory/memory.usage_in_bytes", "900\n")
     put(tmp_path, "sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 300\n")
     assert memory_now(tmp_path)[1] == 400
+
+
+def test_a_machine_has_the_names_of_its_hosts_file(tmp_path: Path) -> None:
+    """Those in the lines with its host name, and the name in multicast DNS; no other line counts."""
+    assert own_names("", tmp_path) == set()
+    assert own_names("GPUbox", tmp_path) == {"gpubox", "gpubox.local"}
+    put(
+        tmp_path,
+        "etc/hosts",
+        "127.0.0.1 localhost\n127.0.1.1\tgpubox.example.com GPUBOX # gpubox a\n10.0.0.9 b gpubox2\n\nx\n",
+    )
+    assert own_names("gpubox", tmp_path) == {"gpubox", "gpubox.local", "gpubox.example.com"}
+    full = {"gpubox.example.com", "gpubox", "gpubox.local"}
+    assert own_names("gpubox.example.com", tmp_path) == full

@@ -181,11 +181,15 @@ async def test_browsers_may_ask_before_they_have_a_key() -> None:
         cors_allowed_headers=("Authorization",),
     )
     keyring, _ = ring()
-    ask = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    ask = {
+        "Origin": "https://app.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
     async with serving(keyring=keyring, settings=settings) as served, served.client() as client:
         answer = await client.options("/infer", headers=ask)
         assert answer.status_code == 204
-        assert answer.headers["access-control-allow-headers"] == "Authorization"
+        assert answer.headers["access-control-allow-headers"] == "authorization"
         refused = await client.post("/infer", json=ASK, headers={"Origin": "https://app.example"})
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == "https://app.example"

@@ -15,14 +15,17 @@ from support.served import Served, infer_bytes, serving
 from modeld.config.settings import Settings
 
 SEEDS = (
-    b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"HEAD /docs HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"HEAD /docs HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n",
     b"GET /models HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-    b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\n\r\n",
-    b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
-    b"OPTIONS /infer HTTP/1.1\r\nHost: x\r\nOrigin: https://a\r\nAccess-Control-Request-Method: POST\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: application/openmetrics-text\r\n\r\n",
+    b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     (
-        b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"OPTIONS /infer HTTP/1.1\r\nHost: localhost\r\nOrigin: https://a\r\n"
+        b"Access-Control-Request-Method: POST\r\n\r\n"
+    ),
+    (
+        b"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"pro\r\n9\r\nmpt":"x"}\r\n0\r\n\r\n'
     ),
     infer_bytes(),
@@ -116,7 +119,7 @@ async def test_broken_requests_break_nothing(seed: int, caplog: pytest.LogCaptur
                     nursery.start_soon(one, data, dice.randrange(len(data) + 1), dice.random())
     for data, answer in answers:
         statuses = {int(status) for status in re.findall(rb"(?<!\")HTTP/1\.1 (\d{3})", answer)}
-        assert statuses <= {100, 200, 204, 400, 404, 405, 408, 413, 415, 431, 501, 505}, data
+        assert statuses <= {100, 200, 204, 400, 403, 404, 405, 408, 413, 415, 421, 431, 501, 505}, data
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
     assert served.sample("modeld_http_inflight_requests") == 0
     assert all(ticket.closed for ticket in served.backend.tickets)

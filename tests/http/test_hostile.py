@@ -188,7 +188,7 @@ async def test_other_requests_than_a_post_of_json_are_told_so(path: str) -> None
         assert (await client.head(path)).status_code == 405
         assert "POST" in (await client.options(path)).headers["allow"]
         for kind in ("text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded"):
-            headers = {"Content-Type": kind, "Origin": "https://evil.example"}
+            headers = {"Content-Type": kind, "Origin": served.url}
             answer = await client.post(path, content=body, headers=headers)
             assert (answer.status_code, in_its_envelope(path, answer.text)) == (415, True)
         as_json = {"Content-Type": "application/json; charset=utf-8"}

@@ -27,6 +27,14 @@ def tls(name: str = "server") -> Tls:
     return Tls(FILES / f"{name}.pem", FILES / f"{name}.key")
 
 
+async def test_a_page_over_http_is_another_origin() -> None:
+    """Same host and port, and yet not this server's: it may be anybody's on the way."""
+    async with serving(say("a"), tls=tls()) as served, served.client() as client:
+        for origin, status in ((served.url, 200), (served.url.replace("https:", "http:"), 403)):
+            answer = await client.post("/infer", json=ASK, headers={"Origin": origin})
+            assert answer.status_code == status
+
+
 async def test_answers_are_those_of_http() -> None:
     """JSON, errors, keys and keep-alive: only the bytes on the wire differ."""
     keyring, texts = ring(alice={"scopes": ["infer", "metrics"]})
@@ -106,7 +114,11 @@ RESET = (1, 13, b"\1\0\0\0\0\0\0\0")
 async def test_who_speaks_http_to_it_or_nothing_harms_nobody() -> None:
     """Plain HTTP, garbage and silence end their own connection; the next client is served."""
     async with serving(say("a"), tls=tls(), header_timeout_s=0.2) as served:
-        for data in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\0" * 200, b""):
+        for data in (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"\x16\x03\x01\xff\xff" + b"\0" * 200,
+            b"",
+        ):
             tcp = await trio.open_tcp_stream("127.0.0.1", served.port)
             if data:
                 await tcp.send_all(data)
