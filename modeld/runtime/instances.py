@@ -22,7 +22,6 @@ class Instances:
 
     Attributes:
       there: those that run, by model.
-      were_ready: whether one became ready at least once.
     """
 
     def __init__(
@@ -38,7 +37,6 @@ class Instances:
         self._on_progress = on_progress
         self._there: dict[str, Instance] = {}
         self._nursery: trio.Nursery | None = None
-        self.were_ready = False
         self.there: Mapping[str, Instance] = self._there
 
     @contextmanager
@@ -62,10 +60,6 @@ class Instances:
         instance = self._launcher.instance(load, feed=self._feed, on_progress=self._on_progress)
         self._there[load.spec.id] = instance
         self._nursery.start_soon(supervise, instance, self._feed)
-
-    def ready(self) -> None:
-        """Note that one became ready."""
-        self.were_ready = True
 
     def end(self, model_id: str) -> None:
         """Forget one that ended."""

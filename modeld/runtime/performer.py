@@ -45,7 +45,6 @@ class Performer:
         """Note what an input means; `fleet` is that of before its step."""
         match event:
             case inputs.Loaded(model_id=model_id):
-                self._instances.ready()
                 self._note_load(fleet, model_id, now)
             case inputs.LoadFailed(model_id=model_id, problem=problem):
                 self._instances.failed(model_id, fleet.catalog.models.get(model_id), problem)

@@ -109,6 +109,8 @@ class Root:
         )
         self._registry = Registry(settings, on_change=self._catalog_changed)
         self._preloaded: set[str] = set()
+        self._serves = False
+        """Whether the front takes requests: a model that comes later does not take readiness back."""
         reporter = StatusReporter(self._scheduler, self._observer, node_id=node_id)
         watches = settings.vram_watch and (self._weighs or devices is not None)
         self._devices = DeviceWatch(devices or Machine(), self._scheduler, watches=watches)
@@ -142,6 +144,7 @@ class Root:
             async with trio.open_nursery() as front_nursery:
                 start = partial(front, self.daemon, shutdown=shutdown)
                 announce(await front_nursery.start(start))
+                self._serves = True
                 self._tell_systemd(nursery)
                 await signals.first.wait()
                 self._on_stop(self._settings.shutdown_timeout + LAST_RESORT_S)
@@ -192,7 +195,7 @@ class Root:
         for spec in catalog.models.values():
             if spec.preload and spec.error is None and spec.id not in self._preloaded:
                 self._preloaded.add(spec.id)
-                self._scheduler.preload(spec.id)
+                self._scheduler.preload(spec.id, at_start=not self._serves)
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -28,6 +28,7 @@ from modeld.core.limits import Limits
 from modeld.core.models import Catalog, EngineKind, ModelSpec
 from modeld.core.naming import named
 from modeld.core.operations import OperationStatus
+from modeld.core.readiness import preloads_under_way
 from modeld.core.request import Order
 from modeld.runtime.decider import Decider
 from modeld.runtime.instance import Instance
@@ -80,6 +81,8 @@ class Scheduler:
         self._decider = Decider(limits, performer, self._tickets, self._positions)
         self.inside: AsyncValue[int] = self._tickets.count
         self.instances: Mapping[str, Instance] = self._instances.there
+        self._preloads: frozenset[str] = frozenset()
+        """Models of the start whose first load has not ended."""
         self._leaving: set[str] = set()
         """Models that are gone from the catalogue, and still hold memory."""
 
@@ -162,9 +165,11 @@ class Scheduler:
         """End every request with its legal last event."""
         self._feed(inputs.CutAll())
 
-    def preload(self, model_id: str) -> None:
-        """Load a model although nobody waits for it."""
+    def preload(self, model_id: str, *, at_start: bool) -> None:
+        """Load a model although nobody waits for it; one `at_start` is waited for by `readiness`."""
         self._feed(inputs.Wanted(model_id))
+        if at_start:
+            self._preloads |= {model_id}
 
     def set_catalog(self, catalog: Catalog) -> None:
         """Take over a new catalogue, and forget models that are gone and hold nothing."""
@@ -210,15 +215,22 @@ class Scheduler:
         return None if silent < STUCK_S else f"the scheduler made no progress for {silent:.1f} s"
 
     def readiness(self) -> str:
-        """Return `draining`, `ready` (an instance became ready at least once) or `loading`."""
+        """Return `draining`, `loading` (a preload of the start is under way) or `ready`, which then stays."""
         if self.fleet.draining:
             return "draining"
-        return "ready" if self._instances.were_ready else "loading"
+        self._update_preloads()  # Time alone may have changed something since the last input.
+        return "loading" if self._preloads else "ready"
 
     # --- what comes back -------------------------------------------------------------------------
 
     def _feed(self, event: Input) -> None:
         self._decider.feed(event)
+        self._update_preloads()
+
+    def _update_preloads(self) -> None:
+        """Drop those whose first load has ended; once dropped, they stay so."""
+        if self._preloads:
+            self._preloads = preloads_under_way(self.fleet, self._preloads)
 
     def _left(self, ticket: Ticket) -> None:
         """A ticket was closed: take it out of its slot or out of the queue."""

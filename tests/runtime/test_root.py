@@ -187,6 +187,7 @@ async def test_what_is_to_be_preloaded_is_loaded_without_a_request(tmp_path: Pat
 
     async def visit(daemon: Daemon) -> None:
         with trio.fail_after(60):
+            assert daemon.readiness() == "loading"
             while daemon.readiness() != "ready":
                 await trio.sleep(0.01)
         assert daemon.model_states() == {"a.gguf": State.READY}

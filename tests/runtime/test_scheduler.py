@@ -298,16 +298,41 @@ async def test_cancelling_the_scheduler_leaves_nothing_behind(
 
 
 async def test_health_and_readiness_follow_the_life(autojump_clock: trio.testing.MockClock) -> None:
-    """Loading until the first instance became ready, then ready for good, draining at the end."""
-    async with house([spec("a", ttl_s=0.0)], limits()) as here:
-        assert here.scheduler.health() is None
-        assert here.scheduler.readiness() == "loading"
-        await last(here.ask("a"))
-        await trio.sleep(1)
-        assert here.scheduler.model_states()["a.gguf"] is State.STOPPED
-        assert here.scheduler.readiness() == "ready"
-        here.scheduler.drain()
-        assert here.scheduler.readiness() == "draining"
+    """Ready at once, loading only for preloads of the start, then ready for good; draining at the end."""
+    scripts = {"a.gguf": "load_s=5", "b.gguf": "load_s=5"}
+    async with house([spec("a"), spec("b", ttl_s=0.0)], limits(), scripts) as here:
+        scheduler = here.scheduler
+        assert (scheduler.health(), scheduler.readiness()) == (None, "ready")
+        scheduler.preload("a.gguf", at_start=True)
+        await trio.sleep(4)
+        assert scheduler.readiness() == "loading"
+        await trio.sleep(2)
+        assert scheduler.readiness() == "ready"
+        scheduler.preload("b.gguf", at_start=False)
+        await trio.sleep(4)
+        assert scheduler.model_states()["b.gguf"] is State.LOADING
+        assert scheduler.readiness() == "ready"
+        await trio.sleep(2)
+        assert scheduler.model_states()["b.gguf"] is State.STOPPED
+        assert scheduler.readiness() == "ready"
+        scheduler.drain()
+        assert scheduler.readiness() == "draining"
+
+
+async def test_a_preload_that_fails_does_not_keep_the_daemon_unready(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Its first failure is what its clients get; the tries after it are no reason to send nobody here."""
+    scripts = {"a.gguf": "load_s=5 fail_load=no_memory"}
+    async with house([spec("a")], limits(), scripts) as here:
+        here.scheduler.preload("a.gguf", at_start=True)
+        states: list[str] = []
+        for _ in range(20):
+            states.append(here.scheduler.readiness())
+            await trio.sleep(1)
+    assert states[0] == "loading"
+    assert states[states.index("ready") :] == ["ready"] * states.count("ready")
+    assert here.told.count(("load_failed", "a.gguf")) > 1
 
 
 async def test_the_rate_is_that_of_the_busy_seconds(autojump_clock: trio.testing.MockClock) -> None:

@@ -40,7 +40,7 @@ class StateRoutes:
         return text_reply("ok") if reason is None else text_reply(reason, 503)
 
     async def readyz(self) -> Response:
-        """200 `ready`, or 503 `loading` or `draining`."""
+        """200 `ready`; 503 `loading` while models of the start are preloaded, or `draining`."""
         state = self._backend.readiness()
         if state == "ready":
             return text_reply(state)
