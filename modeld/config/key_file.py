@@ -112,7 +112,7 @@ def read_keys(path: Path) -> Mapping[str, KeyEntry]:
 
 def _entry(raw: object, label: str) -> KeyEntry:
     try:
-        entry = msgspec.convert(raw, KeyEntry)
+        entry = msgspec.convert(_with_whole_numbers(raw), KeyEntry)
     except msgspec.ValidationError as error:
         match = _PLACE.fullmatch(str(error))
         what, place = (match["what"], match["place"] or "") if match else (str(error), "")
@@ -125,6 +125,17 @@ def _entry(raw: object, label: str) -> KeyEntry:
     if (why := hash_problem(entry.hash)) is not None:
         raise BadKeys(f"{label}.hash: {why}")
     return entry
+
+
+def _with_whole_numbers(raw: object) -> object:
+    """Return an entry whose limits may be written as `60.0`, as settings and bodies of requests may."""
+    if not isinstance(raw, dict):
+        return raw
+    entry = cast("dict[object, object]", raw)
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value
+        for key, value in entry.items()
+    }
 
 
 def readable_by_others(path: Path) -> bool:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
 from typing import TypeVar
 
 import msgspec
@@ -32,13 +34,42 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Body], example: str) -> Bo
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"the body is not UTF-8: byte {error.start} cannot be decoded") from None
     try:
-        return decoder.decode(text)
+        return _decode(text, decoder)
     except msgspec.ValidationError as error:
         raise InvalidRequest(complain(str(error), decoder.type)) from None
     except (msgspec.DecodeError, UnicodeError) as error:
         raise InvalidRequest(malformed(text, str(error))) from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
+
+
+def _decode(text: str, decoder: msgspec.json.Decoder[Body]) -> Body:
+    """Decode; a whole number may be written with a fraction of zero or an exponent, as in `4096.0`.
+
+    JSON knows one kind of number, and many clients have only floats. msgspec takes these for whole numbers
+    only together with texts such as "4096", so a body that has them is decoded again, with digits alone.
+    """
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+    return decoder.decode(_STRING_OR_FLOAT.sub(_in_digits, text))
+
+
+_STRING_OR_FLOAT = re.compile(
+    r'"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+(?:[eE][+-]?\d{1,3}(?!\d))?|[eE][+-]?\d{1,3}(?!\d))', re.ASCII
+)
+"""No exponent of more than three digits: floats have none, and digits for it would fill the memory."""
+
+
+def _in_digits(match: re.Match[str]) -> str:
+    """Return a float in digits if it is a whole number, and anything else as it is."""
+    text = match[0]
+    if text.startswith('"'):
+        return text
+    value = Decimal(text)
+    return f"{value:.0f}" if value == value.to_integral_value() else text
 
 
 def model_of(name: str | None) -> str | None:

@@ -125,4 +125,9 @@ def _expected(name: str, types: str, limit: str, got: str | None) -> str:
     wanted = " or ".join(words)
     if limit:
         return f"{name} must be {wanted} {limit}"
-    return f"{name} must be {wanted}" + (f", not {_WORDS.get(got, got)}" if got else "")
+    other = (
+        "a number with a fraction"
+        if got == "float" and "a whole number" in words
+        else _WORDS.get(got or "", got)
+    )
+    return f"{name} must be {wanted}" + (f", not {other}" if got else "")

@@ -210,6 +210,20 @@ def test_a_ceiling_lowers_what_is_above_it() -> None:
     assert Client().capped(Priority.HIGH) is Priority.HIGH
 
 
+@pytest.mark.parametrize(
+    ("number", "told"), [("60.0", None), ("60.5", "expected `int | null`"), ("-1.0", ">= 1")]
+)
+def test_a_limit_may_be_a_whole_float(tmp_path: Path, number: str, told: str | None) -> None:
+    """As in settings and in bodies; a fraction is refused."""
+    path = tmp_path / "keys.yaml"
+    path.write_text(f"keys: {{a00000000001: {{name: a, hash: '{KEPT}', requests_per_minute: {number}}}}}")
+    if told is None:
+        assert read_keys(path)["a00000000001"].requests_per_minute == 60
+    else:
+        with pytest.raises(BadKeys, match=told):
+            read_keys(path)
+
+
 def test_the_terms_of_an_entry_are_those_of_its_holder() -> None:
     """Every limit that the file has reaches the client."""
     entry = KeyEntry(
