@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from quart import Request, Response
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 
 from modeld.config.settings import Settings
 from modeld.errors import InvalidRequest
@@ -21,6 +21,7 @@ from modeld.http.errors import BACKPRESSURE, error_of, error_response
 from modeld.http.exchange import Exchange
 from modeld.http.limits import Limits, limits_of
 from modeld.http.origin_checks import ANY_HOST, AllowedHosts, AllowedOrigins, OriginChecks
+from modeld.http.paths import other_spellings
 from modeld.http.routes.anthropic import AnthropicRoutes
 from modeld.http.routes.control import ControlRoutes
 from modeld.http.routes.embed import EmbedRoute
@@ -114,8 +115,19 @@ class EdgeApp(QuartTrio):
         return await self._views[endpoint](**arguments)
 
     def _find(self, request: EdgeRequest) -> tuple[str, Mapping[str, str]]:
-        """Return the endpoint of a request's path, and what is variable in that. Raises: HTTPException."""
-        rule, arguments = self._routes.match(request.path, request.method, return_rule=True)
+        """Return the endpoint of a request's path, and what is variable in that. Raises: HTTPException.
+
+        A path without a route is taken for another spelling of one that has a route, and becomes that one: so
+        the scope, the error format and the metrics are those of the endpoint.
+        """
+        try:
+            rule, arguments = self._routes.match(request.path, request.method, return_rule=True)
+        except NotFound:
+            known = (path for path in other_spellings(request.path) if self._routes.allowed_methods(path))
+            if (meant := next(known, None)) is None:
+                raise
+            request.path = meant
+            rule, arguments = self._routes.match(request.path, request.method, return_rule=True)
         request.url_rule = cast("QuartRule", rule)
         return request.url_rule.endpoint, arguments
 

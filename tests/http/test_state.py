@@ -116,7 +116,7 @@ async def test_json_is_compressed_when_asked_for() -> None:
 async def test_unknown_paths_are_json_too() -> None:
     """404 has the shape of every error, also for paths that look like known ones."""
     async with serving() as served, served.client() as client:
-        for path in ("/nope", "/models/", "/nope//models", "/infer/x", "/static/x"):
+        for path in ("/nope", "/nope//models", "/infer/x", "/static/x", "/chat/x/"):
             answer = await client.get(path)
             assert answer.status_code == 404, path
             assert answer.json()["type"] == "not_found"

@@ -17,9 +17,9 @@ Route = tuple[str, View, list[str]]
 class AnyPath(BaseConverter):
     """`<path:...>` in a rule: whatever a model may be called, slashes and line ends included.
 
-    Werkzeug's own takes no line ends, nor a slash at the beginning.
+    Werkzeug's own takes no line ends, nor a slash at the beginning. A slash at the end is no part of a name.
     """
 
     part_isolating = False
-    regex = "(?s:.+?)"
+    regex = "(?s:.*?[^/])"
     weight = 200
