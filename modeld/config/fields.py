@@ -65,7 +65,11 @@ FIELDS: Sequence[Field] = (
             default="none",
         ),
         Field("config", PATH, "Config file (YAML, JSON or TOML).", default="none"),
-        Field("models_dir", PATH, "Folder with the `*.gguf` files."),
+        Field(
+            "models_dir",
+            PATH,
+            "Folder with the `*.gguf` files, also in folders below; or the cache of Hugging Face.",
+        ),
         Field("default_model", NAME, "Model for requests that name none.", default="the first found"),
         Field(
             "state_dir",

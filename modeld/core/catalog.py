@@ -5,6 +5,9 @@ A model's id is the name of its file, of a split model that of its first part. F
 in several folders: the first one (the top folder's, then by name of the folder) has the plain
 name as its id, the others are listed as `folder/name`. That longer name is an alias of every
 model in a folder, so a client that uses it is never surprised by a new file elsewhere.
+
+A file more than one folder down, or in a repository of Hugging Face's cache, has only the longer name:
+with all folders, or `owner/repository/name`. So it never takes a name from a file above it.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ _SHOWN = 3
 class File(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """A file that was found. `folder` is empty for the top folder; `error`: it cannot even be looked at.
 
-    Equal values mean the same contents, as far as a file system tells.
+    `deep`: it is more than one folder down, or in a repository of a cache. Equal values mean the same
+    contents, as far as a file system tells.
     """
 
+    deep: bool = False
     folder: str
     name: str
     path: str
@@ -73,7 +78,7 @@ def is_model_name(name: str) -> bool:
 
 def parse_split(name: str) -> SplitName | None:
     """Take the name of a part apart; None for any other name."""
-    match = _SPLIT.fullmatch(name)
+    match = _SPLIT.fullmatch(name) if "-of-" in name.lower() else None  # Most have none: 1 us less.
     if match is None:
         return None
     part, parts = int(match["part"]), int(match["parts"])
@@ -82,21 +87,80 @@ def parse_split(name: str) -> SplitName | None:
     return SplitName(match["stem"], part, parts, match["ending"])
 
 
+def merge_sources(sources: Iterable[Iterable[File]]) -> tuple[list[File], tuple[str, ...]]:
+    """Put together what several places hold, such as the commits of a repository, the preferred first.
+
+    Of models with the same folder and name the first complete one counts, with all its parts.
+
+    Returns: the files, and a sentence for each model that is left out although it is another file.
+    """
+    chosen: dict[tuple[str, str], list[File]] = {}
+    others: list[tuple[tuple[str, str], list[File]]] = []
+    for source in sources:
+        for key, group in _groups(source).items():
+            known = chosen.setdefault(key, group)
+            if known is not group:
+                others.append((key, group))
+                if not _is_complete(known) and _is_complete(group):
+                    chosen[key] = group
+    problems = tuple(
+        f"{_long_name(*key)} is there twice: {chosen[key][0].path} is served, and {group[0].path} is not"
+        for key, group in others
+        if _is_complete(group) and _identities(group) != _identities(chosen[key])
+    )
+    return [file for group in chosen.values() for file in group], problems
+
+
 def candidates_of(files: Iterable[File]) -> list[Candidate]:
-    """Put the parts of split models together and give every model its id, in the order of folders."""
+    """Put the parts of split models together and give every model its id, in the order of folders.
+
+    What is deep, and known by a link already, is one model with it: its name becomes an alias.
+    """
+    groups = _groups(files)
+    taken: set[str] = set()
+    known: dict[tuple[tuple[int, int], ...], int] = {}
+    found: list[Candidate] = []
+    for (folder, name), members in sorted(groups.items(), key=lambda item: (item[1][0].deep, item[0])):
+        long_name = _long_name(folder, name)
+        deep = members[0].deep
+        identities = _identities(members)
+        model_id = long_name if deep or name in taken else name
+        candidate = _candidate(model_id, long_name, members)
+        if deep and candidate.error is None and (place := known.get(identities)) is not None:
+            same = found[place]
+            aliases = tuple(dict.fromkeys((*same.aliases, model_id, *candidate.aliases)))
+            found[place] = msgspec.structs.replace(same, aliases=aliases)
+            continue
+        known.setdefault(identities, len(found))
+        taken.add(model_id)
+        found.append(candidate)
+    return found
+
+
+def _groups(files: Iterable[File]) -> dict[tuple[str, str], list[File]]:
+    """Return the files of each model by folder and name, the latter of its first part."""
     groups: dict[tuple[str, str], list[File]] = {}
     for file in sorted(files):
         split = parse_split(file.name)
         name = file.name if split is None else split.name_of(1)
         groups.setdefault((file.folder, name), []).append(file)
-    taken: set[str] = set()
-    found: list[Candidate] = []
-    for (folder, name), members in sorted(groups.items()):
-        long_name = f"{folder}/{name}" if folder else name
-        model_id = long_name if name in taken else name
-        taken.add(model_id)
-        found.append(_candidate(model_id, long_name, members))
-    return found
+    return groups
+
+
+def _long_name(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _is_complete(group: Sequence[File]) -> bool:
+    """Whether all parts of a model are there and can be looked at."""
+    if not group or any(file.error is not None for file in group):
+        return False
+    split = parse_split(group[0].name)
+    return split is None or len(group) == split.parts
+
+
+def _identities(group: Iterable[File]) -> tuple[tuple[int, int], ...]:
+    return tuple((file.device, file.inode) for file in group)
 
 
 def _candidate(model_id: str, long_name: str, files: Sequence[File]) -> Candidate:

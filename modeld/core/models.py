@@ -238,7 +238,9 @@ def make_catalog(specs: Iterable[ModelSpec], default: str | None = None) -> Cata
             for alias in spec.aliases[:1] if place == 0 else spec.aliases[1:]:
                 names.setdefault(alias, spec.id)
     if default is None:
-        chosen = next((spec.id for spec in models.values() if spec.error is None), None)
+        healthy = (spec.id for spec in models.values() if spec.error is None)
+        # Ids with several folders come last: in deep trees and caches files come and go by themselves.
+        chosen = min(healthy, key=lambda model_id: (model_id.count("/") > 1, model_id), default=None)
     else:
         chosen = names.get(default)
     return Catalog(models=models, default=chosen, names=names)

@@ -90,14 +90,204 @@ def test_the_ending_may_be_in_any_case_and_hidden_names_are_left_out(tmp_path: P
     assert ids(look(tmp_path)) == ["B.GGUF", "a.gGuf"]
 
 
-def test_one_level_of_folders_is_looked_into(tmp_path: Path, tiny: Path) -> None:
-    """A file two levels down is not found."""
-    (tmp_path / "sub" / "deep").mkdir(parents=True)
-    shutil.copy(tiny, tmp_path / "sub" / "x.gguf")
-    shutil.copy(tiny, tmp_path / "sub" / "deep" / "y.gguf")
+def copy(file: Path, *places: Path) -> None:
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+
+
+def test_folders_are_looked_into_at_any_sensible_depth(tmp_path: Path, tiny: Path) -> None:
+    """Files more than one folder down have all folders in their id, and take no name from those above."""
+    names = ("sub/x.gguf", "sub/deep/y.gguf", "a/b/x.gguf", "a/b/c/d/e/f/g/h/8.gguf", "a/b/.c/hidden.gguf")
+    copy(tiny, *(tmp_path / name for name in names))
     scan = look(tmp_path)
-    assert ids(scan) == ["x.gguf"]
+    assert ids(scan) == ["a/b/c/d/e/f/g/h/8.gguf", "a/b/x.gguf", "sub/deep/y.gguf", "x.gguf"]
     assert scan.catalog.names["sub/x.gguf"] == "x.gguf"
+    assert scan.catalog.names["x"] == "x.gguf"
+    assert scan.catalog.names["a/b/x"] == "a/b/x.gguf"
+    assert "y" not in scan.catalog.names
+    assert scan.catalog.default == "x.gguf", "as if the deeper files were not there"
+    assert scan.problems == ()
+
+
+def test_folders_beyond_the_depth_are_told(tmp_path: Path, tiny: Path) -> None:
+    """Once, however many there are."""
+    copy(tiny, tmp_path / "a/b/c/d/e/f/g/h/i/9.gguf", tmp_path / "b/b/c/d/e/f/g/h/i/9.gguf")
+    scan = look(tmp_path)
+    assert ids(scan) == []
+    (problem,) = scan.problems
+    assert problem.startswith("folders more than 8 levels below the models folder are not looked into")
+    assert problem.endswith(f"such as those in {tmp_path}/a/b/c/d/e/f/g/h")
+
+
+def test_a_huge_tree_is_looked_at_in_part(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was always found, in the folder and one level below, still is; and a sentence tells what to do."""
+    monkeypatch.setattr(model_files, "MOST_ENTRIES", 25)
+    copy(tiny, *(tmp_path / f"{number}.gguf" for number in range(30)))
+    copy(tiny, *(tmp_path / f"z/{number}.gguf" for number in range(30, 60)))
+    for number in range(10):
+        copy(tiny, *(tmp_path / f"a/{number}/{name}.gguf" for name in range(10)))
+    scan = look(tmp_path)
+    assert len([name for name in ids(scan) if "/" not in name]) == 60
+    assert len([name for name in ids(scan) if name.startswith("a/")]) == 25
+    (problem,) = scan.problems
+    assert problem.startswith(f"the models folder {tmp_path} has more than 25 entries beyond its first level")
+    assert "set models_dir" in problem
+
+
+def test_a_deep_file_that_links_make_known_twice_is_listed_once(tmp_path: Path, tiny: Path) -> None:
+    """By links to files and to folders; the shortest way counts. What links name near the top stays."""
+    copy(tiny, tmp_path / "a/b/x.gguf", tmp_path / "a/b/z.gguf")
+    (tmp_path / "near.gguf").symlink_to("a/b/x.gguf")
+    (tmp_path / "a" / "c").symlink_to("b")
+    (tmp_path / "a" / "b" / "back").symlink_to(tmp_path)
+    (tmp_path / "a" / "b" / "y.gguf").hardlink_to(tmp_path / "a/b/x.gguf")
+    scan = look(tmp_path)
+    assert ids(scan) == ["a/b/z.gguf", "near.gguf"]
+    for name in ("a/b/x.gguf", "a/b/x", "a/b/y.gguf"):
+        assert scan.catalog.names[name] == "near.gguf"
+
+
+def test_many_folders_that_cannot_be_read_are_few_sentences(open_folder: Path, tiny: Path) -> None:
+    """The models folder may be `/`, and its look must not flood the log."""
+    copy(tiny, open_folder / "a.gguf")
+    for number in range(20):
+        (open_folder / "sub" / f"{number:02}").mkdir(parents=True, mode=0o755)
+        (open_folder / "sub" / f"{number:02}").chmod(0)
+    (open_folder / "sub").chmod(0o755)
+    with unprivileged():
+        scan = look(open_folder)
+    assert ids(scan) == ["a.gguf"]
+    assert scan.problems[0] == f"the folder {open_folder}/sub/00 cannot be read: Permission denied"
+    assert scan.problems[-1] == f"more folders below {open_folder} cannot be read"
+    assert len(scan.problems) == 9
+
+
+# The cache of Hugging Face.
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+def cached(hub: Path, commit: str, name: str, data: bytes | None, *, repo: str = "owner--name") -> Path:
+    """Put a file into a cache as `huggingface_hub` does; without data its download was broken off."""
+    root = hub / f"models--{repo}"
+    for folder in ("blobs", "refs", f".no_exist/{commit}", f"snapshots/{commit}"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    blob = root / "blobs" / f"{hash(data):x}".lstrip("-")
+    if data is None:
+        blob.with_suffix(".incomplete").write_bytes(b"GGUF")
+    else:
+        blob.write_bytes(data)
+    (root / "refs" / "main").write_text(commit)
+    link = root / "snapshots" / commit / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(os.path.relpath(blob, link.parent))
+    return link
+
+
+def test_models_of_a_cache_have_readable_names(tmp_path: Path, tiny: Path) -> None:
+    """From the cache and from the folder above it: owner, repository and name, and never a commit's hash."""
+    hub = tmp_path / "hub"
+    data = tiny.read_bytes()
+    cached(hub, OLD, "x-Q4.gguf", data)
+    cached(hub, NEW, "sub/x-Q8.gguf", data + b"\0" * 32)
+    cached(hub, NEW, "README.md", b"text")
+    cached(hub, OLD, "old.gguf", data, repo="gpt2")
+    (hub / ".locks" / "models--owner--name").mkdir(parents=True)
+    (hub / "datasets--owner--name" / "snapshots" / OLD).mkdir(parents=True)
+    shutil.copy(tiny, hub / "datasets--owner--name" / "snapshots" / OLD / "data.gguf")
+    (tmp_path / "token").write_text("secret")
+    for folder in (hub, tmp_path):
+        scan = look(folder)
+        assert ids(scan) == ["gpt2/old.gguf", "owner/name/sub/x-Q8.gguf", "owner/name/x-Q4.gguf"]
+        assert scan.catalog.names["owner/name/x-Q4"] == "owner/name/x-Q4.gguf"
+        assert scan.catalog.models["owner/name/x-Q4.gguf"].error is None
+        assert scan.problems == ()
+    repository = look(hub / "models--owner--name")
+    assert ids(repository) == ["owner/name/sub/x-Q8.gguf", "owner/name/x-Q4.gguf"]
+
+
+def test_of_two_versions_that_of_main_is_served(tmp_path: Path, tiny: Path) -> None:
+    """The other one is told; what both commits have in common is one model."""
+    data = tiny.read_bytes()
+    for commit, changed in ((NEW, b"\0" * 32), (OLD, b"")):
+        cached(tmp_path, commit, "same.gguf", data + b"\0" * 64)
+        cached(tmp_path, commit, "x.gguf", data + changed)
+    root = tmp_path / "models--owner--name"
+    for main, other in ((OLD, NEW), (NEW, OLD)):
+        (root / "refs" / "main").write_text(f"{main}\n")
+        scan = look(tmp_path)
+        assert scan.catalog.models["owner/name/x.gguf"].path == str(root / "snapshots" / main / "x.gguf")
+        told = f"{root}/snapshots/{main}/x.gguf is served, and {root}/snapshots/{other}/x.gguf is not"
+        assert scan.problems == (f"owner/name/x.gguf is there twice: {told}",)
+        assert not any(commit in name for name in scan.catalog.names for commit in (OLD, NEW))
+
+
+def test_without_a_main_the_newest_commit_counts(tmp_path: Path, tiny: Path) -> None:
+    """As after a download of a tag or of a commit."""
+    links = [cached(tmp_path, OLD, "x.gguf", tiny.read_bytes()), cached(tmp_path, NEW, "x.gguf", b"other")]
+    (tmp_path / "models--owner--name" / "refs" / "main").unlink()
+    for newest in links:
+        for link in links:
+            os.utime(link.parent, ns=(1, 2 if link is newest else 1))
+        assert look(tmp_path).catalog.models["owner/name/x.gguf"].path == str(newest)
+
+
+def test_a_download_that_was_broken_off_is_told_unless_another_commit_has_the_file(
+    tmp_path: Path, tiny: Path
+) -> None:
+    """A link without its blob is a model that cannot be served, and says where the link leads."""
+    cached(tmp_path, NEW, "x.gguf", None)
+    error = look(tmp_path).catalog.models["owner/name/x.gguf"].error
+    assert error is not None
+    assert error.startswith("x.gguf (a link to ../../blobs/")
+    assert error.endswith("cannot be read: No such file or directory")
+    whole = cached(tmp_path, OLD, "x.gguf", tiny.read_bytes())
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text(NEW)
+    scan = look(tmp_path)
+    assert scan.catalog.models["owner/name/x.gguf"].path == str(whole)
+    assert scan.problems == ()
+
+
+def test_parts_of_a_split_model_come_from_one_commit(tmp_path: Path) -> None:
+    """llama.cpp finds them side by side, so those of two commits are no model together."""
+    parts = [part.read_bytes() for part in tiny_gguf.write_split(tmp_path, "big", 3)]
+    hub = tmp_path / "hub"
+    for place, data in enumerate(parts, 1):
+        cached(hub, OLD, f"big-{place:05}-of-00003.gguf", data)
+    for place, data in enumerate(parts[:2], 1):
+        cached(hub, NEW, f"big-{place:05}-of-00003.gguf", data + b"\0" * 32)
+    scan = look(hub)
+    spec = scan.catalog.models["owner/name/big-00001-of-00003.gguf"]
+    assert spec.error is None
+    assert spec.path == str(hub / f"models--owner--name/snapshots/{OLD}/big-00001-of-00003.gguf")
+    assert scan.catalog.names["owner/name/big"] == spec.id
+    assert ids(scan) == [spec.id]
+
+
+def test_models_of_one_name_in_two_caches_are_told(tmp_path: Path, tiny: Path) -> None:
+    """The first folder's is served; one cache that is reached twice is no clash."""
+    first = cached(tmp_path / "a", OLD, "x.gguf", tiny.read_bytes())
+    second = cached(tmp_path / "b", OLD, "x.gguf", tiny.read_bytes())
+    (tmp_path / "c").symlink_to("a")
+    scan = look(tmp_path)
+    assert ids(scan) == ["owner/name/x.gguf"]
+    assert scan.problems == (f"owner/name/x.gguf is there twice: {first} is served, and {second} is not",)
+
+
+def test_an_unchanged_tree_is_looked_at_with_stat_alone(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file of a cache or of a deep folder is opened again, and the second look is the first's."""
+    cached(tmp_path, OLD, "x.gguf", tiny.read_bytes())
+    copy(tiny, tmp_path / "a/b/y.gguf")
+    scanner = Scanner(Settings(models_dir=tmp_path))
+    first = scanner.scan()
+    assert ids(first) == ["a/b/y.gguf", "owner/name/x.gguf"]
+    monkeypatch.setattr(scan_module, "read_header", None)
+    assert scanner.scan() is first
 
 
 def test_links_to_files_and_folders_are_followed(tmp_path: Path, tiny: Path) -> None:
