@@ -24,7 +24,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from modeld.http.app import EdgeApp
 from modeld.http.connection import Connection
 from modeld.http.limits import Limits
-from modeld.http.sockets import close_all, open_listeners, url_of
+from modeld.http.sockets import open_listeners, url_of
 from modeld.http.tls import Tls
 from modeld.telemetry.log import get_logger
 
@@ -51,6 +51,8 @@ async def serve(
     within `grace_s` seconds (default: `shutdown_timeout`), and what is left is cut. Returns after that.
     With `tls`, HTTPS is spoken on all of them.
 
+    The file of a `unix:/path` is removed with the end of accepting, if it is still the one bound here.
+
     `task_status.started` gets the URLs that are really bound.
 
     Raises: OSError when an address cannot be bound, before `started`.
@@ -58,24 +60,24 @@ async def serve(
     """
     limits = app.edge.limits
     config = _config(limits)
-    listeners = open_listeners(binds)
     server = _Server(app, config, limits, None if tls is None else tls.context)
+    listeners = open_listeners(binds)
     try:
         await app.startup()
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                for listener in listeners:
+                for listener in listeners.sockets:
                     accepting.start_soon(server.accept, listener, connections)
-                urls = [url_of(listener, encrypted=tls is not None) for listener in listeners]
+                urls = [url_of(listener, encrypted=tls is not None) for listener in listeners.sockets]
                 app.guard.listens_on(urls)
                 task_status.started(urls)
                 await shutdown.wait()
                 accepting.cancel_scope.cancel()
-            close_all(listeners)
+            listeners.close()
             await server.stop(limits.shutdown_timeout_s if grace_s is None else grace_s)
             connections.cancel_scope.cancel()
     finally:
-        close_all(listeners)
+        listeners.close()
 
 
 def _config(limits: Limits) -> Config:

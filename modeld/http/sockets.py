@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import trio
 
 from modeld.config.address import Address, parse_address
@@ -16,23 +17,71 @@ from modeld.config.address import Address, parse_address
 BACKLOG = 1024
 
 
-def open_listeners(binds: Sequence[str]) -> list[trio.SocketListener]:
+class SocketFile(msgspec.Struct, frozen=True):
+    """The file of a socket that was bound here."""
+
+    path: Path
+    device: int
+    inode: int
+
+    def remove(self) -> None:
+        """Remove it, unless it was replaced meanwhile. Idempotent."""
+        with suppress(OSError):  # Gone, or a folder that may not be written to any more: nothing to be done.
+            info = self.path.lstat()
+            if (info.st_dev, info.st_ino) == (self.device, self.inode):
+                self.path.unlink()
+
+
+class Listeners:
+    """Listening sockets, in the order of their addresses, and the files that go with them.
+
+    Attributes:
+      sockets: the listeners.
+    """
+
+    def __init__(self) -> None:
+        self.sockets: list[trio.SocketListener] = []
+        self._files: list[SocketFile] = []
+
+    def open(self, address: Address) -> None:
+        """Open one more. Raises: OSError."""
+        sock = _open(address)
+        try:
+            if address.path is not None:
+                info = Path(address.path).lstat()
+                self._files.append(SocketFile(Path(address.path), info.st_dev, info.st_ino))
+            sock.setblocking(False)
+            sock.listen(BACKLOG)
+            self.sockets.append(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
+        except BaseException:  # whatever it is: the socket does not leak
+            sock.close()
+            raise
+
+    def close(self) -> None:
+        """Close them and remove their files; who waits for a connection is told. Idempotent.
+
+        The files go first: as long as a socket listens, no other daemon takes its file for a dead one's.
+        """
+        for file in self._files:
+            file.remove()
+        self._files.clear()
+        for listener in self.sockets:
+            listener.socket.close()
+
+
+def open_listeners(binds: Sequence[str]) -> Listeners:
     """Return a listener for each of `binds` (`host:port`, `[v6]:port`, `unix:/path`, `fd://N`).
 
     Raises: OSError when one cannot be had; then none is left open. BadValue for what is no address.
     """
-    sockets: list[socket.socket] = []
+    listeners = Listeners()
     try:
         for bind in binds:
-            sock = _open(parse_address(bind))
-            sockets.append(sock)
-            sock.setblocking(False)
-            sock.listen(BACKLOG)
+            listeners.open(parse_address(bind))
     except BaseException:  # whatever it is: none is left open
-        for sock in sockets:
-            sock.close()
+        listeners.close()
         raise
-    return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+    return listeners
 
 
 def _open(address: Address) -> socket.socket:
@@ -79,9 +128,3 @@ def url_of(listener: trio.SocketListener, *, encrypted: bool = False) -> str:
     scheme = "https" if encrypted else "http"
     host, port, *_ = sock.getsockname()
     return f"{scheme}://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
-
-
-def close_all(listeners: Sequence[trio.SocketListener]) -> None:
-    """Close them; who waits for a connection is told. Idempotent."""
-    for listener in listeners:
-        listener.socket.close()

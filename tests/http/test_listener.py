@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 from functools import partial
@@ -221,8 +222,64 @@ async def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
         assert (await raw.answer())[0] == 200
         with pytest.raises(OSError, match="in use"):
             await serve(served.app, [bind], shutdown=trio.Event())
+        assert path.is_socket(), "the start that failed has not taken it away"
         await raw.stream.aclose()
         shutdown.set()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("how", ["address in use", "no socket file", "cancelled"])
+async def test_a_start_that_fails_leaves_no_socket_file(tmp_path: Path, how: str) -> None:
+    """Neither when another address cannot be had, nor when it is given up."""
+    path = tmp_path / "modeld.sock"
+    (tmp_path / "file").touch()
+    async with serving() as served:
+        taken = {
+            "address in use": served.url.removeprefix("http://"),
+            "no socket file": f"unix:{tmp_path}/file",
+        }
+        if how == "cancelled":
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    start = partial(serve, served.app, [f"unix:{path}"], shutdown=trio.Event())
+                    await nursery.start(start)
+                    assert path.is_socket()
+                    scope.cancel()
+        else:
+            with pytest.raises(OSError, match="in use"):
+                await serve(served.app, [f"unix:{path}", taken[how]], shutdown=trio.Event())
+    assert not path.exists()
+    assert (tmp_path / "file").exists()
+
+
+async def test_a_socket_file_of_another_daemon_stays(tmp_path: Path) -> None:
+    """One that was bound meanwhile under the same path, and one that somebody else has opened for us."""
+    path = tmp_path / "modeld.sock"
+    listeners = open_listeners([f"unix:{path}"])
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        listeners.close()
+        assert path.is_socket()
+        other.listen()
+        open_listeners([f"fd://{os.dup(other.fileno())}"]).close()
+        assert path.is_socket()
+
+
+async def test_a_socket_file_goes_before_its_socket(tmp_path: Path) -> None:
+    """Else another daemon could take it for a dead one's and put its own there, which would go."""
+    path = tmp_path / "modeld.sock"
+    listeners = open_listeners([f"unix:{path}"])
+    [listener] = listeners.sockets
+    seen: list[bool] = []
+    close = type(listener.socket).close
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(listener.socket), "close", lambda it: (seen.append(path.exists()), close(it))[0])
+        listeners.close()
+    assert seen == [False]
+    path.touch()
+    listeners.close()
+    assert path.exists()
 
 
 def test_a_daemon_with_a_full_backlog_does_not_hang_our_start(tmp_path: Path) -> None:
