@@ -50,8 +50,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """Texts over which no repetition reaches."""
     seed: int | None = None
     """None draws a fresh seed; the same number gives the same text."""
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    """(token id, added to its logit); minus infinity bans the token."""
+    logit_bias: tuple[tuple[int | str, float], ...] = ()
+    """(token id, added to its logit); minus infinity bans the token. A text stands for each of its tokens."""
 
 
 class ConstraintKind(StrEnum):

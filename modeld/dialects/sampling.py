@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, cast
+from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,9 @@ from modeld.dialects.body import MAX_INT32, MAX_SEED
 from modeld.errors import InvalidRequest
 
 MAX_BIAS = 1000.0
+LONGEST_BIAS_TEXT = 200
+MOST_BIAS_TEXT = 10_000
+"""Characters of all texts together: the engine tokenizes them between two steps."""
 Bias = float | bool
 """Added to the logit; false bans the token."""
 
@@ -100,9 +103,12 @@ class SamplingBody(msgspec.Struct, kw_only=True):
     ] = None
     logit_bias: Annotated[
         Annotated[dict[str, Bias], Meta(max_length=4096)]
-        | Annotated[list[tuple[int, Bias]], Meta(max_length=4096)]
+        | Annotated[list[tuple[int | str, Bias]], Meta(max_length=4096)]
         | None,
-        Meta(description='{"token id": bias} or [[token id, bias]]; -1000 to 1000, false bans the token'),
+        Meta(
+            description='{"token id": bias} or [[token id, bias]]; -1000 to 1000, false bans the token. '
+            "A text in place of an id means each of its tokens"
+        ),
     ] = None
 
 
@@ -143,22 +149,33 @@ def refuse_contradictions(sampling: Sampling, given: Mapping[str, object]) -> No
         )
 
 
-def biases_of(value: dict[str, Bias] | list[tuple[int, Bias]] | None) -> tuple[tuple[int, float], ...]:
-    """Return `logit_bias` as the engine takes it. Raises: InvalidRequest."""
+def biases_of(
+    value: dict[str, Bias] | list[tuple[int | str, Bias]] | None,
+) -> tuple[tuple[int | str, float], ...]:
+    """Return `logit_bias` as the engine takes it: for ids of tokens and for texts. Raises: InvalidRequest.
+
+    As in llama.cpp's server a key of an object is an id if it is a number, and in a list any string is text.
+    """
     if value is None:
         return ()
-    pairs: Sequence[tuple[str | int, Bias]] = (
-        list(value.items()) if isinstance(value, dict) else cast("list[tuple[str | int, Bias]]", value)
-    )
-    return tuple((_token_id(token), _bias(bias)) for token, bias in pairs)
+    pairs = [(_key(key), bias) for key, bias in value.items()] if isinstance(value, dict) else value
+    texts = [token for token, _ in pairs if isinstance(token, str)]
+    if "" in texts:
+        raise InvalidRequest("`logit_bias`: an empty text has no tokens")
+    if max(map(len, texts), default=0) > LONGEST_BIAS_TEXT or sum(map(len, texts)) > MOST_BIAS_TEXT:
+        raise InvalidRequest(
+            f"`logit_bias`: a text has at most {LONGEST_BIAS_TEXT} characters, and all of them together "
+            f"{MOST_BIAS_TEXT}"
+        )
+    return tuple((_token(token), _bias(bias)) for token, bias in pairs)
 
 
-def _token_id(token: str | int) -> int:
-    if isinstance(token, str):
-        if not re.fullmatch(r"\d{1,10}", token, re.ASCII):
-            raise InvalidRequest(f'`logit_bias`: "{token[:40]}" is no token id; ids are whole numbers')
-        token = int(token)
-    if not 0 <= token <= MAX_INT32:
+def _key(key: str) -> int | str:
+    return int(key) if re.fullmatch(r"\d{1,20}", key, re.ASCII) else key
+
+
+def _token(token: int | str) -> int | str:
+    if isinstance(token, int) and not 0 <= token <= MAX_INT32:
         raise InvalidRequest("`logit_bias`: a token id is a whole number from 0 to 2147483647")
     return token
 

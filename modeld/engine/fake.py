@@ -225,7 +225,7 @@ class FakeEngine:
                 details={"prompt_tokens": len(words), "context": self.info.context},
             )
         for token, _ in request.sampling.logit_bias:
-            if not 0 <= token < VOCABULARY:
+            if isinstance(token, int) and not 0 <= token < VOCABULARY:
                 raise InvalidRequest(
                     f"logit_bias names token {token}, the vocabulary ends at {VOCABULARY - 1}"
                 )

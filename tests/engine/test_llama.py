@@ -17,6 +17,7 @@ from modeld.engine.llama import constrained
 from modeld.engine.llama.library import lib
 from modeld.engine.llama.prefix import PrefixCache
 from modeld.engine.llama.slots import Slots
+from modeld.engine.llama.vocab import Vocab
 from modeld.engine.protocol import Broken, Done, Tokens
 from modeld.errors import EngineFailed, InvalidGrammar, InvalidRequest, PromptTooLong
 
@@ -314,6 +315,33 @@ def test_a_bias_forces_and_bans_tokens(bench):
     bans = tuple((token, -math.inf) for token in range(320) if token not in letters("z"))
     text, _ = bench.generate(ask("hello", sampling=Sampling(temperature=1.0, logit_bias=bans)))
     assert text == "z" * 8
+
+
+def test_a_bias_of_a_text_is_one_of_each_of_its_tokens(bench):
+    """As if the tokens were named one by one; control tokens in it are text."""
+
+    def choose(*biases, temperature=0.0):
+        sampling = Sampling(temperature=temperature, seed=1, logit_bias=biases)
+        return bench.generate(ask("hello", sampling=sampling))[0]
+
+    q, z = letters("qz")
+    assert choose(("qz", 100.0), (z, 1.0)) == choose((q, 100.0), (z, 101.0)) == "z" * 8
+    assert choose(("qq", 50.0), (z, 99.0)) == "q" * 8, "a token that is there twice has it twice"
+    bans = ((token, -math.inf) for token in range(320) if token not in letters("qz"))
+    assert choose(("q", -math.inf), *bans, temperature=1.0) == "z" * 8
+
+
+def test_a_text_without_tokens_is_refused(bench, monkeypatch):
+    """In a sentence with the text."""
+    real = Vocab.tokenize
+
+    def without_line_ends(vocab, text, **how):
+        return real(vocab, "" if text == "\n" else text, **how)
+
+    monkeypatch.setattr(Vocab, "tokenize", without_line_ends)
+    (request_id,) = bench.run(ask("hello", sampling=Sampling(logit_bias=(("\n", 1.0),))))
+    (broken,) = bench.outputs[request_id]
+    assert broken.problem.message == r"logit_bias: this model has no tokens for the text '\n'"
 
 
 def test_a_stop_token_ends_the_text_and_has_none(bench):

@@ -27,6 +27,7 @@ from modeld.core.request import AS_MANY_AS_FIT, EmbedRequest, GenerateRequest, O
 from modeld.dialects.body import MAX_INT32
 from modeld.dialects.llamacpp import parse_completion, parse_embedding, parse_model
 from modeld.dialects.llamacpp.parse import Completion
+from modeld.dialects.llamacpp.render import settings_of
 from modeld.errors import EngineFailed, InvalidRequest, QueueFull
 from modeld.runtime.ticket import Ticket
 
@@ -50,6 +51,17 @@ def request_bytes(**keys: object) -> bytes:
     data = json.dumps({"prompt": "Hello", **keys}).encode()
     head = "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+def test_a_bias_may_be_of_a_text() -> None:
+    """In a list every string is text, in an object what is no number; the answer repeats them."""
+    listed = request_of(logit_bias=[["hello", -1.0], [15043, False], ["12", 1], [15.0, 2]])
+    never = float("-inf")
+    assert listed.sampling.logit_bias == (("hello", -1.0), (15043, never), ("12", 1.0), (15, 2.0))
+    named = request_of(logit_bias={"hello": -0.5, "12": 1, " 12": False})
+    assert named.sampling.logit_bias == (("hello", -0.5), (12, 1.0), (" 12", never))
+    assert json.loads(bytes(settings_of(named)))["logit_bias"][0] == ["hello", -0.5]
+    assert "an empty text has no tokens" in refusal(logit_bias=[["", 1]])
 
 
 def test_keys_reach_the_order() -> None:

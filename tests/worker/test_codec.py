@@ -40,7 +40,7 @@ from modeld.worker.messages import (
 PROBLEM = DoesNotFit("no", details={"a": 1, "b": None, "c": "x", "d": 0.5}, retry_after_s=2.0).as_problem()
 REQUEST = GenerateRequest(
     messages=(Message(role="user", content="Grüße \U0001f600\0"),),
-    sampling=Sampling(logit_bias=((1, float("-inf")), (2, 0.5)), seed=2**63),
+    sampling=Sampling(logit_bias=((1, float("-inf")), (2, 0.5), ("x", 1.0)), seed=2**63),
     stop=("a", "b"),
     constraint=Constraint(kind=ConstraintKind.GRAMMAR, text="root ::= x"),
     logprobs=3,

@@ -73,8 +73,10 @@ def sampling_of(wire: Asking) -> Sampling:
     if not isinstance(wire, Choosing):
         return sampling
     seed = None if wire.seed is None else wire.seed % (MAX_SEED + 1)
-    biases = None if wire.logit_bias is None else {**wire.logit_bias}
-    return replace(sampling, seed=seed, logit_bias=biases_of(biases))
+    biases = biases_of(None if wire.logit_bias is None else {**wire.logit_bias})
+    if (text := next((token for token, _ in biases if isinstance(token, str)), None)) is not None:
+        raise InvalidRequest(f'`logit_bias`: "{text[:40]}" is no token id; ids are whole numbers')
+    return replace(sampling, seed=seed, logit_bias=biases)
 
 
 def stop_of(wire: Choosing) -> tuple[str, ...]:

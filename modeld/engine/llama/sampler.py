@@ -10,6 +10,7 @@ equals, in a tenth of the time (49,152 logits: 9 us against 106, most of which g
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -87,7 +88,7 @@ class Sampler:
     def _biases(self, sampling: Sampling, ignore_end: bool, grammar: Grammar | None) -> dict[int, float]:
         """Return what to add to the logit of each token, several wishes for one token summed."""
         biases: dict[int, float] = {}
-        for token, bias in sampling.logit_bias:
+        for token, bias in self._by_token(sampling):
             if not 0 <= token < self._vocab.size:
                 raise InvalidRequest(
                     f"logit_bias names token {token}; this model has tokens 0 to {self._vocab.size - 1}"
@@ -106,6 +107,17 @@ class Sampler:
             hidden = (token for token in self._vocab.control_tokens if token not in self._vocab.end_tokens)
             biases.update(dict.fromkeys(hidden, -math.inf))
         return biases
+
+    def _by_token(self, sampling: Sampling) -> Iterator[tuple[int, float]]:
+        """Yield the bias of each token; a text's goes to each of its tokens, as in llama.cpp's server."""
+        for token, bias in sampling.logit_bias:
+            if isinstance(token, int):
+                yield token, bias
+                continue
+            tokens = self._vocab.tokenize(token, add_special=False, parse_special=False).tolist()
+            if not tokens:
+                raise InvalidRequest(f"logit_bias: this model has no tokens for the text {token!r}")
+            yield from ((each, bias) for each in tokens)
 
 
 def _drawing(vocab: Vocab, grammar: Grammar) -> ConstrainedDraw | LazyDraw:
