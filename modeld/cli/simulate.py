@@ -100,8 +100,8 @@ def _settings(flags: dict[str, str | None]) -> Settings:
 
 def _read(trace: str, models: str | None) -> Trace:
     try:
-        head = None if models is None else parse_head(Path(models).read_text(encoding="utf-8"), models)
-        with click.open_file(trace, encoding="utf-8") as lines:
+        head = None if models is None else parse_head(Path(models).read_text(encoding="utf-8-sig"), models)
+        with click.open_file(trace, encoding="utf-8-sig") as lines:
             return read_trace(cast("Iterable[str]", lines), head)
     except OSError as error:
         raise click.ClickException(f"{error.filename or trace}: {error.strerror}") from None

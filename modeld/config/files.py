@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Hashable
 from pathlib import Path
 from typing import cast
@@ -42,6 +43,8 @@ def read_config(path: Path) -> dict[str, object]:
         raise UnreadableConfig(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
     if len(data) > _MOST_BYTES:
         raise UnreadableConfig("is larger than 1 MiB; this is no config file")
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise UnreadableConfig("is UTF-16, as PowerShell writes; save it as UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

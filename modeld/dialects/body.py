@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from decimal import Decimal
 from typing import TypeVar
 
@@ -23,12 +24,15 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[Body], example: str) -> Body:
-    """Read a body.
+    """Read a body. A byte order mark in front of it, as some editors and libraries write, is passed over.
 
     Raises: InvalidRequest with a sentence that names the key; of an empty body, with the example.
     """
+    body = body.removeprefix(BOM_UTF8)
     if not body.strip():
         raise InvalidRequest(f"the body is empty; send JSON such as {example}")
+    if body.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or 0 in body[:2]:  # JSON begins with ASCII.
+        raise InvalidRequest("the body is UTF-16 or UTF-32; JSON is UTF-8, so send it in that")
     try:
         text = body.decode()
     except UnicodeDecodeError as error:

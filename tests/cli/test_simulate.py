@@ -58,6 +58,14 @@ def test_models_may_come_from_a_file_of_their_own_and_requests_from_standard_inp
     assert "1 requests over 0.0 min for 1 models, unlimited memory" in result.stdout
 
 
+def test_traces_and_models_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As Windows' editors write them."""
+    models, trace = tmp_path / "models.json", tmp_path / "trace.jsonl"
+    models.write_text('{"models": [{"id": "a", "size_mb": 10}]}', encoding="utf-8-sig")
+    trace.write_text('{"at_ms": 0, "model": "a", "service_ms": 5}\n', encoding="utf-8-sig")
+    assert invoke(str(trace), "--models", str(models), "--policy", "cost").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("args", "text", "message"),
     [

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Config files: three formats, told by ending or content, and held to the same rules."""
 
+import codecs
+import json
 from pathlib import Path
 
 import pytest
 
 from modeld.config.files import UnreadableConfig, guess_format, parse_yaml, read_config
+from modeld.config.key_file import read_keys
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -30,6 +33,17 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
 def test_formats_are_told_apart(tmp_path: Path, name: str, content: str | bytes) -> None:
     """The ending decides, else the first meaningful line."""
     assert read_config(write(tmp_path, name, content)) == {"addr": ":1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.yaml", "a: 1"), ("a.json", '{"a": 1}'), ("a.toml", "a = 1")]
+)
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path, name: str, content: str) -> None:
+    """In each format, also where it is guessed from the content, and in a file of keys."""
+    for place in (name, "a.conf"):
+        assert read_config(write(tmp_path, place, content.encode("utf-8-sig"))) == {"a": 1}
+    keys = {"keys": {}}
+    assert read_keys(write(tmp_path, "keys.yaml", json.dumps(keys).encode("utf-8-sig"))) == {}
 
 
 def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
@@ -80,6 +94,8 @@ BOMB = "a0: &a0 [x, x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for 
         ("a.yaml", "just text", "one mapping"),
         ("a.yaml", "5: x", "no text: 5"),
         ("a.yaml", b"a: \xff", "byte 3 is 0xff"),
+        ("a.yaml", "a: 1".encode("utf-16"), "is UTF-16, as PowerShell writes; save it as UTF-8"),
+        ("a.json", codecs.BOM_UTF16_BE + '{"a": 1}'.encode("utf-16-be"), "is UTF-16"),
         ("a.yaml", "#" * 1_100_000, "1 MiB"),
     ],
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,32 @@ def test_what_is_no_whole_number_is_refused_in_a_sentence(number: str, told: str
             native.parse(f'{{"prompt":"x",{before}"max_tokens":{number}}}'.encode())
         assert told in caught.value.message
         assert "top_k" not in caught.value.message
+
+
+CODINGS = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+
+
+@pytest.mark.parametrize(("parse", "body"), BODIES)
+def test_a_byte_order_mark_is_passed_over_in_every_body(
+    parse: Callable[[bytes], object], body: dict[str, Any]
+) -> None:
+    """One in front, as Windows' editors write; UTF-16 and UTF-32 are refused in a sentence."""
+    data = json.dumps(body)
+    assert parse(data.encode("utf-8-sig")) == parse(data.encode())
+    for coding in CODINGS:
+        with pytest.raises(InvalidRequest, match="the body is UTF-16 or UTF-32; JSON is UTF-8"):
+            parse(data.encode(coding))
+
+
+def test_a_mark_alone_is_an_empty_body_and_one_in_a_text_stays() -> None:
+    """What may be missing may be a mark; only the first one is none of the text."""
+    with pytest.raises(InvalidRequest, match="the body is empty"):
+        native.parse(BOM_UTF8)
+    assert native.parse_load(BOM_UTF8) == native.parse_load(b"")
+    request = native.parse('\ufeff{"prompt":"\ufeffx"}'.encode()).order.request
+    assert request.prompt == "\ufeffx"
+    with pytest.raises(InvalidRequest, match="the body is not JSON"):
+        native.parse(BOM_UTF8 * 2 + b'{"prompt":"x"}')
 
 
 def test_strings_keep_what_looks_like_a_float() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -141,4 +142,4 @@ def operations_body(operations: Iterable[OperationStatus]) -> OperationsBody:
 
 def _read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     """Read a body that may be missing."""
-    return decode(body if body.strip() else b"{}", decoder, "{}")
+    return decode(body if body.removeprefix(BOM_UTF8).strip() else b"{}", decoder, "{}")
