@@ -184,7 +184,7 @@ def test_https_is_asked_where_it_is_spoken(tmp_path: Path) -> None:
         config.write_text(f'addr: "127.0.0.1:{running.port}"\ntls_cert: {cert}\n', encoding="utf-8")
         assert modeld("models", "--url", url, "--ca-file", cert).code == 0
         shown = modeld("status", "--config", str(config), MODELD_CA_FILE=cert)
-        assert (shown.code, shown.out.partition(": loading, ")[0]) == (0, f"modeld 0.1.0 at {url}")
+        assert (shown.code, shown.out.partition(": ready, ")[0]) == (0, f"modeld 0.1.0 at {url}")
         stranger = modeld("ps", "--url", url)
         assert stranger.code == 3
         assert "certificate" in stranger.err
