@@ -104,6 +104,8 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     """The first token has been sampled."""
 
     usage: Usage
+    thought: str = ""
+    """The marker of a thought (`core.tools`) that the prompt ends with, so that the text begins in there."""
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How model files write the call of a function. Facts that an engine and those who read its text share.
+"""How model files write calls of functions, and thoughts: facts that an engine and a dialect share. Pure.
 
 Sources: the chat templates of the models named below, and llama.cpp's docs/function-calling.md.
 """
@@ -14,5 +14,21 @@ MISTRAL_ID, MISTRAL_ARGUMENTS = "[CALL_ID]", "[ARGS]"
 LLAMA_TAG = "<|python_tag|>"
 """Llama 3.1: before a JSON object with `name` and `parameters`; most often it is left out."""
 
-TOOL_MARKERS = frozenset({HERMES_BEGIN, HERMES_END, MISTRAL_CALLS, MISTRAL_ID, MISTRAL_ARGUMENTS, LLAMA_TAG})
-"""Texts that vocabularies may list as control tokens, which have no text of their own."""
+THOUGHTS = {"<think>": "</think>", "[THINK]": "[/THINK]"}
+"""What stands around the thoughts of a model: DeepSeek R1, Qwen 3 and most others; Mistral's Magistral.
+What a model writes between them is a draft: nothing in there calls a function."""
+
+TOOL_MARKERS = frozenset(
+    {
+        *(HERMES_BEGIN, HERMES_END, MISTRAL_CALLS, MISTRAL_ID, MISTRAL_ARGUMENTS, LLAMA_TAG),
+        *(*THOUGHTS, *THOUGHTS.values()),
+    }
+)
+"""Texts that vocabularies may list as control tokens, which have no text of their own, and without which
+nobody can tell what is a call."""
+
+
+def open_thought(prompt: str) -> str:
+    """Return the marker of the thought that a prompt ends with, and the answer begins in; empty: none."""
+    end = prompt.rstrip()
+    return next((marker for marker in THOUGHTS if end.endswith(marker)), "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Finds calls of functions in the text of an answer, as it comes. Pure.
+"""Find calls of functions in the text of an answer, as it comes. Pure.
 
 Models write a call as their chat template taught them (`core/tools.py`). All of these forms are known at
 once, since none of them looks like another:
@@ -10,34 +10,49 @@ once, since none of them looks like another:
     <|python_tag|>{"name": "f", "parameters": {...}}             Llama 3
     {"name": "f", "parameters": {...}}                           Llama 3 without its tag, and forced calls
 
-The last one counts only at the beginning of the text, and for functions that were offered. Whatever
-turns out to be no call is text. Arguments are passed on as they come, before they are complete.
+The last one has no marker, so it may as well be data: it is a call only if the whole answer is nothing else
+(or a list of such objects, or several with `;` between them) and its arguments fit the function's schema.
+Nothing within thoughts is a call.
+
+A call is held back until it is complete, and told at once. What turns out to be none is text, as the model
+wrote it, and so is a call that was cut off. Thus an answer has one reading, in whatever parts it comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
+from itertools import groupby
 
 import msgspec
 
-from modeld.core.tools import (
-    HERMES_BEGIN,
-    HERMES_END,
-    LLAMA_TAG,
-    MISTRAL_ARGUMENTS,
-    MISTRAL_CALLS,
-    MISTRAL_ID,
+from modeld.core.request import Tool
+from modeld.core.tools import HERMES_BEGIN, HERMES_END, LLAMA_TAG, MISTRAL_CALLS, THOUGHTS
+from modeld.dialects.argument_check import ArgumentCheck
+from modeld.dialects.call_parser import (
+    NO_CALL,
+    Call,
+    ValueEnd,
+    arguments_of,
+    bare_calls,
+    begins_call,
+    marked_call,
 )
-from modeld.dialects.call_scanner import CallScanner
 
-_BEGINNINGS = (HERMES_BEGIN, MISTRAL_CALLS, LLAMA_TAG)
-_FIRST = frozenset(marker[0] for marker in _BEGINNINGS)
-_BETWEEN = " \t\r\n,;[]"
-"""What may stand between calls."""
-_MARKS = (HERMES_END, HERMES_BEGIN, MISTRAL_CALLS.lstrip(_BETWEEN), LLAMA_TAG)
-"""Markers that may stand between calls, without what is skipped there."""
-_MOST_NAME = 256
+_CALL_MARKERS = (HERMES_BEGIN, MISTRAL_CALLS, LLAMA_TAG)
+_AMONG_CALLS = (*_CALL_MARKERS, HERMES_END)
+_MARKERS = (*_CALL_MARKERS, *THOUGHTS)
+_MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
+_BEHIND_MARKER, _BEHIND_CALL = "[{", ",;]{"
+_THEN = {"[": "{", ",": "{", ";": "{", "]": ""}
+"""What may follow these among calls, if not a marker."""
+_FIRST = frozenset(marker[0] for marker in _MARKERS)
+_MISTRAL_HEAD = re.compile(r"([\w.:-]+)\s*(?:\[CALL_ID\]\s*[\w-]+\s*)?(?:\[ARGS\]\s*)?\{")
+_BEFORE_BRACE = re.compile(r"[\w.:-]+\s*(?:\[[^{]*)?")
+_LONGEST_HEAD = 256
+_PART = 4096
+"""Characters that are read at once: what is left of a text is copied with each step in it."""
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -47,211 +62,318 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Called(msgspec.Struct, frozen=True):
-    """A call begins; `number` counts from 0."""
+    """A whole call; `number` counts from 0, and the arguments are the JSON of an object."""
 
     number: int
     id: str
     name: str
+    arguments: str
 
 
-class Arguments(msgspec.Struct, frozen=True):
-    """More of a call's arguments: JSON text."""
-
-    number: int
-    text: str
-
-
-Piece = Said | Called | Arguments
+Piece = Said | Called
 
 
 class _In(Enum):
     """Where the reader is."""
 
     START = auto()
-    """Nothing was said: what begins like JSON may be a call without a marker."""
+    """Nothing was said but thoughts: what begins like JSON may be a call without a marker."""
     TEXT = auto()
+    THOUGHT = auto()
     CALLS = auto()
-    """Behind a marker or a call: before the next call, or the end of all of them."""
-    CALL = auto()
+    """Behind a marker or a call."""
+    BARE = auto()
+    """Behind a call without a marker."""
+    VALUE = auto()
 
 
 class ToolReader:
     """Reads one answer.
 
     Args:
-      names: the functions that were offered.
+      tools: the functions that were offered.
       new_id: gives the id of a call by its number.
+      forced: the text is bound to be a call. The grammar knows less of a schema than the check does,
+        which would make text of a call that the model had to write.
+      one_call: only the first call counts; others are left out.
 
     Attributes:
-      calls: how many have begun.
+      calls: how many there are.
     """
 
-    def __init__(self, names: Collection[str], new_id: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        tools: Iterable[Tool],
+        new_id: Callable[[int], str],
+        *,
+        forced: bool = False,
+        one_call: bool = False,
+    ) -> None:
         self.calls = 0
-        self._names = names
+        self._one_call = one_call
+        self._tools = {tool.name: tool for tool in tools}
         self._new_id = new_id
+        self._check = None if forced else ArgumentCheck()
         self._at = _In.START
-        self._held = ""
-        """Text that was not read yet: it may become part of a marker."""
-        self._raw = ""
-        """Text that was read as part of a call of which nothing was told: it is said if it is none."""
+        self._text = ""
+        """What was not read yet: it may become part of a marker."""
+        self._held: list[str] = []
+        """What was read and not told: it is said if it does not become a call."""
         self._marker = ""
-        """That of the calls we are among; empty for calls without one."""
-        self._scanner = CallScanner(None)
+        """That of the calls we are among; empty without one."""
+        self._next = ""
+        """Characters of which one may come next among calls, if it is not a marker."""
+        self._value = ValueEnd()
+        self._value_at = 0
+        """Where among the parts that are held the value begins."""
+        self._name = ""
+        """The function whose arguments the value is; empty if it is a call."""
+        self._bare: list[Call] = []
+        """Calls without a marker: they count if nothing else follows."""
+        self._thought = ""
+        self._behind_thought = _In.START
         self._trims = False
         """Whether blanks are left out: they follow a call."""
         self._pieces: list[Piece] = []
 
+    def begin_in(self, thought: str) -> None:
+        """Say that the answer begins in a thought, whose marker the prompt ended with; empty: in none."""
+        if thought:
+            self._at, self._thought = _In.THOUGHT, thought
+
     def feed(self, text: str) -> list[Piece]:
         """Take more text; return what is known now, in order."""
-        if self._at is _In.TEXT and not self._held and not self._trims and _FIRST.isdisjoint(text):
+        if self._at is _In.TEXT and not self._text and not self._trims and _FIRST.isdisjoint(text):
             return [Said(text)] if text else []  # nearly all text goes this way
-        self._held += text
-        while self._held and self._advance():
-            pass
+        for begin in range(0, len(text), _PART):
+            self._text += text[begin : begin + _PART]
+            while self._text and self._advance():
+                pass
         return self._taken()
 
     def end(self) -> list[Piece]:
-        """Say that nothing follows; return the rest. A call that is cut off stays as it is."""
-        rest = self._raw + self._held
-        told = self._at is _In.CALL and self._scanner.name
-        if not told and (self._at in (_In.START, _In.TEXT) or rest.strip(_BETWEEN)):
-            self._say(rest)
-        self._raw = self._held = ""
+        """Say that nothing follows; return the rest."""
+        if self._at is _In.BARE and self._next != "{":
+            self._tell(self._bare)
+        self._hold(len(self._text))
+        self._let_go()
         return self._taken()
 
     def _advance(self) -> bool:
-        """Go one step on in what is held; False when more text is needed."""
+        """Go one step on in the text; False when more of it is needed."""
         match self._at:
             case _In.START:
                 return self._in_start()
             case _In.TEXT:
                 return self._in_text()
+            case _In.THOUGHT:
+                return self._in_thought()
             case _In.CALLS:
                 return self._among_calls()
-            case _In.CALL:
-                return self._in_call()
+            case _In.BARE:
+                return self._behind_bare_call()
+            case _In.VALUE:
+                return self._in_value()
 
     def _in_start(self) -> bool:
-        head = self._held.lstrip()
-        unclear = (
-            head[:1] == "[" and MISTRAL_CALLS.startswith(head.rstrip()) and head.rstrip() != MISTRAL_CALLS
-        )
-        if not head or unclear:
+        if not self._hold_blanks() or _may_become(self._text, _MARKERS):
             return False
-        is_list = head[0] == "[" and head[1:].lstrip()[:1] == "{"
-        self._at = _In.CALLS if head[0] == "{" or is_list else _In.TEXT
+        found = _MARKER.match(self._text)
+        if found is not None and found[0] in THOUGHTS:
+            self._let_go()
+            self._think(found[0])
+            return True
+        if found is None and self._text[0] in "{[":
+            return self._begin_call()
+        self._leave()
         return True
 
     def _in_text(self) -> bool:
-        found = [(at, marker) for marker in _BEGINNINGS if (at := self._held.find(marker)) >= 0]
-        if found:
-            at, self._marker = min(found)
-            self._say(self._held[:at])
-            self._held = self._held[at + len(self._marker) :]
-            self._raw = self._marker
-            self._at = _In.CALLS
-            return True
-        cut = len(self._held) - max(_overlap(self._held, marker) for marker in _BEGINNINGS)
-        self._say(self._held[:cut])
-        self._held = self._held[cut:]
-        return False
-
-    def _among_calls(self) -> bool:
-        """Find the next call, or the end of calls."""
-        rest = self._held.lstrip(_BETWEEN)
-        if not rest:
+        """Say text up to the next marker."""
+        found = _MARKER.search(self._text)
+        if found is None:
+            self._say_but(_overlap(self._text, _MARKERS))
             return False
-        for mark in _MARKS:
-            if rest.startswith(mark):
-                self._read(len(self._held) - len(rest) + len(mark))
-                if mark == HERMES_END:
-                    self._leave()
-                return True
-            if mark.startswith(rest):
-                return False
-        if rest[0] == "{":
-            self._read(len(self._held) - len(rest))
-            self._scanner = CallScanner(None if self._marker else self._names)
-            self._at = _In.CALL
-            return True
-        if self._marker == MISTRAL_CALLS and len(rest) <= _MOST_NAME and "{" not in rest:
-            return False
-        name = _mistral_name(rest) if self._marker == MISTRAL_CALLS else ""
-        if not name:
-            self._leave()
-            return True
-        self._read(len(self._held) - len(rest) + rest.index("{"))
-        self._scanner = CallScanner(None, name)
-        self._at = _In.CALL
-        self._tell(name)
+        self._say_but(len(self._text) - found.start())
+        if found[0] in THOUGHTS:
+            self._think(found[0])
+        else:
+            self._begin_calls(found[0])
         return True
 
-    def _in_call(self) -> bool:
-        scanner = self._scanner
-        told = bool(scanner.name)
-        read, arguments = scanner.feed(self._held)
-        if scanner.name and not told:
-            self._tell(scanner.name)
-        self._read(read)
-        if arguments:
-            self._pieces.append(Arguments(self.calls - 1, arguments))
-        if scanner.failed:
+    def _in_thought(self) -> bool:
+        end = THOUGHTS[self._thought]
+        found = self._text.find(end)
+        if found < 0:
+            self._say_but(_overlap(self._text, (end,)))
+            return False
+        self._say_but(len(self._text) - found - len(end))
+        self._at = self._behind_thought
+        return True
+
+    def _among_calls(self) -> bool:
+        """Find the next call, or the end of all of them."""
+        if not self._hold_blanks() or _may_become(self._text, _AMONG_CALLS):
+            return False
+        marker = next(filter(self._text.startswith, _AMONG_CALLS), "")
+        if marker == HERMES_END:
+            self._hold(len(marker))
+        elif marker:
+            self._begin_calls(marker)
+            return True
+        elif self._text[0] in self._next:
+            if self._text[0] == "{":
+                return self._begin_call()
+            self._next = _THEN[self._text[0]]
+            self._hold(1)
+            return True
+        elif self._marker == MISTRAL_CALLS and self._next == _BEHIND_MARKER:
+            head = self._text[:_LONGEST_HEAD]
+            if found := _MISTRAL_HEAD.match(head):
+                self._hold(found.end() - 1)
+                self._begin_value(found[1])
+                return True
+            if len(head) < _LONGEST_HEAD and _BEFORE_BRACE.fullmatch(head):
+                return False
+        self._leave()
+        return True
+
+    def _behind_bare_call(self) -> bool:
+        if not self._hold_blanks():
+            return False
+        if self._text[0] != self._next:
             self._leave()
-        elif scanner.ended:
-            self._at = _In.CALLS
-        return scanner.failed or scanner.ended
+        elif self._next == "{":
+            return self._begin_call()
+        else:
+            self._hold(1)
+            self._next = "{"
+        return True
 
-    def _read(self, count: int) -> None:
-        """Take note that so many characters were read as part of calls."""
-        told = self._at is _In.CALL and self._scanner.name
-        self._raw = "" if told else self._raw + self._held[:count]
-        self._held = self._held[count:]
+    def _in_value(self) -> bool:
+        self._hold(self._value.feed(self._text))
+        if not self._value.found and not self._value.failed:
+            return False
+        value = "".join(self._held[self._value_at :])
+        calls = self._calls_in(value) if self._value.found else []
+        if not calls:
+            self._leave()
+        elif self._marker:
+            self._tell(calls)
+            self._at, self._next = _In.CALLS, _BEHIND_CALL
+        else:
+            self._bare += calls
+            self._at, self._next = _In.BARE, ";" if value[0] == "{" else ""
+        return True
 
-    def _tell(self, name: str) -> None:
-        self._pieces.append(Called(self.calls, self._new_id(self.calls), name))
-        self.calls += 1
-        self._raw = ""
-        self._trims = True
+    def _calls_in(self, value: str) -> list[Call]:
+        """Return what a complete value calls; nothing, if part of it is no call.
+
+        Also behind a marker a function that was not offered is not called: no client could run it, and a text
+        that explains the marker shows it with a function that it made up. No grammar lets a model get there.
+        """
+        try:
+            if self._name:
+                calls = [Call(self._name, arguments_of(value))]
+            else:
+                calls = marked_call(value) if self._marker else bare_calls(value)
+        except NO_CALL:
+            return []
+        check = None if self._marker else self._check
+        for call in calls:
+            tool = self._tools.get(call.name)
+            if tool is None or (check is not None and not check.fits(tool, call.arguments)):
+                return []
+        return calls
+
+    def _think(self, marker: str) -> None:
+        self._say_but(len(self._text) - len(marker))
+        self._at, self._thought = _In.THOUGHT, marker
+
+    def _begin_calls(self, marker: str) -> None:
+        self._let_go()
+        self._hold(len(marker))
+        self._at, self._marker, self._next = _In.CALLS, marker, _BEHIND_MARKER
+
+    def _begin_call(self) -> bool:
+        """Begin with a value if it may be a call; return False when more text is needed to know that."""
+        begins = begins_call(self._text)
+        if begins is None:
+            return False
+        if begins:
+            self._begin_value()
+        else:
+            self._leave()
+        return True
+
+    def _begin_value(self, name: str = "") -> None:
+        self._at, self._value = _In.VALUE, ValueEnd()
+        self._value_at, self._name = len(self._held), name
 
     def _leave(self) -> None:
-        """Go back to text. What was read since the last call, if it was none, is said."""
-        raw, self._raw = self._raw, ""
-        self._at = _In.TEXT
-        if raw.removesuffix(HERMES_END).strip(_BETWEEN):
-            self._say(raw)
+        """Go back to text."""
+        self._let_go()
+        self._at = self._behind_thought = _In.TEXT
+
+    def _let_go(self) -> None:
+        """Say what was held, unless it only ends a call."""
+        held = "".join(self._held)
+        self._held.clear()
+        if not (self._trims and HERMES_END.startswith(held.replace("]", "").strip())):
+            self._say(held)
+
+    def _hold_blanks(self) -> bool:
+        """Hold the blanks that come next; return whether there is more."""
+        self._hold(len(self._text) - len(self._text.lstrip()))
+        return bool(self._text)
+
+    def _hold(self, count: int) -> None:
+        self._held.append(self._text[:count])
+        self._text = self._text[count:]
+
+    def _tell(self, calls: Iterable[Call]) -> None:
+        for call in calls:
+            if not (self._one_call and self.calls):
+                self._pieces.append(Called(self.calls, self._new_id(self.calls), call.name, call.arguments))
+                self.calls += 1
+        self._held.clear()
+        self._trims = True
+
+    def _say_but(self, rest: int) -> None:
+        """Say all of the text but its end, of that length."""
+        cut = len(self._text) - rest
+        self._say(self._text[:cut])
+        self._text = self._text[cut:]
 
     def _say(self, text: str) -> None:
         if self._trims:
             text = text.lstrip()
         if text:
             self._trims = False
-            self._at = _In.TEXT
             self._pieces.append(Said(text))
 
     def _taken(self) -> list[Piece]:
-        """Take the pieces, texts that follow each other as one."""
         pieces, self._pieces = self._pieces, []
-        taken: list[Piece] = []
-        for piece in pieces:
-            before = taken[-1] if taken else None
-            if isinstance(piece, Said) and isinstance(before, Said):
-                taken[-1] = Said(before.text + piece.text)
-            else:
-                taken.append(piece)
-        return taken
+        return joined(pieces)
 
 
-def _mistral_name(text: str) -> str:
-    """Return the name in `name[CALL_ID]id[ARGS]{`; empty if there is none."""
-    before = text.partition("{")[0].strip().removesuffix(MISTRAL_ARGUMENTS)
-    name = before.partition(MISTRAL_ID)[0].strip()
-    return "" if len(name.split()) > 1 else name
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Return pieces with texts that follow each other as one."""
+    found: list[Piece] = []
+    for _, group in groupby(pieces, type):
+        some = list(group)
+        texts = [piece.text for piece in some if isinstance(piece, Said)]
+        found += [Said("".join(texts))] if texts else some
+    return found
 
 
-def _overlap(text: str, marker: str) -> int:
+def _may_become(text: str, markers: Iterable[str]) -> bool:
+    """Whether a text is the beginning of a marker."""
+    return any(marker != text and marker.startswith(text) for marker in markers)
+
+
+def _overlap(text: str, markers: Iterable[str]) -> int:
     """Return how many characters at the end of a text may be the beginning of a marker."""
-    for length in range(min(len(marker) - 1, len(text)), 0, -1):
-        if text.endswith(marker[:length]):
-            return length
-    return 0
+    longest = max(map(len, markers)) - 1
+    ends = (text[at:] for at in range(max(0, len(text) - longest), len(text)))
+    return next((len(end) for end in ends if _may_become(end, markers)), 0)

@@ -28,6 +28,7 @@ from modeld.core.request import (
     Request,
 )
 from modeld.core.text import TextFilter
+from modeld.core.tools import open_thought
 from modeld.engine.fake_answers import answer_to, logprobs_of, vector_of, words_of
 from modeld.engine.fake_script import Script, parse_script
 from modeld.engine.protocol import (
@@ -258,7 +259,8 @@ class FakeEngine:
                 return
             job = self._queue.popleft()
             self._slots[job.id] = job
-            self._outputs.append(Admitted(job.id, len(job.words)))
+            thought = open_thought(job.words[-1])
+            self._outputs.append(Admitted(job.id, len(job.words), thought=thought))
 
     def _chunks(self, prefilling: list[_Job]) -> dict[int, int]:
         left = self._script.chunk

@@ -54,6 +54,8 @@ class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
     id: int
     prompt_tokens: int
     cached_tokens: int = 0
+    thought: str = ""
+    """The marker of a thought (`core.tools`) that the prompt ends with, so that the text begins in there."""
 
 
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):

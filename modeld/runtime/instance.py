@@ -247,7 +247,7 @@ class Instance:
             if isinstance(output, Tokens):
                 tokens += output.count
                 if ticket.first_token is None:
-                    ticket.add(Started(ticket.usage), now)
+                    ticket.add(Started(ticket.usage, ticket.thought), now)
                 touched[ticket.id] = ticket
                 ticket.completion_tokens += output.count
                 if output.text or output.logprobs:
@@ -261,8 +261,8 @@ class Instance:
 
     def _deliver(self, ticket: Ticket, output: Admitted | Vectors | Answered | Done | Broken) -> None:
         match output:
-            case Admitted(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens):
-                ticket.admit(prompt_tokens, cached_tokens)
+            case Admitted(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, thought=thought):
+                ticket.admit(prompt_tokens, cached_tokens, thought)
                 self._feed(GotSlot(ticket.id))
             case Vectors(first=first, vectors=vectors):
                 ticket.put(Embedded(first, vectors))

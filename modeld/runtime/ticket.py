@@ -78,6 +78,7 @@ class Ticket:
         self.loading = False
         self.prompt_tokens = 0
         self.cached_tokens = 0
+        self.thought = ""
         self.completion_tokens = 0
         self._last_token: float | None = None
         self._mailbox: list[Event] = []
@@ -200,11 +201,12 @@ class Ticket:
                 pass
         self._mailbox.append(event)
 
-    def admit(self, prompt_tokens: int, cached_tokens: int) -> None:
-        """Note that it has a slot, and how long its prompt is."""
+    def admit(self, prompt_tokens: int, cached_tokens: int, thought: str = "") -> None:
+        """Note that it has a slot, how long its prompt is, and the thought that the prompt leaves open."""
         self.admitted = trio.current_time()
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = cached_tokens
+        self.thought = thought
 
     def begin_anew(self) -> None:
         """Forget the slot it had: its engine died before anything of its answer came."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import msgspec
 import pytest
@@ -11,10 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeld.core.request import Tool
-from modeld.dialects.tool_reader import Arguments, Called, Said, ToolReader
+from modeld.dialects.tool_reader import Called, Said, ToolReader
 from modeld.dialects.tools import call_id, check_tools, named, one_call_of, tool_of
 from modeld.errors import InvalidRequest
 
+WEATHER = Tool(
+    name="weather",
+    parameters='{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}',
+)
+TIME = Tool(name="time", parameters='{"type": "object", "properties": {"zone": {"type": "array"}}}')
+ANY = Tool(name="any", parameters='{"type": "object"}')
 ROME = '{"city": "Rome {\\"[}"}'
 NOW = '{"zone": ["a", {"b": null}]}'
 FORMATS = {
@@ -49,6 +56,8 @@ NO_CALLS = [
     '[{"a": 1}]',
     "[1, 2]",
     "[TOOL_CALLS] none",
+    "[TOOL_CALLS]weather for Rome",
+    "[TOOL_CALLS]weather[ARGS] {no}",
     "<tool_call>oops</tool_call>",
     "<tool_call></tool_call>",
     "<tool_call>{1}",
@@ -59,23 +68,72 @@ NO_CALLS = [
     "[",
     "{",
     "a <tool_call>{} b",
+    "Write <tool_call>{...}</tool_call>, or [TOOL_CALLS]name{...}.",
+    # without a marker: no arguments, other keys, another function, what does not fit, more than a call
+    '{"name": "time"}',
+    '{"name": "weather", "description": "Tells the weather of a city"}',
+    f'{{"name": "weather", "description": "", "parameters": {ROME}}}',
+    f'{{"name": "weather", "parameters": {WEATHER.parameters}}}',
+    f'{{"name": "time", "parameters": {TIME.parameters}}}',
+    f'{{"name": "any", "parameters": {ANY.parameters}}}',
+    f'{{"name": "delete", "arguments": {ROME}}}',
+    '{"name": "weather", "arguments": {"city": 3}}',
+    '{"name": "weather", "arguments": {}}',
+    '{"name": "weather", "arguments": {"city": "Rome", "days": 3}}',
+    f'I call {{"name": "weather", "arguments": {ROME}}}',
+    f'{{"name": "weather", "arguments": {ROME}}} is how to call it.',
+    f'{{"name": "weather", "arguments": {ROME}}};',
+    f'{{"name": "weather", "arguments": {ROME}}}, {{"name": "weather", "arguments": {ROME}}}',
+    f'{{"name": "weather", "arguments": {ROME}}}; {{"name": "weather", "arguments": {{"city": 3}}}}',
+    f'[{{"name": "weather", "arguments": {ROME}}}, {{"name": "delete", "arguments": {{}}}}]',
+    f'[{{"name": "weather", "arguments": {ROME}}}]; {{"name": "weather", "arguments": {ROME}}}',
+    # behind a marker
+    '<tool_call>{"name": "weather", "description": "d"}</tool_call>',
+    f'<tool_call>{{"name": "weather", "arguments": {ROME}, "parameters": {ROME}}}</tool_call>',
+    f'<tool_call>{{"name": "weather", "name": "time", "arguments": {ROME}}}</tool_call>',
+    f'<tool_call>{{"name": "weather", "arguments": {{}}, "arguments": {ROME}}}</tool_call>',
+    f'<tool_call>{{"function": {{"name": "weather", "arguments": {ROME}}}, "name": "time"}}</tool_call>',
+    f'<tool_call>{{"function": "weather", "arguments": {ROME}}}</tool_call>',
+    '<tool_call>{"name": ["weather"], "arguments": {}}</tool_call>',
+    '<tool_call>{"name": "", "arguments": {}}</tool_call>',
+    '<tool_call>{"name": "delete", "arguments": {}}</tool_call>',
+    *(
+        f'<tool_call>{{"name": "weather", "arguments": {arguments}}}</tool_call>'
+        for arguments in (
+            *("null", "[]", "3", '{"city": 1,}', '{"city": "a\nb"}', "{'city': 1}", '"Rome"', '""', '"[]"'),
+            *('{"city": NaN}', '{"city": 1e999}', '{"city": "\\x"}', '{"city" 1}', '{"a": 1]', "{" * 3000),
+            '{"a":' * 3000 + "1" + "}" * 3000,
+        )
+    ),
+    f"[TOOL_CALLS]delete[ARGS]{ROME}",
+    '[TOOL_CALLS]weather[ARGS]{"city": 1,}',
+    # thoughts
+    f"<think>I could {FORMATS['hermes']}</think>",
+    f"<think>I could {FORMATS['hermes']}</think>No.",
+    f"<think>{FORMATS['llama']}",
+    f"[THINK]{FORMATS['mistral_list']}[/THINK]",
+    f"Hm. <think>{FORMATS['hermes']}</think> No. <think>{FORMATS['hermes']}",
 ]
+THOUGHTS = {
+    "<think>": f"<think>\nI could {FORMATS['hermes']} or {FORMATS['mistral_names']}\n</think>",
+    "[THINK]": f"[THINK]{FORMATS['hermes']}[/THINK]",
+}
 
 
-def read(parts: list[str]) -> tuple[str, list[tuple[str, str]]]:
+def read(parts: list[str], **options) -> tuple[str, list[tuple[str, str]]]:
     """Read an answer in these parts: its text, and the calls with their arguments."""
-    reader = ToolReader({"weather", "time"}, lambda number: f"id{number}")
+    thought = options.pop("thought", "")
+    reader = ToolReader((WEATHER, TIME, ANY), lambda number: f"id{number}", **options)
+    reader.begin_in(thought)
     text, calls = "", []
     for piece in [*(piece for part in parts for piece in reader.feed(part)), *reader.end()]:
         match piece:
             case Said(text=said):
+                assert said
                 text += said
-            case Called(number=number, id=identity, name=name):
+            case Called(number=number, id=identity, name=name, arguments=arguments):
                 assert (number, identity) == (len(calls), f"id{number}")
-                calls.append((name, ""))
-            case Arguments(number=number, text=more):
-                assert number == len(calls) - 1
-                calls[-1] = (calls[-1][0], calls[-1][1] + more)
+                calls.append((name, arguments))
     assert reader.calls == len(calls)
     return text, calls
 
@@ -105,7 +163,10 @@ def test_what_is_no_call_is_text(text: str) -> None:
 @given(
     st.lists(
         st.sampled_from(
-            ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "{", "}", '"', "[", "]"]
+            [
+                *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "{", "}", '"', "[", "]"),
+                *("<think>", "</think>", "[THINK]", '{"name":"weather","arguments":{"city":"x"}}', "\n"),
+            ]
         )
         | st.sampled_from(
             ['"name"', ":", '"weather"', '"arguments"', ",", "\\", " ", "x", "<", "[ARGS]", ";"]
@@ -119,18 +180,113 @@ def test_splitting_changes_nothing(text: str, cuts: list[int]) -> None:
     assert read(split(text, cuts)) == read([text])
 
 
-def test_arguments_are_passed_on_before_they_are_complete() -> None:
-    """The name comes with its last letter, and then each part of the arguments at once."""
-    reader = ToolReader({"weather"}, str)
-    assert reader.feed('<tool_call>{"name": "weather"') == [Called(0, "0", "weather")]
-    assert reader.feed(', "arguments": {"ci') == [Arguments(0, '{"ci')]
-    assert reader.feed('ty": 1') == [Arguments(0, 'ty": 1')]
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_call_that_was_cut_off_is_text(name: str) -> None:
+    """Wherever that was: whole calls before it are told, and the rest is what the model wrote."""
+    text = FORMATS[name]
+    whole = read([text])
+    for cut in range(len(text)):
+        said, calls = read(list(text[:cut]))
+        assert calls == whole[1][: len(calls)], "only calls that are complete"
+        if not calls:
+            assert said == text[:cut]
+        before = TEXTS.get(name, "") if name == "hermes_twice" else ""
+        assert said.startswith(before[:cut])
+        assert said.removeprefix(before).strip() in text[:cut]
+        assert sum(text[:cut].count(f'"{place}') for place in ("city", "zone")) == (
+            said.count('"city') + said.count('"zone') + len(calls)
+        ), "nothing is lost"
+
+
+def test_a_call_is_told_once_it_is_complete() -> None:
+    """With its last letter, not before, and not when its closing marker has come."""
+    reader = ToolReader((WEATHER,), str)
+    assert reader.feed('Hm. <tool_call>{"name": "weather"') == [Said("Hm. ")]
+    assert reader.feed(', "arguments": {"city": "Rome"}') == []
+    assert reader.feed("}\n</tool") == [Called(0, "0", "weather", '{"city": "Rome"}')]
     assert reader.end() == []
+
+
+def test_json_that_is_no_call_is_not_held_back() -> None:
+    """Its first key tells."""
+    reader = ToolReader((WEATHER,), str)
+    assert reader.feed('{"col') == []
+    assert reader.feed('our"') == [Said('{"colour"')]
+    assert reader.feed(": 1}") == [Said(": 1}")]
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("marker", THOUGHTS)
+def test_calls_count_outside_of_thoughts(marker: str, name: str, step: int) -> None:
+    """What is drafted in there is text; behind it every form of a call is one, as at the beginning."""
+    thought = THOUGHTS[marker]
+    calls = [("weather", ROME), ("time", NOW)] if name in TWO else [("weather", ROME)]
+    for begun, written in (("", thought), (marker, thought.removeprefix(marker))):
+        text = written + FORMATS[name]
+        parts = [text[at : at + step] for at in range(0, len(text), step)]
+        assert read(parts, thought=begun) == (written + TEXTS.get(name, ""), calls)
+
+
+def test_a_prompt_that_opened_a_thought_is_known() -> None:
+    """The answer begins in there: without an end there is no call, and a marker of another kind is no end."""
+    text = f"Maybe {FORMATS['hermes']} [/THINK]"
+    assert read([text], thought="<think>") == (text, [])
+    assert read([f"{text}</think>{FORMATS['hermes']}"], thought="<think>")[1] == [("weather", ROME)]
+
+
+def test_blanks_between_calls_belong_to_them() -> None:
+    """As do the brackets and closing markers behind them; everything else is said."""
+    call = FORMATS["hermes"]
+    assert read([f"{call}\n\n{call} \n"]) == ("", [("weather", ROME)] * 2)
+    assert read([f"{FORMATS['mistral_list']} [1] is my source"])[0] == "[1] is my source"
+    assert read([f"{call}, and then?"])[0] == ", and then?"
+    assert read([f"[TOOL_CALLS]weather{ROME}, so"])[0] == ", so"
+
+
+def test_one_call_may_be_wanted() -> None:
+    """Then others are left out, and text stays."""
+    text = f"A {FORMATS['hermes']} B {FORMATS['hermes']} C"
+    assert read(list(text), one_call=True) == ("A B C", [("weather", ROME)])
+
+
+def test_a_forced_call_need_not_fit() -> None:
+    """The grammar made it, which knows less of schemas; its function must be one of those offered."""
+    wrong = '{"name": "weather", "arguments": {"city": 3}}'
+    assert read([wrong], forced=True) == ("", [("weather", '{"city": 3}')])
+    other = wrong.replace("weather", "delete")
+    assert read([other], forced=True) == (other, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>{" + '"' + "a" * 400_000,
+        "<tool_call>" + '{"name": "weather", "arguments": {"city": "' + "b\\n" * 200_000 + '"}}',
+        '{"name": "weather", "arguments": {"city": "' + "b " * 200_000,
+        "<tool_call>" * 40_000,
+        "<tool_call>{" * 30_000,
+        "[TOOL_CALLS]a" * 30_000,
+        " " * 400_000,
+        "<tool_call>" + " " * 400_000,
+        "[TOOL_CALLS]" + "a" * 400_000,
+        "[TOOL_CALLS]a" + " " * 400_000,
+        '{"name": "time", "arguments": {}};' * 12_000,
+        "<think></think>" * 30_000,
+    ],
+    ids=lambda text: text[:24].strip() or "blanks",
+)
+@pytest.mark.parametrize("step", [4, 1_000_000])
+def test_time_grows_with_the_length_of_the_text_alone(text: str, step: int) -> None:
+    """Also of a long call, and of what never becomes one, in small parts and as a whole."""
+    began = time.process_time()
+    read([text[at : at + step] for at in range(0, len(text), step)])
+    assert time.process_time() - began < 3.0
 
 
 def test_plain_text_is_not_held_back() -> None:
     """Only what may become a marker waits for what follows."""
-    reader = ToolReader({"weather"}, str)
+    reader = ToolReader((WEATHER,), str)
     assert reader.feed("Hello") == [Said("Hello")]
     assert reader.feed(" a <") == [Said(" a ")]
     assert reader.feed("b") == [Said("<b")]
@@ -138,7 +294,7 @@ def test_plain_text_is_not_held_back() -> None:
 
 
 def test_a_call_without_arguments_has_none() -> None:
-    """An object without arguments stands for a call with an empty object."""
+    """Behind a marker an object without arguments stands for a call with an empty object."""
     assert read(['<tool_call>{"name": "time"}</tool_call>']) == ("", [("time", "{}")])
 
 

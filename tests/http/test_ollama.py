@@ -133,14 +133,6 @@ async def test_a_call_comes_whole() -> None:
         assert [tool.name for tool in request.tools] == ["weather"]
 
 
-async def test_a_call_that_is_cut_off_is_text() -> None:
-    """Nothing that was generated is lost, and no arguments are made up."""
-    async with serving(say('<tool_call>{"name": "weather", "arguments": {"ci')) as served:
-        async with served.client() as client:
-            reply = await client.post("/api/chat", json={**CHAT, "tools": TOOLS, "stream": False})
-        assert reply.json()["message"] == {"role": "assistant", "content": 'weather{"ci'}
-
-
 async def test_what_functions_answered_reaches_the_model() -> None:
     """A turn with calls, and the turn of the tool behind it."""
     turns = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Anthropic's message as it is written, and the blocks that it is made of. Pure."""
+"""Anthropic's message as it is written. Pure."""
 
 from __future__ import annotations
 
@@ -46,23 +46,3 @@ class AnthropicCount(msgspec.Struct, frozen=True):
     """How many tokens the prompt has."""
 
     input_tokens: int
-
-
-class Block:
-    """A block of an answer that is told as a whole: text, or (with a name) a call."""
-
-    def __init__(self, call: str = "", name: str = "") -> None:
-        self.call = call
-        self.name = name
-        self.texts: list[str] = []
-
-    def value(self) -> AnthropicText | AnthropicToolUse:
-        """Return it as it is written. Arguments that were cut off are the text that there is."""
-        text = "".join(self.texts)
-        if not self.name:
-            return AnthropicText(text)
-        try:
-            msgspec.json.decode(text or "{}", type=dict[str, msgspec.Raw])
-        except (msgspec.DecodeError, RecursionError):
-            return AnthropicText(f"{self.name}{text}")
-        return AnthropicToolUse(self.call, self.name, msgspec.Raw((text or "{}").encode()))

@@ -52,8 +52,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     order: Order
     request: GenerateRequest
     stream: bool
-    calls: bool = True
-    """Whether what looks like a call of a function is one."""
+    forced: bool = False
+    """The text is bound to be a call."""
     one_call: bool = False
     """Calls behind the first are left out."""
 
@@ -80,7 +80,7 @@ def parse_messages(body: bytes) -> Asked:
         order=Order(request=request, model=wire.model),
         request=request,
         stream=bool(wire.stream),
-        calls=bool(tools),
+        forced=choice is not None and choice.type in {"any", "tool"},
         one_call=choice is not None and bool(choice.disable_parallel_tool_use),
     )
 

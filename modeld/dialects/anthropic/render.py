@@ -9,7 +9,9 @@ ends with `error`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+import msgspec
 
 from modeld.core.events import (
     Delta,
@@ -22,12 +24,18 @@ from modeld.core.events import (
     Templated,
     Usage,
 )
-from modeld.dialects.anthropic.answer import AnthropicAnswer, AnthropicCount, AnthropicUsage, Block
+from modeld.dialects.anthropic.answer import (
+    AnthropicAnswer,
+    AnthropicCount,
+    AnthropicText,
+    AnthropicToolUse,
+    AnthropicUsage,
+)
 from modeld.dialects.anthropic.errors import error_of
 from modeld.dialects.anthropic.parse import Asked
 from modeld.dialects.framing import json_bytes, json_string
 from modeld.dialects.gathering import Gathering, Streaming
-from modeld.dialects.tool_reader import Arguments, Called, Piece, Said, ToolReader
+from modeld.dialects.tool_reader import Called, Piece, Said, ToolReader, joined
 from modeld.dialects.tools import call_id
 from modeld.errors import CUT_SHORT, DeadlineExceeded, Draining, EngineFailed, Problem
 
@@ -50,31 +58,34 @@ class MessageRenderer(Streaming):
         self._asked = asked
         self._model = model
         self._request_id = request_id
-        names = {tool.name for tool in asked.request.tools}
-        self._reader = ToolReader(names, self._id_of_call) if asked.calls else None
-        self._calls = 0
+        self._reader: ToolReader | None = None
+        if asked.request.tools:
+            self._reader = ToolReader(
+                asked.request.tools, self._id_of_call, forced=asked.forced, one_call=asked.one_call
+            )
         self._block = -1
         self._in_text = False
         self._open = False
         self._begun = False
         self._usage = Usage()
-        self._blocks: list[Block] = []
+        self._gathered: list[Piece] = []
 
     def lines(self, events: Sequence[Event]) -> bytes:
         """Return the events of the stream for these; may be empty."""
         out: list[bytes] = []
         for event in events:
             match event:
-                case Started(usage=usage):
+                case Started(usage=usage, thought=thought):
                     self._usage = usage
+                    self._begin_in(thought)
                 case Delta(text=text):
                     self._begin(out)
                     for piece in self._pieces(text):
                         self._write(piece, out)
                 case Finished():
                     out.append(self._end(event))
-                case Failed():
-                    out.append(self.failure(event.problem))
+                case Failed(problem=problem):
+                    out.append(self._fail(problem))
                 case _:
                     pass
         return b"".join(out)
@@ -86,35 +97,41 @@ class MessageRenderer(Streaming):
     def _id_of_call(self, number: int) -> str:
         return f"toolu_{call_id(self._request_id, 0, number)}"
 
+    def _begin_in(self, thought: str) -> None:
+        if self._reader is not None:
+            self._reader.begin_in(thought)
+
     def _pieces(self, text: str) -> list[Piece]:
         if self._reader is not None:
-            return self._kept(self._reader.feed(text))
+            return self._reader.feed(text)
         return [Said(text)] if text else []
 
     def _rest(self) -> list[Piece]:
-        return [] if self._reader is None else self._kept(self._reader.end())
-
-    def _kept(self, pieces: list[Piece]) -> list[Piece]:
-        """Leave out calls behind the first, if the client wants one."""
-        if not self._asked.one_call:
-            return pieces
-        return [piece for piece in pieces if isinstance(piece, Said) or piece.number == 0]
+        return [] if self._reader is None else self._reader.end()
 
     # as a stream
 
     def _end(self, last: Finished) -> bytes:
         problem = _cut_short(last)
         if problem is not None:
-            return self.failure(problem)
+            return self._fail(problem)
         out: list[bytes] = []
         self._usage = last.usage
         self._begin(out)
-        for piece in self._rest():
-            self._write(piece, out)
+        self._write_rest(out)
         self._close(out)
         out.append(self._ending(last))
         self.last = last
         return b"".join(out)
+
+    def _fail(self, problem: Problem) -> bytes:
+        out: list[bytes] = []
+        self._write_rest(out)
+        return b"".join(out) + self.failure(problem)
+
+    def _write_rest(self, out: list[bytes]) -> None:
+        for piece in self._rest():
+            self._write(piece, out)
 
     def _begin(self, out: list[bytes]) -> None:
         if self._begun:
@@ -130,13 +147,11 @@ class MessageRenderer(Streaming):
                     self._start(b'{"type":"text","text":""}', out)
                     self._in_text = True
                 self._delta(b'{"type":"text_delta","text":%b}' % json_string(text), out)
-            case Called(id=call, name=name):
-                self._calls += 1
+            case Called(id=call, name=name, arguments=arguments):
                 names = json_string(call), json_string(name)
                 self._start(b'{"type":"tool_use","id":%b,"name":%b,"input":{}}' % names, out)
                 self._in_text = False
-            case Arguments(text=text):
-                self._delta(b'{"type":"input_json_delta","partial_json":%b}' % json_string(text), out)
+                self._delta(b'{"type":"input_json_delta","partial_json":%b}' % json_string(arguments), out)
 
     def _start(self, block: bytes, out: list[bytes]) -> None:
         self._close(out)
@@ -172,37 +187,29 @@ class MessageRenderer(Streaming):
     # as a whole
 
     def _gather(self, event: Event) -> None:
-        if isinstance(event, Delta):
-            self._keep(self._pieces(event.text))
+        match event:
+            case Started(thought=thought):
+                self._begin_in(thought)
+            case Delta(text=text):
+                self._gathered += self._pieces(text)
+            case _:
+                pass
 
     def _whole(self, last: Finished) -> bytes | None:
         problem = _cut_short(last)
         if problem is not None:
             self.last = Failed(problem=problem, usage=last.usage, stats=last.stats)
             return None
-        self._keep(self._rest())
+        self._gathered += self._rest()
         self._usage = last.usage
         return json_bytes(self._answer(last))
-
-    def _keep(self, pieces: Iterable[Piece]) -> None:
-        for piece in pieces:
-            match piece:
-                case Said(text=text):
-                    if not self._blocks or self._blocks[-1].name:
-                        self._blocks.append(Block())
-                    self._blocks[-1].texts.append(text)
-                case Called(id=call, name=name):
-                    self._calls += 1
-                    self._blocks.append(Block(call, name))
-                case Arguments(text=text):
-                    self._blocks[-1].texts.append(text)
 
     def _answer(self, last: Finished | None) -> AnthropicAnswer:
         reason, sequence = (None, None) if last is None else self._reason(last)
         return AnthropicAnswer(
             id=f"msg_{self._request_id}",
             model=self._model,
-            content=[block.value() for block in self._blocks],
+            content=[_block(piece) for piece in joined(self._gathered)],
             stop_reason=reason,
             stop_sequence=sequence,
             usage=self._counts(),
@@ -215,7 +222,7 @@ class MessageRenderer(Streaming):
             return ("max_tokens" if whole else "model_context_window_exceeded"), None
         if last.stop:
             return "stop_sequence", last.stop
-        return ("tool_use" if self._calls else "end_turn"), None
+        return ("tool_use" if self._reader is not None and self._reader.calls else "end_turn"), None
 
     def _counts(self) -> AnthropicUsage:
         usage = self._usage
@@ -243,6 +250,12 @@ class CountRenderer(Gathering):
 
     def _whole(self, _last: Finished) -> bytes:
         return json_bytes(AnthropicCount(self._count))
+
+
+def _block(piece: Piece) -> AnthropicText | AnthropicToolUse:
+    if isinstance(piece, Said):
+        return AnthropicText(piece.text)
+    return AnthropicToolUse(piece.id, piece.name, msgspec.Raw(piece.arguments.encode()))
 
 
 def _cut_short(last: Finished) -> Problem | None:

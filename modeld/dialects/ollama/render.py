@@ -8,13 +8,26 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from modeld.core.events import Delta, Event, Failed, Finished, Last, Logprobs, Stats, TokenLogprob, Usage
+from modeld.core.events import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    Last,
+    Logprobs,
+    Started,
+    Stats,
+    TokenLogprob,
+    Usage,
+)
 from modeld.core.models import ModelSpec
 from modeld.dialects.framing import json_bytes, json_string, line
 from modeld.dialects.gathering import Streaming
 from modeld.dialects.logprobs import rounded, text_of
 from modeld.dialects.ollama.parse import Asked
-from modeld.dialects.ollama.tools import Caller, OllamaAnswerCall, Part
+from modeld.dialects.ollama.tools import OllamaAnswerCall, Part, part_of
+from modeld.dialects.tool_reader import ToolReader
+from modeld.dialects.tools import call_id
 from modeld.errors import ERRORS, ModelNotFound, Problem
 
 NS = 1_000_000_000
@@ -95,7 +108,9 @@ class TextRenderer(Streaming):
         self._calls: list[OllamaAnswerCall] = []
         self._logprobs: list[OllamaLogprob] = []
         tools = () if asked.request is None else asked.request.tools
-        self._caller = Caller(tools, request_id) if tools else None
+        self._reader: ToolReader | None = None
+        if tools:
+            self._reader = ToolReader(tools, lambda number: call_id(request_id, 0, number))
         head = b'{"model":%b,"created_at":%b,' % (json_string(self._name), json_string(created_at))
         if asked.chat:
             self._before, self._behind = (
@@ -115,6 +130,8 @@ class TextRenderer(Streaming):
         out: list[bytes] = []
         for event in events:
             match event:
+                case Started(thought=thought):
+                    self._begin_in(thought)
                 case Delta(text=text, logprobs=()):
                     out += [self._line(part) for part in self._parts(text)]
                 case Delta(text=text, logprobs=logprobs):
@@ -126,6 +143,7 @@ class TextRenderer(Streaming):
                     out += [self._line(part) for part in self._rest()]
                     out.append(line(self._answer("", [], [], event)))
                 case Failed():
+                    out += [self._line(part) for part in self._rest()]
                     out.append(self.failure(event.problem))
                 case _:
                     pass
@@ -138,18 +156,27 @@ class TextRenderer(Streaming):
     def _name(self) -> str:
         return self._asked.terms.model or self._spec.id
 
+    def _begin_in(self, thought: str) -> None:
+        if self._reader is not None:
+            self._reader.begin_in(thought)
+
     def _parts(self, text: str) -> list[Part]:
-        if self._caller is not None:
-            return self._caller.feed(text)
+        if self._reader is not None:
+            return [part_of(piece) for piece in self._reader.feed(text)]
         return [text] if text else []
 
     def _rest(self) -> list[Part]:
-        return [] if self._caller is None else self._caller.end()
+        return [] if self._reader is None else [part_of(piece) for piece in self._reader.end()]
 
     def _gather(self, event: Event) -> None:
-        if isinstance(event, Delta):
-            self._keep(self._parts(event.text))
-            self._logprobs += [_logprob(entry) for entry in event.logprobs]
+        match event:
+            case Started(thought=thought):
+                self._begin_in(thought)
+            case Delta(text=text, logprobs=logprobs):
+                self._keep(self._parts(text))
+                self._logprobs += [_logprob(entry) for entry in logprobs]
+            case _:
+                pass
 
     def _whole(self, last: Finished) -> bytes:
         self._keep(self._rest())

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from modeld.core.request import Constraint, Message, Tool, ToolCall
 from modeld.dialects.framing import json_bytes
 from modeld.dialects.ollama.wire import OllamaMessage, OllamaTool, OllamaToolCall
-from modeld.dialects.tool_reader import Arguments, Called, Piece, Said, ToolReader
+from modeld.dialects.tool_reader import Piece, Said
 from modeld.dialects.tools import call_id, check_tools, one_call_of, tool_of
 from modeld.errors import InvalidRequest
 
@@ -63,54 +63,13 @@ def message_of(turn: OllamaMessage, role: str, number: int) -> Message:
     )
 
 
-class Caller:
-    """Reads the text of one answer that may call functions. A call is told when it is complete.
-
-    Args:
-      tools: those that were offered.
-      request_id: of which ids of calls are made.
-    """
-
-    def __init__(self, tools: Iterable[Tool], request_id: str) -> None:
-        self._reader = ToolReader(
-            {tool.name for tool in tools}, lambda number: call_id(request_id, 0, number)
-        )
-        self._call: Called | None = None
-        self._arguments = ""
-
-    def feed(self, text: str) -> list[Part]:
-        """Take more text; return what is known now."""
-        return self._parts(self._reader.feed(text))
-
-    def end(self) -> list[Part]:
-        """Say that nothing follows; return the rest."""
-        return [*self._parts(self._reader.end()), *self._complete()]
-
-    def _parts(self, pieces: Iterable[Piece]) -> list[Part]:
-        parts: list[Part] = []
-        for piece in pieces:
-            match piece:
-                case Said(text=text):
-                    parts += [*self._complete(), text]
-                case Called():
-                    parts += self._complete()
-                    self._call = piece
-                case Arguments(text=text):
-                    self._arguments += text
-        return parts
-
-    def _complete(self) -> list[Part]:
-        """Return the call that was read, if any. One that was cut off is text: it has no object."""
-        call, self._call = self._call, None
-        text, self._arguments = self._arguments, ""
-        if call is None:
-            return []
-        try:
-            arguments = msgspec.json.decode(text or "{}", type=dict[str, msgspec.Raw])
-        except (msgspec.DecodeError, RecursionError):
-            return [f"{call.name}{text}"]
-        function = OllamaAnswerFunction(index=call.number, name=call.name, arguments=arguments)
-        return [OllamaAnswerCall(id=call.id, function=function)]
+def part_of(piece: Piece) -> Part:
+    """Return a piece of an answer as it is written."""
+    if isinstance(piece, Said):
+        return piece.text
+    arguments = msgspec.json.decode(piece.arguments, type=dict[str, msgspec.Raw])
+    function = OllamaAnswerFunction(index=piece.number, name=piece.name, arguments=arguments)
+    return OllamaAnswerCall(id=piece.id, function=function)
 
 
 def _call(call: OllamaToolCall, turn: int, number: int) -> ToolCall:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from modeld.core.request import GenerateRequest, Order, Priority, Sampling
+from modeld.core.request import GenerateRequest, Order, Priority, Sampling, Tool
 from modeld.dialects.body import MAX_SEED, Body, decode, keep_alive_of, model_of, timeout_of
 from modeld.dialects.bounds import stops_of
 from modeld.dialects.openai.wire import Asking, Choosing, OwnKeys
@@ -28,8 +28,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """Choices of one prompt."""
     stream: bool = False
     include_usage: bool = False
-    tools: frozenset[str] = frozenset()
-    """Names of the functions that may be called."""
+    tools: tuple[Tool, ...] = ()
+    """Functions that may be called."""
+    forced: bool = False
+    """The text is bound to be a call."""
     one_call: bool = False
     """Of each answer only the first call counts."""
     echo: tuple[str, ...] = ()

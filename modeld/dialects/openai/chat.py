@@ -193,7 +193,8 @@ def parse_chat(body: bytes) -> Asked:
         n=wire.n or 1,
         stream=bool(wire.stream),
         include_usage=include_usage(wire),
-        tools=frozenset(tool.name for tool in tools),
+        tools=tools,
+        forced=bool(tools) and wire.tool_choice not in (None, "auto"),
         one_call=wire.parallel_tool_calls is False,
     )
 

@@ -11,7 +11,18 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from modeld.core.events import Delta, Event, Failed, Finished, FinishReason, Last, Logprobs, Stats, Usage
+from modeld.core.events import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Last,
+    Logprobs,
+    Started,
+    Stats,
+    Usage,
+)
 from modeld.dialects.framing import json_bytes, json_string
 from modeld.dialects.openai.ask import Asked
 from modeld.dialects.openai.errors import as_seen, error_bytes
@@ -59,6 +70,8 @@ class ChoiceRenderer(ABC):
         out: list[bytes] = []
         for index, event in events:
             match event:
+                case Started(thought=thought):
+                    self._begin_in(index, thought)
                 case Delta(text=text, logprobs=logprobs):
                     out.append(self._delta(index, text, logprobs))
                 case Finished() | Failed() if self.last is None:
@@ -71,6 +84,8 @@ class ChoiceRenderer(ABC):
         """Return the whole answer when all choices have ended, else None; of a failure, nothing."""
         for index, event in events:
             match event:
+                case Started(thought=thought):
+                    self._begin_in(index, thought)
                 case Delta(text=text, logprobs=logprobs):
                     self._gather(index, text, logprobs)
                 case Finished() | Failed() if self.last is None:
@@ -96,6 +111,13 @@ class ChoiceRenderer(ABC):
     def _gather(self, index: int, text: str, logprobs: tuple[Logprobs, ...]) -> None:
         """Keep more text of a choice for the answer as a whole."""
 
+    def _begin_in(self, index: int, thought: str) -> None:  # noqa: B027  # only chats look for calls
+        """Take note of the marker of a thought in which the text of a choice begins; empty: in none."""
+
+    def _rest(self, _index: int) -> bytes:
+        """Return the chunks of text of a choice that was held back."""
+        return b""
+
     @abstractmethod
     def _answer(self, usage: Usage) -> msgspec.Struct:
         """Return the whole answer."""
@@ -103,7 +125,8 @@ class ChoiceRenderer(ABC):
     def _end(self, index: int, event: Finished | Failed) -> bytes:
         seen = self._note_end(index, event)
         if isinstance(seen, Failed):
-            return self.failure(seen.problem)
+            held = [self._rest(index) for index in range(self._count) if index not in self._ended]
+            return b"".join(held) + self.failure(seen.problem)
         data = self._finish(index, seen.reason)
         if self.last is None:
             return data

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -13,7 +14,7 @@ from modeld.dialects.framing import json_bytes, json_string
 from modeld.dialects.openai.ask import Asked
 from modeld.dialects.openai.render import ChoiceRenderer, finish_text
 from modeld.dialects.openai.wire import FinishText, OpenAIUsage, TokenLogprobBody, logprob_body, usage_body
-from modeld.dialects.tool_reader import Arguments, Called, Piece, Said, ToolReader
+from modeld.dialects.tool_reader import Called, Piece, Said, ToolReader
 from modeld.dialects.tools import call_id
 
 
@@ -74,10 +75,25 @@ class _Choice:
     def __init__(self, index: int, asked: Asked, request_id: str) -> None:
         self.begun = False
         self.texts: list[str] = []
+        self.calls: list[ToolCallBody] = []
         self.logprobs: list[TokenLogprobBody] = []
         self.reader: ToolReader | None = None
         if asked.tools:
-            self.reader = ToolReader(asked.tools, lambda number: call_id(request_id, index, number))
+            self.reader = ToolReader(
+                asked.tools,
+                lambda number: call_id(request_id, index, number),
+                forced=asked.forced,
+                one_call=asked.one_call,
+            )
+
+    def keep(self, pieces: Iterable[Piece]) -> None:
+        """Take pieces for the answer as a whole."""
+        for piece in pieces:
+            match piece:
+                case Said(text=text):
+                    self.texts.append(text)
+                case Called(id=identity, name=name, arguments=arguments):
+                    self.calls.append(ToolCallBody(id=identity, function=FunctionCall(name, arguments)))
 
 
 class ChatRenderer(ChoiceRenderer):
@@ -102,7 +118,7 @@ class ChatRenderer(ChoiceRenderer):
             told = json_bytes(ChatLogprobs([logprob_body(entry) for entry in logprobs]))
         if choice.reader is None:
             return head + self._chunk(index, b'{"content":%b}' % json_string(text), told)
-        chunks = [chunk for piece in choice.reader.feed(text) if (chunk := self._piece(piece))]
+        chunks = _deltas(choice.reader.feed(text))
         if logprobs and not chunks:
             chunks = [b"{}"]
         nulls = [told, *[b"null"] * len(chunks)]
@@ -110,16 +126,19 @@ class ChatRenderer(ChoiceRenderer):
 
     def _finish(self, index: int, reason: FinishReason) -> bytes:
         choice = self._choices[index]
-        out = [self._role(index, choice)]
-        why: FinishText = finish_text(reason)
-        if choice.reader is not None:
-            out += [
-                self._chunk(index, chunk) for piece in choice.reader.end() if (chunk := self._piece(piece))
-            ]
-            if choice.reader.calls and reason is FinishReason.STOP:
-                why = "tool_calls"
-        out.append(self._chunk(index, b"{}", finish=json_string(why)))
-        return b"".join(out)
+        told = self._role(index, choice) + self._rest(index)
+        calls = choice.reader is not None and choice.reader.calls > 0
+        return told + self._chunk(index, b"{}", finish=json_string(_finish_text(reason, calls=calls)))
+
+    def _rest(self, index: int) -> bytes:
+        reader = self._choices[index].reader
+        deltas = [] if reader is None else _deltas(reader.end())
+        return b"".join(self._chunk(index, delta) for delta in deltas)
+
+    def _begin_in(self, index: int, thought: str) -> None:
+        reader = self._choices[index].reader
+        if reader is not None:
+            reader.begin_in(thought)
 
     def _role(self, index: int, choice: _Choice) -> bytes:
         if choice.begun:
@@ -137,26 +156,13 @@ class ChatRenderer(ChoiceRenderer):
             self._tail,
         )
 
-    def _piece(self, piece: Piece) -> bytes:
-        """Return the delta of a piece of an answer with tools; empty for a call that does not count."""
-        match piece:
-            case Said(text=text):
-                return b'{"content":%b}' % json_string(text)
-            case Called(number=number) | Arguments(number=number) if self._asked.one_call and number:
-                return b""
-            case Called(number=number, id=identity, name=name):
-                call = ToolCallBody(id=identity, function=FunctionCall(name, ""))
-                return b'{"tool_calls":[{"index":%d,%b]}' % (number, json_bytes(call)[1:])
-            case Arguments(number=number, text=text):
-                return b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (
-                    number,
-                    json_string(text),
-                )
-
     def _gather(self, index: int, text: str, logprobs: tuple[Logprobs, ...]) -> None:
         choice = self._choices[index]
-        choice.texts.append(text)
         choice.logprobs += map(logprob_body, logprobs)
+        if choice.reader is None:
+            choice.texts.append(text)
+        else:
+            choice.keep(choice.reader.feed(text))
 
     def _answer(self, usage: Usage) -> ChatAnswer:
         return ChatAnswer(
@@ -168,34 +174,33 @@ class ChatRenderer(ChoiceRenderer):
         )
 
     def _whole(self, index: int, choice: _Choice) -> ChatChoice:
-        text, calls = "".join(choice.texts), list[ToolCallBody]()
         if choice.reader is not None:
-            text, calls = _read(choice.reader, text)
-            if self._asked.one_call:
-                calls = calls[:1]
-        reason = self._ended[index].reason
+            choice.keep(choice.reader.end())
+        text, calls = "".join(choice.texts), choice.calls
         return ChatChoice(
             index=index,
             message=ChatMessageBody(content=text if text or not calls else None, tool_calls=calls or UNSET),
             logprobs=ChatLogprobs(choice.logprobs) if self._has_logprobs else None,
-            finish_reason="tool_calls" if calls and reason is FinishReason.STOP else finish_text(reason),
+            finish_reason=_finish_text(self._ended[index].reason, calls=bool(calls)),
         )
 
 
-def _read(reader: ToolReader, answer: str) -> tuple[str, list[ToolCallBody]]:
-    """Return the text of a whole answer, and its calls."""
-    text: list[str] = []
-    calls: list[tuple[str, str, list[str]]] = []
-    for piece in [*reader.feed(answer), *reader.end()]:
+def _finish_text(reason: FinishReason, *, calls: bool) -> FinishText:
+    return "tool_calls" if calls and reason is FinishReason.STOP else finish_text(reason)
+
+
+def _deltas(pieces: Iterable[Piece]) -> list[bytes]:
+    """Return the deltas of pieces of an answer with tools."""
+    deltas: list[bytes] = []
+    for piece in pieces:
         match piece:
-            case Said(text=said):
-                text.append(said)
-            case Called(id=identity, name=name):
-                calls.append((identity, name, []))
-            case Arguments(number=number, text=more):
-                calls[number][2].append(more)
-    bodies = [
-        ToolCallBody(id=identity, function=FunctionCall(name, "".join(arguments)))
-        for identity, name, arguments in calls
-    ]
-    return "".join(text), bodies
+            case Said(text=text):
+                deltas.append(b'{"content":%b}' % json_string(text))
+            case Called(number=number, id=identity, name=name, arguments=arguments):
+                call = ToolCallBody(id=identity, function=FunctionCall(name, ""))
+                deltas += [
+                    b'{"tool_calls":[{"index":%d,%b]}' % (number, json_bytes(call)[1:]),
+                    b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}'
+                    % (number, json_string(arguments)),
+                ]
+    return deltas

@@ -16,7 +16,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from modeld.core.events import Delta, Event, Failed, Finished, FinishReason, Last, Usage
+from modeld.core.events import Delta, Event, Failed, Finished, FinishReason, Last, Started, Usage
 from modeld.dialects.framing import json_bytes, json_string
 from modeld.dialects.openai.errors import as_seen
 from modeld.dialects.openai.render import STILL_HERE
@@ -30,7 +30,7 @@ from modeld.dialects.openai.response_wire import (
     response_usage,
 )
 from modeld.dialects.openai.responses import AskedResponse
-from modeld.dialects.tool_reader import Arguments, Called, Said, ToolReader
+from modeld.dialects.tool_reader import Called, Piece, Said, ToolReader
 from modeld.dialects.tools import call_id
 from modeld.errors import Problem
 
@@ -53,14 +53,17 @@ class ResponseRenderer:
         self._response = response_body(asked.wire, f"resp_{request_id}", model, created)
         self._reader: ToolReader | None = None
         if asked.tools:
-            self._reader = ToolReader(asked.tools, lambda number: call_id(request_id, 0, number))
+            self._reader = ToolReader(
+                asked.tools,
+                lambda number: call_id(request_id, 0, number),
+                forced=asked.forced,
+                one_call=asked.one_call,
+            )
         self._items: list[MessageItem | CallItem] = []
         """Those that are complete, and the one that is being written."""
         self._texts: list[str] = []
         """What the open item has so far."""
         self._open = False
-        self._skips = False
-        """Whether the call that is being written does not count."""
         self._begun = False
         self._number = 0
         self._out: list[bytes] = []
@@ -87,6 +90,8 @@ class ResponseRenderer:
 
     def _take(self, event: Event) -> None:
         match event:
+            case Started(thought=thought) if self._reader is not None:
+                self._reader.begin_in(thought)
             case Delta(text=text) if text:
                 self._begin()
                 if self._reader is None:
@@ -102,22 +107,21 @@ class ResponseRenderer:
             case _:
                 pass
 
-    def _read(self, pieces: Iterable[Said | Called | Arguments]) -> None:
+    def _read(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
             match piece:
                 case Said(text=text):
-                    self._skips = False
                     self._say(text)
-                case Called(number=number, id=identity, name=name):
+                case Called(id=identity, name=name, arguments=arguments):
                     self._close()
-                    self._skips = self._asked.one_call and number > 0
-                    if not self._skips:
-                        self._add(CallItem(id=f"fc_{identity}", call_id=f"call_{identity}", name=name))
-                case Arguments(text=text) if not self._skips:
-                    self._texts.append(text)
-                    self._delta("function_call_arguments", text)
-                case Arguments():
-                    pass
+                    self._add(CallItem(id=f"fc_{identity}", call_id=f"call_{identity}", name=name))
+                    self._texts.append(arguments)
+                    self._delta("function_call_arguments", arguments)
+                    self._close()
+
+    def _read_rest(self) -> None:
+        if self._reader is not None:
+            self._read(self._reader.end())
 
     def _begin(self) -> None:
         if not self._begun:
@@ -170,8 +174,7 @@ class ResponseRenderer:
 
     def _finish(self, last: Finished) -> None:
         self._begin()
-        if self._reader is not None:
-            self._read(self._reader.end())
+        self._read_rest()
         if not self._items:
             self._say("")
         whole = last.reason is FinishReason.STOP
@@ -182,6 +185,7 @@ class ResponseRenderer:
 
     def _fail(self, last: Failed) -> None:
         self._begin()
+        self._read_rest()
         self._close("incomplete")
         self.last = last
         error = ResponseError(last.problem.kind, last.problem.message)

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta
 from msgspec.structs import replace
 
-from modeld.core.request import AS_MANY_AS_FIT, GenerateRequest, Message, Order, ToolCall
+from modeld.core.request import AS_MANY_AS_FIT, GenerateRequest, Message, Order, Tool, ToolCall
 from modeld.dialects.body import MAX_INT32
 from modeld.dialects.openai.ask import order_of, read, refuse, sampling_of
 from modeld.dialects.openai.chat import (
@@ -119,7 +119,8 @@ class AskedResponse(msgspec.Struct, frozen=True, kw_only=True):
     order: Order
     wire: ResponsesBody
     stream: bool
-    tools: frozenset[str]
+    tools: tuple[Tool, ...]
+    forced: bool
     one_call: bool
 
 
@@ -159,7 +160,8 @@ def parse_response(body: bytes) -> AskedResponse:
         order=order_of(wire, wire.model, request),
         wire=wire,
         stream=bool(wire.stream),
-        tools=frozenset(tool.name for tool in tools),
+        tools=tools,
+        forced=bool(tools) and wire.tool_choice not in (None, "auto"),
         one_call=wire.parallel_tool_calls is False,
     )
 

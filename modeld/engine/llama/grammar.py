@@ -41,7 +41,10 @@ class Grammar(msgspec.Struct, frozen=True):
     trigger_words: tuple[str, ...] = ()
     trigger_tokens: tuple[int, ...] = ()
     opening_words: tuple[str, ...] = ()
-    """Triggers only where nothing but blanks was written before them."""
+    """Triggers only where nothing but blanks, and thoughts if they are known, was written before them."""
+    thought: str | None = None
+    """None: thoughts are text like any other. Else no trigger counts within one; the text begins in that of
+    this marker (`core.tools`), or in none if it is empty."""
 
     @property
     def lazy(self) -> bool:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+from msgspec.structs import replace
 
 from modeld.core.events import Logprobs, Usage
 from modeld.core.request import AS_MANY_AS_FIT, GenerateRequest
 from modeld.core.text import TextFilter
+from modeld.core.tools import open_thought
 from modeld.engine.llama.constrained import logits_of
 from modeld.engine.llama.grammar import Grammar
 from modeld.engine.llama.logprobs import logprobs_of
@@ -35,6 +37,7 @@ class Job:
       slot: the sequence it is decoded into; -1 while it waits.
       ends: tokens that end it.
       spelled: control tokens that are shown as text.
+      thought: the marker of a thought in which its text begins; empty: in none.
       cached: tokens of the prompt that another request had decoded.
       answer: the tokens generated.
       kept: tokens of it that are in the KV cache, which is also its next position.
@@ -72,6 +75,7 @@ class Job:
         "slot",
         "spelled",
         "text",
+        "thought",
         "upto",
     )
 
@@ -94,6 +98,7 @@ class Job:
         self.sampler = sampler
         self.ends = ends
         self.spelled = spelled
+        self.thought = ""
         self.text = TextFilter(request.stop)
         self.slot = -1
         self.cached = 0
@@ -196,13 +201,17 @@ def prepare(
         bound = constraints.of(request.constraint)
     elif request.tools and template.form is not None:
         bound = calls.of(request.tools, template.form)
-    prompt = _prompt(request, vocab, template, context)
+    prompt, thought = _prompt(request, vocab, template, context)
     if not len(prompt):
         raise InvalidRequest("the prompt is empty: it has no tokens")
     room = context - len(prompt)
     if room < 1:
         raise _too_long(str(len(prompt)), len(prompt), context)
     ends = _ends(request, vocab)
+    if request.constraint is not None:
+        thought = ""  # It binds the text from its first letter on.
+    elif isinstance(bound, Grammar):
+        bound = replace(bound, thought=thought)
     sampler = _sampler(request, vocab, bound, context)
     sampler.see_prompt(prompt)
     if request.max_tokens == AS_MANY_AS_FIT:
@@ -212,24 +221,28 @@ def prepare(
     spelled = vocab.tool_tokens if request.tools else frozenset[int]()
     job = Job(request_id, request, prompt, limit, sampler=sampler, ends=ends, spelled=spelled)
     job.context = context
+    job.thought = thought
     return job
 
 
-def _prompt(request: GenerateRequest, vocab: Vocab, template: Renderer, context: int) -> TokenArray:
-    """Return the tokens of the prompt, in whatever form it came."""
+def _prompt(
+    request: GenerateRequest, vocab: Vocab, template: Renderer, context: int
+) -> tuple[TokenArray, str]:
+    """Return the tokens of the prompt, in whatever form it came, and the marker of a thought at its end."""
     if request.prompt_tokens:
         vocab.check(request.prompt_tokens, "prompt")
-        return np.array(request.prompt_tokens, dtype=np.int32)
+        return np.array(request.prompt_tokens, dtype=np.int32), ""
     if request.prompt is None and request.messages:
         parts = template.render(request.messages, request.tools)
     elif request.prompt:
         parts = [request.prompt]
     else:
         raise InvalidRequest("the prompt is empty: there is no text, and there are no messages")
-    many = max(vocab.excess("".join(parts), context), len(parts) if len(parts) > context else 0)
+    text = "".join(parts)
+    many = max(vocab.excess(text, context), len(parts) if len(parts) > context else 0)
     if many:
         raise _too_long(f"about {many}", many, context)
-    return vocab.tokenize_parts(parts)
+    return vocab.tokenize_parts(parts), open_thought(text)
 
 
 def _sampler(

@@ -8,6 +8,9 @@ that ends the process. So triggers are words and tokens here, found in constant 
 grammar is asked before it is given anything: at the beginning whether it begins with each trigger, and
 later whether it goes on as the token that completes a word does. A token with which it does not is not
 drawn. Some words are triggers only at the beginning of the text.
+
+In a grammar of calls nothing that is written within a thought is a trigger: `dialects/tool_reader.py` finds
+no call in there either.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from modeld.core.tools import THOUGHTS
 from modeld.engine.llama import constrained
 from modeld.engine.llama.constrained import NO_TOKEN, ConstrainedDraw, check_time
 from modeld.engine.llama.grammar import Grammar
@@ -26,6 +30,7 @@ from modeld.errors import InvalidGrammar
 
 MAX_TRIGGERS = 16
 MAX_WORD_BYTES = 200
+_THOUGHTS = {begin.encode(): end.encode() for begin, end in THOUGHTS.items()}
 _TRIES = 16
 """Draws for one token, each without those before, that complete a trigger as the grammar does not go on."""
 
@@ -41,10 +46,15 @@ class LazyDraw:
         self._begun = False
         self._tail = b""
         self._words, self._tokens = _triggers(vocab, grammar)
-        self._openings = [word.encode() for word in grammar.opening_words]
-        self._opening: bytes | None = b"" if self._openings else None
-        """The text so far, while it may still become an opening; then None."""
-        self._longest = max(map(len, self._words), default=1)
+        self._openings = tuple(word.encode() for word in grammar.opening_words)
+        self._may_open = bool(self._openings)
+        """Whether nothing was written but blanks and thoughts, or else the beginning of an opening."""
+        knows_thoughts = grammar.thought is not None
+        self._thoughts = _THOUGHTS if knows_thoughts else {}
+        self._spelled = vocab.tool_tokens if knows_thoughts else frozenset[int]()
+        self._end = _THOUGHTS[grammar.thought.encode()] if grammar.thought else b""
+        """The end of the thought that the text is in; empty: in none."""
+        self._longest = max(map(len, (*self._words, *self._thoughts, b" ")))
         self._names_tokens = bool(grammar.tokens)
         self._bound = ConstrainedDraw(vocab, grammar)
         try:
@@ -83,19 +93,35 @@ class LazyDraw:
 
     def _may_follow(self, token: int) -> bool:
         """Take note of a token, unless it completes a trigger and the grammar does not go on like that."""
-        if token in self._tokens:
+        end, may_open = self._end, self._may_open
+        if token in self._tokens and not end:
             return self._begin([token])
-        if self._opening is not None:
-            opening = (self._opening + self._vocab.piece(token)).lstrip()
-            if any(opening.startswith(word) for word in self._openings):
+        spell = self._vocab.spelling if token in self._spelled else self._vocab.piece
+        text = self._tail + spell(token)
+        while True:
+            if end:
+                _, ended, rest = text.partition(end)
+                if not ended:
+                    kept = len(end) - 1
+                    break
+                text, end = rest, b""
+            if may_open and (opening := text.lstrip()).startswith(self._openings):
                 return self._begin(_spelled(self._vocab, opening))
-            self._opening = opening if any(word.startswith(opening) for word in self._openings) else None
-        text = self._tail + self._vocab.piece(token)
-        found = [place for word in self._words if (place := text.find(word)) >= 0]
-        if not found:
-            self._tail = text[max(0, len(text) - self._longest + 1) :]
-            return True
-        return self._begin(_spelled(self._vocab, text[min(found) :]))
+            words = (*self._words, *self._thoughts)
+            found = min(((place, word) for word in words if (place := text.find(word)) >= 0), default=None)
+            if found is None:
+                begun = text.lstrip()
+                may_open = may_open and any(word.startswith(begun) for word in (*self._openings, *words))
+                kept = len(begun) if may_open else self._longest - 1
+                break
+            place, word = found
+            if word not in self._thoughts:
+                return self._begin(_spelled(self._vocab, text[place:]))
+            may_open = may_open and not text[:place].strip()
+            text, end = text[place + len(word) :], self._thoughts[word]
+        self._tail = text[max(0, len(text) - kept) :]
+        self._end, self._may_open = end, may_open
+        return True
 
     def _begin(self, tokens: list[int] | None) -> bool:
         if tokens is None or not self._bound.feed(tokens):
@@ -109,7 +135,7 @@ class LazyDraw:
         return True
 
     def _check_beginnings(self) -> None:
-        words = (*self._words, *self._openings)
+        words = self._words  # not the openings, of which there may be hundreds: they are our own
         beginnings = [(repr(word.decode()), _spelled(self._vocab, word)) for word in words]
         beginnings += [(f"token {token}", [token]) for token in self._tokens]
         for name, tokens in beginnings:
@@ -161,7 +187,11 @@ def _spelled(vocab: Vocab, data: bytes) -> list[int] | None:
     tokens: list[int] = []
     for character in text:
         spelled = vocab.continuation(character).tolist()
-        if b"".join(map(vocab.piece, spelled)) != character.encode():
+        if (
+            b"".join(map(vocab.piece, spelled)) != character.encode()
+        ):  # SentencePiece may lack a token for a blank
+            spelled = [token for token in range(vocab.size) if vocab.piece(token) == character.encode()][:1]
+        if not spelled:
             return None
         tokens += spelled
     return tokens

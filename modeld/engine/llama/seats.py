@@ -59,7 +59,8 @@ class Seats:
                 self._embedder.jobs.append(job)
             else:
                 self.running.append(job)
-            outputs.append(Admitted(id=job.id, prompt_tokens=job.prompt_length, cached_tokens=job.cached))
+            thought = "" if isinstance(job, EmbedJob) else job.thought
+            outputs.append(Admitted(job.id, job.prompt_length, job.cached, thought))
 
     def recheck(self) -> None:
         """Look for room again: another one is the first that waits."""

@@ -42,8 +42,9 @@ MOST_KEPT = 8 * 2**20
 MOST_S = 3.0
 """What compiling for one request may take, as others wait behind it. What is done by then is remembered."""
 _ANY_OBJECT = '{"type": "object"}'
-_LLAMA_OPENINGS = ('{"name"',)
-"""Llama 3 leaves its tag out most often: text that begins like this is a call."""
+_LLAMA_OPENINGS = ('{{"name": "{}", "parameters"', '{{"name":"{}","parameters"')
+"""Llama 3 leaves its tag out most often: text that begins like this, with the name of a function that was
+offered, is a call. With less of it, it may as well be data."""
 _ROOTS = {
     CallForm.HERMES: f'("{HERMES_BEGIN}" gap a-call gap "{HERMES_END}" gap )+',
     CallForm.MISTRAL_LIST: f'"{MISTRAL_CALLS}" gap "[" gap a-call ("," gap a-call )* "]" gap',
@@ -92,8 +93,9 @@ class CallGrammars:
                     f"offer fewer, or with smaller schemas"
                 )
             return None
-        openings = _LLAMA_OPENINGS if form is CallForm.LLAMA else ()
-        return Grammar(rules, trigger_words=(_MARKERS[form],), opening_words=openings)
+        named = _LLAMA_OPENINGS if form is CallForm.LLAMA else ()
+        openings = tuple(opening.format(tool.name) for opening in named for tool in tools)
+        return Grammar(rules, trigger_words=(_MARKERS[form],), opening_words=openings, thought="")
 
     def _rules_of(self, tools: tuple[Tool, ...], form: CallForm, began: float) -> str | None:
         """Return the grammar; one function is compiled in any case, then as many as time allows."""
