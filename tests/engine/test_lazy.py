@@ -138,6 +138,14 @@ def test_control_tokens_are_hidden_once_the_grammar_binds(row):
     text.close()
 
 
+def test_thoughts_are_text_to_a_clients_own_grammar(row):
+    """Only grammars of calls know of them."""
+    text = Text(row, CALL, "<c>")
+    text.write("<think><c>")
+    assert text.wish(*letters("z")) in letters("0123456789")
+    text.close()
+
+
 def test_the_draw_follows_bans_and_the_seed(row):
     """A banned token stays banned in both parts, and the same seed draws the same."""
     ban = tuple((token, -math.inf) for token in range(FIRST_BYTE, 320) if token not in letters("<c>05/"))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from msgspec.structs import replace
 from support.engines import spec
 from support.rows import GREEDY, Row
 from support.tiny_gguf import VOCABULARY, write_model
@@ -20,7 +21,7 @@ from modeld.engine.llama.tool_form import CallForm, form_of
 from modeld.engine.llama.tool_grammar import CallGrammars
 from modeld.errors import InvalidGrammar
 
-MARKER = VOCABULARY - 1
+THINK, THOUGHT, MARKER = VOCABULARY - 3, VOCABULARY - 2, VOCABULARY - 1
 PAINT = Tool(
     name="paint",
     parameters=json.dumps(
@@ -51,7 +52,9 @@ OPENING = '{"name": "paint", "parameters": {"colour": "'
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("marked")
-    path = write_model(folder / "m.gguf", chat_template=TEMPLATE, controls=("</tool_call>",))
+    path = write_model(
+        folder / "m.gguf", chat_template=TEMPLATE, controls=("<think>", "</think>", "</tool_call>")
+    )
     found = load(spec(path, slots=1, ctx=256), lambda _fraction: True)
     yield found
     found.close()
@@ -60,10 +63,10 @@ def engine(tmp_path_factory):
 class Text:
     """One generation whose next token a test wishes for, and may not get."""
 
-    def __init__(self, engine, form, *tools) -> None:
+    def __init__(self, engine, form, *tools, thought="") -> None:
         self.engine = engine
         self.row = Row(engine)
-        grammar = compiled(CallGrammars(), tools, form)
+        grammar = replace(compiled(CallGrammars(), tools, form), thought=thought)
         self.sampler = Sampler(self.row.vocab, GREEDY, context=256, grammar=grammar)
 
     def wish(self, *tokens):
@@ -133,8 +136,54 @@ def test_llamas_json_is_a_call_only_where_the_text_begins(engine) -> None:
     text = Text(engine, CallForm.LLAMA, PAINT)
     assert text.write("Look: " + OPENING + "blue") == "Look: " + OPENING + "blue"
     text.close()
+    for data in ('{"names": 1}', '{"name": "bob", "age": 3}', '{"name": "paint", "description": "Paints"}'):
+        text = Text(engine, CallForm.LLAMA, PAINT)
+        assert text.write(data) == data, "that is no call"
+        assert text.wish(EOS) == EOS
+        text.close()
+
+
+@pytest.mark.parametrize("form", CallForm)
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_draft_within_a_thought_is_free(engine, form, tokens) -> None:
+    """Markers and openings begin a call behind it, as if it were not there, also if tokens mark it."""
+    begin, _ = CALLS[form]
+    for opened in (False, True):
+        text = Text(engine, form, PAINT, thought="<think>" if opened else "")
+        draft = f' Maybe {begin}blue"}} or {OPENING}blue'
+        if not opened and tokens:
+            assert text.wish(THINK) == THINK
+        elif not opened:
+            assert text.write("\n<think>") == "\n<think>"
+        assert text.write(draft) == draft
+        if tokens:
+            assert text.wish(THOUGHT) == THOUGHT
+        else:
+            assert text.write("</think>") == "</think>"
+        assert text.write(f"\n{begin}") == f"\n{begin}"
+        assert text.write("b") in {"r", "g"}, "blue is no colour of theirs"
+        text.close()
+
+
+def test_an_opening_counts_behind_thoughts_and_not_behind_text(engine) -> None:
+    """Several thoughts may come first; a thought behind other text changes nothing."""
+    thoughts = f"<think>{OPENING}</think> [THINK]</think>{OPENING}[/THINK]\n"
     text = Text(engine, CallForm.LLAMA, PAINT)
-    assert text.write('{"names": 1}') == '{"names": 1}', "that is no call"
+    assert text.write(thoughts + OPENING) == thoughts + OPENING
+    assert text.write("b") in {"r", "g"}
+    text.close()
+    said = f"So: {thoughts}{OPENING}blue"
+    text = Text(engine, CallForm.LLAMA, PAINT)
+    assert text.write(said) == said
+    text.close()
+
+
+def test_a_thought_that_never_ends_binds_nothing(engine) -> None:
+    """The text may end in there."""
+    text = Text(engine, CallForm.HERMES, PAINT)
+    said = f"<think>{HERMES}blue </tool_call>"
+    assert text.write(said) == said
+    assert text.wish(EOS) == EOS
     text.close()
 
 

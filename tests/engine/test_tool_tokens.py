@@ -8,7 +8,7 @@ from support.engines import GREEDY, Bench, ask, spec
 from support.tiny_gguf import VOCABULARY, write_model
 from support.tiny_llama import FIRST_BYTE, TEMPLATE
 
-from modeld.core.request import Sampling, Tool
+from modeld.core.request import Constraint, ConstraintKind, Message, Sampling, Tool
 from modeld.engine.llama.engine import load
 from modeld.engine.protocol import Admitted, Broken
 
@@ -38,6 +38,42 @@ def test_a_marker_is_shown_to_those_who_offered_functions(bench) -> None:
     ]:
         request = ask("a", tools=offered, sampling=always(token), max_tokens=2)
         assert bench.generate(request)[0] == text * 2
+
+
+@pytest.mark.parametrize("marker", ["<think>", "[/THINK]"])
+def test_markers_of_thoughts_are_shown_to_those_who_offered_functions(tmp_path, marker) -> None:
+    """As whoever looks for calls must know what is none; to others they are no text."""
+    path = write_model(tmp_path / "m.gguf", chat_template=TEMPLATE, controls=(marker,))
+    engine = load(spec(path, slots=1, ctx=256), lambda _fraction: True)
+    for tools, text in (((Tool(name="f"),), marker), ((), "")):
+        request = ask("a", tools=tools, sampling=always(VOCABULARY - 1), max_tokens=2)
+        assert Bench(engine).generate(request)[0] == text * 2
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "thought"),
+    [
+        ("<think>\n", "<think>"),
+        ("[THINK]", "[THINK]"),
+        ("<think>\n\n</think>\n", ""),
+        ("<think>.", ""),
+        ("", ""),
+    ],
+)
+def test_an_open_thought_at_the_end_of_the_prompt_is_told(tmp_path, end, thought) -> None:
+    """Before the first token; not where a grammar binds the text, which then is no thought."""
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}" + end
+    path = write_model(tmp_path / "m.gguf", chat_template=template)
+    engine = load(spec(path, slots=1, ctx=256), lambda _fraction: True)
+    bench = Bench(engine)
+    messages = (Message(role="user", content="Hi"),)
+    bound = Constraint(kind=ConstraintKind.JSON_SCHEMA, text='{"type": "object"}')
+    for constraint, told in ((None, thought), (bound, "")):
+        request = ask(prompt=None, messages=messages, constraint=constraint, max_tokens=2)
+        assert bench.until(Admitted, bench.submit(request)).thought == told
+        bench.finish()
+    engine.close()
 
 
 def test_a_prompt_of_tokens_is_the_prompt(bench) -> None:

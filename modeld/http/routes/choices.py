@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from quart import Response
 
 from modeld.core.client import Client, visible
-from modeld.core.events import Failed
+from modeld.core.events import Failed, Started
 from modeld.core.models import ModelSpec
 from modeld.core.request import Order
 from modeld.dialects.openai import SSE_TYPE, Asked, ChoiceRenderer, as_seen
@@ -69,12 +69,18 @@ async def _whole(chorus: Chorus, renderer: ChoiceRenderer) -> Response:
 
 
 async def _until_text(chorus: Chorus) -> Sequence[Voice]:
-    """Wait for what decides the status, and return it with all that came along; waiting is not told."""
+    """Wait for what decides the status, and return it with all that came along; waiting is not told.
+
+    A failure comes first: then there is no stream.
+    """
+    started: list[Voice] = []
     while True:
         events = await chorus.next()
-        for at, (_, event) in enumerate(events):
+        for at, (index, event) in enumerate(events):
             if shows_text(event):
-                return events[at:]
+                return events[at:] if isinstance(as_seen(event), Failed) else [*started, *events[at:]]
+            if isinstance(event, Started):
+                started.append((index, event))
 
 
 def _check_room(edge: Edge, client: Client, orders: Sequence[Order]) -> None:
