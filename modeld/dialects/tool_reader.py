@@ -21,7 +21,7 @@ wrote it, and so is a call that was cut off. Thus an answer has one reading, in 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from itertools import groupby
 
@@ -82,8 +82,6 @@ class _In(Enum):
     THOUGHT = auto()
     CALLS = auto()
     """Behind a marker or a call."""
-    BARE = auto()
-    """Behind a call without a marker."""
     VALUE = auto()
 
 
@@ -153,7 +151,7 @@ class ToolReader:
 
     def end(self) -> list[Piece]:
         """Say that nothing follows; return the rest."""
-        if self._at is _In.BARE and self._next != "{":
+        if self._at is _In.CALLS and self._next != "{":
             self._tell(self._bare)
         self._hold(len(self._text))
         self._let_go()
@@ -170,8 +168,6 @@ class ToolReader:
                 return self._in_thought()
             case _In.CALLS:
                 return self._among_calls()
-            case _In.BARE:
-                return self._behind_bare_call()
             case _In.VALUE:
                 return self._in_value()
 
@@ -213,9 +209,10 @@ class ToolReader:
 
     def _among_calls(self) -> bool:
         """Find the next call, or the end of all of them."""
-        if not self._hold_blanks() or _may_become(self._text, _AMONG_CALLS):
+        markers = _AMONG_CALLS if self._marker else ()
+        if not self._hold_blanks() or _may_become(self._text, markers):
             return False
-        marker = next(filter(self._text.startswith, _AMONG_CALLS), "")
+        marker = next(filter(self._text.startswith, markers), "")
         if marker == HERMES_END:
             self._hold(len(marker))
         elif marker:
@@ -238,18 +235,6 @@ class ToolReader:
         self._leave()
         return True
 
-    def _behind_bare_call(self) -> bool:
-        if not self._hold_blanks():
-            return False
-        if self._text[0] != self._next:
-            self._leave()
-        elif self._next == "{":
-            return self._begin_call()
-        else:
-            self._hold(1)
-            self._next = "{"
-        return True
-
     def _in_value(self) -> bool:
         self._hold(self._value.feed(self._text))
         if not self._value.found and not self._value.failed:
@@ -263,7 +248,7 @@ class ToolReader:
             self._at, self._next = _In.CALLS, _BEHIND_CALL
         else:
             self._bare += calls
-            self._at, self._next = _In.BARE, ";" if value[0] == "{" else ""
+            self._at, self._next = _In.CALLS, ";" if value[0] == "{" else ""
         return True
 
     def _calls_in(self, value: str) -> list[Call]:
@@ -312,6 +297,7 @@ class ToolReader:
 
     def _leave(self) -> None:
         """Go back to text."""
+        self._bare.clear()
         self._let_go()
         self._at = self._behind_thought = _In.TEXT
 
@@ -331,7 +317,9 @@ class ToolReader:
         self._held.append(self._text[:count])
         self._text = self._text[count:]
 
-    def _tell(self, calls: Iterable[Call]) -> None:
+    def _tell(self, calls: Sequence[Call]) -> None:
+        if not calls:
+            return
         for call in calls:
             if not (self._one_call and self.calls):
                 self._pieces.append(Called(self.calls, self._new_id(self.calls), call.name, call.arguments))

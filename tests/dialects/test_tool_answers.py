@@ -180,6 +180,28 @@ def test_a_forced_call_is_one_whatever_its_schema_says_beyond_the_grammar(name: 
     assert found == Answer((text[:-1],), dialect.finishes["length"])
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("chat", {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}),
+        ("responses", {"text": {"format": {"type": "json_schema", "name": "x", "schema": {}}}}),
+        ("anthropic", {"output_config": {"format": {"type": "json_schema", "schema": {}}}}),
+        ("ollama", {"format": {"type": "object"}}),
+    ],
+)
+@streamed
+def test_an_answer_in_a_format_is_no_call_unless_it_fits(name: str, more: dict, stream: bool) -> None:
+    """The text is bound to one of both, and its arguments tell which."""
+    dialect = DIALECTS[name]
+    for text, parts in (
+        (WEATHER, [CALL]),
+        *((text, [text]) for text in ('{"name": "Ann", "age": 3}', SCHEMA)),
+    ):
+        found = dialect.read(events("", list(text)), stream=stream, **more)
+        assert found is not None
+        assert plain(found) == expected(dialect, parts, "stop", stream=stream)
+
+
 @dialects
 def test_what_was_held_is_told_before_an_error(dialect: Dialect) -> None:
     """An engine that dies in the middle of a call leaves the text of it in the stream."""
