@@ -56,6 +56,9 @@ class ArgumentCheck:
         self._price = 1 + (len(arguments) + len(tool.parameters)) // _CHARACTERS_A_STEP
         token = _check.set(self)
         try:
+            self.spend(
+                self._price
+            )  # Decoding, and looking at how large it is: some 280,000 characters are too many.
             given = msgspec.json.decode(arguments)
             if given == msgspec.json.decode(tool.parameters):
                 return False  # The function's definition, quoted.

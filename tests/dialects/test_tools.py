@@ -213,6 +213,8 @@ def test_json_that_is_no_call_is_not_held_back() -> None:
     assert reader.feed('{"col') == []
     assert reader.feed('our"') == [Said('{"colour"')]
     assert reader.feed(": 1}") == [Said(": 1}")]
+    for text in ("[1, ", "{1", '{"a b', "{" + " " * 80):
+        assert ToolReader((WEATHER,), str).feed(text) == ([] if text == '{"a b' else [Said(text)])
 
 
 @pytest.mark.parametrize("step", [1, 3, 1000])
