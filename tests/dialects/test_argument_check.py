@@ -122,7 +122,7 @@ HOSTILE: dict[str, tuple[object, object]] = {
         {"a": ["x"] * 1000},
     ),
     "many items of any kind": (about(a={"items": {}}), {"a": [[]] * 60_000}),
-    "many equal items": (about(a={"uniqueItems": True}), {"a": [{"x": [at]} for at in range(12_000)]}),
+    "many equal items": (about(a={"uniqueItems": True}), {"a": [{"": at} for at in range(1000)]}),
     "many long items": (
         about(a={"items": {"uniqueItems": True}}),
         {"a": [[{"x": "y" * 1000}] * 60] * 60},
@@ -131,12 +131,13 @@ HOSTILE: dict[str, tuple[object, object]] = {
         {
             "$defs": {
                 **{f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 2} for at in range(11)},
-                "d11": {"enum": [[1] * 900]},
+                "d11": {"enum": [[[{}] * 5000]]},
             },
             **about(a={"$ref": "#/$defs/d0"}),
         },
-        {"a": [*[1] * 899, "x"]},
+        {"a": [[*[{}] * 4999, {"x": 1}]]},
     ),
+    "items again and again": (about(a={"allOf": [{"items": {}}] * 20}), {"a": [1] * 20_000}),
     "a very long text": (about(a={"items": {}}), {"a": [[]] * 500_000}),
     "long messages": (
         about(a={"anyOf": [{"type": "integer"}] * 4000}),
@@ -170,7 +171,7 @@ def test_nothing_takes_long(name: str) -> None:
     ArgumentCheck().fits(Tool(name="warm"), "{}")
     began = time.process_time()
     ArgumentCheck().fits(tool, text)
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 0.4
 
 
 def test_the_calls_of_an_answer_share_their_steps() -> None:
