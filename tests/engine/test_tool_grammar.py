@@ -165,6 +165,22 @@ def test_a_draft_within_a_thought_is_free(engine, form, tokens) -> None:
         text.close()
 
 
+def test_a_marker_that_is_a_control_token_counts_outside_of_thoughts(tmp_path) -> None:
+    """Within one it is text; behind it, it binds."""
+    path = write_model(tmp_path / "m.gguf", chat_template=TEMPLATE, controls=("<tool_call>",))
+    engine = load(spec(path, slots=1, ctx=256), lambda _fraction: True)
+    text = Text(engine, CallForm.HERMES, PAINT)
+    rest = HERMES.removeprefix("<tool_call>")
+    assert text.write("<think>") == "<think>"
+    assert text.wish(MARKER) == MARKER
+    assert text.write(f"{rest}blue</think>") == f"{rest}blue</think>"
+    assert text.wish(MARKER) == MARKER
+    assert text.write(rest) == rest
+    assert text.write("b") in {"r", "g"}
+    text.close()
+    engine.close()
+
+
 def test_an_opening_counts_behind_thoughts_and_not_behind_text(engine) -> None:
     """Several thoughts may come first; a thought behind other text changes nothing."""
     thoughts = f"<think>{OPENING}</think> [THINK]</think>{OPENING}[/THINK]\n"
