@@ -9,6 +9,7 @@ from support.tiny_gguf import VOCABULARY, write_model
 from support.tiny_llama import FIRST_BYTE, TEMPLATE
 
 from modeld.core.request import Constraint, ConstraintKind, Message, Sampling, Tool
+from modeld.core.tools import THOUGHTS
 from modeld.engine.llama.engine import load
 from modeld.engine.protocol import Admitted, Broken
 
@@ -63,7 +64,10 @@ def test_markers_of_thoughts_are_shown_to_those_who_offered_functions(tmp_path, 
 )
 def test_an_open_thought_at_the_end_of_the_prompt_is_told(tmp_path, end, thought) -> None:
     """Before the first token; not where a grammar binds the text, which then is no thought."""
-    template = "{% for m in messages %}{{ m.content }}{% endfor %}" + end
+    template = (
+        "{% if not tools == 1 %}{% for m in messages %}{{ m.content }}{% endfor %}{% else %}<tool_call>"
+    )
+    template += "{% endif %}" + end
     path = write_model(tmp_path / "m.gguf", chat_template=template)
     engine = load(spec(path, slots=1, ctx=256), lambda _fraction: True)
     bench = Bench(engine)
@@ -73,6 +77,10 @@ def test_an_open_thought_at_the_end_of_the_prompt_is_told(tmp_path, end, thought
         request = ask(prompt=None, messages=messages, constraint=constraint, max_tokens=2)
         assert bench.until(Admitted, bench.submit(request)).thought == told
         bench.finish()
+    bench.until(Admitted, bench.submit(ask(messages=messages, tools=(Tool(name="f"),), max_tokens=2)))
+    [job] = engine._running
+    assert job.sampler._constrained._end.decode() == THOUGHTS.get(thought, ""), "a lazy grammar knows it, too"
+    bench.finish()
     engine.close()
 
 

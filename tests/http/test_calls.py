@@ -104,6 +104,20 @@ async def test_each_of_several_choices_has_its_own_thought(stream: bool) -> None
     assert finishes == {0: "tool_calls", 1: "stop"}
 
 
+async def test_what_ends_before_any_text_has_its_status() -> None:
+    """Also where it has begun, and where what clients see as an error is an end."""
+
+    async def script(ticket: Ticket) -> None:
+        ticket.put(Started(Usage()))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        ticket.put(Finished(reason=FinishReason.SHUTDOWN, usage=Usage(), stats=Stats()))
+
+    async with serving(script) as served, served.client() as client:
+        dialect = DIALECTS["chat"]
+        reply = await client.post(dialect.path, json=dialect.asking(stream=True))
+        assert reply.status_code == 503
+
+
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 async def test_a_stream_is_kept_alive_while_a_call_is_held(dialect: Dialect, mock_clock: MockClock) -> None:
     """A long call tells nothing for minutes; signs of life come all the same, and the call behind them."""
