@@ -16,10 +16,10 @@ from modeld.config.load import Loaded
 from modeld.config.machine import own_names
 from modeld.config.model_fields import MODEL_FIELDS
 from modeld.config.settings import ModelSettings, Settings
-from modeld.core.models import EngineKind
+from modeld.domain.model import EngineKind
 from modeld.http.origin_checks import AllowedHosts
-from modeld.runtime.adapters import adapter_problems
-from modeld.telemetry.render import printable
+from modeld.runtime.catalog.adapters import adapter_problems
+from modeld.telemetry.log import printable
 
 _HELP = """Check the settings without starting anything, and print what would run.
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import httpx2
 import msgspec
 
-from modeld.cli.where import Target
+from modeld.cli.target import Target
 
 _CONNECT_S = 5.0
 _LONGEST_LINE = 64 * 1024 * 1024

@@ -13,25 +13,42 @@ from typing import cast
 import trio
 
 import modeld
-from modeld.cli.say import say
+from modeld.cli.stderr import say
 from modeld.config.address import hypercorn_binds
 from modeld.config.machine import own_names
 from modeld.config.settings import Settings
+from modeld.domain.model import Isolation
+from modeld.engine.protocol import LoadSpec
 from modeld.http.app import create_app
 from modeld.http.auth import Guard
-from modeld.http.listener import serve
-from modeld.http.tls import Tls
+from modeld.http.server.listener import serve
+from modeld.http.server.tls import Tls
 from modeld.runtime import systemd
-from modeld.runtime.accounts import Accounts
 from modeld.runtime.daemon import Daemon
-from modeld.runtime.keyring import Keyring
+from modeld.runtime.keys.accounts import Accounts
+from modeld.runtime.keys.keyring import Keyring
+from modeld.runtime.keys.usage_store import UsageStore
 from modeld.runtime.root import Root
-from modeld.runtime.usage_store import UsageStore
-from modeld.telemetry.event_target import EventFile, StandardOutput, Target
+from modeld.telemetry.event_file import EventFile, StandardOutput, Target
 from modeld.telemetry.event_writer import EventWriter
 from modeld.telemetry.log import get_logger
 from modeld.telemetry.metrics import Metrics
-from modeld.worker.hosts import make_worker
+from modeld.worker.host import OnMessage, Worker
+from modeld.worker.process_host import ProcessWorker
+from modeld.worker.thread_host import ThreadWorker
+
+# ----------------------------------------------------------------------
+# Chooses the host of a worker by the model's own option.
+
+
+def make_worker(load: LoadSpec, on_message: OnMessage) -> Worker:
+    """Make the worker that `isolation` asks for; a `worker.host.Host`."""
+    if load.options.isolation is Isolation.PROCESS:
+        return ProcessWorker(load, on_message)
+    return ThreadWorker(load, on_message)
+
+
+# ----------------------------------------------------------------------
 
 _log = get_logger("modeld")
 

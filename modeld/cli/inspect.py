@@ -12,25 +12,24 @@ import click
 import msgspec
 import trio
 
-from modeld.cli.say import say
-from modeld.cli.typed import typed_settings
-from modeld.config.cautions import cautions
+from modeld.cli.options import typed_settings
+from modeld.cli.stderr import say
+from modeld.config.field import SPLIT
 from modeld.config.fields import BY_NAME
-from modeld.config.kinds import SPLIT
 from modeld.config.machine import usable_cores
 from modeld.config.model_fields import LLAMA_FIELDS
-from modeld.config.rules import findings
+from modeld.config.rules import cautions, findings
 from modeld.config.settings import AUTO, ModelSettings, Settings
-from modeld.core.catalog import parse_split
-from modeld.core.models import MIB, Adapter, DeviceUse, DryRun, Footprint, LoadOptions, ModelFacts
-from modeld.engine.llama.adapter_file import adapter_facts, check_architecture
+from modeld.domain.catalog import parse_split
+from modeld.domain.model import MIB, Adapter, DeviceUse, DryRun, Footprint, LoadOptions, ModelFacts
 from modeld.engine.llama.footprint import estimate
-from modeld.engine.llama.gguf import GgufError, Kind, facts_of, kind_of, read_header
+from modeld.engine.llama.gguf.adapter import adapter_facts, check_architecture
+from modeld.engine.llama.gguf.facts import GgufError, Kind, facts_of, kind_of, read_header
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import Problem
-from modeld.runtime.model_settings import options_of
-from modeld.telemetry.render import printable
-from modeld.worker.probe import WITHIN_S, probe
+from modeld.runtime.catalog.options import options_of
+from modeld.telemetry.log import printable
+from modeld.worker.oneshot import WITHIN_S, probe
 
 _HELP = """Show what is in a GGUF file, and what the model would take in memory with these options.
 

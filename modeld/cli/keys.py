@@ -12,12 +12,11 @@ import click
 import msgspec
 
 from modeld.cli.options import load_or_exit
-from modeld.config.key_file import BadKeys, KeyEntry, changing, read_keys
-from modeld.config.key_hash import new_key
+from modeld.config.key_file import BadKeys, KeyEntry, changing, new_key, read_keys
 from modeld.config.settings import Settings
-from modeld.core.client import Scope
-from modeld.core.request import Priority
-from modeld.runtime.keyring import Keyring
+from modeld.domain.request import Priority
+from modeld.quotas.client import Scope
+from modeld.runtime.keys.keyring import Keyring
 
 _RELOAD = "a daemon that runs reads the file again at SIGHUP (systemctl reload modeld)"
 

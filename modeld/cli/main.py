@@ -34,11 +34,11 @@ _COMMANDS: Mapping[str, str] = {
     "load": "modeld.cli.console.commands.change",
     "unload": "modeld.cli.console.commands.change",
     "switch": "modeld.cli.console.commands.change",
-    "operations": "modeld.cli.console.commands.operations",
-    "cancel": "modeld.cli.console.commands.operations",
-    "pin": "modeld.cli.console.commands.pin",
-    "unpin": "modeld.cli.console.commands.pin",
-    "plan": "modeld.cli.console.commands.plan",
+    "operations": "modeld.cli.console.commands.look",
+    "cancel": "modeld.cli.console.commands.look",
+    "pin": "modeld.cli.console.commands.change",
+    "unpin": "modeld.cli.console.commands.change",
+    "plan": "modeld.cli.console.commands.change",
     "completion": "modeld.cli.console.commands.completion",
 }
 """Each command and the module that has it, under its name with underscores.

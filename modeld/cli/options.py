@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import click
 
-from modeld.cli.say import say
+from modeld.cli.stderr import say
 from modeld.config.field import Field
-from modeld.config.fields import FIELDS, LEGACY, show_default
+from modeld.config.fields import BY_NAME, FIELDS, LEGACY, show_default
 from modeld.config.load import ConfigError, Loaded, load_settings
-from modeld.config.values import BOOL
+from modeld.config.values import BOOL, BadValue
 
 _LEGACY_SWITCHES = frozenset({"real_infer", "spawn_llama", "llama_use_openai"})
 _HELP_COLUMN = 28
@@ -99,3 +99,24 @@ def load_or_exit(flags: Mapping[str, object]) -> Loaded:
     for warning in loaded.warnings:
         say(f"modeld: warning: {warning}")
     return loaded
+
+
+# ----------------------------------------------------------------------
+# Settings as flags of commands that take a few of them, and start no daemon.
+
+
+def typed_settings(flags: Mapping[str, str | None], spelled: Mapping[str, str]) -> dict[str, object]:
+    """Return the values of those that were given, by name; `spelled` is the flag that complaints name.
+
+    Raises:
+      click.BadParameter: one of them cannot be read.
+    """
+    chosen: dict[str, object] = {}
+    for name, raw in flags.items():
+        if raw is None:
+            continue
+        try:
+            chosen[name] = BY_NAME[name].kind.parse(raw)
+        except BadValue as error:
+            raise click.BadParameter(str(error.problems[0][1]), param_hint=spelled[name]) from None
+    return chosen

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.status import Status
 
 from modeld.cli.client import Line, Refused, infer, parse_line
-from modeld.cli.console.commands.complete import complete_models
-from modeld.cli.console.leaving import leaving
-from modeld.cli.where import Target, current_target, target_options, utf8
+from modeld.cli.console.commands.completion import complete_models
+from modeld.cli.console.exit_codes import leaving
+from modeld.cli.target import Target, current_target, target_options, utf8
 
 _SHOWN_CONTROLS = frozenset("\n\t")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from modeld.cli.keys import keyring_or_exit
 from modeld.cli.options import SettingsCommand, load_or_exit
 from modeld.cli.preflight import run_preflight
-from modeld.cli.say import say
+from modeld.cli.stderr import say
 from modeld.telemetry.log import logging_to_stderr
 
 _HELP = """Start the daemon, and serve until SIGTERM or SIGINT.

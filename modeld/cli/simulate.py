@@ -12,17 +12,17 @@ from typing import cast
 import click
 import msgspec
 
-from modeld.cli.typed import typed_settings
+from modeld.cli.options import typed_settings
 from modeld.config.fields import BY_NAME
 from modeld.config.settings import Settings
-from modeld.core.limits import Eviction, Limits
-from modeld.core.models import MIB
-from modeld.core.optimum import belady_loads, fewest_loads
-from modeld.core.recorded import is_recorded, parse_events
-from modeld.core.simulate import Report, limits_of
-from modeld.core.simulate import simulate as replay
-from modeld.core.trace import BadTrace, Trace, TraceHead, parse_head, parse_trace
+from modeld.domain.model import MIB
 from modeld.runtime.root import limits_of as daemon_limits
+from modeld.scheduler.state import Eviction, Limits
+from modeld.simulator.belady import belady_loads, fewest_loads
+from modeld.simulator.replay import Report, limits_of
+from modeld.simulator.replay import simulate as replay
+from modeld.simulator.trace import BadTrace, Trace, TraceHead, parse_head, parse_trace
+from modeld.simulator.trace_from_events import is_recorded, parse_events
 
 _SETTINGS = (
     "vram_budget_mb",

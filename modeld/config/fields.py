@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from modeld.config.field import Field
-from modeld.config.kinds import (
+from modeld.config.field import (
     DEPTH,
     INT32,
     LOG_LEVELS,
     NAME,
+    Field,
     mib,
     parse_addr,
     parse_engine,
@@ -24,17 +24,7 @@ from modeld.config.kinds import (
 )
 from modeld.config.model_fields import LLAMA_FIELDS, parse_models, show_models
 from modeld.config.settings import Settings
-from modeld.config.values import (
-    BOOL,
-    LIST,
-    PATH,
-    TEXT,
-    Kind,
-    duration,
-    one_of,
-    or_none,
-    whole,
-)
+from modeld.config.values import BOOL, LIST, PATH, TEXT, Kind, duration, one_of, or_none, whole
 
 _LEAST_HEADER = 1024
 """What clients send without being asked for it fits."""

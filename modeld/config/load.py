@@ -13,17 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from modeld.config.cautions import cautions
-from modeld.config.field import Field, is_unset
+from modeld.config.field import QUANTISED_KV, Field, is_unset
 from modeld.config.fields import BY_NAME, FIELDS, LEGACY
 from modeld.config.files import UnreadableConfig, read_config
 from modeld.config.key_file import CREDENTIAL
-from modeld.config.kinds import QUANTISED_KV
 from modeld.config.machine import usable_cores
-from modeld.config.nearest import did_you_mean, nearest
-from modeld.config.rules import findings, kv_and_flash
+from modeld.config.rules import cautions, findings, kv_and_flash
 from modeld.config.settings import ModelSettings, Settings
-from modeld.config.values import BadValue
+from modeld.config.values import BadValue, did_you_mean, nearest
 
 PREFIX = "MODELD_"
 _NOT_SETTINGS = ("MODELD_TEST", "MODELD_BENCH", "MODELD_CACHE", "MODELD_API_KEY", "MODELD_CA_FILE")

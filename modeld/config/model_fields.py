@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 import msgspec
 
-from modeld.config.field import Field, is_unset
-from modeld.config.kinds import (
+from modeld.config.field import (
     CTX,
     DEPTH,
     FLASH,
@@ -23,20 +24,88 @@ from modeld.config.kinds import (
     THREADS,
     TTL,
     UBATCH,
+    Field,
+    is_unset,
     parse_isolation,
 )
-from modeld.config.lora import LORA, lora_as_json
-from modeld.config.nearest import did_you_mean
-from modeld.config.settings import AUTO, ModelSettings
-from modeld.config.values import (
-    BOOL,
-    LIST,
-    TEXT,
-    BadValue,
-    Kind,
-    or_none,
-    told,
-)
+from modeld.config.settings import AUTO, LoraSettings, ModelSettings
+from modeld.config.values import BOOL, LIST, TEXT, BadValue, Kind, did_you_mean, or_none, parse_path, told
+
+# ----------------------------------------------------------------------
+# How LoRA adapters are written in the options of a model. Pure: nobody looks for the files here.
+
+MOST_ADAPTERS = 8
+"""Of one model. llama.cpp's graphs of some architectures have no room for the nodes of many."""
+_GREATEST_SCALE = 1000.0
+"""Beyond it nothing is left of the model itself, and sums overflow."""
+_KEYS = ("path", "scale")
+
+
+def parse_lora(value: object) -> tuple[LoraSettings, ...]:
+    """Return the adapters of a list, or (from a flag or variable) of its JSON text."""
+    if isinstance(value, str):
+        try:
+            value = cast("object", json.loads(value)) if value.strip() else []
+        except (ValueError, RecursionError):
+            raise BadValue(f"{told(value)} is no list; write [{{path: adapter.gguf, scale: 0.8}}]") from None
+    if not isinstance(value, list | tuple):
+        raise BadValue(f"{told(value)} is no list; write [{{path: adapter.gguf, scale: 0.8}}]")
+    entries = cast("Sequence[object]", value)
+    if len(entries) > MOST_ADAPTERS:
+        raise BadValue(f"{len(entries)} adapters are too many; the most is {MOST_ADAPTERS}")
+    return tuple(_adapter(number, entry) for number, entry in enumerate(entries, 1))
+
+
+def _adapter(number: int, entry: object) -> LoraSettings:
+    if not isinstance(entry, Mapping):
+        raise BadValue(f"adapter {number}: {told(entry)} is no mapping; write {{path: adapter.gguf}}")
+    options = {str(key): value for key, value in cast("Mapping[object, object]", entry).items()}
+    for key in options:
+        if key not in _KEYS:
+            raise BadValue(f'adapter {number}: unknown key "{key[:60]}"{did_you_mean(key, _KEYS)}')
+    try:
+        path = _path(options.get("path"))
+        scale = _scale(options.get("scale"))
+    except BadValue as error:
+        raise BadValue(f"adapter {number}: {error}") from None
+    return LoraSettings(path=path, scale=scale)
+
+
+def _path(value: object) -> Path:
+    path = None if value is None else parse_path(value)
+    if path is None:
+        raise BadValue("it has no path; name its file")
+    return path
+
+
+def _scale(value: object) -> float:
+    if value is None:
+        return 1.0
+    scale = math.nan
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            scale = float(value)
+        except (ValueError, OverflowError):
+            scale = math.nan
+    if not abs(scale) <= _GREATEST_SCALE:  # not a number is wrong as well
+        raise BadValue(
+            f"the scale {told(value)} is no number between -{_GREATEST_SCALE:g} and {_GREATEST_SCALE:g}"
+        )
+    return scale
+
+
+def lora_as_json(value: object) -> list[dict[str, object]]:
+    """Return adapters as JSON has them."""
+    return [
+        {"path": str(adapter.path), "scale": adapter.scale}
+        for adapter in cast("Sequence[LoraSettings]", value)
+    ]
+
+
+LORA = Kind("[{path, scale}, ...]", parse_lora, lambda value: json.dumps(lora_as_json(value)))
+
+
+# ----------------------------------------------------------------------
 
 LLAMA_FIELDS: tuple[Field, ...] = (
     Field(

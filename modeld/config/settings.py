@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from modeld.core.models import EngineKind, Isolation
+from modeld.domain.model import EngineKind, Isolation
 
 AUTO = 0
 """Of `llama_ctx` and `llama_slots`: chosen from the model's facts and the budget."""

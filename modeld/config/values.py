@@ -11,10 +11,29 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
-from modeld.config.nearest import did_you_mean
+# ----------------------------------------------------------------------
+# The nearest known name, for error messages.
+
+
+def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that looks most like `name`, or None when none does."""
+    wanted = name[:80].lower().replace("-", "_")
+    by_form = {other.lower().replace("-", "_"): other for other in known}
+    found = get_close_matches(wanted, by_form, n=1, cutoff=cutoff)
+    return by_form[found[0]] if found else None
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return "; did you mean X?" or the empty text."""
+    other = nearest(name, known)
+    return f"; did you mean {other}?" if other else ""
+
+
+# ----------------------------------------------------------------------
 
 _LONGEST_S = 100 * 365 * 86400.0
 """A century. Nobody means more, and timers overflow long after it."""

@@ -16,21 +16,11 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from modeld.core.events import (
-    FinishReason,
-    Usage,
-)
-from modeld.core.request import (
-    AS_MANY_AS_FIT,
-    ConstraintKind,
-    EmbedRequest,
-    GenerateRequest,
-    Request,
-)
-from modeld.core.text import TextFilter
-from modeld.core.tools import open_thought
-from modeld.engine.fake_answers import answer_to, logprobs_of, vector_of, words_of
-from modeld.engine.fake_script import Script, parse_script
+from modeld.domain.request import AS_MANY_AS_FIT, ConstraintKind, EmbedRequest, GenerateRequest, Request
+from modeld.domain.request_events import FinishReason, Usage
+from modeld.domain.text_filter import TextFilter
+from modeld.domain.tool_calls import open_thought
+from modeld.engine.fake_script import Script, answer_to, logprobs_of, parse_script, vector_of, words_of
 from modeld.engine.protocol import (
     Admitted,
     Answered,

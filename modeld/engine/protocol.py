@@ -12,9 +12,9 @@ from typing import Protocol
 
 import msgspec
 
-from modeld.core.events import AsideAnswer, FinishReason, Logprobs, Usage
-from modeld.core.models import EngineKind, LoadOptions, ModelFacts
-from modeld.core.request import Request
+from modeld.domain.model import EngineKind, LoadOptions, ModelFacts
+from modeld.domain.request import Request
+from modeld.domain.request_events import AsideAnswer, FinishReason, Logprobs, Usage
 from modeld.errors import Problem
 
 
@@ -55,7 +55,8 @@ class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
     prompt_tokens: int
     cached_tokens: int = 0
     thought: str = ""
-    """The marker of a thought (`core.tools`) that the prompt ends with, so that the text begins in there."""
+    """The marker of a thought (`domain.tool_calls`) that the prompt ends with, so that the text begins in
+    there."""
 
 
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
@@ -124,7 +125,7 @@ class Engine(Protocol):
     or `Done` alone when it was cancelled before it had a slot. For one that asks for embeddings,
     `Vectors*` stand in the place of `Tokens*`. Requests get slots in the order of submission; a
     request gets one when cells for its prompt and `max_tokens` (its inputs) are free. One that needs
-    no slot (`core.request.Aside`) is answered by the next step: `Answered`, `Broken` or `Done`.
+    no slot (`domain.request.Aside`) is answered by the next step: `Answered`, `Broken` or `Done`.
     """
 
     @property

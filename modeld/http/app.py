@@ -4,42 +4,193 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
-from quart import Request, Response
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
+from quart import Quart, Request, Response
+from quart.utils import encode_headers
+from quart.wrappers.response import DataBody
 from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioRequest
 from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 from modeld.config.settings import Settings
 from modeld.errors import InvalidRequest
 from modeld.http.auth import Guard
-from modeld.http.backend import Backend
+from modeld.http.context import Backend, Edge, EdgeRequest, serving
 from modeld.http.cors import Cors
-from modeld.http.edge import Edge, EdgeRequest, serving
-from modeld.http.envelopes import envelope_of
-from modeld.http.errors import BACKPRESSURE, error_of, error_response
-from modeld.http.exchange import Exchange
+from modeld.http.endpoint import AnyPath, View
+from modeld.http.endpoints.anthropic import AnthropicRoutes
+from modeld.http.endpoints.control import ControlRoutes
+from modeld.http.endpoints.llamacpp import LlamaCppRoutes
+from modeld.http.endpoints.native import EmbedRoute, InferRoute, VocabularyRoutes
+from modeld.http.endpoints.observe import EventsRoute, MetaRoutes, StateRoutes, UsageRoutes
+from modeld.http.endpoints.ollama import OllamaRoutes
+from modeld.http.endpoints.openai import OpenAIRoutes
+from modeld.http.errors import BACKPRESSURE, envelope_of, error_of, error_response
 from modeld.http.limits import Limits, limits_of
 from modeld.http.origin_checks import ANY_HOST, AllowedHosts, AllowedOrigins, OriginChecks
-from modeld.http.paths import other_spellings
-from modeld.http.routes.anthropic import AnthropicRoutes
-from modeld.http.routes.control import ControlRoutes
-from modeld.http.routes.embed import EmbedRoute
-from modeld.http.routes.events import EventsRoute
-from modeld.http.routes.infer import InferRoute
-from modeld.http.routes.llamacpp import LlamaCppRoutes
-from modeld.http.routes.meta import MetaRoutes
-from modeld.http.routes.ollama import OllamaRoutes
-from modeld.http.routes.openai import OpenAIRoutes
-from modeld.http.routes.state import StateRoutes
-from modeld.http.routes.table import AnyPath, View
-from modeld.http.routes.usage import UsageRoutes
-from modeld.http.routes.vocabulary import VocabularyRoutes
-from modeld.runtime.accounts import Accounts
+from modeld.http.replies import compress, rate_headers
+from modeld.http.request_id import request_id
+from modeld.http.server.chunk_writer import pen_of
+from modeld.http.server.request_stream import inbound_of
+from modeld.http.streaming import Streamed
+from modeld.quotas.client import EVERYBODY
+from modeld.runtime.keys.accounts import Accounts
 from modeld.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from quart.routing import QuartRule
+
+
+# ----------------------------------------------------------------------
+# One request and its answer, around Quart: ids, headers, counting, and cleaning up in every case.
+#
+# Quart does not clean up a body that it never began to send (the client left in between), so what a
+# request holds is kept in an `ExitStack` that closes here, when the exchange ends.
+
+CLIENT_LEFT = 499
+"""Counted when the client was gone before its answer was complete."""
+
+
+class Exchange(TrioASGIHTTPConnection):
+    """One request on its way through the app."""
+
+    def __init__(self, app: Quart, scope: HTTPScope) -> None:
+        super().__init__(app, scope)
+        own = cast("EdgeApp", app)
+        self._edge = own.edge
+        self._cors = own.cors
+        self._request: EdgeRequest | None = None
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Serve the request. Whatever it holds is let go when this returns."""
+        del receive  # What it would give comes by `Inbound`.
+        began = trio.current_time()
+        metrics = self._edge.metrics.http
+        metrics.began()
+        sender = _Sender(send)
+        try:
+            with ExitStack() as cleanup:
+                self._cleanup = cleanup
+                try:
+                    await self._serve(sender)
+                except Exception as error:  # noqa: BLE001  # told to the client, and logged with its traceback
+                    await self._report(sender, error)
+        finally:
+            rule = None if self._request is None else self._request.url_rule
+            metrics.ended(
+                path=None if rule is None else rule.rule,
+                method=self.scope["method"],
+                status=sender.status if sender.complete else CLIENT_LEFT,
+                duration_s=trio.current_time() - began,
+            )
+
+    def _create_request_from_scope(self, send: ASGISendCallable) -> TrioRequest:
+        request = cast("EdgeRequest", super()._create_request_from_scope(send))
+        request.id = request_id(request.sent(b"x-request-id"))
+        request.cleanup = self._cleanup
+        request.inbound = inbound_of(self.scope)
+        request.client = EVERYBODY
+        self._request = request
+        return request
+
+    async def _serve(self, send: ASGISendCallable) -> None:
+        """Answer, or end in between when the client left (`Inbound` says when)."""
+        request = cast("EdgeRequest", self._create_request_from_scope(send))
+        with trio.CancelScope() as scope:
+            request.inbound.attach(request.body, scope)
+            try:
+                response = await self.app.handle_request(request)
+                await self._send_response(send, response)
+            finally:
+                request.inbound.detach()
+
+    async def _send_response(self, send: ASGISendCallable, response: Response | WerkzeugResponse) -> None:
+        request = cast("EdgeRequest", self._request)
+        headers = response.headers
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["X-Request-ID"] = request.id
+        self._cors.mark(request.headers, headers)
+        if request.client.id:
+            headers.update(rate_headers(self._edge.accounts.standings(request.client)))
+        if not isinstance(response, Response):
+            await super()._send_response(send, response)
+            return
+        body, data = response.response, b""
+        if isinstance(body, DataBody):
+            data = compress(body.data, headers, request.sent(b"accept-encoding"))
+        await send(
+            {
+                "type": "http.response.start",
+                "status": response.status_code,
+                "headers": encode_headers(headers),
+            }
+        )
+        if isinstance(body, Streamed):
+            body.write_with(pen_of(self.scope))
+            async with body:
+                async for part in body:
+                    await send({"type": "http.response.body", "body": part, "more_body": not body.ended})
+        else:
+            await send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def _report(self, sender: _Sender, exception: Exception) -> None:
+        """Say that something broke where Quart could not: with a 500, if nothing was said yet."""
+        request = self._request
+        error = error_of(
+            exception,
+            path=self.scope["path"],
+            method=self.scope["method"],
+            request_id=request.id if request is not None else "-",
+            limits=self._edge.limits,
+        )
+        if request is not None and not sender.status:
+            answer = error_response(error, envelope_of(request.path), request_id=request.id)
+            await self._send_response(sender, answer)
+
+
+class _Sender:
+    """Passes the app's answer on, and remembers how far it came."""
+
+    def __init__(self, send: ASGISendCallable) -> None:
+        self._send = send
+        self.status = 0
+        self.complete = False
+
+    async def __call__(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+        if message["type"] == "http.response.body" and not message["more_body"]:
+            self.complete = True
+
+
+# ----------------------------------------------------------------------
+# Other spellings of a path without a route: what clients make of a base URL and their own path. Pure.
+
+_PREFIXES = frozenset({"v1", "api"})
+
+
+def other_spellings(path: str) -> tuple[str, str]:
+    """Return the paths that may be meant by this one, the likelier first.
+
+    The first is without slashes at the end and doubled ones, and with only the last of the prefixes that it
+    begins with: a base URL that ends in `/v1` gets another from a client that adds `/v1/models`. The second
+    has the prefix `/v1` in front, for a client of OpenAI or Anthropic whose base URL lacks it.
+    """
+    segments = [segment for segment in path.split("/") if segment]
+    while len(segments) > 1 and _PREFIXES.issuperset(segments[:2]):
+        del segments[0]
+    plain = "/" + "/".join(segments)
+    return plain, f"/v1{plain}"
+
+
+# ----------------------------------------------------------------------
 
 
 class EdgeApp(QuartTrio):
@@ -174,7 +325,7 @@ def create_app(
     accounts: Accounts | None = None,
     own_names: Iterable[str] = (),
 ) -> EdgeApp:
-    """Return the app. It holds no tasks of its own; serve it with `modeld.http.listener.serve`.
+    """Return the app. It holds no tasks of its own; serve it with `modeld.http.server.listener.serve`.
 
     `limits` defaults to those that follow from the settings. Without a guard nobody needs a key; without
     accounts usage is counted from now on, and not kept. `own_names` are names of this machine.

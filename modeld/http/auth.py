@@ -10,10 +10,10 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
-from modeld.core.client import EVERYBODY, Client, Scope
 from modeld.errors import Forbidden, Unauthorized
-from modeld.http.edge import EdgeRequest
-from modeld.runtime.keyring import Keyring
+from modeld.http.context import EdgeRequest
+from modeld.quotas.client import EVERYBODY, Client, Scope
+from modeld.runtime.keys.keyring import Keyring
 from modeld.telemetry.log import get_logger
 
 _log = get_logger("modeld.keys")

@@ -4,19 +4,85 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from modeld.core.lifecycle import State
-from modeld.core.models import Catalog, ModelSpec
-from modeld.core.request import Order
-from modeld.core.status import DaemonStatus
-from modeld.runtime.control import Control
-from modeld.runtime.devices import DeviceWatch
-from modeld.runtime.event_log import EventLog
-from modeld.runtime.registry import Registry
-from modeld.runtime.scheduler import Scheduler
-from modeld.runtime.status import StatusReporter
-from modeld.runtime.templates import Templates
+import trio
+
+from modeld.domain.instance_state import State
+from modeld.domain.model import Catalog, ModelSpec
+from modeld.domain.request import Order
+from modeld.domain.status import DaemonStatus
+from modeld.engine.llama.gguf.cursor import GgufError
+from modeld.engine.llama.gguf.reader import read_header
+from modeld.engine.llama.prompts.template import MAX_SOURCE
+from modeld.runtime.catalog.registry import Registry
+from modeld.runtime.memory.device_watch import DeviceWatch
+from modeld.runtime.reporting.event_log import EventLog
+from modeld.runtime.reporting.status import StatusReporter
+from modeld.runtime.scheduling.control import Control
+from modeld.runtime.scheduling.scheduler import Scheduler
 from modeld.runtime.ticket import Ticket
+
+# ----------------------------------------------------------------------
+# The chat template in a GGUF file's metadata, without loading the model. Blocks on the disk.
+
+KEY = "tokenizer.chat_template"
+_MOST_BYTES = 4 * MAX_SOURCE
+"""What so many characters take at the most."""
+
+
+def read_template(path: Path) -> str:
+    """Return the template; empty where the file has none, has one that is not used, or cannot be read."""
+    try:
+        header = read_header(path, keeps={KEY: _MOST_BYTES})
+    except (GgufError, OSError):
+        return ""
+    text = header.metadata.get(KEY)
+    if not isinstance(text, str) or header.lengths.get(KEY, 0) > _MOST_BYTES or len(text) > MAX_SOURCE:
+        return ""
+    return text
+
+
+# ----------------------------------------------------------------------
+# Reads the chat templates of models for those who ask what they are: in a thread, and once for each file.
+
+KEPT = 32
+"""Templates that are remembered; each has 20,000 characters at the most in today's files."""
+PATIENCE_S = 5.0
+"""After that a disk that does not answer is not waited for."""
+
+
+class Templates:
+    """Knows the chat templates of models, also of those that are not loaded."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int], str] = {}
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def of(self, spec: ModelSpec) -> str:
+        """Return a model's template; empty where its file has none, or cannot be read in time.
+
+        Cancellation: a read that is under way goes on in its thread, and is forgotten.
+        """
+        await trio.lowlevel.checkpoint()
+        if spec.facts is None or not spec.facts.has_chat_template:
+            return ""
+        key = (spec.path, spec.size_bytes, spec.modified_ns)
+        if key not in self._known:
+            text = None
+            with trio.move_on_after(PATIENCE_S):
+                text = await trio.to_thread.run_sync(
+                    read_template, Path(spec.path), limiter=self._limiter, abandon_on_cancel=True
+                )
+            if text is None:
+                return ""
+            while len(self._known) >= KEPT:
+                del self._known[next(iter(self._known))]
+            self._known[key] = text
+        return self._known[key]
+
+
+# ----------------------------------------------------------------------
 
 
 class Daemon:

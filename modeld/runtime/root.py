@@ -20,23 +20,22 @@ import trio
 from trio_util import wait_any
 
 import modeld
+from modeld.config.rules import drain_patience, fleet_stop_s
 from modeld.config.settings import Settings
-from modeld.config.stop import drain_patience, fleet_stop_s
-from modeld.core.fleet_events import Kind
-from modeld.core.limits import Limits
-from modeld.core.models import MIB, Catalog, EngineKind, ModelSpec
+from modeld.domain.daemon_events import Kind
+from modeld.domain.model import MIB, Catalog, EngineKind, ModelSpec
 from modeld.runtime import systemd
-from modeld.runtime.book import Book
+from modeld.runtime.catalog.registry import Registry
 from modeld.runtime.daemon import Daemon
-from modeld.runtime.devices import DeviceSource, DeviceWatch, Machine
-from modeld.runtime.event_log import EventLog, Sink
-from modeld.runtime.machine import auto_share, budget_bytes, sizing_space
-from modeld.runtime.observer import Observer
-from modeld.runtime.registry import Registry
-from modeld.runtime.scales import Scales
-from modeld.runtime.scheduler import Scheduler
+from modeld.runtime.memory.device_watch import DeviceSource, DeviceWatch, Machine
+from modeld.runtime.memory.footprints import Book, Scales
+from modeld.runtime.memory.machine import auto_share, budget_bytes, sizing_space
+from modeld.runtime.reporting.event_log import EventLog, Sink
+from modeld.runtime.reporting.observer import Observer
+from modeld.runtime.reporting.status import StatusReporter
+from modeld.runtime.scheduling.scheduler import Scheduler
 from modeld.runtime.signals import StopSignals
-from modeld.runtime.status import StatusReporter
+from modeld.scheduler.state import Limits
 from modeld.telemetry.metrics import Metrics
 from modeld.worker.host import Host
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from modeld.core.events import (
+from modeld.domain.request_events import (
     Delta,
     Embedded,
     Event,
@@ -29,8 +29,9 @@ from modeld.core.events import (
 from modeld.errors import Problem, ReaderTooSlow
 
 if TYPE_CHECKING:
-    from modeld.core.models import ModelSpec
-    from modeld.core.request import Order
+    from modeld.domain.model import ModelSpec
+    from modeld.domain.request import Order
+
 
 _EVENT_OVERHEAD_BYTES = 64
 """What an event weighs in a backlog besides its text: about one line of JSON."""

@@ -11,9 +11,9 @@ import threading
 import time
 from collections import deque
 
-from modeld.core.fleet_events import FleetEvent, Kind, as_json
-from modeld.core.status import EventsStatus
-from modeld.telemetry.event_target import FILE_BYTES, Target, Unwritable
+from modeld.domain.daemon_events import FleetEvent, Kind, as_json
+from modeld.domain.status import EventsStatus
+from modeld.telemetry.event_file import FILE_BYTES, Target, Unwritable
 from modeld.telemetry.log import get_logger
 
 QUEUE_EVENTS = 10_000
@@ -25,7 +25,7 @@ _LAST_WORDS_S = 0.3
 
 
 class EventWriter:
-    """Writes all events to one target. Satisfies `modeld.runtime.event_log.Sink`."""
+    """Writes all events to one target. Satisfies `modeld.runtime.reporting.event_log.Sink`."""
 
     def __init__(self, target: Target, *, capacity: int = QUEUE_EVENTS, retry_s: float = _RETRY_S) -> None:
         self._target = target

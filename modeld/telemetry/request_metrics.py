@@ -5,8 +5,16 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from modeld.core.events import Usage
-from modeld.telemetry.buckets import LONG_S, SHORT_S
+from modeld.domain.request_events import Usage
+
+# ----------------------------------------------------------------------
+# The bounds of the histograms of durations, in seconds.
+
+SHORT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+LONG_S = (*SHORT_S, 600, 1800, 3600)
+
+
+# ----------------------------------------------------------------------
 
 _RATES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
 

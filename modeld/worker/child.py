@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""A worker process: `python -m modeld.worker.child FD DAEMON MODEL`, started by `worker.process` alone.
+"""A worker process: `python -m modeld.worker.child FD DAEMON MODEL`, started by `worker.process_host` alone.
 
-The main thread runs the loop that a thread host runs (`worker.drive`). A second one reads the socket: a
+The main thread runs the loop that a thread host runs (`worker.engine_loop`). A second one reads the socket: a
 cancel reaches a decode in progress at once, and the end of the stream, which is the daemon's own
 end, ends the process whatever it is doing. MODEL is only there to be seen by `ps`.
 """
@@ -20,12 +20,21 @@ from typing import NoReturn
 from msgspec.structs import replace
 
 from modeld.engine.load import load_engine
-from modeld.worker.bounds import die_with, leave_no_core, leave_the_daemon_alone
-from modeld.worker.codec import FrameError, Frames, encode, frames_to_worker
-from modeld.worker.drive import Inbox, drive
-from modeld.worker.log_marks import mark
-from modeld.worker.messages import FromWorker, Ready, Start, ToWorker, load_of
-from modeld.worker.vitals import own_bytes
+from modeld.worker.engine_loop import Inbox, drive
+from modeld.worker.messages import (
+    FrameError,
+    Frames,
+    FromWorker,
+    Ready,
+    Start,
+    ToWorker,
+    encode,
+    frames_to_worker,
+    load_of,
+    mark,
+)
+from modeld.worker.process_stats import own_bytes
+from modeld.worker.sandbox import die_with, leave_no_core, leave_the_daemon_alone
 
 _RECEIVE_BYTES = 65536
 LOST = 3

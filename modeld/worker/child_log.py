@@ -13,7 +13,7 @@ import re
 from collections import deque
 
 from modeld.telemetry.log import get_logger
-from modeld.worker.log_marks import split_mark
+from modeld.worker.messages import split_mark
 
 LINES_PER_S = 100.0
 BURST_LINES = 1000.0

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """The process that asks the devices, and ends: `python -m modeld.worker.device_child FD DAEMON NAME`.
 
-Started by `worker.device_look` alone. It loads the drivers of GPUs, which take memory there and may crash.
+Started by `runtime.memory.device_watch` alone. It loads the drivers of GPUs, which take memory there and may
+crash.
 What its own context takes is gone with it, but was counted as taken when it looked.
 """
 
@@ -11,8 +12,8 @@ import sys
 
 import msgspec
 
-from modeld.worker.bounds import bound
-from modeld.worker.once_child import answer, confined
+from modeld.worker.oneshot_child import answer, confined
+from modeld.worker.sandbox import bound
 
 _CPU_S = 20
 _MEMORY_BYTES = 8 << 30
@@ -21,6 +22,6 @@ _MEMORY_BYTES = 8 << 30
 if __name__ == "__main__":
     sock = confined(sys.argv[1:])
     bound(memory=_MEMORY_BYTES, cpu_s=_CPU_S)
-    from modeld.engine.llama.devices import list_devices
+    from modeld.engine.llama.native.devices import list_devices
 
     answer(sock, msgspec.json.encode(list_devices()))

@@ -16,11 +16,11 @@ from support.backend import ScriptedBackend
 
 from modeld.cli import compose
 from modeld.config.settings import Settings
-from modeld.core.events import Delta, Started, Usage
-from modeld.core.usage import NOBODY
+from modeld.domain.request_events import Delta, Started, Usage
 from modeld.http.auth import Guard
+from modeld.quotas.usage import NOBODY
+from modeld.runtime.keys.usage_store import UsageStore
 from modeld.runtime.ticket import Ticket
-from modeld.runtime.usage_store import UsageStore
 from modeld.telemetry.metrics import Metrics
 
 PATIENCE_S = 60.0
@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from modeld.cli.compose import serve_forever
 from modeld.config.settings import Settings
-from modeld.core.models import EngineKind
+from modeld.domain.model import EngineKind
 sys.exit(serve_forever(Settings(addr=sys.argv[1], models_dir=Path(sys.argv[2]), engine=EngineKind.FAKE)))
 """
 

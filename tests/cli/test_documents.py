@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from modeld.cli.console.leaving import FAILED, INTERRUPTED, NOT_REACHABLE
+from modeld.cli.console.exit_codes import FAILED, INTERRUPTED, NOT_REACHABLE
 from modeld.cli.main import modeld
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,7 @@ from click.testing import CliRunner, Result
 from support.keys import cheap_key
 
 from modeld.cli.main import modeld
-from modeld.config.key_file import changing, read_keys
-from modeld.config.key_hash import matches, parts
+from modeld.config.key_file import changing, matches, parts, read_keys
 
 
 def run(*arguments: str | Path) -> Result:

@@ -37,7 +37,7 @@ def test_a_daemon_that_serves_has_imported_no_client(tmp_path: Path) -> None:
         assert done.exit_code == 0
     modules = imported(running.log)
     assert "modeld.cli.compose" in modules
-    assert "modeld.runtime.scheduler" in modules
+    assert "modeld.runtime.scheduling.scheduler" in modules
     assert [name for name in modules if CLIENT.search(name)] == []
 
 
@@ -48,7 +48,7 @@ def test_a_worker_has_imported_no_command_line() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     modules = done.stdout.splitlines()
-    assert "modeld.worker.drive" in modules
+    assert "modeld.worker.engine_loop" in modules
     assert [
         name for name in modules if CLIENT.search(name) or re.match(r"rich\b|click\b|modeld\.cli", name)
     ] == []

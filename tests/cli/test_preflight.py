@@ -14,6 +14,11 @@ import pytest
 from support.tiny_gguf import write_model
 
 from modeld.cli.preflight import (
+    NotOk,
+    Ok,
+    Verdict,
+    check_address,
+    check_addresses,
     check_default_model,
     check_events_file,
     check_library,
@@ -23,12 +28,10 @@ from modeld.cli.preflight import (
     check_scripts,
     check_state_dir,
 )
-from modeld.cli.preflight_address import check_address, check_addresses
-from modeld.cli.verdict import NotOk, Ok, Verdict
 from modeld.config.address import parse_address
 from modeld.config.settings import ModelSettings, Settings
-from modeld.core.models import Catalog
-from modeld.runtime.scan import Scan, Scanner
+from modeld.domain.model import Catalog
+from modeld.runtime.catalog.scan import Scan, Scanner
 
 
 def why(verdict: Verdict) -> str:

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from modeld.cli.main import modeld
 from modeld.config.load import ConfigError, load_settings
+from modeld.config.rules import drain_patience, fleet_stop_s
 from modeld.config.settings import Settings
-from modeld.config.stop import drain_patience, fleet_stop_s
 
 
 def warnings_of(**flags: object) -> tuple[str, ...]:

@@ -14,11 +14,21 @@ from hypothesis import strategies as st
 from support.keys import cheap_key
 
 from modeld.config.files import dump_yaml, parse_yaml
-from modeld.config.key_file import BadKeys, KeyEntry, changing, read_keys, readable_by_others
-from modeld.config.key_hash import hash_problem, hashed, matches, new_key, parts
-from modeld.core.client import Client, Scope, redacted, visible
-from modeld.core.models import ModelSpec, make_catalog
-from modeld.core.request import Priority
+from modeld.config.key_file import (
+    BadKeys,
+    KeyEntry,
+    changing,
+    hash_problem,
+    hashed,
+    matches,
+    new_key,
+    parts,
+    read_keys,
+    readable_by_others,
+)
+from modeld.domain.model import ModelSpec, make_catalog
+from modeld.domain.request import Priority
+from modeld.quotas.client import Client, Scope, redacted, visible
 
 
 def test_a_secret_matches_its_own_hash_and_no_other() -> None:

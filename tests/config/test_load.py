@@ -15,7 +15,7 @@ from modeld.config.fields import BY_NAME, FIELDS, LEGACY, show_default
 from modeld.config.load import ConfigError, Loaded, load_settings
 from modeld.config.model_fields import MODEL_FIELDS
 from modeld.config.settings import AUTO, ModelSettings, Settings
-from modeld.core.models import Isolation
+from modeld.domain.model import Isolation
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

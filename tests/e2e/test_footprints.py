@@ -11,7 +11,7 @@ import trio
 from support import tiny_gguf
 from support.real import Q4_0, client, daemon, infer, models_folder
 
-from modeld.core.models import MIB
+from modeld.domain.model import MIB
 
 pytestmark = pytest.mark.real
 PATIENCE_S = 120.0

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.engines import Bench, ask, spec
 
-from modeld.core.events import FinishReason
-from modeld.core.request import Constraint, ConstraintKind, Sampling
+from modeld.domain.request import Constraint, ConstraintKind, Sampling
+from modeld.domain.request_events import FinishReason
 from modeld.engine.protocol import Admitted, Broken, Done, LoadAborted, Tokens
 from modeld.errors import InvalidGrammar, InvalidRequest, PromptTooLong
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from modeld.engine.fresh import check_unchanged
-from modeld.engine.llama.library import LogLines
-from modeld.engine.llama.model import failure_of
+from modeld.engine.llama.native.library import LogLines
+from modeld.engine.llama.native.model import failure_of
+from modeld.engine.load import check_unchanged
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import ModelFailed, OutOfMemory
 

@@ -10,10 +10,10 @@ from support.keys import bearer, cheap_key, ring
 from support.served import serving
 
 from modeld.config.settings import Settings
-from modeld.core.client import Scope
-from modeld.core.request import Priority
+from modeld.domain.request import Priority
 from modeld.http.auth import beyond_loopback, scopes_for
-from modeld.http.openapi import openapi_document
+from modeld.http.openapi.document import openapi_document
+from modeld.quotas.client import Scope
 
 ASK = {"prompt": "Hello", "stream": False}
 OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs"]

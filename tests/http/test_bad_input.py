@@ -14,7 +14,7 @@ from support.backend import say
 from support.served import Raw, Served, infer_bytes, serving
 
 from modeld.http.limits import Limits
-from modeld.http.request_head import malformed
+from modeld.http.server.request_checks import malformed
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 JSON_TYPE = "Content-Type: application/json\r\n"

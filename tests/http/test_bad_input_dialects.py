@@ -9,7 +9,7 @@ import pytest
 from support.backend import say
 from support.served import serving
 
-from modeld.core.request import GenerateRequest
+from modeld.domain.request import GenerateRequest
 
 IMAGE = "data:image/png;base64,AAAA"
 MANY = 10_000

@@ -9,7 +9,7 @@ from support.keys import bearer, ring
 from support.served import serving
 
 from modeld.config.settings import Settings
-from modeld.http.paths import other_spellings
+from modeld.http.app import other_spellings
 
 HELLO = [{"role": "user", "content": "Hello"}]
 CHAT = {"messages": HELLO, "max_tokens": 4}

@@ -14,7 +14,7 @@ from support.keys import bearer, ring
 from support.served import Served, serving
 
 from modeld.config.settings import Settings
-from modeld.http.openapi import openapi_document
+from modeld.http.openapi.document import openapi_document
 
 EVIL = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
 APP = "https://app.example"

@@ -16,19 +16,19 @@ from support.machine import MadeUp, gpu, machine
 from support.tiny_gguf import write_model
 
 from modeld.config.settings import AUTO, ModelSettings, Settings
-from modeld.core.events import Failed, Finished, FinishReason
-from modeld.core.lifecycle import State
-from modeld.core.models import MIB, EngineKind
-from modeld.core.request import GenerateRequest, Order
-from modeld.core.status import DaemonStatus
+from modeld.domain.instance_state import State
+from modeld.domain.model import MIB, EngineKind
+from modeld.domain.request import GenerateRequest, Order
+from modeld.domain.request_events import Failed, Finished, FinishReason
+from modeld.domain.status import DaemonStatus
 from modeld.errors import Draining
 from modeld.runtime.daemon import Daemon
-from modeld.runtime.machine import budget_bytes, memory_of_machine
+from modeld.runtime.memory.machine import budget_bytes, memory_of_machine
 from modeld.runtime.root import Root, limits_of
 from modeld.runtime.systemd import Notifier, Supervision
 from modeld.runtime.ticket import Ticket
 from modeld.telemetry.metrics import Metrics
-from modeld.worker.thread import ThreadWorker
+from modeld.worker.thread_host import ThreadWorker
 
 
 def root_of(

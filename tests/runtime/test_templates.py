@@ -7,11 +7,10 @@ from pathlib import Path
 
 from support.tiny_gguf import write_model
 
-from modeld.core.models import ModelSpec
-from modeld.engine.llama.gguf import read_facts
-from modeld.engine.llama.gguf_template import read_template
-from modeld.engine.llama.template import MAX_SOURCE
-from modeld.runtime.templates import KEPT, Templates
+from modeld.domain.model import ModelSpec
+from modeld.engine.llama.gguf.facts import read_facts
+from modeld.engine.llama.prompts.template import MAX_SOURCE
+from modeld.runtime.daemon import KEPT, Templates, read_template
 
 LONG = "{# " + "x" * 5000 + " #}{{ messages }}é"
 

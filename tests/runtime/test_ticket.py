@@ -9,8 +9,8 @@ import trio
 from support.backend import TINY, finish
 from trio.testing import wait_all_tasks_blocked
 
-from modeld.core.events import Delta, Event, Failed
-from modeld.core.request import GenerateRequest, Order
+from modeld.domain.request import GenerateRequest, Order
+from modeld.domain.request_events import Delta, Event, Failed
 from modeld.runtime.ticket import Ticket
 
 

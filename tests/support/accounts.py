@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from modeld.engine.llama.library import lib
-from modeld.engine.llama.split import SplitCache
+from modeld.engine.llama.kv.split_cache import SplitCache
+from modeld.engine.llama.native.library import lib
 
 
 def held(engine):

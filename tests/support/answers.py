@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from modeld.cli.console.answers import Decision, Device, Instance, Model, Status
+from modeld.cli.console.api import Decision, Device, Instance, Model, Status
 
 NOW = 1_700_000_000.0
 """22:13:20 UTC."""

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 from support.statuses import daemon_status, instance_status
 
-from modeld.core.events import Delta, Finished, FinishReason, Started, Stats, Usage
-from modeld.core.lifecycle import State
-from modeld.core.models import Catalog, ModelFacts, ModelSpec, make_catalog
-from modeld.core.request import Order
-from modeld.core.status import DaemonStatus
+from modeld.domain.instance_state import State
+from modeld.domain.model import Catalog, ModelFacts, ModelSpec, make_catalog
+from modeld.domain.request import Order
+from modeld.domain.request_events import Delta, Finished, FinishReason, Started, Stats, Usage
+from modeld.domain.status import DaemonStatus
 from modeld.errors import ModelNotFound
-from modeld.runtime.event_log import EventLog
+from modeld.runtime.reporting.event_log import EventLog
 from modeld.runtime.ticket import Ticket
 
 Script = Callable[[Ticket], Awaitable[None]]
@@ -69,7 +69,7 @@ def starting(events: int) -> Script:
 
 
 class ScriptedBackend:
-    """Satisfies `modeld.http.backend.Backend`.
+    """Satisfies `modeld.http.context.Backend`.
 
     Attributes:
       script: run for each ticket, in `nursery`.

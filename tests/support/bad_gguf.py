@@ -19,9 +19,9 @@ from pathlib import Path
 import gguf
 from support import tiny_gguf
 
-from modeld.core.models import LoadOptions
-from modeld.core.request import GenerateRequest, Sampling
-from modeld.engine.llama.gguf import GgufError, read_facts
+from modeld.domain.model import LoadOptions
+from modeld.domain.request import GenerateRequest, Sampling
+from modeld.engine.llama.gguf.facts import GgufError, read_facts
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import ModeldError
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import trio
 
-from modeld.core.models import EngineKind, LoadOptions
-from modeld.core.request import GenerateRequest
+from modeld.domain.model import EngineKind, LoadOptions
+from modeld.domain.request import GenerateRequest
 from modeld.engine.protocol import LoadSpec, Output
 from modeld.worker.messages import FromWorker, Ready, Step
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from modeld.core.events import FinishReason
-from modeld.core.models import LoadOptions
-from modeld.core.request import GenerateRequest, Sampling
+from modeld.domain.model import LoadOptions
+from modeld.domain.request import GenerateRequest, Sampling
+from modeld.domain.request_events import FinishReason
 from modeld.engine.protocol import Admitted, Broken, Done, LoadSpec, Tokens
 
 GREEDY = Sampling(temperature=0.0)

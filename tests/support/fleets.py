@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from modeld.core.effects import Cut, Effect, Grant, Load, Refuse, SetThreads, Stop, Tell
-from modeld.core.fleet import Fleet
-from modeld.core.inputs import Arrived, GotSlot, Input, Loaded, Released, Stopped
-from modeld.core.lifecycle import State
-from modeld.core.limits import Limits
-from modeld.core.models import MIB, Footprint, LoadOptions, ModelSpec, make_catalog
-from modeld.core.schedule import step
+from modeld.domain.instance_state import State
+from modeld.domain.model import MIB, Footprint, LoadOptions, ModelSpec, make_catalog
+from modeld.scheduler.effects import Cut, Effect, Grant, Load, Refuse, SetThreads, Stop, Tell
+from modeld.scheduler.inputs import Arrived, GotSlot, Input, Loaded, Released, Stopped
+from modeld.scheduler.state import Fleet, Limits
+from modeld.scheduler.step import step
 
 
 def spec(name: str, mb: int = 100, *, slots: int = 2, threads: int = 2, **more: object) -> ModelSpec:

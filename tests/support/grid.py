@@ -17,10 +17,10 @@ from pathlib import Path
 from support.real import Q4_0, Q4_1, Q8_0, models_folder
 from support.scales import small_pages, sure, weighed
 
-from modeld.core.learned import Learned, scaled, when_ready
-from modeld.core.models import MIB, Isolation, LoadOptions, ModelSpec
+from modeld.domain.model import MIB, Isolation, LoadOptions, ModelSpec
 from modeld.engine.llama.footprint import estimate
-from modeld.engine.llama.gguf import read_facts
+from modeld.engine.llama.gguf.facts import read_facts
+from modeld.memory.calibration import Learned, scaled, when_ready
 
 OTHERS = (
     (Q4_0, {"kv_type": "q8_0"}),

@@ -9,7 +9,7 @@ import gc
 import os
 from pathlib import Path
 
-from modeld.engine.llama.library import lib
+from modeld.engine.llama.native.library import lib
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

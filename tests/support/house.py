@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager
 import trio
 from support.inline import InlineWorker
 
-from modeld.core.events import Delta, Event, Failed, Finished, Last
-from modeld.core.limits import Limits
-from modeld.core.models import EngineKind, ModelSpec, make_catalog
-from modeld.core.request import GenerateRequest, Order
-from modeld.runtime.control import Control
-from modeld.runtime.event_log import EventLog
-from modeld.runtime.observer import Observer
-from modeld.runtime.scheduler import Scheduler
+from modeld.domain.model import EngineKind, ModelSpec, make_catalog
+from modeld.domain.request import GenerateRequest, Order
+from modeld.domain.request_events import Delta, Event, Failed, Finished, Last
+from modeld.runtime.reporting.event_log import EventLog
+from modeld.runtime.reporting.observer import Observer
+from modeld.runtime.scheduling.control import Control
+from modeld.runtime.scheduling.scheduler import Scheduler
 from modeld.runtime.ticket import Ticket
+from modeld.scheduler.state import Limits
 from modeld.telemetry.metrics import Metrics
 
 

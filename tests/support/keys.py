@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from modeld.config.key_file import KeyEntry
-from modeld.runtime.keyring import Keyring
+from modeld.runtime.keys.keyring import Keyring
 
 
 def cheap_key(name: str, **terms: object) -> tuple[str, str, KeyEntry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from modeld.engine.llama.prefix import Cut, Share
+from modeld.engine.llama.kv.prefix_cache import Cut, Share
 
 
 @dataclass

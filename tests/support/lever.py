@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from support.fleets import Paper
 
-from modeld.core.effects import EndOperation, RefuseOperation
-from modeld.core.inputs import GivenUp, Input, LoadAsked, Pinned, SwitchAsked, UnloadAsked
-from modeld.core.operations import Operation
-from modeld.core.progress import Stage, stage_of
+from modeld.domain.operation import Operation
+from modeld.runtime.scheduling.operations import Stage, stage_of
+from modeld.scheduler.effects import EndOperation, RefuseOperation
+from modeld.scheduler.inputs import GivenUp, Input, LoadAsked, Pinned, SwitchAsked, UnloadAsked
 
 
 class Lever:

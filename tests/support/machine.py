@@ -6,12 +6,12 @@ from __future__ import annotations
 import trio
 from msgspec.structs import replace
 
-from modeld.core.devices import Device, DeviceKind
-from modeld.core.models import MIB
+from modeld.domain.model import MIB
+from modeld.memory.devices import Device, DeviceKind
 
 
 class MadeUp:
-    """A source of devices for `runtime.devices`; `set` changes what the next look sees."""
+    """A source of devices for `runtime.memory.device_watch`; `set` changes what the next look sees."""
 
     def __init__(self, *devices: Device) -> None:
         self.devices = devices

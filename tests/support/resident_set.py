@@ -12,9 +12,9 @@ from pathlib import Path
 import llama_cpp
 import msgspec
 
-from modeld.core.models import LoadOptions
-from modeld.engine.llama.layout import unified_layout
-from modeld.engine.llama.params import context_params, model_params
+from modeld.domain.model import LoadOptions
+from modeld.engine.llama.kv.layout import unified_layout
+from modeld.engine.llama.native.params import context_params, model_params
 
 
 def resident_set() -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from modeld.core.request import Sampling
-from modeld.engine.llama.constrained import logits_of
-from modeld.engine.llama.library import lib
-from modeld.engine.llama.sampler import Sampler
+from modeld.domain.request import Sampling
+from modeld.engine.llama.constraints.matcher import logits_of
+from modeld.engine.llama.native.library import lib
+from modeld.engine.llama.sampling.sampler import Sampler
 
 GREEDY = Sampling(temperature=0.0)
 FREE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}

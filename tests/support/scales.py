@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 import trio
 
-from modeld.core.models import DryRun, LoadOptions
+from modeld.domain.model import DryRun, LoadOptions
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import Problem
-from modeld.worker.probe import probe
+from modeld.worker.oneshot import probe
 from modeld.worker.spawn import child_environment
 
 PROGRAM = Path(__file__).parent / "weigh.py"

@@ -19,9 +19,9 @@ from modeld.config.settings import Settings
 from modeld.http.app import EdgeApp, create_app
 from modeld.http.auth import Guard
 from modeld.http.limits import Limits, limits_of
-from modeld.http.listener import serve
-from modeld.http.tls import Tls
-from modeld.runtime.keyring import Keyring
+from modeld.http.server.listener import serve
+from modeld.http.server.tls import Tls
+from modeld.runtime.keys.keyring import Keyring
 from modeld.runtime.ticket import Ticket
 from modeld.telemetry.metrics import Metrics
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from modeld.core.lifecycle import State
-from modeld.core.status import DaemonStatus, InstanceStatus
+from modeld.domain.instance_state import State
+from modeld.domain.status import DaemonStatus, InstanceStatus
 
 
 def instance_status(model_id: str, **more: object) -> InstanceStatus:

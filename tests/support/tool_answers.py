@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from support.backend import TINY
 
-from modeld.core.events import Event
 from modeld.dialects import anthropic, ollama, openai
+from modeld.domain.request_events import Event
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",

@@ -17,13 +17,13 @@ from pathlib import Path
 import msgspec
 
 import modeld.worker.child  # noqa: F401  # what a worker has in memory
-from modeld.core.models import LoadOptions
-from modeld.core.request import EmbedRequest, GenerateRequest
-from modeld.engine.llama.batch import Batch
+from modeld.domain.model import LoadOptions
+from modeld.domain.request import EmbedRequest, GenerateRequest
 from modeld.engine.llama.engine import LlamaEngine, load
 from modeld.engine.llama.footprint import EMBED_SEQUENCES
-from modeld.engine.llama.gguf import read_facts
-from modeld.engine.llama.library import lib
+from modeld.engine.llama.gguf.facts import read_facts
+from modeld.engine.llama.native.batch import Batch
+from modeld.engine.llama.native.library import lib
 from modeld.engine.protocol import LoadSpec
 
 

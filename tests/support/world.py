@@ -11,9 +11,14 @@ from collections.abc import Callable
 
 from support.fleets import Paper, limits, spec
 
-from modeld.core.claims import owed, pending
-from modeld.core.devices import DeviceKind, DeviceRoom
-from modeld.core.effects import (
+from modeld.domain.instance_state import State
+from modeld.domain.model import MIB, make_catalog
+from modeld.domain.operation import Operation, OperationKind, OperationState
+from modeld.domain.request import Priority, Stake
+from modeld.errors import EngineFailed, ModelFailed
+from modeld.memory.devices import DeviceKind, DeviceRoom
+from modeld.scheduler.deadlines import next_deadline
+from modeld.scheduler.effects import (
     Cut,
     Effect,
     EndOperation,
@@ -24,7 +29,7 @@ from modeld.core.effects import (
     Stop,
     Tell,
 )
-from modeld.core.inputs import (
+from modeld.scheduler.inputs import (
     Arrived,
     CatalogChanged,
     CutAll,
@@ -46,13 +51,8 @@ from modeld.core.inputs import (
     UnloadAsked,
     Wanted,
 )
-from modeld.core.lifecycle import State
-from modeld.core.limits import Eviction
-from modeld.core.models import MIB, make_catalog
-from modeld.core.operations import Operation, OperationKind, OperationState
-from modeld.core.request import Priority, Stake
-from modeld.core.wake import next_deadline
-from modeld.errors import EngineFailed, ModelFailed
+from modeld.scheduler.reservations import owed, pending
+from modeld.scheduler.state import Eviction
 
 Pick = Callable[[int], int]
 BUDGET_MB = 100

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from modeld.core.fleet_events import FleetEvent, Kind
-from modeld.telemetry.event_target import EventFile, StandardOutput, Target, Unwritable
+from modeld.domain.daemon_events import FleetEvent, Kind
+from modeld.telemetry.event_file import EventFile, StandardOutput, Target, Unwritable
 from modeld.telemetry.event_writer import EventWriter
 
 PATIENCE_S = 60.0
@@ -176,7 +176,7 @@ def test_a_full_disk_tears_no_line_and_is_waited_for(tmp_path: Path) -> None:
     program = """if True:
         import resource, signal, sys, time
         from pathlib import Path
-        from modeld.telemetry.event_target import EventFile, Unwritable
+        from modeld.telemetry.event_file import EventFile, Unwritable
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
         path = Path(sys.argv[1])

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
+from modeld.telemetry.line_writer import LogWriter
 from modeld.telemetry.log import configure, get_logger, logging_to_stderr, request_level, request_logger
-from modeld.telemetry.writer import LogWriter
 
 
 def lines_of(out: io.StringIO) -> list[dict[str, object]]:

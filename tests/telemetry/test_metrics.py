@@ -6,9 +6,9 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 from support.statuses import daemon_status, instance_status
 
-from modeld.core.events import Usage
-from modeld.core.models import MIB
-from modeld.core.status import DaemonStatus, DeviceStatus
+from modeld.domain.model import MIB
+from modeld.domain.request_events import Usage
+from modeld.domain.status import DaemonStatus, DeviceStatus
 from modeld.telemetry.metrics import Metrics
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from modeld.telemetry.log import logging_to_stderr
 from modeld.worker.child_log import BURST_LINES, LINE_BYTES, LINES_PER_S, ChildLog
-from modeld.worker.log_marks import mark, split_mark
+from modeld.worker.messages import mark, split_mark
 
 
 def logged(*pieces: bytes, level: str = "info", at: float = 0.0) -> tuple[ChildLog, list[str]]:

@@ -11,7 +11,7 @@ import trio
 from support.ear import PATIENCE_S, Ear, load_spec, request
 from support.inline import InlineWorker
 
-from modeld.core.events import FinishReason
+from modeld.domain.request_events import FinishReason
 from modeld.engine.protocol import Admitted, Done, Tokens
 from modeld.errors import EngineFailed
 from modeld.worker.host import Worker
@@ -28,8 +28,8 @@ from modeld.worker.messages import (
     Stopped,
     Submit,
 )
-from modeld.worker.process import ProcessWorker
-from modeld.worker.thread import ThreadWorker
+from modeld.worker.process_host import ProcessWorker
+from modeld.worker.thread_host import ThreadWorker
 
 HOSTS = [
     pytest.param(InlineWorker, id="inline"),

@@ -6,8 +6,9 @@ from __future__ import annotations
 import pytest
 import trio
 
-from modeld.worker import once, spawn
-from modeld.worker.once import ask_once
+from modeld.worker import oneshot as once
+from modeld.worker import spawn
+from modeld.worker.oneshot import ask_once
 from modeld.worker.spawn import Spawned
 
 

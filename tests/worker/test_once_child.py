@@ -14,7 +14,7 @@ from modeld.worker.spawn import child_environment
 PATIENCE_S = 60.0
 
 
-@pytest.mark.parametrize("program", ["modeld.worker.device_child", "modeld.worker.probe_child"])
+@pytest.mark.parametrize("program", ["modeld.worker.device_child", "modeld.worker.dry_run_child"])
 def test_a_program_loads_llama_cpp_only_once_it_is_confined(program: str) -> None:
     """A library for another CPU dies where it is loaded; by then no core file is left, and the rest holds."""
     shown = f"import sys, {program}; print(*sys.modules)"
@@ -22,5 +22,5 @@ def test_a_program_loads_llama_cpp_only_once_it_is_confined(program: str) -> Non
     env = child_environment(os.environ)
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=env, timeout=PATIENCE_S)
     loaded = done.stdout.split()
-    assert "modeld.worker.once_child" in loaded
+    assert "modeld.worker.oneshot_child" in loaded
     assert [name for name in loaded if name.startswith(("llama_cpp", "numpy"))] == []

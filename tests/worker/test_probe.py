@@ -20,12 +20,12 @@ from support.lora_gguf import write_lora
 from support.real import Q4_0, Q8_0, models_folder
 from support.scales import PATIENCE_S, dry, sure
 
-from modeld.core.models import MIB, Adapter, DryRun, Isolation, LoadOptions
+from modeld.domain.model import MIB, Adapter, DryRun, Isolation, LoadOptions
 from modeld.engine.llama.footprint import estimate
-from modeld.engine.llama.gguf import read_facts
+from modeld.engine.llama.gguf.facts import read_facts
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import Problem
-from modeld.worker.probe import probe
+from modeld.worker.oneshot import probe
 from modeld.worker.spawn import child_environment
 
 
@@ -104,7 +104,7 @@ def test_a_dry_run_holds_what_a_worker_holds() -> None:
     """Its process is taken for a worker's, so it has no module that a worker has not, but its own."""
     shown = "import importlib, sys; [importlib.import_module(name) for name in {!r}]; print(*sys.modules)"
     engine, found = "modeld.engine.llama.engine", list[set[str]]()
-    for own in (["modeld.worker.probe_child", "modeld.worker.probe_answer"], []):
+    for own in (["modeld.worker.dry_run_child", "modeld.worker.dry_run_answer"], []):
         program = shown.format(["modeld.worker.child", engine, *own])
         command = [sys.executable, "-P", "-S", "-c", program]
         env = child_environment(os.environ)
@@ -115,7 +115,7 @@ def test_a_dry_run_holds_what_a_worker_holds() -> None:
     more = {
         name
         for name in found[0] - found[1]
-        if not name.startswith(("modeld.worker.probe", "modeld.worker.once_child", "modeld.engine"))
+        if not name.startswith(("modeld.worker.dry_run", "modeld.worker.oneshot_child", "modeld.engine"))
     }
     assert more == set()
 

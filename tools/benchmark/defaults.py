@@ -16,8 +16,8 @@ from benchmark import figures, noise
 from benchmark.daemon import BenchError
 from benchmark.prompts import make_prompts
 from benchmark.report import Report
-from modeld.core.models import LoadOptions
-from modeld.core.request import GenerateRequest, Sampling
+from modeld.domain.model import LoadOptions
+from modeld.domain.request import GenerateRequest, Sampling
 from modeld.engine.protocol import Admitted, Broken, Done, Engine, LoadSpec, Tokens
 
 DEFAULT = "default"

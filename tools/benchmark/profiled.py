@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modeld.engine.llama.library import lib
+from modeld.engine.llama.native.library import lib
 from modeld.engine.protocol import Tokens
 
 _TRIES = 20_000
@@ -112,7 +112,8 @@ def install(clocks: Clocks) -> None:
         if name.startswith("llama_") and callable(value) and not isinstance(value, type):
             setattr(lib, name, clocks.llama.around(value))
     os.write = clocks.writes.around(os.write)
-    from modeld.engine.llama import engine, sampler  # noqa: PLC0415  # they must see the wrapped functions
+    from modeld.engine.llama import engine  # noqa: PLC0415  # they must see the wrapped functions
+    from modeld.engine.llama.sampling import sampler  # noqa: PLC0415  # they must see the wrapped functions
 
     draw = clocks.llama.around(clocks.draws.around(sampler.Sampler.sample))
     sampler.Sampler.sample = draw  # type: ignore[method-assign]  # this program exists to wrap it

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from modeld.core.fleet_events import FleetEvent, Kind
-from modeld.core.limits import Eviction, Limits
-from modeld.core.models import MIB
-from modeld.core.optimum import belady_loads, fewest_loads
-from modeld.core.recorded import parse_events
-from modeld.core.simulate import limits_of, simulate
+from modeld.domain.daemon_events import FleetEvent, Kind
+from modeld.domain.model import MIB
+from modeld.scheduler.state import Eviction, Limits
+from modeld.simulator.belady import belady_loads, fewest_loads
+from modeld.simulator.replay import limits_of, simulate
+from modeld.simulator.trace_from_events import parse_events
 
 
 class Change(NamedTuple):

@@ -158,7 +158,7 @@ async def aborted(world: World, when: str) -> Row:
 def _damage(path: Path, name: bytes) -> None:
     """Change one number of the file's header in place (GGUF v3: key, type, value; name, dimensions, type).
 
-    Its size and time of modification stay, or the worker would not have it loaded (`engine.fresh`).
+    Its size and time of modification stay, or the worker would not have it loaded (`engine.load`).
     """
     was = path.stat()
     with path.open("r+b") as file:

@@ -17,13 +17,27 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from modeld.cli.client import CannotConnect, Refused
-from modeld.cli.console.answers import Operation, Status
-from modeld.cli.console.api import Api, read
-from modeld.cli.console.figures import plain, short
-from modeld.cli.console.leaving import complain
-from modeld.cli.console.pause import pause
-from modeld.cli.console.planned import taken_back, under_way
+from modeld.cli.console.api import Api, Operation, Status, read
+from modeld.cli.console.exit_codes import complain
+from modeld.cli.console.format import plain, short
 from modeld.cli.console.screen import error_console
+from modeld.cli.console.views import taken_back, under_way
+
+# ----------------------------------------------------------------------
+# How commands wait between two questions to the daemon.
+
+
+def pause(seconds: float) -> None:
+    """Let time pass; nothing when `seconds` is not positive. Ctrl-C ends it with KeyboardInterrupt.
+
+    Commands are one thread without an event loop and do one thing at a time, so this blocks nobody. What
+    they wait for next is a moment to ask again, and no event tells of that.
+    """
+    if seconds > 0:
+        time.sleep(seconds)  # a command has one thread, and nothing else to do
+
+
+# ----------------------------------------------------------------------
 
 POLL_S = 0.25
 """How long the daemon keeps a question that it cannot answer with an end yet."""

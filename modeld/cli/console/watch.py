@@ -22,11 +22,11 @@ from rich.text import Text
 
 from modeld.cli.client import CannotConnect
 from modeld.cli.console.api import Denied
-from modeld.cli.console.figures import clock, span
-from modeld.cli.console.leaving import complain
-from modeld.cli.console.pause import pause
+from modeld.cli.console.exit_codes import complain
+from modeld.cli.console.follow import pause
+from modeld.cli.console.format import clock, span
 from modeld.cli.console.screen import Screen
-from modeld.cli.where import Target
+from modeld.cli.target import Target
 
 Parts = Sequence[RenderableType]
 Ask = Callable[[], bytes]

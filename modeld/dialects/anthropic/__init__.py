@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Anthropic's Messages API: bodies in, events and bodies out. Pure.
 
-`wire` holds what clients send, `parse` makes orders of it, `render` writes messages and streams of
-them, `errors` the envelope. docs/compatibility.md says what differs from the original.
+`common` holds what clients send and read, and the error format; `messages` makes orders of bodies,
+`messages_render` writes messages and streams of them.
+docs/compatibility.md says what differs from the original.
 """
 
-from modeld.dialects.anthropic.answer import AnthropicAnswer, AnthropicCount
-from modeld.dialects.anthropic.errors import AnthropicError, error_answer
-from modeld.dialects.anthropic.listing import AnthropicModels, models_list, one_model
-from modeld.dialects.anthropic.parse import Asked, parse_count, parse_messages
-from modeld.dialects.anthropic.render import CountRenderer, MessageRenderer
-from modeld.dialects.anthropic.wire import AnthropicCountBody, AnthropicMessagesBody
+from modeld.dialects.anthropic.common import (
+    AnthropicAnswer,
+    AnthropicCount,
+    AnthropicCountBody,
+    AnthropicError,
+    AnthropicMessagesBody,
+    error_answer,
+)
+from modeld.dialects.anthropic.messages import Asked, parse_count, parse_messages
+from modeld.dialects.anthropic.messages_render import CountRenderer, MessageRenderer
+from modeld.dialects.anthropic.models import AnthropicModels, models_list, one_model
 
 __all__ = [
     "AnthropicAnswer",

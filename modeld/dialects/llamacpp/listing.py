@@ -9,11 +9,11 @@ import msgspec
 from msgspec import Meta
 
 from modeld import __version__
-from modeld.core.lifecycle import State
-from modeld.core.models import ModelSpec
-from modeld.core.request import AS_MANY_AS_FIT, GenerateRequest
-from modeld.core.status import DaemonStatus, InstanceStatus
 from modeld.dialects.llamacpp.render import settings_of
+from modeld.domain.instance_state import State
+from modeld.domain.model import ModelSpec
+from modeld.domain.request import AS_MANY_AS_FIT, GenerateRequest
+from modeld.domain.status import DaemonStatus, InstanceStatus
 
 
 class LlamaHealth(msgspec.Struct, frozen=True):

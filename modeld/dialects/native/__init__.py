@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """The native API: bodies in, lines and bodies out. Pure.
 
-`wire` holds the values as they are written, `parse` turns a body into a `Generate`, `render` turns
+`wire` holds the values as they are written, `infer` turns a body into a `Generate`, `render` turns
 the events of one request into lines; `embed` does both for vectors and
-`vocabulary` for what needs no slot; `listing` tells of the models, `happenings` what the daemon does, and
+`vocabulary` for what needs no slot; `listing` tells of the models and of what the daemon does, and
 `control` is what operators pull.
 docs/api.md is the contract.
 """
@@ -24,17 +24,20 @@ from modeld.dialects.native.control import (
     parse_wait,
 )
 from modeld.dialects.native.embed import EmbedAnswer, EmbedBody, EmbedRenderer, parse_embed
-from modeld.dialects.native.happenings import (
+from modeld.dialects.native.infer import Generate, parse
+from modeld.dialects.native.listing import (
     SSE_BEGIN,
     SSE_STILL_HERE,
     SSE_TYPE,
+    ModelBody,
+    ModelsBody,
     Show,
     as_line,
     as_sse,
+    model_body,
+    models_body,
     shown,
 )
-from modeld.dialects.native.listing import ModelBody, ModelsBody, model_body, models_body
-from modeld.dialects.native.parse import Generate, parse
 from modeld.dialects.native.render import Renderer, error_body
 from modeld.dialects.native.vocabulary import (
     ContentBody,
@@ -48,14 +51,7 @@ from modeld.dialects.native.vocabulary import (
     parse_template,
     parse_tokenize,
 )
-from modeld.dialects.native.wire import (
-    Answer,
-    ErrorBody,
-    InferBody,
-    LoadingLine,
-    QueuedLine,
-    TokenLine,
-)
+from modeld.dialects.native.wire import Answer, ErrorBody, InferBody, LoadingLine, QueuedLine, TokenLine
 
 __all__ = [
     "SSE_BEGIN",

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from modeld.config.values import BadValue, parse_duration
-from modeld.core.operations import OperationStatus
-from modeld.dialects.body import MAX_INT32, Body, Duration, decode, keep_alive_of, model_of
+from modeld.dialects.common.body import MAX_INT32, Body, Duration, decode, keep_alive_of, model_of
+from modeld.domain.operation import OperationStatus
 from modeld.errors import InvalidRequest
 
 MOST_SLOTS = 256

@@ -8,14 +8,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from modeld.core.events import Finished
-from modeld.core.request import EmbedRequest, Order, Pooling, Priority
-from modeld.dialects.body import MAX_INT32, decode, keep_alive_of, model_of, timeout_of
-from modeld.dialects.framing import json_bytes, json_string
-from modeld.dialects.gathering import GatheredVectors
-from modeld.dialects.inputs import inputs_of
+from modeld.dialects.common.body import MAX_INT32, decode, inputs_of, keep_alive_of, model_of, timeout_of
+from modeld.dialects.common.streaming import GatheredVectors, json_bytes, json_string
 from modeld.dialects.native.render import stats_body
 from modeld.dialects.native.wire import StatsBody, Terms
+from modeld.domain.request import EmbedRequest, Order, Pooling, Priority
+from modeld.domain.request_events import Finished
 
 _Id = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 

@@ -8,7 +8,19 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import UNSET, UnsetType
 
-from modeld.core.events import (
+from modeld.dialects.common.streaming import BLANK_LINE, json_bytes, json_string, line, rounded, text_of
+from modeld.dialects.native.wire import (
+    Answer,
+    CandidateBody,
+    ErrorBody,
+    LoadingLine,
+    LogprobBody,
+    QueuedLine,
+    StatsBody,
+    TokenLine,
+    UsageBody,
+)
+from modeld.domain.request_events import (
     Delta,
     Event,
     Failed,
@@ -21,19 +33,6 @@ from modeld.core.events import (
     Stats,
     TokenLogprob,
     Usage,
-)
-from modeld.dialects.framing import BLANK_LINE, json_bytes, json_string, line
-from modeld.dialects.logprobs import rounded, text_of
-from modeld.dialects.native.wire import (
-    Answer,
-    CandidateBody,
-    ErrorBody,
-    LoadingLine,
-    LogprobBody,
-    QueuedLine,
-    StatsBody,
-    TokenLine,
-    UsageBody,
 )
 from modeld.errors import JsonScalar, Problem
 

@@ -11,8 +11,10 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from modeld.core.events import AsideAnswer, Detokenized, Templated, Tokenized
-from modeld.core.request import (
+from modeld.dialects.common.body import MAX_INT32, decode, keep_alive_of, model_of, timeout_of
+from modeld.dialects.common.streaming import json_bytes
+from modeld.dialects.native.wire import MessageBody, Terms
+from modeld.domain.request import (
     Aside,
     DetokenizeRequest,
     Message,
@@ -21,9 +23,7 @@ from modeld.core.request import (
     TemplateRequest,
     TokenizeRequest,
 )
-from modeld.dialects.body import MAX_INT32, decode, keep_alive_of, model_of, timeout_of
-from modeld.dialects.framing import json_bytes
-from modeld.dialects.native.wire import MessageBody, Terms
+from modeld.domain.request_events import AsideAnswer, Detokenized, Templated, Tokenized
 from modeld.errors import InvalidRequest
 
 MOST = 131_072

@@ -13,11 +13,10 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from modeld.core.events import FinishReason
-from modeld.core.request import Priority
-from modeld.dialects.body import MAX_INT32, Duration
-from modeld.dialects.bounds import Grammar, IgnoreEos, JsonSchema, Stops
-from modeld.dialects.sampling import SamplingBody
+from modeld.dialects.common.body import MAX_INT32, Duration
+from modeld.dialects.common.sampling import Grammar, IgnoreEos, JsonSchema, SamplingBody, Stops
+from modeld.domain.request import Priority
+from modeld.domain.request_events import FinishReason
 from modeld.errors import JsonScalar
 
 

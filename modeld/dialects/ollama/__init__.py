@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """The API of Ollama: bodies in, lines and bodies out. Pure.
 
-`wire` holds what clients send, `parse` and `options` turn it into what is asked for, `gotemplate`
+`common` holds what clients send, `parse` turns it into what is asked for, `gotemplate`
 renders a template of theirs, `render` writes text, `embed` does both for vectors, and `listing`
 tells of the models. docs/compatibility.md says what differs from the original.
 """
 
+from modeld.dialects.ollama.common import (
+    OllamaChatBody,
+    OllamaEmbedBody,
+    OllamaEmbeddingsBody,
+    OllamaGenerateBody,
+    OllamaPullBody,
+    OllamaShowBody,
+)
 from modeld.dialects.ollama.embed import (
     AskedVectors,
     OllamaEmbedAnswer,
@@ -30,14 +38,6 @@ from modeld.dialects.ollama.listing import (
 )
 from modeld.dialects.ollama.parse import Asked, Terms, order_of, parse_chat, parse_generate
 from modeld.dialects.ollama.render import OllamaAnswer, OllamaError, TextRenderer, error_answer
-from modeld.dialects.ollama.wire import (
-    OllamaChatBody,
-    OllamaEmbedBody,
-    OllamaEmbeddingsBody,
-    OllamaGenerateBody,
-    OllamaPullBody,
-    OllamaShowBody,
-)
 
 __all__ = [
     "Asked",

@@ -9,15 +9,14 @@ import struct
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from modeld.core.events import Finished
-from modeld.core.models import ModelSpec
-from modeld.core.request import EmbedRequest, Order, TokenizeRequest
-from modeld.dialects.body import decode
-from modeld.dialects.framing import json_string
-from modeld.dialects.gathering import GatheredVectors
+from modeld.dialects.common.body import decode
+from modeld.dialects.common.streaming import GatheredVectors, json_string
+from modeld.dialects.ollama.common import OllamaEmbedBody, OllamaEmbeddingsBody
 from modeld.dialects.ollama.parse import Terms, terms_of
 from modeld.dialects.ollama.render import NS
-from modeld.dialects.ollama.wire import OllamaEmbedBody, OllamaEmbeddingsBody
+from modeld.domain.model import ModelSpec
+from modeld.domain.request import EmbedRequest, Order, TokenizeRequest
+from modeld.domain.request_events import Finished
 from modeld.errors import InvalidRequest
 
 _embed = msgspec.json.Decoder(OllamaEmbedBody)

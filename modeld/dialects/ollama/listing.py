@@ -11,11 +11,11 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from modeld import __version__
-from modeld.core.lifecycle import State
-from modeld.core.models import MIB, Catalog, ModelFacts, ModelSpec
-from modeld.core.status import DaemonStatus, InstanceStatus
-from modeld.dialects.body import decode
-from modeld.dialects.ollama.wire import OllamaPullBody, OllamaShowBody
+from modeld.dialects.common.body import decode
+from modeld.dialects.ollama.common import OllamaPullBody, OllamaShowBody
+from modeld.domain.instance_state import State
+from modeld.domain.model import MIB, Catalog, ModelFacts, ModelSpec
+from modeld.domain.status import DaemonStatus, InstanceStatus
 
 API_VERSION = "0.12.6"
 """The version of Ollama whose API this is. Clients compare it with the least that they need."""

@@ -9,8 +9,23 @@ from __future__ import annotations
 
 import msgspec
 
-from modeld.core.models import ModelSpec
-from modeld.core.request import (
+from modeld.dialects.common.body import decode, keep_alive_of
+from modeld.dialects.common.schema import schema_text
+from modeld.dialects.ollama.common import (
+    OllamaChatBody,
+    OllamaGenerateBody,
+    OllamaMessage,
+    OllamaOptions,
+    OllamaTerms,
+    max_tokens_of,
+    sampling_of,
+    stop_of,
+    without_effect,
+)
+from modeld.dialects.ollama.gotemplate import GoTemplate
+from modeld.dialects.ollama.tools import call_or, message_of, tools_of
+from modeld.domain.model import ModelSpec
+from modeld.domain.request import (
     Constraint,
     ConstraintKind,
     GenerateRequest,
@@ -19,18 +34,6 @@ from modeld.core.request import (
     TokenizeRequest,
     Tool,
 )
-from modeld.dialects.body import decode, keep_alive_of
-from modeld.dialects.ollama.gotemplate import GoTemplate
-from modeld.dialects.ollama.options import max_tokens_of, sampling_of, stop_of, without_effect
-from modeld.dialects.ollama.tools import call_or, message_of, tools_of
-from modeld.dialects.ollama.wire import (
-    OllamaChatBody,
-    OllamaGenerateBody,
-    OllamaMessage,
-    OllamaOptions,
-    OllamaTerms,
-)
-from modeld.dialects.schema import schema_text
 from modeld.errors import InvalidRequest
 
 ROLES = ("system", "user", "assistant", "tool")

@@ -8,7 +8,13 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from modeld.core.events import (
+from modeld.dialects.common.streaming import Streaming, json_bytes, json_string, line, rounded, text_of
+from modeld.dialects.common.tool_calls import call_id
+from modeld.dialects.common.tool_reader import ToolReader
+from modeld.dialects.ollama.parse import Asked
+from modeld.dialects.ollama.tools import OllamaAnswerCall, Part, part_of
+from modeld.domain.model import ModelSpec
+from modeld.domain.request_events import (
     Delta,
     Event,
     Failed,
@@ -20,14 +26,6 @@ from modeld.core.events import (
     TokenLogprob,
     Usage,
 )
-from modeld.core.models import ModelSpec
-from modeld.dialects.framing import json_bytes, json_string, line
-from modeld.dialects.gathering import Streaming
-from modeld.dialects.logprobs import rounded, text_of
-from modeld.dialects.ollama.parse import Asked
-from modeld.dialects.ollama.tools import OllamaAnswerCall, Part, part_of
-from modeld.dialects.tool_reader import ToolReader
-from modeld.dialects.tools import call_id
 from modeld.errors import ERRORS, ModelNotFound, Problem
 
 NS = 1_000_000_000

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from modeld.core.request import Constraint, Message, Tool, ToolCall
-from modeld.dialects.framing import json_bytes
-from modeld.dialects.ollama.wire import OllamaMessage, OllamaTool, OllamaToolCall
-from modeld.dialects.tool_reader import Piece, Said
-from modeld.dialects.tools import call_id, check_tools, one_call_of, tool_of
+from modeld.dialects.common.streaming import json_bytes
+from modeld.dialects.common.tool_calls import call_id, check_tools, one_call_of, tool_of
+from modeld.dialects.common.tool_reader import Piece, Said
+from modeld.dialects.ollama.common import OllamaMessage, OllamaTool, OllamaToolCall
+from modeld.domain.request import Constraint, Message, Tool, ToolCall
 from modeld.errors import InvalidRequest
 
 

@@ -1,29 +1,31 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """OpenAI's API: bodies in, objects and server-sent events out. Pure.
 
-`wire` has what its bodies share, `ask` turns such into orders; `chat`, `completion` and `embed` are the
-endpoints, `render_*` their answers; `errors` is the envelope. docs/compatibility.md tells what differs.
+`common` has what its bodies and orders share, and the error format; `chat`, `completions`, `responses`,
+`embeddings` and `models` are the endpoints, `*_render` the answers of the larger ones.
+docs/compatibility.md tells what differs.
 """
 
-from modeld.dialects.openai.ask import Asked
 from modeld.dialects.openai.chat import ChatBody, parse_chat
-from modeld.dialects.openai.completion import CompletionBody, parse_completion
-from modeld.dialects.openai.embed import (
+from modeld.dialects.openai.chat_render import ChatAnswer, ChatRenderer
+from modeld.dialects.openai.common import Asked, OpenAIError, as_seen, error_answer
+from modeld.dialects.openai.completions import (
+    CompletionAnswer,
+    CompletionBody,
+    CompletionRenderer,
+    parse_completion,
+)
+from modeld.dialects.openai.embeddings import (
     AskedVectors,
     EmbeddingsAnswer,
     EmbeddingsBody,
     VectorRenderer,
     parse_embeddings,
 )
-from modeld.dialects.openai.errors import as_seen, error_answer
-from modeld.dialects.openai.listing import OpenAIModel, OpenAIModels, models_list, one_model
+from modeld.dialects.openai.models import OpenAIModel, OpenAIModels, models_list, one_model
 from modeld.dialects.openai.render import SSE_TYPE, ChoiceEvent, ChoiceRenderer
-from modeld.dialects.openai.render_chat import ChatAnswer, ChatRenderer
-from modeld.dialects.openai.render_completion import CompletionAnswer, CompletionRenderer
-from modeld.dialects.openai.render_responses import ResponseRenderer
-from modeld.dialects.openai.response_wire import ResponseBody
-from modeld.dialects.openai.responses import AskedResponse, ResponsesBody, parse_response
-from modeld.dialects.openai.wire import OpenAIError
+from modeld.dialects.openai.responses import AskedResponse, ResponseBody, ResponsesBody, parse_response
+from modeld.dialects.openai.responses_render import ResponseRenderer
 
 __all__ = [
     "SSE_TYPE",

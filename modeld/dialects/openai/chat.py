@@ -8,7 +8,22 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from modeld.core.request import (
+from modeld.dialects.common.body import MAX_INT32
+from modeld.dialects.common.schema import schema_text
+from modeld.dialects.common.tool_calls import check_tools, named, one_call_of, tool_of
+from modeld.dialects.openai.common import (
+    AnyJson,
+    Asked,
+    Choosing,
+    choices_of,
+    include_usage,
+    read,
+    refuse,
+    sampling_of,
+    stop_of,
+)
+from modeld.dialects.openai.content_parts import ChatPart, text_of
+from modeld.domain.request import (
     AS_MANY_AS_FIT,
     Constraint,
     ConstraintKind,
@@ -17,12 +32,6 @@ from modeld.core.request import (
     Tool,
     ToolCall,
 )
-from modeld.dialects.body import MAX_INT32
-from modeld.dialects.openai.ask import Asked, choices_of, include_usage, read, refuse, sampling_of, stop_of
-from modeld.dialects.openai.parts import ChatPart, text_of
-from modeld.dialects.openai.wire import AnyJson, Choosing
-from modeld.dialects.schema import schema_text
-from modeld.dialects.tools import check_tools, named, one_call_of, tool_of
 from modeld.errors import InvalidRequest
 
 ANY_OBJECT = '{"type": "object"}'

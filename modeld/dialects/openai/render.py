@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from modeld.core.events import (
+from modeld.dialects.common.streaming import json_bytes, json_string
+from modeld.dialects.openai.common import Asked, FinishText, as_seen, error_bytes, usage_body
+from modeld.domain.request_events import (
     Delta,
     Event,
     Failed,
@@ -23,10 +25,6 @@ from modeld.core.events import (
     Stats,
     Usage,
 )
-from modeld.dialects.framing import json_bytes, json_string
-from modeld.dialects.openai.ask import Asked
-from modeld.dialects.openai.errors import as_seen, error_bytes
-from modeld.dialects.openai.wire import FinishText, usage_body
 from modeld.errors import Problem
 
 SSE_TYPE = "text/event-stream"

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """The only package that imports llama_cpp. Import its modules; the package itself loads nothing.
 
-`engine.load` is the way in. The step loop there joins the parts: `library` (the shared library and its
-log), `model` (load, context), `vocab`, `batch`, `slots`, `prefill` (how much prompt a step takes), `job`
-(one request), `sampler` and `constrained` (choosing tokens), `gbnf` and `grammar` (constraints),
-`template` (messages), `logprobs`. `gguf` and `footprint` read facts without a loaded model.
+`engine.load` is the way in. `engine` is the step loop; `request_queue`, `job`, `active_requests`, `prefill`
+and `token_step` are its stages. `native` wraps the library, `kv` keeps the cache, `sampling` and
+`constraints` choose tokens, `prompts` renders messages; `gguf` and `footprint` read facts without a model.
 """

@@ -24,26 +24,25 @@ from pathlib import Path
 
 import numpy as np
 
-from modeld.core.events import FinishReason
-from modeld.core.request import Request
-from modeld.engine.llama.batch import Batch
-from modeld.engine.llama.constrained import logits_of
-from modeld.engine.llama.draw import Draw, no_numbers
-from modeld.engine.llama.embedder import Embedder
-from modeld.engine.llama.embedding_engine import EmbeddingEngine
-from modeld.engine.llama.faults import Faults
-from modeld.engine.llama.gguf import GgufError, read_facts
-from modeld.engine.llama.intake import Intake, Room
+from modeld.domain.request import Request
+from modeld.domain.request_events import FinishReason
+from modeld.engine.llama.active_requests import Seats
+from modeld.engine.llama.constraints.matcher import logits_of
+from modeld.engine.llama.embedding.decode import Embedder
+from modeld.engine.llama.embedding.engine import EmbeddingEngine
+from modeld.engine.llama.gguf.facts import GgufError, read_facts
 from modeld.engine.llama.job import Job
-from modeld.engine.llama.library import last_lines, lib, logger
-from modeld.engine.llama.model import Model
-from modeld.engine.llama.patience import abortable
+from modeld.engine.llama.kv.manager import Residency
+from modeld.engine.llama.kv.split_cache import order
+from modeld.engine.llama.native.batch import Batch
+from modeld.engine.llama.native.library import last_lines, lib, logger
+from modeld.engine.llama.native.load_abort import abortable
+from modeld.engine.llama.native.model import Model
+from modeld.engine.llama.native.vocab import Vocab
 from modeld.engine.llama.prefill import ChunkRule, shares
-from modeld.engine.llama.renderer import Renderer
-from modeld.engine.llama.residency import Residency
-from modeld.engine.llama.seats import Seats
-from modeld.engine.llama.split import order
-from modeld.engine.llama.vocab import Vocab
+from modeld.engine.llama.prompts.renderer import Renderer
+from modeld.engine.llama.request_queue import Intake, Room
+from modeld.engine.llama.token_step import Draw, Faults, no_numbers
 from modeld.engine.protocol import Engine, EngineInfo, LoadSpec, OnProgress, Output
 from modeld.errors import EngineFailed, ModelFailed
 

@@ -49,8 +49,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from modeld.core.models import MIB, Footprint, Isolation, LoadOptions, ModelFacts
-from modeld.engine.llama.gguf_tables import ENCODERS, TENSOR_TYPES
+from modeld.domain.model import MIB, Footprint, Isolation, LoadOptions, ModelFacts
+from modeld.engine.llama.gguf.tables import ENCODERS, TENSOR_TYPES
 
 CELL_GROUP = 256
 """llama.cpp rounds the context up to whole groups."""

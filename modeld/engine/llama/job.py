@@ -12,19 +12,18 @@ from functools import partial
 import numpy as np
 from msgspec.structs import replace
 
-from modeld.core.events import Logprobs, Usage
-from modeld.core.request import AS_MANY_AS_FIT, GenerateRequest
-from modeld.core.text import TextFilter
-from modeld.core.tools import open_thought
-from modeld.engine.llama.constrained import logits_of
-from modeld.engine.llama.grammar import Grammar
-from modeld.engine.llama.logprobs import logprobs_of
-from modeld.engine.llama.lookup import Lookup
-from modeld.engine.llama.renderer import Renderer
-from modeld.engine.llama.sampler import Sampler
-from modeld.engine.llama.slices import Constraints
-from modeld.engine.llama.tool_grammar import CallGrammars
-from modeld.engine.llama.vocab import TokenArray, Vocab
+from modeld.domain.request import AS_MANY_AS_FIT, GenerateRequest
+from modeld.domain.request_events import Logprobs, Usage
+from modeld.domain.text_filter import TextFilter
+from modeld.domain.tool_calls import open_thought
+from modeld.engine.llama.constraints.grammar import Grammar
+from modeld.engine.llama.constraints.matcher import logits_of
+from modeld.engine.llama.constraints.slices import Constraints
+from modeld.engine.llama.native.vocab import TokenArray, Vocab
+from modeld.engine.llama.prompts.renderer import Renderer
+from modeld.engine.llama.prompts.tool_grammar import CallGrammars
+from modeld.engine.llama.sampling.prompt_lookup import Lookup
+from modeld.engine.llama.sampling.sampler import Sampler, logprobs_of
 from modeld.errors import InvalidGrammar, InvalidRequest, PromptTooLong
 
 

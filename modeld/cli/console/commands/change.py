@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 import click
 
 from modeld.cli.client import Refused
-from modeld.cli.console.answers import Operation
-from modeld.cli.console.api import Api, model_path, read
-from modeld.cli.console.commands.complete import complete_models
-from modeld.cli.console.figures import plain, short
+from modeld.cli.console.api import Api, Model, Operation, Plan, model_path, read
+from modeld.cli.console.commands.completion import complete_models
+from modeld.cli.console.commands.look import json_option
+from modeld.cli.console.exit_codes import FAILED, complain, leaving
 from modeld.cli.console.follow import Followed, progress_shown
-from modeld.cli.console.leaving import FAILED, complain, leaving
-from modeld.cli.console.planned import outcome
+from modeld.cli.console.format import plain, short
 from modeld.cli.console.screen import Screen
-from modeld.cli.where import current_target, target_options, utf8
+from modeld.cli.console.views import outcome, plan_view
+from modeld.cli.target import current_target, target_options, utf8
 
 models_argument = click.argument(
     "models", nargs=-1, required=True, metavar="MODEL...", callback=utf8, shell_complete=complete_models
@@ -128,3 +128,84 @@ def switch(*, model: str, detach: bool, as_json: bool) -> None:
     daemon answers, 130 after Ctrl-C.
     """
     _change("switch", (model,), {}, detach=detach, as_json=as_json)
+
+
+# ----------------------------------------------------------------------
+# `modeld pin`, `unpin`: whether a model may be evicted and unloaded by time.
+
+_pin_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print the models as the daemon's JSON, a line each."
+)
+
+
+def _pin(models: tuple[str, ...], *, pinned: bool, as_json: bool) -> None:
+    target, screen = current_target(), Screen()
+    with leaving(target), Api(target) as api:
+        for model in models:
+            data = api.post(model_path(model, "pin"), {"pinned": pinned})
+            if as_json:
+                screen.json(data)
+                continue
+            row = read(data, Model)
+            told = "pinned" if row.pinned else "not pinned"
+            screen.show([f"{short(row.id)}: {told}, {row.state}"])
+
+
+@click.command(short_help="Keep models in memory once they are loaded.")
+@models_argument
+@target_options
+@_pin_json
+def pin(*, models: tuple[str, ...], as_json: bool) -> None:
+    """Pin each MODEL: once loaded it is neither evicted for others nor unloaded by time.
+
+    It is not loaded by this: modeld load --pin does both. It holds until the daemon restarts, which goes by
+    its config again.
+
+    Exits with 0, 1 when the daemon refuses, 2 for a wrong command line, 3 when no daemon answers.
+    """
+    _pin(models, pinned=True, as_json=as_json)
+
+
+@click.command(short_help="Let pinned models be evicted again.")
+@models_argument
+@target_options
+@_pin_json
+def unpin(*, models: tuple[str, ...], as_json: bool) -> None:
+    """Let each MODEL be evicted again, and unloaded by time.
+
+    Exits with 0, 1 when the daemon refuses, 2 for a wrong command line, 3 when no daemon answers.
+    """
+    _pin(models, pinned=False, as_json=as_json)
+
+
+# ----------------------------------------------------------------------
+# `modeld plan`: what would happen if a model were loaded now. Nothing happens.
+
+
+@click.command(short_help="Ask what a load would take, and who would go.")
+@model_argument
+@target_options
+@click.option("--context", "--ctx", type=click.IntRange(1), metavar="N", help="With so many KV cells.")
+@click.option("--slots", type=click.IntRange(1), metavar="N", help="For so many requests at a time.")
+@json_option
+def plan(*, model: str, context: int | None, slots: int | None, as_json: bool) -> None:
+    """Ask what would happen if MODEL were loaded now.
+
+    Does it fit, who goes and why, how long does it take? It is the answer of the function that decides when a
+    request comes; nothing is loaded or evicted.
+
+    Exits with 0 when it fits, 1 when it does not or the daemon refuses, 2 for a wrong command line, 3
+    when no daemon answers.
+    """
+    body: dict[str, object] = {"model": model}
+    body |= {name: value for name, value in (("context", context), ("slots", slots)) if value is not None}
+    target, screen = current_target(), Screen()
+    with leaving(target), Api(target) as api:
+        data = api.post("/plan", body)
+        answer = read(data, Plan)
+    if as_json:
+        screen.json(data)
+    else:
+        screen.show(plan_view(answer, screen.width))
+    if not answer.fits:
+        raise SystemExit(FAILED)

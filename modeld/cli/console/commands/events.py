@@ -11,13 +11,13 @@ import click
 
 from modeld.cli.client import CannotConnect
 from modeld.cli.console.api import Api, Denied, read
-from modeld.cli.console.commands.complete import models_option
-from modeld.cli.console.happenings import Happening, told
-from modeld.cli.console.leaving import complain, leaving
-from modeld.cli.console.pause import pause
+from modeld.cli.console.commands.completion import models_option
+from modeld.cli.console.exit_codes import complain, leaving
+from modeld.cli.console.follow import pause
+from modeld.cli.console.format import Happening, told
 from modeld.cli.console.screen import Screen
 from modeld.cli.console.watch import PASSING
-from modeld.cli.where import Target, current_target, target_options, utf8
+from modeld.cli.target import Target, current_target, target_options, utf8
 
 NDJSON = "application/x-ndjson"
 _PAUSE_S = 1.0

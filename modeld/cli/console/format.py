@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""How figures are written for people: sizes, durations, times, counts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, tzinfo
+
+import msgspec
+from rich.text import Text
+
+NOTHING = "-"
+"""What a cell shows that has no value, so that each row has every column also when it is piped."""
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+_DECIMALS_BELOW = 10.0
+
+
+def plain(text: str) -> str:
+    """Return the text on one line, with nothing that a terminal would obey: names come from outside."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def short(model_id: str) -> str:
+    """Return the name of a model that is enough to type: its id without the ending."""
+    return plain(model_id[:-5] if model_id.lower().endswith(".gguf") else model_id)
+
+
+def mib(value: float | None) -> str:
+    """Write MiB; the unit stands in the heading."""
+    if value is None:
+        return NOTHING
+    return f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def size(size_bytes: int) -> str:
+    """Write the size of a file as the field does, in units of 1000."""
+    value = float(size_bytes)
+    for unit in ("B", "KB", "MB"):
+        if value < 999.5:
+            return f"{value:.0f}{unit}" if unit == "B" or value >= _DECIMALS_BELOW else f"{value:.1f}{unit}"
+        value /= 1000
+    return f"{value:.1f}GB"
+
+
+def count(value: int) -> str:
+    """Write a large count short: 8192, 135M, 1.2B."""
+    if value < 1_000_000:
+        return str(value) if value else NOTHING
+    millions = value / 1e6
+    if millions < 999.5:
+        return f"{millions:.0f}M"
+    return f"{millions / 1000:.1f}B"
+
+
+def span(seconds: float | None) -> str:
+    """Write a duration in its two largest units: `0.42s`, `3.5s`, `42s`, `3m12s`, `2h5m`, `4d3h`."""
+    if seconds is None:
+        return NOTHING
+    seconds = max(0.0, seconds)
+    if seconds < 1:
+        return f"{seconds:.2f}s"
+    if seconds < _DECIMALS_BELOW:
+        return f"{seconds:.1f}s"
+    left = round(seconds)
+    parts: list[str] = []
+    for length, unit in _UNITS:
+        amount, left = divmod(left, length)
+        if amount:
+            parts.append(f"{amount}{unit}")
+        elif parts:
+            break
+    return "".join(parts[:2])
+
+
+def share(part: float) -> str:
+    """Write a fraction of 1 in percent."""
+    return f"{100 * min(1.0, max(0.0, part)):.0f}%"
+
+
+def clock(at_unix: float, zone: tzinfo | None = None) -> str:
+    """Write the time of day, local where no zone is given."""
+    return datetime.fromtimestamp(at_unix, UTC).astimezone(zone).strftime("%H:%M:%S")
+
+
+# ----------------------------------------------------------------------
+# How an event of the daemon is told in a line. Pure.
+
+_STYLES = {
+    "ready": "green",
+    "loading": "cyan",
+    "evicting": "yellow",
+    "draining": "magenta",
+    "refused": "red",
+    "failed": "bold red",
+    "breaker_opened": "bold red",
+    "missed": "bold yellow",
+}
+_KIND_WIDTH = 17
+"""The longest kinds."""
+
+
+class Happening(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of `GET /events`, as far as it is shown; docs/events.md has them all."""
+
+    kind: str
+    seq: int = 0
+    run: str = ""
+    at_unix: float = 0.0
+    model: str = ""
+    for_model: str = ""
+    ticket: int = 0
+    operation: str = ""
+    key: str = ""
+    cause: str = ""
+    reason: str = ""
+    numbers: Mapping[str, float] = {}
+
+    @property
+    def is_progress(self) -> bool:
+        """Whether it tells only how far a load is."""
+        return self.kind == "loading" and not self.reason
+
+    @property
+    def id(self) -> str:
+        """What a reader names to go on after it; empty if it has no place."""
+        return f"{self.run}-{self.seq}" if self.run else ""
+
+
+def told(event: Happening, zone: tzinfo | None = None) -> Text:
+    """Return its line: time, kind, model, who it is about, why, and the figures."""
+    parts = [
+        short(event.model),
+        f"for {short(event.for_model)}" if event.for_model else "",
+        f"request {event.ticket}" if event.ticket else "",
+        f"operation {plain(event.operation)}" if event.operation else "",
+        f"by {plain(event.key)}" if event.key else "",
+        f"({plain(event.cause)})" if event.cause else "",
+    ]
+    about = " ".join(part for part in parts if part)
+    figures = " ".join(f"{plain(name)}={value:g}" for name, value in event.numbers.items())
+    rest = "; ".join(part for part in (plain(event.reason), figures) if part)
+    sentence = ": ".join(part for part in (about, rest) if part)
+    kind = plain(event.kind)
+    return Text.assemble(
+        (clock(event.at_unix, zone), "dim"),
+        "  ",
+        (kind.ljust(_KIND_WIDTH), _STYLES.get(event.kind, "")),
+        "  ",
+        sentence,
+    )

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""How model files write calls of functions, and thoughts: facts that an engine and a dialect share. Pure.
+
+Sources: the chat templates of the models named below, and llama.cpp's docs/function-calling.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+
+from modeld.domain.request import Tool
+
+HERMES_BEGIN, HERMES_END = "<tool_call>", "</tool_call>"
+"""Hermes 2 Pro and 3, Qwen 2.5 and 3: around each call, a JSON object with `name` and `arguments`."""
+MISTRAL_CALLS = "[TOOL_CALLS]"
+"""Mistral: before a JSON list of calls; since version 11 before each name, which `[ARGS]` may follow."""
+MISTRAL_ID, MISTRAL_ARGUMENTS = "[CALL_ID]", "[ARGS]"
+LLAMA_TAG = "<|python_tag|>"
+"""Llama 3.1: before a JSON object with `name` and `parameters`; most often it is left out."""
+
+THOUGHTS = {"<think>": "</think>", "[THINK]": "[/THINK]"}
+"""What stands around the thoughts of a model: DeepSeek R1, Qwen 3 and most others; Mistral's Magistral.
+What a model writes between them is a draft: nothing in there calls a function."""
+
+TOOL_MARKERS = frozenset(
+    {
+        *(HERMES_BEGIN, HERMES_END, MISTRAL_CALLS, MISTRAL_ID, MISTRAL_ARGUMENTS, LLAMA_TAG),
+        *(*THOUGHTS, *THOUGHTS.values()),
+    }
+)
+"""Texts that vocabularies may list as control tokens, which have no text of their own, and without which
+nobody can tell what is a call."""
+
+
+def open_thought(prompt: str) -> str:
+    """Return the marker of the thought that a prompt ends with, and the answer begins in; empty: none."""
+    end = prompt.rstrip()
+    return next((marker for marker in THOUGHTS if end.endswith(marker)), "")
+
+
+# ----------------------------------------------------------------------
+# The JSON schema of a call: an object of the name of a function and its arguments. Pure.
+
+Json = dict[str, object]
+
+
+def schema_of_call(
+    tools: Sequence[Tool], or_else: str | None = None, *, arguments: str = "arguments"
+) -> Json:
+    """Return the schema of a call of one of these functions: `anyOf`, in their order.
+
+    Args:
+      tools: the functions.
+      or_else: JSON text of a schema that it may satisfy instead.
+      arguments: the key of the arguments.
+    """
+    ways: list[Json] = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": tool.name}, arguments: {"$ref": f"#/$defs/call{number}"}},
+            "required": ["name", arguments],
+            "additionalProperties": False,
+        }
+        for number, tool in enumerate(tools)
+    ]
+    definitions = _definitions(tools)
+    if or_else is not None:
+        definitions["answer"] = _moved(msgspec.json.decode(or_else), "#/$defs/answer")
+        ways.append({"$ref": "#/$defs/answer"})
+    return {"$defs": definitions, "anyOf": ways}
+
+
+def schema_of_arguments(tools: Sequence[Tool]) -> Json:
+    """Return the schema of the arguments alone of one of these functions: `anyOf`, in their order."""
+    ways: list[Json] = [{"$ref": f"#/$defs/call{number}"} for number in range(len(tools))]
+    return {"$defs": _definitions(tools), "anyOf": ways}
+
+
+def _definitions(tools: Sequence[Tool]) -> Json:
+    return {
+        f"call{number}": _moved(_arguments(tool), f"#/$defs/call{number}")
+        for number, tool in enumerate(tools)
+    }
+
+
+def _arguments(tool: Tool) -> Json:
+    """Return the schema of the arguments; one that says nothing stands for any object."""
+    schema = msgspec.json.decode(tool.parameters, type=dict[str, object])
+    kinds = ("type", "properties", "anyOf", "oneOf", "allOf", "$ref", "enum", "const")
+    return schema if any(kind in schema for kind in kinds) else {**schema, "type": "object"}
+
+
+def _moved(node: object, root: str) -> object:
+    """Return a schema whose references to itself lead to where it is put."""
+    if isinstance(node, list):
+        return [_moved(child, root) for child in cast("list[object]", node)]
+    if not isinstance(node, dict):
+        return node
+    moved = {key: _moved(child, root) for key, child in cast("Json", node).items()}
+    reference = moved.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        moved["$ref"] = root + reference[1:]
+    return moved

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""The KV cache of a context: layout, slots, prefixes."""

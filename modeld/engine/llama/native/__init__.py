@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Thin wrappers of the llama.cpp library: model, batch, vocabulary, devices."""

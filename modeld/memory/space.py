@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""What models could have if nothing were loaded and nobody else used any: of the budget and of devices. Pure.
+
+Sizes that are `auto` follow from it (`sizing`), so what is loaded or free at the moment is no part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from modeld.domain.model import LoadOptions, ModelSpec
+from modeld.memory.devices import DeviceKind
+from modeld.memory.layer_placement import Spot, parts_of, place
+
+Fits = Callable[[LoadOptions, int], bool]
+"""Whether a model of these options fits a part of what there is: all of it (1), a half (2), and so on."""
+
+
+class Space(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes for models."""
+
+    total: int | None = None
+    """On all devices together; None: nobody knows."""
+    spots: tuple[Spot, ...] = ()
+    """By device, in llama.cpp's order; empty where there are no GPUs: then the total says it all."""
+
+    def less(self, specs: Sequence[ModelSpec]) -> Space:
+        """Return what these leave, each where it would be put if it came in this order."""
+        left = self
+        for spec in specs:
+            left = left._less(spec)
+        return left
+
+    def part(self, parts: int) -> Space:
+        """Return one of so many equal parts."""
+        return Space(
+            total=None if self.total is None else self.total // parts,
+            spots=tuple(replace(spot, free=spot.free // parts) for spot in self.spots),
+        )
+
+    def fits(self, spec_with: Callable[[LoadOptions], ModelSpec]) -> tuple[Fits, ...]:
+        """Return what to ask of a model's size beside its total, the better first.
+
+        (1) All its layers, or as many as its settings say, are on GPUs.
+        (2) The GPUs and the machine hold it together.
+        """
+        if not self.spots:
+            return ()
+
+        def held(options: LoadOptions, parts: int, *, partly: bool) -> bool:
+            spec = spec_with(options)
+            return place(parts_of(spec), self.part(parts).spots, options, None, partly=partly) is not None
+
+        return (
+            lambda options, parts: held(options, parts, partly=False),
+            lambda options, parts: held(options, parts, partly=True),
+        )
+
+    def _less(self, spec: ModelSpec) -> Space:
+        total = None if self.total is None else max(0, self.total - spec.footprint.total)
+        found = place(parts_of(spec), self.spots, spec.options, None) if self.spots else None
+        taken: Mapping[str, int] = {} if found is None else found.bytes
+        spots = (replace(spot, free=max(0, spot.free - taken.get(spot.name, 0))) for spot in self.spots)
+        return Space(total=total, spots=tuple(spots))
+
+
+def space_of(total: int | None, devices: Sequence[Spot]) -> Space:
+    """Return the space of a budget and of devices; without GPUs among them the budget is all of it."""
+    has_gpus = any(device.kind is not DeviceKind.CPU for device in devices)
+    return Space(total=total, spots=tuple(devices) if has_gpus else ())

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Which entry of `models:` is whose, and the options that come of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypedDict
+
+import msgspec
+
+from modeld.config.settings import AUTO, ModelSettings, Settings
+from modeld.domain.model import Adapter, LoadOptions
+from modeld.memory.sizing import Open
+
+_DEFAULT = LoadOptions()
+_PLAIN = ModelSettings()
+
+
+class _Gpus(TypedDict):
+    main_gpu: int | None
+    tensor_split: tuple[float, ...]
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """The entry of each model (of several that name it, one that unites them), and the useless ones."""
+
+    entries: Mapping[str, ModelSettings]
+    unmatched: tuple[str, ...]
+
+
+def assign(entries: Mapping[str, ModelSettings], names: Iterable[Sequence[str]]) -> Assignment:
+    """Give every entry to the model it names.
+
+    `names` has for each model its id, then its stem, then its further names. An entry's key is
+    looked for among ids, then stems, then further names, then the aliases of other entries.
+    """
+    models = sorted((tuple(row) for row in names), key=lambda row: row[0])
+    known: dict[str, str] = {}
+    for column in range(max((len(row) for row in models), default=0)):
+        for row in models:
+            if column < len(row):
+                known.setdefault(row[column], row[0])
+    rank = {name: place for row in models for place, name in enumerate(row)}
+    direct = sorted((key for key in entries if key in known), key=lambda key: (rank[key], key))
+    for key in direct:
+        for alias in entries[key].aliases:
+            known.setdefault(alias, known[key])
+    indirect = [key for key in entries if key in known and key not in direct]
+    found: dict[str, ModelSettings] = {}
+    for key in (*direct, *indirect):
+        earlier = found.get(known[key])
+        found[known[key]] = entries[key] if earlier is None else _united(earlier, entries[key])
+    return Assignment(found, tuple(sorted(key for key in entries if key not in known)))
+
+
+def left_open(settings: Settings, entry: ModelSettings) -> Open:
+    """Return what of a model's size is `auto`."""
+    return Open(
+        ctx=_first(entry.llama_ctx, settings.llama_ctx) == AUTO,
+        slots=_first(entry.llama_slots, settings.llama_slots) == AUTO,
+    )
+
+
+def options_of(settings: Settings, entry: ModelSettings, adapters: tuple[Adapter, ...] = ()) -> LoadOptions:
+    """Return how a model is loaded: its own entry, and the daemon-wide setting where that is silent.
+
+    `adapters` are those of its entry, as they were found. What is `auto` has its default here;
+    `modeld.memory.sizing` chooses it.
+    """
+    return LoadOptions(
+        ctx=_first(entry.llama_ctx, settings.llama_ctx) or _DEFAULT.ctx,
+        slots=_first(entry.llama_slots, settings.llama_slots) or _DEFAULT.slots,
+        threads=_first(entry.llama_threads, settings.llama_threads),
+        gpu_layers=settings.llama_ngl if entry.llama_ngl is None else entry.llama_ngl,
+        **_gpus_of(settings, entry),
+        flash_attn=settings.llama_flash_attn if entry.llama_flash_attn is None else entry.llama_flash_attn,
+        kv_type=settings.llama_kv_type if entry.llama_kv_type is None else entry.llama_kv_type,
+        ubatch=_first(entry.llama_ubatch, settings.llama_ubatch),
+        mmap=settings.llama_mmap if entry.llama_mmap is None else entry.llama_mmap,
+        kv_unified=settings.llama_kv_unified if entry.llama_kv_unified is None else entry.llama_kv_unified,
+        context_shift=(
+            settings.llama_context_shift if entry.llama_context_shift is None else entry.llama_context_shift
+        ),
+        prefix_cells=(
+            settings.llama_prefix_cells if entry.llama_prefix_cells is None else entry.llama_prefix_cells
+        ),
+        isolation=settings.isolation if entry.isolation is None else entry.isolation,
+        lora=adapters,
+    )
+
+
+def _gpus_of(settings: Settings, entry: ModelSettings) -> _Gpus:
+    """Return which GPUs are named: by its own entry, or else by the daemon-wide settings."""
+    own = entry.llama_main_gpu is not None or entry.llama_tensor_split is not None
+    source = entry if own else settings
+    return _Gpus(main_gpu=source.llama_main_gpu, tensor_split=source.llama_tensor_split or ())
+
+
+def _first(own: int | None, common: int) -> int:
+    return common if own is None else own
+
+
+def _united(strong: ModelSettings, weak: ModelSettings) -> ModelSettings:
+    """What the weak entry says, where the strong one is silent; all aliases of both."""
+    silent = {
+        field: getattr(weak, field)
+        for field in strong.__struct_fields__
+        if getattr(strong, field) == getattr(_PLAIN, field)
+    }
+    silent["aliases"] = tuple(dict.fromkeys((*strong.aliases, *weak.aliases)))
+    return msgspec.structs.replace(strong, **silent)

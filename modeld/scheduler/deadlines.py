@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""When time alone changes a decision: the moments at which the scheduler has to look again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modeld.domain.instance_state import State
+from modeld.scheduler.draining import closed_since, cuts_at
+from modeld.scheduler.eviction import SPARE_S
+from modeld.scheduler.state import Claim, Fleet, InstanceView, Instant
+
+
+def next_deadline(fleet: Fleet, now: Instant) -> Instant | None:
+    """Return when `Tick` is due: the next moment at which time alone changes a decision."""
+    times = [*_requests(fleet, now), *_instances(fleet, now), *_room(fleet, now)]
+    return min(times, default=None)
+
+
+def expiry(fleet: Fleet, view: InstanceView) -> Instant | None:
+    """Return when an idle model is unloaded by its time to live; pinned ones never are."""
+    if view.state is not State.READY or not view.idle or fleet.is_pinned(view.model_id):
+        return None
+    return view.keep_until
+
+
+def stays_until(fleet: Fleet, view: InstanceView, now: Instant) -> Instant | None:
+    """Return until when a model is not unloaded by its time to live, not before `now`; None: never by time.
+
+    While it has requests nobody knows that yet: each that ends says it anew.
+    """
+    if view.keep_until is None or fleet.is_pinned(view.model_id):
+        return None
+    return max(view.keep_until, now)
+
+
+def _requests(fleet: Fleet, now: Instant) -> Iterator[Instant]:
+    """Deadlines, `max_wait`, and the end of a backoff somebody waits for."""
+    for waiter in fleet.waiting:
+        if waiter.deadline is not None:
+            yield waiter.deadline
+        view = fleet.instance(waiter.model_id)
+        if view.state is not State.LOADING:
+            yield waiter.waiting_since + fleet.limits.max_wait_s
+        if view.failures.retry_at > now and not view.state.holds_memory:
+            yield view.failures.retry_at
+    for view in fleet.instances.values():
+        for lease in view.leases:
+            if lease.closed:
+                continue
+            if lease.deadline is not None:
+                yield lease.deadline
+            if lease.waits_for_slot:
+                yield lease.waiting_since + fleet.limits.max_wait_s
+
+
+def _instances(fleet: Fleet, now: Instant) -> Iterator[Instant]:
+    """Times to live, and preloads that are tried again."""
+    for view in fleet.instances.values():
+        due = expiry(fleet, view)
+        if due is not None:
+            yield due
+        asked = view.wanted or any(fleet.loading_for(view.model_id))
+        if asked and view.failures.retry_at > now:
+            yield view.failures.retry_at
+    if fleet.limits.cut_streams:
+        cuts = (cuts_at(fleet, one, model_id) for one in fleet.operations for model_id in one.leaving)
+        yield from (due for due in cuts if due > now)
+
+
+def _room(fleet: Fleet, now: Instant) -> Iterator[Instant]:
+    """While somebody waits for room: when others may be asked, or go, and when a drain lasts too long."""
+    limits = fleet.limits
+    queued = {view.model_id for view in fleet.instances.values() if view.state is State.QUEUED}
+    if not queued:
+        return
+    arrivals = [waiter.arrived for waiter in fleet.waiting if waiter.model_id in queued]
+    arrivals += [one.since for one in fleet.operations if one.wants_load and one.model_id in queued]
+    for arrived in arrivals:
+        for patience in (SPARE_S, limits.max_wait_before_drain_s):
+            if arrived + patience > now:
+                yield arrived + patience
+    for view in fleet.instances.values():
+        if view.state is State.READY and view.idle and view.ready_at + limits.min_residency_s > now:
+            yield view.ready_at + limits.min_residency_s
+    for claim in fleet.claims:
+        if not claim.committed:
+            yield _drain_ends(fleet, claim)
+
+
+def _drain_ends(fleet: Fleet, claim: Claim) -> Instant:
+    closed = [claim.widened_at]
+    for victim in claim.victims:
+        view = fleet.instance(victim)
+        closed.append(closed_since(fleet, claim, view))
+    return max(closed) + fleet.limits.backlog_time_s + fleet.limits.evict_timeout_s

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""How long a model stays loaded after requests and operations. Pure.
+
+Each that ends says until when its own has the model stay: by its `keep_alive`, else by the model's
+`ttl`. What one and the same says later takes the place of what he said before; what others said holds,
+so that nobody takes a model away from others. Who may unload a model may also do that: with a `keep_alive` of
+his own he has the last word. Where no keys are in force, everybody is one and the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from modeld.domain.model import Catalog, ModelSpec
+from modeld.scheduler.effects import Outcome, Tell
+from modeld.scheduler.state import Fleet, InstanceView, Instant
+
+OPERATOR = ""
+"""Whose word an operation is; also that of everybody where no keys are in force."""
+
+
+def until(keep_s: float | None, now: Instant) -> Instant:
+    """Return the end of a stay of so many seconds; None and what is negative have none: infinity."""
+    return math.inf if keep_s is None or keep_s < 0 else now + keep_s
+
+
+def having_said(
+    view: InstanceView, owner: str, end: Instant, now: Instant, *, alone: bool = False
+) -> InstanceView:
+    """Return a model that stays as long as anybody has it stay, now that `owner` has said until `end`.
+
+    `alone`: his word is the only one that counts.
+    """
+    others = {} if alone else {who: when for who, when in view.stays.items() if when > now and who != owner}
+    return _staying(view, {**others, owner: end})
+
+
+def prolonged(view: InstanceView, end: Instant) -> InstanceView:
+    """Return a model that stays at least until `end`, and as long as it would anyway."""
+    return _staying(view, {**view.stays, OPERATOR: max(view.stays.get(OPERATOR, end), end)})
+
+
+def _staying(view: InstanceView, stays: Mapping[str, Instant]) -> InstanceView:
+    end = max(stays.values())
+    return replace(view, stays=stays, keep_until=None if end == math.inf else end)
+
+
+# ----------------------------------------------------------------------
+# Which models operators have pinned, beside those that the settings pin.
+
+
+def pin(fleet: Fleet, model_id: str, *, pinned: bool, key: str = "") -> Outcome:
+    """Pin a model or let it go, whatever the config says, until the daemon ends."""
+    if model_id not in fleet.catalog.models:
+        return fleet, []
+    changed = fleet.is_pinned(model_id) is not pinned
+    pins = {**fleet.pins, model_id: pinned}
+    fleet = replace(fleet, pins=pins, catalog=with_pins(fleet.catalog, pins))
+    if not changed:
+        return fleet, []
+    reason = "an operator wants it to stay" if pinned else "an operator lets it go"
+    return fleet, [Tell(action="pin" if pinned else "unpin", model_id=model_id, reason=reason, key=key)]
+
+
+def with_pins(catalog: Catalog, pins: Mapping[str, bool]) -> Catalog:
+    """Return the catalogue with what operators pinned or let go since the config was read."""
+    changed: dict[str, ModelSpec] = {}
+    for model_id, pinned in pins.items():
+        spec = catalog.models.get(model_id)
+        if spec is not None and spec.pinned is not pinned:
+            changed[model_id] = replace(spec, pinned=pinned)
+    if not changed:
+        return catalog
+    models = {model_id: changed.get(model_id, spec) for model_id, spec in catalog.models.items()}
+    return replace(catalog, models=models)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-3.0-only
+"""Replay traces of requests against the scheduler, under virtual time. Pure."""
