@@ -255,7 +255,7 @@ class EdgeApp(QuartTrio):
         try:
             endpoint, arguments = self._find(request)
         except HTTPException as error:
-            missing = error  # Told when the guard was asked: who has no key learns nothing of paths.
+            missing = error  # Raised below, after the checks of Origin and Host.
         answer = await self._before(request)
         if answer is not None:
             return answer

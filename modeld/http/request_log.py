@@ -28,7 +28,9 @@ def wanted_level(request: EdgeRequest) -> str | None:
             continue
         level = request_level(value)
         if level is None:
-            raise InvalidRequest(f'{name}: there is no level "{value[:40]}"; use off, error, info or debug')
+            raise InvalidRequest(
+                f'{name}: there is no level "{value[:40]}"; use off, error, warn, info or debug'
+            )
         return level
     return "debug" if request.sent(b"x-log-infer") == "1" else None
 

@@ -305,7 +305,7 @@ async def test_an_unknown_log_level_is_refused(query: str, headers: dict[str, st
     async with serving(say("a")) as served, served.client() as client:
         answer = await client.post(f"/infer{query}", json={"prompt": "x"}, headers=headers)
         assert answer.status_code == 400
-        assert "off, error, info or debug" in answer.json()["error"]
+        assert "off, error, warn, info or debug" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("began", [False, True])
