@@ -234,6 +234,7 @@ class EdgeApp(QuartTrio):
             self.add_url_rule(rule, endpoint, view, methods=methods)
             self._views[endpoint] = view
         self._routes = self.url_map.bind("modeld")
+        self._fixed_paths = frozenset(rule.rule for rule in self.url_map.iter_rules() if not rule.arguments)
 
     async def handle_request(self, request: Request) -> Response:
         """Answer a request; what is raised on the way becomes an error's answer.
@@ -274,13 +275,21 @@ class EdgeApp(QuartTrio):
         try:
             rule, arguments = self._routes.match(request.path, request.method, return_rule=True)
         except NotFound:
-            known = (path for path in other_spellings(request.path) if self._routes.allowed_methods(path))
+            known = (path for path in other_spellings(request.path) if self._may_mean(path, request.method))
             if (meant := next(known, None)) is None:
                 raise
             request.path = meant
             rule, arguments = self._routes.match(request.path, request.method, return_rule=True)
         request.url_rule = cast("QuartRule", rule)
         return request.url_rule.endpoint, arguments
+
+    def _may_mean(self, path: str, method: str) -> bool:
+        """Whether another spelling has a route.
+
+        One with a model's name in it only if it takes the method: nearly every path is `/v1/models/<path>`.
+        """
+        methods = self._routes.allowed_methods(path)
+        return method in methods or (bool(methods) and path in self._fixed_paths)
 
     async def _before(self, request: EdgeRequest) -> Response | None:
         over_unix_socket = request.scope["server"] is None

@@ -50,7 +50,7 @@ class Authority(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Authority | None:
         """Return what a Host header, or an Origin after its scheme, names; None where it is malformed."""
-        found = _AUTHORITY.fullmatch(text.strip().lower())
+        found = _AUTHORITY.fullmatch(text.strip(" \t").lower())
         if found is None:
             return None
         host = found[2]
@@ -72,7 +72,7 @@ class Origin(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Origin | None:
         """Return the origin that a header or a setting names; None for `null` and what is malformed."""
-        found = _ORIGIN.fullmatch(text.strip().lower())
+        found = _ORIGIN.fullmatch(text.strip(" \t").lower())
         if found is None:
             return None
         scheme = found[1]
@@ -169,7 +169,7 @@ class OriginChecks(msgspec.Struct, frozen=True):
         sent: dict[bytes, list[str]] = {b"host": [], b"origin": [], b"sec-fetch-site": []}
         for name, value in headers:
             if name in sent:
-                sent[name].append(value.decode("latin-1").strip())
+                sent[name].append(value.decode("latin-1").strip(" \t"))
         hosts = [host for host in sent[b"host"] if host]  # HTTP/1.0 needs none; browsers always send one.
         if self.hosts is not None and not any_host and hosts and not self._serves(self.hosts, hosts):
             raise HostNotAllowed(

@@ -108,6 +108,8 @@ async def test_what_means_nothing_is_still_404() -> None:
         for path in ("/v1/v1/nope", "/v1/", "/v1//nope/"):
             answer = await client.post(path, json={})
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), path
+        reload = await client.post("/models/tiny-q4/reload", json={})  # Not the GET /v1/models/<path>.
+        assert (reload.status_code, reload.json()["type"]) == (404, "not_found")
         for path in ("/nope/", "/chat//", "/x/v1/models"):
             answer = await client.get(path)
             assert (answer.status_code, answer.json()["type"]) == (404, "not_found"), path

@@ -175,33 +175,78 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Body], example: str) -> Bo
         raise InvalidRequest("the body is nested too deeply") from None
 
 
-def _decode(text: str, decoder: msgspec.json.Decoder[Body]) -> Body:
+def _decode(text: str | bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     """Decode; a whole number may be written with a fraction of zero or an exponent, as in `4096.0`.
 
     JSON knows one kind of number, and many clients have only floats. msgspec takes these for whole numbers
-    only together with texts such as "4096", so a body that has them is decoded again, with digits alone.
+    only together with texts such as "4096". So a float where a whole number belongs is written in digits, and
+    the body decoded again. Nothing else of it changes: schemas and arguments stay as they were written.
     """
+    for _ in range(_MOST_PLACES):
+        try:
+            return decoder.decode(text)
+        except msgspec.ValidationError as error:
+            found = _FLOAT_AT.search(str(error))
+            changed = found and _with_digits(text, _STEP.findall(found["place"]))
+            if not changed or changed == text:
+                raise
+            text = changed
+    return decoder.decode(text)
+
+
+_MOST_PLACES = 64
+"""Keys of one body that take whole numbers; no dialect has as many."""
+_FLOAT_AT = re.compile(r"got `float` - at `(?P<place>[^`]*)`")
+_FLOAT = re.compile(rb"-?\d+(\.\d+)?([eE][+-]?\d{1,3})?")
+_MOST_DIGITS = 40
+"""More than any whole number of a body may have; what has more becomes one that has as many."""
+_LARGE = 2.0**63
+_EXPONENT = re.compile(rb"\d[eE]")
+"""In lists of ids nobody writes these, and to read them takes msgspec ten times as long."""
+
+
+def _with_digits(value: str | bytes | msgspec.Raw, steps: list[str]) -> bytes:
+    """Return JSON in which floats at a place are written in digits; a step into a list means all items."""
+    if not steps:
+        return _in_digits(bytes(msgspec.Raw(value)))
+    step, rest = steps[0], steps[1:]
     try:
-        return decoder.decode(text)
-    except msgspec.ValidationError as error:
-        if "got `float`" not in str(error):
-            raise
-    return decoder.decode(_STRING_OR_FLOAT.sub(_in_digits, text))
+        if step.startswith("."):
+            members = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
+            members[step[1:]] = msgspec.Raw(_with_digits(members[step[1:]], rest))
+            return msgspec.json.encode(members)
+        if not any(step.startswith(".") for step in rest):  # Numbers alone: there may be very many.
+            raw = bytes(msgspec.Raw(value))
+            return raw if _EXPONENT.search(raw) else msgspec.json.encode(_whole(msgspec.json.decode(raw)))
+        items = msgspec.json.decode(value, type=list[msgspec.Raw])
+    except (msgspec.ValidationError, KeyError):
+        return bytes(msgspec.Raw(value))  # Another item of the same list, of another kind.
+    return msgspec.json.encode([msgspec.Raw(_with_digits(item, rest)) for item in items])
 
 
-_STRING_OR_FLOAT = re.compile(
-    r'"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+(?:[eE][+-]?\d{1,3}(?!\d))?|[eE][+-]?\d{1,3}(?!\d))', re.ASCII
-)
-"""No exponent of more than three digits: floats have none, and digits for it would fill the memory."""
-
-
-def _in_digits(match: re.Match[str]) -> str:
-    """Return a float in digits if it is a whole number, and anything else as it is."""
-    text = match[0]
-    if text.startswith('"'):
+def _in_digits(text: bytes) -> bytes:
+    """Return a number in digits if it is whole, and anything else as it is."""
+    if not _FLOAT.fullmatch(text):
         return text
-    value = Decimal(text)
-    return f"{value:.0f}" if value == value.to_integral_value() else text
+    value = Decimal(text.decode())
+    if value != value.to_integral_value():
+        return text
+    if value.adjusted() >= _MOST_DIGITS:
+        value = Decimal(10**_MOST_DIGITS).copy_sign(value)
+    return f"{value:.0f}".encode()
+
+
+def _whole(value: object) -> object:
+    """Return numbers in lists and objects, whole ones as such; none there has more than 53 bits."""
+    match value:
+        case float() if value.is_integer():
+            return int(max(-_LARGE, min(value, _LARGE)))
+        case list():
+            return [_whole(item) for item in cast("list[object]", value)]
+        case dict():
+            return {key: _whole(item) for key, item in cast("dict[str, object]", value).items()}
+        case _:
+            return value
 
 
 def model_of(name: str | None) -> str | None:

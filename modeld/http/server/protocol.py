@@ -33,7 +33,14 @@ from modeld.errors import Problem
 from modeld.http.limits import Limits
 from modeld.http.request_id import new_id
 from modeld.http.server.chunk_writer import Pen
-from modeld.http.server.request_checks import BodySize, Refusal, is_too_large, malformed, target_of
+from modeld.http.server.request_checks import (
+    BodySize,
+    Refusal,
+    headers_of,
+    is_too_large,
+    malformed,
+    target_of,
+)
 from modeld.http.server.request_stream import Inbound
 
 # ----------------------------------------------------------------------
@@ -270,7 +277,7 @@ class Http1(H11Protocol):
         await stream.handle(
             Request(
                 stream_id=STREAM_ID,
-                headers=list(request.headers),
+                headers=headers_of(request),
                 http_version=request.http_version.decode(),
                 method=request.method.decode("ascii"),
                 raw_path=target,

@@ -150,6 +150,15 @@ def origin_form(target: bytes) -> bytes | None:
     return path if path.startswith(b"/") else b"/" + path
 
 
+def headers_of(request: h11.Request) -> list[tuple[bytes, bytes]]:
+    """Return the headers; the host of an absolute target takes the place of Host (RFC 9112, 3.2.2)."""
+    _, found, rest = request.target.partition(b"://")
+    if request.target.startswith(b"/") or not found:
+        return list(request.headers)
+    authority = re.split(rb"[/?]", rest, maxsplit=1)[0]
+    return [(b"host", authority), *((name, value) for name, value in request.headers if name != b"host")]
+
+
 def _is_ambiguous(request: h11.Request) -> bool:
     """Whether another server on the way could see the end of this request elsewhere (RFC 9112, 6.1)."""
     names = {name for name, _ in request.headers}

@@ -45,11 +45,13 @@ def list_files(folder: Path) -> tuple[list[File], tuple[str, ...]]:
     walk = _Walk(folder)
     files, clashes = merge_sources(walk.sources())
     problems = [*walk.problems, *clashes]
+    unnamed = [file for file in files if not _is_text(file.path)]
     problems += [
         f"the name of {file.path!a} is not UTF-8, so nobody can ask for it; rename it"
-        for file in files
-        if not _is_text(file.path)
+        for file in unnamed[:_MOST_TOLD]
     ]
+    if len(unnamed) > _MOST_TOLD:
+        problems.append(f"the names of {len(unnamed) - _MOST_TOLD} more files are not UTF-8")
     return sorted(file for file in files if _is_text(file.path)), tuple(problems)
 
 
@@ -134,8 +136,11 @@ class _Walk:
 
     def _main(self, repository: str) -> str:
         path = Path(repository, "refs", "main")
-        with self._telling(str(path)), path.open(encoding="ascii", errors="replace") as file:
-            return file.read(_LONGEST_COMMIT).strip()
+        with self._telling(str(path)):
+            if not stat.S_ISREG(path.stat().st_mode):
+                return ""  # A FIFO would be waited for.
+            with path.open(encoding="ascii", errors="replace") as file:
+                return file.read(_LONGEST_COMMIT).strip()
         return ""
 
     def _is_new(self, path: str) -> bool:

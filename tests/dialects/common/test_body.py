@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 from codecs import BOM_UTF8
 from collections.abc import Callable
 from typing import Any
@@ -136,3 +138,48 @@ def test_values_are_exact(whole: int, others: list[float]) -> None:
     """Sixty-four bits of them, and floats beside them do not change."""
     body = f'{{"others":{json.dumps(others)},"whole":{whole}.00}}'.encode()
     assert decode(body, _numbers, "") == Numbers(whole, others)
+
+
+HOSTILE = {
+    "digits": '{"prompt":"x","max_tokens":1.0,"seed":' + "1" * 900_000 + "}",
+    "an open string": '{"prompt":"x","max_tokens":1.0,"stop":"' + '\\"' * 450_000,
+    "exponents": '{"prompt":"x","max_tokens":1.0,"stop_token_ids":[' + "1e999," * 150_000 + "1]}",
+    "floats in a list": '{"prompt":"x","max_tokens":1.0,"stop_token_ids":[' + "1.0," * 240_000 + "1]}",
+    "large exponents": '{"prompt":"x","max_tokens":1.0,"stop_token_ids":[' + "1e308," * 150_000 + "1]}",
+    "lists in a list": '{"input":[' + "[1.0]," * 150_000 + "[1.0]]}",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_reading_floats_takes_time_that_grows_with_the_body(case: str) -> None:
+    """A body of a megabyte keeps the event loop for a moment, whatever it holds."""
+    parse = native.parse_embed if "input" in HOSTILE[case][:9] else native.parse
+    body = HOSTILE[case].encode()
+    began = time.process_time()
+    with pytest.raises(InvalidRequest):
+        parse(body)
+    assert time.process_time() - began < 3  # 0.6 s at the most on a machine with other work
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest):
+            parse(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * len(body)
+
+
+@pytest.mark.parametrize("limit", ["16", "16.0"])
+def test_a_float_beside_what_is_passed_on_changes_nothing_in_it(limit: str) -> None:
+    """Schemas and arguments of calls reach the engine as they were written."""
+    body = f'{{"prompt":"x","max_tokens":{limit},"json_schema":{{"enum":[1.0,2.50,1e40]}}}}'
+    constraint = native.parse(body.encode()).order.request.constraint
+    assert constraint is not None
+    assert constraint.text == '{"enum":[1.0,2.50,1e40]}'
+
+
+@pytest.mark.parametrize("number", ["01.0", "00.0", "1.", ".5", "+1.0"])
+def test_what_is_no_json_stays_none_beside_a_float(number: str) -> None:
+    """A body is not read more leniently because a whole number in it is a float."""
+    with pytest.raises(InvalidRequest, match="the body is not JSON"):
+        native.parse(f'{{"prompt":"x","max_tokens":1.0,"temperature":{number}}}'.encode())

@@ -235,6 +235,16 @@ def test_without_a_main_the_newest_commit_counts(tmp_path: Path, tiny: Path) -> 
         assert look(tmp_path).catalog.models["owner/name/x.gguf"].path == str(newest)
 
 
+def test_a_main_that_is_no_file_is_not_waited_for(tmp_path: Path, tiny: Path) -> None:
+    """A FIFO would hold the look at the folder for ever."""
+    for commit in (OLD, NEW):
+        cached(tmp_path, commit, "x.gguf", tiny.read_bytes())
+    main = tmp_path / "models--owner--name" / "refs" / "main"
+    main.unlink()
+    os.mkfifo(main)
+    assert ids(look(tmp_path)) == ["owner/name/x.gguf"]
+
+
 def test_a_download_that_was_broken_off_is_told_unless_another_commit_has_the_file(
     tmp_path: Path, tiny: Path
 ) -> None:
@@ -478,6 +488,9 @@ def test_a_name_that_is_no_text_is_left_out(tmp_path: Path, tiny: Path) -> None:
     assert len(scan.problems) == 1
     assert "gr\\udcfcn.gguf' is not UTF-8" in scan.problems[0]
     assert scan.problems[0].isascii()
+    for number in range(20):
+        (tmp_path / os.fsdecode(b"%d\xff.gguf" % number)).touch()
+    assert look(tmp_path).problems[-1] == "the names of 13 more files are not UTF-8"
 
 
 def test_a_defect_of_the_reader_stays_with_the_file(

@@ -112,14 +112,16 @@ class Sampler:
 
     def _by_token(self, sampling: Sampling) -> Iterator[tuple[int, float]]:
         """Yield the bias of each token; a text's goes to each of its tokens, as in llama.cpp's server."""
+        found: dict[str, list[int]] = {}
         for token, bias in sampling.logit_bias:
             if isinstance(token, int):
                 yield token, bias
                 continue
-            tokens = self._vocab.tokenize(token, add_special=False, parse_special=False).tolist()
-            if not tokens:
+            if token not in found:
+                found[token] = self._vocab.tokenize(token, add_special=False, parse_special=False).tolist()
+            if not found[token]:
                 raise InvalidRequest(f"logit_bias: this model has no tokens for the text {token!r}")
-            yield from ((each, bias) for each in tokens)
+            yield from ((each, bias) for each in found[token])
 
 
 def _drawing(vocab: Vocab, grammar: Grammar) -> ConstrainedDraw | LazyDraw:

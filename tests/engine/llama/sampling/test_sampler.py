@@ -48,6 +48,25 @@ def test_greedy_needs_no_chain(row, monkeypatch):
     assert row.sample(GREEDY, ignore_end=True) == 7
 
 
+def test_a_text_that_is_biased_often_is_tokenized_once(row, monkeypatch):
+    """Biases are summed all the same; a thousand of them keep no stream waiting."""
+    calls: list[str] = []
+    tokenize = row.vocab.tokenize
+
+    def counted(_vocab, text, **how):
+        calls.append(text)
+        return tokenize(text, **how)
+
+    monkeypatch.setattr(type(row.vocab), "tokenize", counted)
+    row.logits[:] = 0
+    biased = set(tokenize("a", add_special=False, parse_special=False).tolist())
+    other = next(token for token in range(row.vocab.size) if token not in biased)
+    row.logits[other] = 2.5
+    assert row.sample(Sampling(temperature=0.0, logit_bias=(("a", 1.0),) * 2)) == other
+    assert row.sample(Sampling(temperature=0.0, logit_bias=(("a", 1.0),) * 3)) in biased
+    assert calls == ["a", "a"]
+
+
 @pytest.mark.parametrize("places", [[0], [5], [5, 200], list(range(300))])
 def test_a_logit_that_is_no_number_is_not_taken(row, places):
     """What llama.cpp makes of broken logits is what comes out; its token is one of the vocabulary."""
