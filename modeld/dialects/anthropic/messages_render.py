@@ -219,9 +219,9 @@ class MessageRenderer(Streaming):
         if last.reason is FinishReason.LENGTH:
             whole = last.usage.completion_tokens >= self._asked.request.max_tokens
             return ("max_tokens" if whole else "model_context_window_exceeded"), None
-        if last.stop:
-            return "stop_sequence", last.stop
-        return ("tool_use" if self._reader is not None and self._reader.calls else "end_turn"), None
+        if self._reader is not None and self._reader.calls:
+            return "tool_use", None  # Also behind a stop sequence: clients run calls for this reason alone.
+        return ("stop_sequence", last.stop) if last.stop else ("end_turn", None)
 
     def _counts(self) -> AnthropicUsage:
         usage = self._usage

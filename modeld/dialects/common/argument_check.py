@@ -25,8 +25,9 @@ from modeld.domain.request import Tool
 
 MOST_STEPS = 5_000
 """For all calls of an answer. A step takes up to some 20 us; the call of a usual function some ten steps."""
-_CHARACTERS_A_STEP = 4096
+_CHARACTERS_A_STEP = 2048
 """Of arguments and schema: messages of errors are made of them, also of those that nobody reads."""
+_LONGEST_REFERENCE = 1024
 _OPEN = frozenset(
     (
         *("additionalProperties", "patternProperties", "unevaluatedProperties"),
@@ -50,25 +51,34 @@ class ArgumentCheck:
         self._left = MOST_STEPS
         self._price = 1
         self._schema: Json = {}
+        self._decoded: dict[str, tuple[object, Json, Json]] = {}
+        """By function: its schema as it is, in the present dialect, and closed."""
+        self._referred: dict[str, Any] = {}
+        """By reference, of the function at hand."""
 
     def fits(self, tool: Tool, arguments: str) -> bool:
         """Whether the JSON of an object fits a function's schema; not, if that takes too long to tell."""
         self._price = 1 + (len(arguments) + len(tool.parameters)) // _CHARACTERS_A_STEP
         token = _check.set(self)
         try:
-            self.spend(
-                self._price
-            )  # Decoding, and looking at how large it is: some 280,000 characters are too many.
+            # Decoding, and looking at how large it is: some 140,000 characters are too many.
+            self.spend(self._price)
             given = msgspec.json.decode(arguments)
-            if given == msgspec.json.decode(tool.parameters):
-                return False  # The function's definition, quoted.
-            # Another `$schema` would have jsonschema take another class, without the bounds of this one.
-            self._schema = json.loads(tool.parameters, object_hook=_without_dialect)
-            return _Bounded(_closed(self._schema), registry=Registry()).is_valid(given)
+            quoted, self._schema, closed = self._schema_of(tool)
+            if given == quoted:
+                return False  # The function's definition.
+            self._referred.clear()
+            return _Bounded(closed, registry=Registry()).is_valid(given)
         except Exception:  # noqa: BLE001  # nobody has checked the schema, and jsonschema raises a dozen types for what is wrong with one
             return False
         finally:
             _check.reset(token)
+
+    def _schema_of(self, tool: Tool) -> tuple[object, Json, Json]:
+        if tool.name not in self._decoded:
+            schema = json.loads(tool.parameters, object_hook=_in_present_dialect)
+            self._decoded[tool.name] = msgspec.json.decode(tool.parameters), schema, _closed(schema)
+        return self._decoded[tool.name]
 
     def spend(self, steps: int) -> None:
         """Count steps. Raises: _Unknown when there are no more."""
@@ -87,12 +97,15 @@ class ArgumentCheck:
 
     def referred(self, reference: str) -> Any:
         """Return the part of the schema that a reference leads to. Raises: _Unknown."""
-        if reference != "#" and not reference.startswith("#/"):
+        if reference in self._referred:
+            return self._referred[reference]
+        if (reference != "#" and not reference.startswith("#/")) or len(reference) > _LONGEST_REFERENCE:
             raise _Unknown
         node: Any = self._schema
         for part in unquote(reference).split("/")[1:]:
             self.spend(1)
             node = node[int(part) if isinstance(node, list) else part.replace("~1", "/").replace("~0", "~")]
+        self._referred[reference] = node
         return node
 
 
@@ -161,5 +174,22 @@ def _closed(schema: Json) -> Json:
     return {**schema, "additionalProperties": False}
 
 
-def _without_dialect(node: Json) -> Json:
-    return {key: value for key, value in node.items() if key != "$schema"}
+def _in_present_dialect(node: Json) -> Json:
+    """Return a schema in JSON Schema's present dialect, where it is written in an older one or in OpenAPI's.
+
+    `$schema` goes: it would have jsonschema take another class, without the bounds of this one.
+    """
+    if isinstance(node.get("$schema"), str):
+        del node["$schema"]
+    if isinstance(node.get("items"), list):  # draft 7
+        node["prefixItems"] = node.pop("items")
+        if "additionalItems" in node:
+            node["items"] = node.pop("additionalItems")
+    for bound, strict in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if isinstance(node.get(strict), bool) and node.pop(strict) and bound in node:  # draft 4
+            node[strict] = node.pop(bound)
+    if node.get("required", ()) is None:  # Go
+        del node["required"]
+    if node.get("nullable") is True and isinstance(node.get("type"), str):  # OpenAPI 3.0
+        node["type"] = [node["type"], "null"]
+    return node

@@ -96,6 +96,8 @@ _BESIDE = frozenset({"id", "type"})
 _KEYS = frozenset({"name", *_ARGUMENTS, *_BESIDE})
 _EMPTY_OBJECT = "{}"
 
+_DEEPEST = 200
+"""Objects and lists within each other, in a call."""
 _HEAD = 64
 """The first key of a call comes within so many characters."""
 _FIRST_KEY = re.compile(r'\[?\s*\{\s*"([^"\\\x00-\x1f]*)"')
@@ -153,6 +155,9 @@ class ValueEnd:
                     self._escaped = True
                 case "{" | "[":
                     self._depth += 1
+                    if self._depth > _DEEPEST:  # Deeper, the decoder's stack would decide.
+                        self.failed = True
+                        return found.start()
                 case "}" | "]":
                     self._depth -= 1
                     self.found = not self._depth
@@ -187,7 +192,8 @@ def bare_calls(value: str) -> list[Call]:
     """
     if value[0] == "{":
         return [_call(value)]
-    return [_call(bytes(entry).decode()) for entry in msgspec.json.decode(value, type=list[msgspec.Raw])]
+    entries = msgspec.json.decode(value, type=list[msgspec.Raw])
+    return [_call(bytes(entry).decode()) for entry in entries]
 
 
 def arguments_of(value: str) -> str:
@@ -195,11 +201,13 @@ def arguments_of(value: str) -> str:
     if value[0] == '"':
         value = msgspec.json.decode(value, type=str)
     msgspec.json.decode(value, type=dict[str, object])
+    _refuse_twins(value)
     return value
 
 
 def _call(value: str, arguments: str | None = None) -> Call:
     """Return the call that an object is; `arguments`: those of one that has none."""
+    _refuse_twins(value)
     members = _members(value)
     for wrapper in _WRAPPERS:
         if wrapper in members and members.keys() <= {wrapper, *_BESIDE}:
@@ -214,11 +222,21 @@ def _call(value: str, arguments: str | None = None) -> Call:
 
 
 def _members(value: str) -> dict[str, str]:
-    """Return the members of an object, their values as they were written. Raises: NO_CALL.
-
-    Also of one that has a key twice, as its readers would not agree which of the two counts.
-    """
+    """Return the members of an object, their values as they were written. Raises: NO_CALL."""
     members = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
-    if len(json.loads(value, object_pairs_hook=list)) != len(members):
-        raise ValueError("this object has a key twice")
     return {key: bytes(member).decode() for key, member in members.items()}
+
+
+def _refuse_twins(value: str) -> None:
+    """Refuse an object that has a key twice, at any depth: its readers do not agree which of the two counts.
+
+    Raises: NO_CALL.
+    """
+    json.loads(value, object_pairs_hook=_as_dict)
+
+
+def _as_dict(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return members

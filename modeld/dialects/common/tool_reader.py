@@ -144,6 +144,13 @@ class ToolReader:
         """Take more text; return what is known now, in order."""
         if self._at is _In.TEXT and not self._text and not self._trims and _FIRST.isdisjoint(text):
             return [Said(text)] if text else []  # nearly all text goes this way
+        if (
+            self._at is _In.THOUGHT
+            and not self._text
+            and not self._trims
+            and THOUGHTS[self._thought][0] not in text
+        ):
+            return [Said(text)] if text else []  # and most of what a model thinks, this way
         for begin in range(0, len(text), _PART):
             self._text += text[begin : begin + _PART]
             while self._text and self._advance():
@@ -306,7 +313,9 @@ class ToolReader:
         """Say what was held, unless it only ends a call."""
         held = "".join(self._held)
         self._held.clear()
-        if not (self._trims and HERMES_END.startswith(held.replace("]", "").strip())):
+        rest = held.replace("]", "").strip()
+        closes = self._marker == HERMES_BEGIN and rest.startswith("</") and HERMES_END.startswith(rest)
+        if not (self._trims and (not rest or closes)):
             self._say(held)
 
     def _hold_blanks(self) -> bool:

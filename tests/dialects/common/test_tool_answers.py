@@ -36,6 +36,8 @@ ANSWERS: list[Case] = [
     ("", HERMES, [CALL]),
     ("", f"I look. {HERMES}\n{HERMES}", ["I look. ", CALL, CALL]),
     ("", f"{HERMES} There.", [CALL, "There."]),
+    ("", f"{HERMES}\n<", [CALL, "<"]),
+    ("", f"{MISTRAL} </tool", [CALL, "</tool"]),
     ("", MISTRAL, [CALL]),
     ("", f"[TOOL_CALLS][{WEATHER}, {WEATHER}]", [CALL, CALL]),
     ("", f"<|python_tag|>{WEATHER}; {WEATHER}", [CALL, CALL]),
@@ -56,6 +58,7 @@ ANSWERS: list[Case] = [
             *('<tool_call>{"name": "delete", "arguments": {}}</tool_call>', "<tool_call> begins a call."),
             *(WEATHER.replace("weather", "delete"), WEATHER.replace("city", "town"), f"{WEATHER};"),
             *(HERMES.replace(ROME, given) for given in ("null", "[]", '{"city": 1,}', '{"city": "a\nb"}')),
+            *(text.replace(ROME, '{"city": 5, "city": "Rome"}') for text in (WEATHER, HERMES)),
             *(f"<think>{HERMES}</think>", f"<think>{WEATHER}", f"[THINK]{MISTRAL}[/THINK]Done."),
         )
     ),
@@ -151,6 +154,17 @@ def test_a_stop_sequence_within_a_call_leaves_text(dialect: Dialect, stream: boo
     assert found is not None
     assert found.parts == (text,)
     assert found.finish == ("stop_sequence" if dialect is DIALECTS["anthropic"] else dialect.finishes["stop"])
+
+
+@dialects
+@streamed
+def test_a_stop_sequence_behind_a_call_does_not_hide_it(dialect: Dialect, stream: bool) -> None:
+    """Clients run calls for the reason that says so."""
+    found = dialect.read(
+        events("", [HERMES.removesuffix("</tool_call>")], stop="</tool_call>"), stream=stream
+    )
+    assert found is not None
+    assert plain(found) == expected(dialect, [CALL], "stop", stream=stream)
 
 
 @pytest.mark.parametrize("name", ["chat", "responses", "anthropic"])

@@ -353,3 +353,22 @@ def test_ids_are_stable_and_differ() -> None:
     assert len({call_id("r", choice, number) for choice in range(9) for number in range(9)}) == 81
     assert call_id("r", 0, 0).isalnum()
     assert len(call_id("r", 0, 0)) == 9
+
+
+@pytest.mark.parametrize("depth", [198, 199, 2000])
+def test_calls_have_a_fixed_depth(depth: int) -> None:
+    """Whatever reads them, and from wherever it was called."""
+    arguments = '{"a":' * depth + "1" + "}" * depth
+    reader = ToolReader([ANY], str)
+    text = f'<tool_call>{{"name": "any", "arguments": {arguments}}}</tool_call>'
+    found = [*reader.feed(text), *reader.end()]
+    assert found == ([Called(0, "0", "any", arguments)] if depth < 200 else [Said(text)])
+
+
+def test_thoughts_are_passed_on_as_they_come() -> None:
+    """A part without the beginning of their end waits for nothing."""
+    reader = ToolReader([ANY], str)
+    reader.begin_in("<think>")
+    assert reader.feed("I think [1]") == [Said("I think [1]")]
+    assert reader.feed("a <") == [Said("a ")]
+    assert reader.feed("/think>") == [Said("</think>")]

@@ -135,7 +135,7 @@ async def test_a_stream_is_kept_alive_while_a_call_is_held(dialect: Dialect, moc
         raw = await served.connect()
         raw.patience_s = 1e6
         data = json.dumps(dialect.asking(stream=True)).encode()
-        head = f"POST {dialect.path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST {dialect.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         await raw.send(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         _, _, body = await raw.answer()
     signs: dict[str, Any] = {"ollama": b'"content":""},"done":false', "anthropic": b"event: ping"}
