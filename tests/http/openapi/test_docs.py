@@ -152,7 +152,7 @@ def test_what_documents_point_to_is_there() -> None:
             assert found.exists(), f"{page.name}: {target}"
             if heading:
                 assert heading in _headings(found), f"{page.name}: {target}"
-        for name in re.findall(r"`([\w-]+/[\w./-]+\.\w+)(?:::\w+)?`", text):
+        for name in re.findall(r"`([\w-]+/[\w./-]+\.(?!gguf)\w+)(?:::\w+)?`", text):
             assert any((folder / name).exists() for folder in FOLDERS), f"{page.name}: {name}"
 
 
