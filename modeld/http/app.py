@@ -234,7 +234,7 @@ class EdgeApp(QuartTrio):
             self.add_url_rule(rule, endpoint, view, methods=methods)
             self._views[endpoint] = view
         self._routes = self.url_map.bind("modeld")
-        self._fixed_paths = frozenset(rule.rule for rule in self.url_map.iter_rules() if not rule.arguments)
+        self._fixed_paths = frozenset(rule.rule for rule in self.url_map.iter_rules() if "<" not in rule.rule)
 
     async def handle_request(self, request: Request) -> Response:
         """Answer a request; what is raised on the way becomes an error's answer.

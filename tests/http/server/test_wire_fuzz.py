@@ -18,7 +18,7 @@ from support.served import Served, serving
 EXAMPLES = 60 * int(os.environ.get("MODELD_FUZZ", "1"))
 BODY = b'{"prompt":"x"}'
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-LEGAL = {100, 200, 204, 400, 404, 405, 408, 413, 415, 431, 501, 505}
+LEGAL = {100, 200, 204, 400, 404, 405, 408, 413, 415, 421, 431, 501, 505}
 BOUNDS = {"header_timeout_s": 0.1, "body_timeout_s": 0.1, "keep_alive_s": 0.1, "linger_s": 0.1}
 
 numbers = st.sampled_from(
