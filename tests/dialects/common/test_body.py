@@ -183,3 +183,10 @@ def test_what_is_no_json_stays_none_beside_a_float(number: str) -> None:
     """A body is not read more leniently because a whole number in it is a float."""
     with pytest.raises(InvalidRequest, match="the body is not JSON"):
         native.parse(f'{{"prompt":"x","max_tokens":1.0,"temperature":{number}}}'.encode())
+
+
+def test_lists_take_no_exponents() -> None:
+    """Nobody writes ids like that, and a megabyte of them would take seconds to read."""
+    assert native.parse(b'{"prompt":"x","stop_token_ids":[10.0]}').order.request
+    with pytest.raises(InvalidRequest, match="must be a whole number"):
+        native.parse(b'{"prompt":"x","stop_token_ids":[1e1]}')
