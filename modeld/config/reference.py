@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from modeld.config.field import Field
@@ -18,9 +18,8 @@ from modeld.config.model_fields import MODEL_FIELDS
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 
-def with_tables(document: str) -> str:
-    """Return `document` with the text between its marks replaced by the tables of today."""
-    tables = {"settings": _settings, "models": _models, "legacy": _legacy}
+def with_tables(document: str, tables: Mapping[str, Callable[[], Iterator[str]]]) -> str:
+    """Return `document` with the text between its marks replaced by the lines of the tables of that name."""
     return _BLOCK.sub(lambda found: found[1] + "\n".join(tables[found[2]]()) + "\n" + found[3], document)
 
 
@@ -64,7 +63,9 @@ def _meaning(field: Field) -> str:
     return field.help + more
 
 
+TABLES = {"settings": _settings, "models": _models, "legacy": _legacy}
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         path = Path(name)
-        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
+        path.write_text(with_tables(path.read_text(encoding="utf-8"), TABLES), encoding="utf-8")

@@ -19,21 +19,18 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from modeld.config.settings import Settings
+from modeld.dialects.common.streaming import json_bytes
 from modeld.errors import InvalidRequest
 from modeld.http.auth import Guard
-from modeld.http.context import Backend, Edge, EdgeRequest, serving
+from modeld.http.context import Backend, Edge, EdgeRequest
 from modeld.http.cors import Cors
-from modeld.http.endpoint import AnyPath, View
-from modeld.http.endpoints.anthropic import AnthropicRoutes
-from modeld.http.endpoints.control import ControlRoutes
-from modeld.http.endpoints.llamacpp import LlamaCppRoutes
-from modeld.http.endpoints.native import EmbedRoute, InferRoute, VocabularyRoutes
-from modeld.http.endpoints.observe import EventsRoute, MetaRoutes, StateRoutes, UsageRoutes
-from modeld.http.endpoints.ollama import OllamaRoutes
-from modeld.http.endpoints.openai import OpenAIRoutes
-from modeld.http.errors import BACKPRESSURE, envelope_of, error_of, error_response
+from modeld.http.endpoint import AnyPath, Endpoint
+from modeld.http.endpoints import ENDPOINTS
+from modeld.http.errors import BACKPRESSURE, ErrorFormat, error_of, error_response, format_of_unknown
 from modeld.http.limits import Limits, limits_of
-from modeld.http.origin_checks import ANY_HOST, AllowedHosts, AllowedOrigins, OriginChecks
+from modeld.http.openapi.document import openapi_document
+from modeld.http.openapi.page import docs_page
+from modeld.http.origin_checks import AllowedHosts, AllowedOrigins, OriginChecks
 from modeld.http.replies import compress, rate_headers
 from modeld.http.request_id import request_id
 from modeld.http.server.chunk_writer import pen_of
@@ -150,7 +147,8 @@ class Exchange(TrioASGIHTTPConnection):
             limits=self._edge.limits,
         )
         if request is not None and not sender.status:
-            answer = error_response(error, envelope_of(request.path), request_id=request.id)
+            errors = cast("EdgeApp", self.app).errors_for(request)
+            answer = error_response(error, errors, request_id=request.id)
             await self._send_response(sender, answer)
 
 
@@ -199,13 +197,13 @@ class EdgeApp(QuartTrio):
     asgi_http_class = Exchange
     request_class = EdgeRequest
 
-    def __init__(self, edge: Edge, guard: Guard, own_names: Iterable[str] = ()) -> None:
+    def __init__(self, edge: Edge, own_names: Iterable[str] = ()) -> None:
         super().__init__("modeld", static_folder=None)
         self.edge = edge
-        self.guard = guard
+        self.guard = edge.guard
         self.cors = Cors(edge.settings)
         self._origin_checks = OriginChecks(
-            hosts=AllowedHosts.of(edge.settings, own_names) if guard.keyring is None else None,
+            hosts=AllowedHosts.of(edge.settings, own_names) if edge.guard.keyring is None else None,
             origins=AllowedOrigins.of(edge.settings),
         )
         self.config["RESPONSE_TIMEOUT"] = None  # Quart would cut every stream at 60 s, silently.
@@ -214,25 +212,16 @@ class EdgeApp(QuartTrio):
         self.config["PROPAGATE_EXCEPTIONS"] = False
         self.url_map.merge_slashes = False
         self.url_map.converters["path"] = AnyPath
-        self._views: dict[str, View] = {}
-        """By endpoint."""
-        for rule, view, methods in (
-            *StateRoutes(edge, guard).table(),
-            *UsageRoutes(edge, guard).table(),
-            *MetaRoutes(edge).table(),
-            *InferRoute(edge).table(),
-            *EmbedRoute(edge).table(),
-            *EventsRoute(edge).table(),
-            *VocabularyRoutes(edge).table(),
-            *ControlRoutes(edge).table(),
-            *OllamaRoutes(edge).table(),
-            *OpenAIRoutes(edge).table(),
-            *AnthropicRoutes(edge).table(),
-            *LlamaCppRoutes(edge).table(),
-        ):
-            endpoint = f"{methods[0]} {rule}"
-            self.add_url_rule(rule, endpoint, view, methods=methods)
-            self._views[endpoint] = view
+        self._endpoints: dict[str, Endpoint] = {}
+        """By what routing calls them."""
+        self._formats: dict[str, ErrorFormat] = {}
+        """By fixed path, for errors before an endpoint is found."""
+        for endpoint in ENDPOINTS:
+            for path in (endpoint.path, *endpoint.also):
+                name = f"{endpoint.method} {path}"
+                self.add_url_rule(path, name, endpoint.view, methods=[endpoint.method])
+                self._endpoints[name] = endpoint
+                self._formats[path] = endpoint.errors
         self._routes = self.url_map.bind("modeld")
         self._fixed_paths = frozenset(rule.rule for rule in self.url_map.iter_rules() if "<" not in rule.rule)
 
@@ -243,7 +232,6 @@ class EdgeApp(QuartTrio):
         None of these is used here, and a short request spent much of its time on them (docs/performance.md).
         """
         own = cast("EdgeRequest", request)
-        serving(own)
         try:
             return await self._answer(own)
         except Exception as error:  # noqa: BLE001  # `error_of` tells what is known, and logs the rest
@@ -252,24 +240,24 @@ class EdgeApp(QuartTrio):
     async def _answer(self, request: EdgeRequest) -> Response:
         missing: HTTPException | None = None
         arguments: Mapping[str, str] = {}
-        endpoint = ""
+        endpoint: Endpoint | None = None
         try:
             endpoint, arguments = self._find(request)
         except HTTPException as error:
             missing = error  # Raised below, after the checks of Origin and Host.
-        answer = await self._before(request)
+        answer = await self._before(request, endpoint)
         if answer is not None:
             return answer
-        if missing is not None:
-            raise missing
+        if endpoint is None:
+            raise missing or NotFound
         if request.method == "OPTIONS":
             return Response("", headers={"Allow": ", ".join(self._routes.allowed_methods(request.path))})
-        return await self._views[endpoint](**arguments)
+        return await endpoint.view(self.edge, request, **arguments)
 
-    def _find(self, request: EdgeRequest) -> tuple[str, Mapping[str, str]]:
+    def _find(self, request: EdgeRequest) -> tuple[Endpoint, Mapping[str, str]]:
         """Return the endpoint of a request's path, and what is variable in that. Raises: HTTPException.
 
-        A path without a route is taken for another spelling of one that has a route, and becomes that one: so
+        A path without an endpoint is taken for another spelling of one that has, and becomes that one: so
         the scope, the error format and the metrics are those of the endpoint.
         """
         try:
@@ -281,7 +269,13 @@ class EdgeApp(QuartTrio):
             request.path = meant
             rule, arguments = self._routes.match(request.path, request.method, return_rule=True)
         request.url_rule = cast("QuartRule", rule)
-        return request.url_rule.endpoint, arguments
+        return self._endpoints[request.url_rule.endpoint], arguments
+
+    def errors_for(self, request: EdgeRequest) -> ErrorFormat:
+        """Return the format of errors for a request: that of its endpoint, or of the API its path is in."""
+        if request.url_rule is not None:
+            return self._endpoints[request.url_rule.endpoint].errors
+        return self._formats.get(request.path) or format_of_unknown(request.path)
 
     def _may_mean(self, path: str, method: str) -> bool:
         """Whether another spelling has a route.
@@ -291,14 +285,13 @@ class EdgeApp(QuartTrio):
         methods = self._routes.allowed_methods(path)
         return method in methods or (bool(methods) and path in self._fixed_paths)
 
-    async def _before(self, request: EdgeRequest) -> Response | None:
+    async def _before(self, request: EdgeRequest, endpoint: Endpoint | None) -> Response | None:
         over_unix_socket = request.scope["server"] is None
-        rule = None if request.url_rule is None else request.url_rule.rule
         self._origin_checks.check(
             request.scope["headers"],
             method=request.method,
             encrypted=request.scheme == "https",
-            any_host=over_unix_socket or rule in ANY_HOST,
+            any_host=over_unix_socket or (endpoint is not None and endpoint.any_host),
         )
         if self.cors.is_preflight(request.method, request.headers):
             return self.cors.preflight(request.headers)
@@ -307,7 +300,12 @@ class EdgeApp(QuartTrio):
                 "WebSocket is not spoken here; POST /infer streams over plain HTTP, see /docs"
             )
         if request.method != "OPTIONS":
-            request.client = await self.guard.admit(request)
+            request.client = await self.guard.admit(
+                request.sent,
+                frozenset() if endpoint is None else endpoint.scopes,
+                address=request.remote_addr or "-",
+                path=request.path,
+            )
         return None
 
     def _on_error(self, request: EdgeRequest, exception: Exception) -> Response:
@@ -320,8 +318,8 @@ class EdgeApp(QuartTrio):
         )
         if error.status in BACKPRESSURE:
             self.edge.metrics.http.count_backpressure(error.kind)
-        envelope = envelope_of(request.path)
-        return error_response(error, envelope, request_id=request.id, exception=exception)
+        errors = self.errors_for(request)
+        return error_response(error, errors, request_id=request.id, exception=exception)
 
 
 def create_app(
@@ -339,11 +337,15 @@ def create_app(
     `limits` defaults to those that follow from the settings. Without a guard nobody needs a key; without
     accounts usage is counted from now on, and not kept. `own_names` are names of this machine.
     """
+    document = openapi_document(ENDPOINTS)
     edge = Edge(
         backend=backend,
         settings=settings,
         limits=limits or limits_of(settings),
         metrics=metrics,
         accounts=accounts or Accounts(metrics),
+        guard=guard or Guard(None),
+        openapi=json_bytes(document),
+        docs_page=docs_page(document),
     )
-    return EdgeApp(edge, guard or Guard(None), own_names)
+    return EdgeApp(edge, own_names)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol, overload
 
@@ -17,6 +16,7 @@ from modeld.domain.model import Catalog, ModelSpec
 from modeld.domain.operation import OperationStatus
 from modeld.domain.request import Order
 from modeld.domain.status import DaemonStatus
+from modeld.http.auth import Guard
 from modeld.http.limits import Limits
 from modeld.http.server.request_stream import Inbound, InboundBody
 from modeld.quotas.client import Client
@@ -134,6 +134,11 @@ class Edge:
     limits: Limits
     metrics: Metrics
     accounts: Accounts
+    guard: Guard
+    openapi: bytes
+    """The OpenAPI document."""
+    docs_page: str
+    """The same, as a page."""
 
 
 class EdgeRequest(TrioRequest):
@@ -170,17 +175,3 @@ class EdgeRequest(TrioRequest):
             if key == name:
                 return value.decode("latin-1")
         return default
-
-
-_current: ContextVar[EdgeRequest] = ContextVar("modeld_request")
-"""Set in the task of each request, which has a context of its own."""
-
-
-def current_request() -> EdgeRequest:
-    """Return the request that this task serves. Raises: LookupError in any other task."""
-    return _current.get()
-
-
-def serving(request: EdgeRequest) -> None:
-    """Say that this task serves a request, to its end."""
-    _current.set(request)

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+import msgspec
 from quart import Response
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
@@ -26,38 +28,38 @@ from modeld.http.limits import Limits
 from modeld.telemetry.log import get_logger
 
 # ----------------------------------------------------------------------
-# Which dialect's envelope an error is told in: that of the path which was asked for.
-
-Envelope = Callable[[Problem, str], tuple[int, bytes]]
-"""Takes a problem and the request's id, and returns the HTTP status and the JSON of its dialect."""
+# Error formats: one for each API.
 
 
-def _native(problem: Problem, _: str) -> tuple[int, bytes]:
+@dataclass(frozen=True, slots=True)
+class ErrorFormat:
+    """How an API writes errors.
+
+    Attributes:
+      body: the type of the JSON, for the OpenAPI document.
+      render: takes a problem and the request's id; returns the HTTP status and the JSON.
+    """
+
+    body: type[msgspec.Struct]
+    render: Callable[[Problem, str], tuple[int, bytes]]
+
+
+def _render_native(problem: Problem, _: str) -> tuple[int, bytes]:
     return problem.status, native.error_body(problem)
 
 
-_BY_PATH: Mapping[str, Envelope] = {
-    "/api/": ollama.error_answer,
-    "/v1/": openai.error_answer,
-    "/v1/messages": anthropic.error_answer,
-    "/v1/messages/": anthropic.error_answer,
-    **dict.fromkeys(
-        (
-            *("/health", "/props", "/slots", "/completion", "/completions", "/embedding", "/embeddings"),
-            *("/models/load", "/models/unload"),
-        ),
-        llamacpp.error_answer,
-    ),
-}
-"""Paths; one that ends with a slash is for all below it. The longest holds."""
+NATIVE = ErrorFormat(native.ErrorBody, _render_native)
+OPENAI = ErrorFormat(openai.OpenAIError, openai.error_answer)
+ANTHROPIC = ErrorFormat(anthropic.AnthropicError, anthropic.error_answer)
+OLLAMA = ErrorFormat(ollama.OllamaError, ollama.error_answer)
+LLAMACPP = ErrorFormat(llamacpp.LlamaError, llamacpp.error_answer)
+
+_PREFIXES: Mapping[str, ErrorFormat] = {"/api/": OLLAMA, "/v1/messages/": ANTHROPIC, "/v1/": OPENAI}
 
 
-def envelope_of(path: str) -> Envelope:
-    """Return the envelope for errors of this path; the native one where no dialect has it."""
-    if path in _BY_PATH:
-        return _BY_PATH[path]
-    above = [prefix for prefix in _BY_PATH if prefix.endswith("/") and path.startswith(prefix)]
-    return _BY_PATH[max(above, key=len)] if above else _native
+def format_of_unknown(path: str) -> ErrorFormat:
+    """Return the error format for a path without an endpoint: that of the API whose prefix it has."""
+    return next((it for prefix, it in _PREFIXES.items() if path.startswith(prefix)), NATIVE)
 
 
 # ----------------------------------------------------------------------
@@ -107,11 +109,11 @@ def body_too_large(max_bytes: int) -> BodyTooLarge:
 
 
 def error_response(
-    error: ModeldError, envelope: Envelope, *, request_id: str, exception: BaseException | None = None
+    error: ModeldError, errors: ErrorFormat, *, request_id: str, exception: BaseException | None = None
 ) -> Response:
-    """Return the answer to an error in a dialect's envelope, with the headers that belong to it."""
+    """Return the answer to an error in the format of an API, with the headers that belong to it."""
     problem = error.as_problem()
-    status, body = envelope(problem, request_id)
+    status, body = errors.render(problem, request_id)
     response = Response(body, status, content_type="application/json")
     response.headers.update(error_headers(problem))
     if isinstance(exception, WerkzeugMethodNotAllowed) and exception.valid_methods is not None:

@@ -27,9 +27,7 @@ from modeld.errors import HostNotAllowed, OriginNotAllowed
 Headers = Iterable[tuple[bytes, bytes]]
 """Names in small letters, and values."""
 
-ANY_HOST = frozenset({"/healthz", "/readyz", "/health"})
-"""Routes that are served by any name: balancers probe by that of a cluster. They tell a page nothing."""
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing; a page of another origin cannot read their answers unless CORS lets it."""
 
 _LOCAL_NAMES = ("localhost", "host.docker.internal", "host.containers.internal")
@@ -160,7 +158,8 @@ class OriginChecks(msgspec.Struct, frozen=True):
           headers: of the request.
           method: of the request.
           encrypted: the daemon itself speaks TLS on this connection.
-          any_host: skip the check of the host; for `ANY_HOST`, and sockets that no browser can reach.
+          any_host: skip the check of the host: for sockets that no browser can reach, and what load balancers
+            probe by the name of a cluster, which tells a page nothing.
 
         Raises:
           HostNotAllowed: it may come from a page that was rebound to the daemon.
@@ -176,7 +175,7 @@ class OriginChecks(msgspec.Struct, frozen=True):
                 f'the host "{", ".join(hosts)[:_SHOWN]}" is not served without keys; if that is a name of '
                 "this server, add it to allowed_hosts (--allowed-hosts, MODELD_ALLOWED_HOSTS)"
             )
-        if method in READING:
+        if method in READING_METHODS:
             return
         origins, sites = sent[b"origin"], sent[b"sec-fetch-site"]
         if origins:

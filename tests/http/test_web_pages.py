@@ -14,6 +14,7 @@ from support.keys import bearer, ring
 from support.served import Served, serving
 
 from modeld.config.settings import Settings
+from modeld.http.endpoints import ENDPOINTS
 from modeld.http.openapi.document import openapi_document
 
 EVIL = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
@@ -237,7 +238,7 @@ async def test_a_page_of_a_public_network_is_let_into_a_private_one() -> None:
 
 def test_the_openapi_document_has_both_refusals() -> None:
     """421 wherever the host matters, 403 wherever something may change."""
-    for path, operations in openapi_document()["paths"].items():
+    for path, operations in openapi_document(ENDPOINTS)["paths"].items():
         for method, operation in operations.items():
             answers = operation["responses"]
             assert ("421" in answers) == (path not in {"/healthz", "/readyz", "/health"}), path

@@ -7,6 +7,7 @@ docs/compatibility.md says what differs from the original.
 """
 
 from modeld.dialects.anthropic.common import (
+    OVERLOADED,
     AnthropicAnswer,
     AnthropicCount,
     AnthropicCountBody,
@@ -19,6 +20,7 @@ from modeld.dialects.anthropic.messages_render import CountRenderer, MessageRend
 from modeld.dialects.anthropic.models import AnthropicModels, models_list, one_model
 
 __all__ = [
+    "OVERLOADED",
     "AnthropicAnswer",
     "AnthropicCount",
     "AnthropicCountBody",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`POST /infer`: one request for text, from its body to its stream."""
+"""Serve the native API's requests to models: text, embeddings, tokens, prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from quart import Response
 
@@ -11,108 +11,66 @@ from modeld.dialects import native
 from modeld.dialects.common.streaming import NDJSON_TYPE
 from modeld.domain.request import Order
 from modeld.domain.request_events import Detokenized, Failed, Finished, Templated, Tokenized
-from modeld.http.context import Edge, current_request
-from modeld.http.endpoint import Route
+from modeld.http.context import Edge, EdgeRequest
+from modeld.http.endpoint import EMBEDDING, GENERATING, INFER, Answer, Body, Endpoint, Parameter
 from modeld.http.generation import gather, generate, submit
 from modeld.http.replies import json_reply
 from modeld.http.streaming import read_json
 from modeld.runtime.ticket import Ticket
 
 
-class InferRoute:
-    """`/infer`."""
+async def infer(context: Edge, request: EdgeRequest) -> Response:
+    """Stream text, or return it whole. The status waits for the first token or the first failure."""
+    command = native.parse(await read_json(request))
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-
-    def table(self) -> Iterable[Route]:
-        """Return the route."""
-        return (("/infer", self.infer, ["POST"]),)
-
-    async def infer(self) -> Response:
-        """Stream text, or return it whole. The status waits for the first token or the first failure."""
-        request = current_request()
-        command = native.parse(await read_json(request))
-
-        def renderer_for(ticket: Ticket) -> native.Renderer:
-            return native.Renderer(
-                model=ticket.model.id, request_id=request.id, events=command.events, echo=command.echo
-            )
-
-        return await generate(
-            self._edge,
-            request,
-            command.order,
-            renderer_for,
-            stream=NDJSON_TYPE if command.stream else None,
-            at_once=command.events,
+    def renderer_for(ticket: Ticket) -> native.Renderer:
+        return native.Renderer(
+            model=ticket.model.id, request_id=request.id, events=command.events, echo=command.echo
         )
 
-
-# ----------------------------------------------------------------------
-# `POST /embed`: inputs to vectors.
-
-
-class EmbedRoute:
-    """`/embed`."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-
-    def table(self) -> Iterable[Route]:
-        """Return the route."""
-        return (("/embed", self.embed, ["POST"]),)
-
-    async def embed(self) -> Response:
-        """Return a vector for each input. They become text as they come, so others hardly wait for that."""
-        request = current_request()
-        command = native.parse_embed(await read_json(request))
-
-        def renderer_for(ticket: Ticket) -> native.EmbedRenderer:
-            return native.EmbedRenderer(model=ticket.model.id, request_id=request.id)
-
-        return await gather(self._edge, request, command.order, renderer_for)
+    return await generate(
+        context,
+        request,
+        command.order,
+        renderer_for,
+        stream=NDJSON_TYPE if command.stream else None,
+        at_once=command.events,
+    )
 
 
-# ----------------------------------------------------------------------
-# `POST /tokenize`, `/detokenize`, `/apply-template`: answered without a slot, also beside long streams.
+async def embed(context: Edge, request: EdgeRequest) -> Response:
+    """Return a vector for each input. Each becomes text as it comes, so that no long step holds up others."""
+    command = native.parse_embed(await read_json(request))
+
+    def renderer_for(ticket: Ticket) -> native.EmbedRenderer:
+        return native.EmbedRenderer(model=ticket.model.id, request_id=request.id)
+
+    return await gather(context, request, command.order, renderer_for)
 
 
-class VocabularyRoutes:
-    """What only needs a model's vocabulary and template."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-
-    def table(self) -> Iterable[Route]:
-        """Return the routes."""
-        return (
-            ("/tokenize", self.tokenize, ["POST"]),
-            ("/detokenize", self.detokenize, ["POST"]),
-            ("/apply-template", self.apply_template, ["POST"]),
-        )
-
-    async def tokenize(self) -> Response:
-        """Return the tokens of a text."""
-        return await self._answer(native.parse_tokenize)
-
-    async def detokenize(self) -> Response:
-        """Return the text of tokens."""
-        return await self._answer(native.parse_detokenize)
-
-    async def apply_template(self) -> Response:
-        """Return the prompt that the model's chat template makes of messages."""
-        return await self._answer(native.parse_template)
-
-    async def _answer(self, parse: Callable[[bytes], Order]) -> Response:
-        request = current_request()
-        order = parse(await read_json(request))
-        ticket = await submit(self._edge, request, order)
-        request.inbound.work_began()
-        return json_reply(await _body(ticket))
+async def tokenize(context: Edge, request: EdgeRequest) -> Response:
+    """Return the tokens of a text."""
+    return await _without_slot(context, request, native.parse_tokenize)
 
 
-async def _body(ticket: Ticket) -> bytes:
+async def detokenize(context: Edge, request: EdgeRequest) -> Response:
+    """Return the text of tokens."""
+    return await _without_slot(context, request, native.parse_detokenize)
+
+
+async def apply_template(context: Edge, request: EdgeRequest) -> Response:
+    """Return the prompt that the model's chat template makes of messages."""
+    return await _without_slot(context, request, native.parse_template)
+
+
+async def _without_slot(context: Edge, request: EdgeRequest, parse: Callable[[bytes], Order]) -> Response:
+    order = parse(await read_json(request))
+    ticket = await submit(context, request, order)
+    request.inbound.work_began()
+    return json_reply(await _answer_of(ticket))
+
+
+async def _answer_of(ticket: Ticket) -> bytes:
     """Wait for the answer, and return it as JSON. Raises: the error it failed with."""
     body = b""
     while True:
@@ -126,3 +84,123 @@ async def _body(ticket: Ticket) -> bytes:
                     return body
                 case _:
                     pass
+
+
+_LAST_LINE = {
+    "done": True,
+    "content": "The capital of France is Paris.",
+    "finish_reason": "stop",
+    "usage": {"prompt_tokens": 5, "completion_tokens": 8, "total_tokens": 13, "cached_tokens": 0},
+    "stats": {"duration_ms": 231, "queue_ms": 0, "load_ms": 0, "ttft_ms": 70, "tokens_per_second": 43.48},
+    "model": "tinyllama-q4.gguf",
+    "id": "5f1d2b9a0c3e4d77",
+}
+_LINES = (
+    '{"token":"The","done":false}\n{"done":true,"content":"The","finish_reason":"length",'
+    '"usage":{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6,"cached_tokens":0},'
+    '"stats":{"duration_ms":81,"queue_ms":0,"load_ms":0,"ttft_ms":70,"tokens_per_second":0.0},'
+    '"model":"tinyllama-q4.gguf","id":"5f1d2b"}\n'
+)
+_NO_SLOT = "Loads the model if it is not loaded; needs no slot, so it does not wait for other requests."
+
+ENDPOINTS = (
+    Endpoint(
+        method="POST",
+        path="/infer",
+        view=infer,
+        scopes=INFER,
+        summary="Generate text",
+        description=(
+            "Answers with one JSON object a line. The last line, and only that one, has `done: true`; "
+            "with `stream: false` it is the whole body. The status waits for the first token or the first "
+            "failure, unless `events` is true; a failure after that is reported in the last line, with "
+            "`error` and `code` in it. A stream that is silent for 15 s carries an empty line."
+        ),
+        parameters=(
+            Parameter(
+                name="log",
+                meaning="Log level for this request: `info` logs its start and end, `debug` each line",
+                schema={"enum": ["off", "error", "info", "debug", "1"]},
+            ),
+            Parameter(name="X-Log-Level", place="header", meaning="The same, as a header"),
+        ),
+        body=Body(
+            type=native.InferBody,
+            examples={
+                "prompt": {"prompt": "The capital of France is", "max_tokens": 16},
+                "chat": {
+                    "model": "tinyllama-q4",
+                    "messages": [{"role": "user", "content": "Write a haiku about memory."}],
+                    "temperature": 0.7,
+                    "seed": 42,
+                    "stop": ["\n\n"],
+                    "timeout": "30s",
+                },
+                "json": {
+                    "prompt": "Name a colour.",
+                    "stream": False,
+                    "json_schema": {"type": "object", "properties": {"colour": {"type": "string"}}},
+                },
+            },
+        ),
+        answers=(
+            Answer(
+                type=(native.TokenLine, native.QueuedLine, native.LoadingLine, native.Answer),
+                media_type=NDJSON_TYPE,
+                meaning="The text",
+                example=_LINES,
+            ),
+            Answer(type=native.Answer, example=_LAST_LINE),
+        ),
+        refusals=GENERATING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/embed",
+        view=embed,
+        scopes=INFER,
+        summary="Make embeddings",
+        description=(
+            "One vector for each input, in their order. Served like `/infer`: it waits for a slot; streams "
+            "of the model run alongside. Any model that generates text can embed, too."
+        ),
+        body=Body(type=native.EmbedBody, examples={"plain": {"input": ["Hello", "world"]}}),
+        answers=(Answer(type=native.EmbedAnswer),),
+        refusals=EMBEDDING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/tokenize",
+        view=tokenize,
+        scopes=INFER,
+        summary="Text to tokens",
+        description=_NO_SLOT,
+        body=Body(type=native.TokenizeBody, examples={"plain": {"content": "Hello"}}),
+        answers=(Answer(type=native.TokensBody),),
+        refusals=EMBEDDING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/detokenize",
+        view=detokenize,
+        scopes=INFER,
+        summary="Tokens to text",
+        description=_NO_SLOT,
+        body=Body(type=native.DetokenizeBody, examples={"plain": {"tokens": [19556]}}),
+        answers=(Answer(type=native.ContentBody),),
+        refusals=EMBEDDING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/apply-template",
+        view=apply_template,
+        scopes=INFER,
+        summary="Messages to the prompt that they become",
+        description=_NO_SLOT,
+        body=Body(
+            type=native.TemplateBody, examples={"plain": {"messages": [{"role": "user", "content": "Hello"}]}}
+        ),
+        answers=(Answer(type=native.PromptBody),),
+        refusals=EMBEDDING,
+    ),
+)

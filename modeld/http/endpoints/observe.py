@@ -1,217 +1,179 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the daemon says of itself: health, readiness, models, status. None of these wakes a model."""
+"""Serve what the daemon says of itself: health, models, status, usage, events, metrics, its own contract.
+
+None of these loads a model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 from quart import Response
 
 from modeld.config.values import did_you_mean
-from modeld.dialects.common.streaming import BLANK_LINE, NDJSON_TYPE, json_bytes
-from modeld.dialects.native import SSE_BEGIN, SSE_STILL_HERE, SSE_TYPE, as_line, as_sse, models_body
+from modeld.dialects.common.streaming import BLANK_LINE, NDJSON_TYPE
+from modeld.dialects.native import (
+    SSE_BEGIN,
+    SSE_STILL_HERE,
+    SSE_TYPE,
+    ModelsBody,
+    as_line,
+    as_sse,
+    models_body,
+)
 from modeld.domain.catalog import named
 from modeld.domain.daemon_events import FleetEvent, Kind, Position, parse_position
+from modeld.domain.status import DaemonStatus
 from modeld.errors import Draining, InvalidRequest
-from modeld.http.auth import Guard
-from modeld.http.context import Edge, EdgeRequest, current_request
-from modeld.http.endpoint import Route, refuse_unknown
+from modeld.http.context import Edge, EdgeRequest
+from modeld.http.endpoint import (
+    ADMIN,
+    ANY,
+    OPEN,
+    READ,
+    READING,
+    SSE_EVENT,
+    Answer,
+    Endpoint,
+    Parameter,
+    refuse_unknown,
+)
 from modeld.http.limits import CATALOG_MAX_AGE_S
-from modeld.http.openapi.document import openapi_document
-from modeld.http.openapi.page import CONTENT_SECURITY_POLICY, docs_page
+from modeld.http.openapi.page import CONTENT_SECURITY_POLICY
 from modeld.http.replies import json_reply, stream_reply, text_reply
 from modeld.http.streaming import LiveBody
 from modeld.quotas.client import EVERYBODY, Scope, visible
-from modeld.quotas.usage import KeyBody, KeysBody
-from modeld.runtime.reporting.event_log import Reader
+from modeld.quotas.usage import KeyBody, KeysBody, UsageReport
 
 
-class StateRoutes:
-    """`/healthz`, `/readyz`, `/models`, `/status`."""
-
-    def __init__(self, edge: Edge, guard: Guard) -> None:
-        self._backend = edge.backend
-        self._guard = guard
-
-    def table(self) -> Iterable[Route]:
-        """Return the routes."""
-        return (
-            ("/healthz", self.healthz, ["GET"]),
-            ("/readyz", self.readyz, ["GET"]),
-            ("/models", self.models, ["GET"]),
-            ("/status", self.status, ["GET"]),
-        )
-
-    async def healthz(self) -> Response:
-        """200 while the scheduler makes progress, else 503 with the reason."""
-        reason = self._backend.health()
-        return text_reply("ok") if reason is None else text_reply(reason, 503)
-
-    async def readyz(self) -> Response:
-        """200 `ready`; 503 `loading` while models of the start are preloaded, or `draining`."""
-        state = self._backend.readiness()
-        if state == "ready":
-            return text_reply(state)
-        response = text_reply(state, 503)
-        response.headers["Retry-After"] = str(round(Draining.default_retry_after_s or 1))
-        return response
-
-    async def models(self) -> Response:
-        """List the models, with files that just came and without those that just went."""
-        await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
-        catalog = visible(self._backend.catalog, current_request().client)
-        return json_reply(models_body(catalog, self._backend.model_states()))
-
-    async def status(self) -> Response:
-        """Tell everything that the scheduler knows."""
-        guard = self._guard
-        status = msgspec.structs.replace(
-            self._backend.status(),
-            keys=None if guard.keyring is None else len(guard.keyring),
-            warnings=guard.warnings,
-        )
-        return json_reply(status)
+async def healthz(context: Edge, _request: EdgeRequest) -> Response:
+    """200 while the scheduler makes progress, else 503 with the reason."""
+    reason = context.backend.health()
+    return text_reply("ok") if reason is None else text_reply(reason, 503)
 
 
-# ----------------------------------------------------------------------
-# `GET /usage`: what keys have used. `GET /keys`: which there are.
+async def readyz(context: Edge, _request: EdgeRequest) -> Response:
+    """200 `ready`; 503 `loading` while models are preloaded at start, or `draining`."""
+    state = context.backend.readiness()
+    if state == "ready":
+        return text_reply(state)
+    response = text_reply(state, 503)
+    response.headers["Retry-After"] = str(round(Draining.default_retry_after_s or 1))
+    return response
 
 
-class UsageRoutes:
-    """`/usage` and `/keys`."""
+async def list_models(context: Edge, request: EdgeRequest) -> Response:
+    """List the models, with files that were just added and without those that were just removed."""
+    await context.backend.refresh_catalog(CATALOG_MAX_AGE_S)
+    catalog = visible(context.backend.catalog, request.client)
+    return json_reply(models_body(catalog, context.backend.model_states()))
 
-    def __init__(self, edge: Edge, guard: Guard) -> None:
-        self._accounts = edge.accounts
-        self._guard = guard
 
-    def table(self) -> Iterable[Route]:
-        """Return the routes."""
-        return (("/usage", self.usage, ["GET"]), ("/keys", self.keys, ["GET"]))
+async def status(context: Edge, _request: EdgeRequest) -> Response:
+    """Return everything that the scheduler knows."""
+    guard = context.guard
+    current = msgspec.structs.replace(
+        context.backend.status(),
+        keys=None if guard.keyring is None else len(guard.keyring),
+        warnings=guard.warnings,
+    )
+    return json_reply(current)
 
-    async def usage(self) -> Response:
-        """Tell the use of all keys to who may read metrics; to others their own."""
-        client = current_request().client
-        everybody = client.may((Scope.METRICS, Scope.ADMIN))
-        ring = self._guard.keyring
-        known = () if ring is None else tuple(ring.clients.values())
-        clients = (client,) if not everybody else known or (EVERYBODY,)
-        return json_reply(self._accounts.report(clients, everybody=everybody))
 
-    async def keys(self) -> Response:
-        """List the keys in force and their terms, without their secrets."""
-        ring = self._guard.keyring
-        clients = () if ring is None else ring.clients.values()
-        return json_reply(KeysBody(keys=tuple(KeyBody.of(client) for client in clients)))
+async def usage(context: Edge, request: EdgeRequest) -> Response:
+    """Return the use of all keys to a client that may read metrics; to others their own."""
+    client = request.client
+    everybody = client.may((Scope.METRICS, Scope.ADMIN))
+    ring = context.guard.keyring
+    known = () if ring is None else tuple(ring.clients.values())
+    clients = (client,) if not everybody else known or (EVERYBODY,)
+    return json_reply(context.accounts.report(clients, everybody=everybody))
+
+
+async def keys(context: Edge, _request: EdgeRequest) -> Response:
+    """List the keys in force and their terms, without their secrets."""
+    ring = context.guard.keyring
+    clients = () if ring is None else ring.clients.values()
+    return json_reply(KeysBody(keys=tuple(KeyBody.of(client) for client in clients)))
+
+
+async def metrics(context: Edge, request: EdgeRequest) -> Response:
+    """Return metrics in Prometheus' text format, or in OpenMetrics if the client asks for it."""
+    data, content_type = context.metrics.expose(request.headers.get("Accept", ""))
+    return Response(data, content_type=content_type)
+
+
+async def openapi(context: Edge, _request: EdgeRequest) -> Response:
+    """Return the OpenAPI 3.1 document."""
+    return json_reply(context.openapi)
+
+
+async def docs(context: Edge, _request: EdgeRequest) -> Response:
+    """Return the same as one page that needs nothing from elsewhere."""
+    response = Response(context.docs_page, content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response
 
 
 # ----------------------------------------------------------------------
-# What there is about the API itself: metrics, the OpenAPI document, and a page to read it.
-
-
-class MetaRoutes:
-    """`/metrics`, `/openapi.json`, `/docs`."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._metrics = edge.metrics
-        document = openapi_document()
-        self._document = json_bytes(document)
-        self._page = docs_page(document)
-
-    def table(self) -> Iterable[Route]:
-        """Return the routes."""
-        return (
-            ("/metrics", self.metrics, ["GET"]),
-            ("/openapi.json", self.openapi, ["GET"]),
-            ("/docs", self.docs, ["GET"]),
-        )
-
-    async def metrics(self) -> Response:
-        """Prometheus' text format, or OpenMetrics for those who ask for it."""
-        data, content_type = self._metrics.expose(current_request().headers.get("Accept", ""))
-        return Response(data, content_type=content_type)
-
-    async def openapi(self) -> Response:
-        """Return the OpenAPI 3.1 document."""
-        return json_reply(self._document)
-
-    async def docs(self) -> Response:
-        """One page that needs nothing from elsewhere."""
-        response = Response(self._page, content_type="text/html; charset=utf-8")
-        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
-
-
-# ----------------------------------------------------------------------
-# `GET /events`: what the daemon does, live.
+# `GET /events`
 
 _KEYS = ("model", "kind", "last_event_id")
 _KINDS = tuple(kind.value for kind in Kind)
 
 
-class EventsRoute:
-    """`/events`."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-
-    def table(self) -> Iterable[Route]:
-        """Return the route."""
-        return (("/events", self.events, ["GET"]),)
-
-    async def events(self) -> Response:
-        """Stream what happens from now on, or after `Last-Event-ID`: as SSE, or as NDJSON by `Accept`."""
-        request = current_request()
-        refuse_unknown(request, _KEYS)
-        wanted = self._wanted(request)
-        after = _after(request)
-        lines = request.accept_mimetypes.best_match((SSE_TYPE, NDJSON_TYPE, "application/json")) not in {
-            SSE_TYPE,
-            None,
-        }
-        content_type = NDJSON_TYPE if lines else SSE_TYPE
-        if request.method == "HEAD":
-            return stream_reply(b"", content_type)
-        reader = self._edge.backend.events.follow(after)
-        request.cleanup.callback(reader.close)
-        request.inbound.work_began()
-        return stream_reply(self._body(reader, wanted, lines=lines), content_type)
-
-    def _body(self, reader: Reader, wanted: Callable[[FleetEvent], bool], *, lines: bool) -> LiveBody:
-        return LiveBody(
-            reader,
-            wanted=wanted,
-            show=as_line if lines else as_sse,
-            begin=BLANK_LINE if lines else SSE_BEGIN,
-            still_here=BLANK_LINE if lines else SSE_STILL_HERE,
-            keep_alive_s=self._edge.limits.stream_keep_alive_s,
-        )
-
-    def _wanted(self, request: EdgeRequest) -> Callable[[FleetEvent], bool]:
-        """Return the filter that a request asks for. `missed` always passes.
-
-        Raises: InvalidRequest for a kind that there is not, ModelNotFound.
-        """
-        catalog = self._edge.backend.catalog
-        names = _listed(request, "model", lambda name: catalog.find(name) is not None)
-        models = {named(catalog, name).id for name in names}
-        kinds = {_kind(name) for name in _listed(request, "kind")}
-
-        def passes(event: FleetEvent) -> bool:
-            if event.kind is Kind.MISSED:
-                return True
-            if kinds and event.kind not in kinds:
-                return False
-            return not models or event.model in models or event.for_model in models
-
-        return passes
+async def events(context: Edge, request: EdgeRequest) -> Response:
+    """Stream what happens from now on, or after `Last-Event-ID`: as SSE, or as NDJSON by `Accept`."""
+    refuse_unknown(request, _KEYS)
+    wanted = _filter(context, request)
+    after = _position(request)
+    lines = request.accept_mimetypes.best_match((SSE_TYPE, NDJSON_TYPE, "application/json")) not in {
+        SSE_TYPE,
+        None,
+    }
+    content_type = NDJSON_TYPE if lines else SSE_TYPE
+    if request.method == "HEAD":
+        return stream_reply(b"", content_type)
+    reader = context.backend.events.follow(after)
+    request.cleanup.callback(reader.close)
+    request.inbound.work_began()
+    body = LiveBody(
+        reader,
+        wanted=wanted,
+        show=as_line if lines else as_sse,
+        begin=BLANK_LINE if lines else SSE_BEGIN,
+        still_here=BLANK_LINE if lines else SSE_STILL_HERE,
+        keep_alive_s=context.limits.stream_keep_alive_s,
+    )
+    return stream_reply(body, content_type)
 
 
-def _listed(
+def _filter(context: Edge, request: EdgeRequest) -> Callable[[FleetEvent], bool]:
+    """Return the filter that a request asks for. `missed` always passes.
+
+    Raises: InvalidRequest for an unknown kind, ModelNotFound.
+    """
+    catalog = context.backend.catalog
+    names = _values(request, "model", lambda name: catalog.find(name) is not None)
+    models = {named(catalog, name).id for name in names}
+    kinds = {_kind(name) for name in _values(request, "kind")}
+
+    def passes(event: FleetEvent) -> bool:
+        if event.kind is Kind.MISSED:
+            return True
+        if kinds and event.kind not in kinds:
+            return False
+        return not models or event.model in models or event.for_model in models
+
+    return passes
+
+
+def _values(
     request: EdgeRequest, key: str, is_one: Callable[[str], bool] = lambda _value: False
 ) -> list[str]:
-    """Return the values of a parameter that may be repeated, or have commas; `is_one` knows it whole."""
+    """Return the values of a parameter that may be repeated or contain commas, unless `is_one` knows it."""
     found: list[str] = []
     for value in request.args.getlist(key):
         found += [value] if is_one(value) else [word.strip() for word in value.split(",") if word.strip()]
@@ -226,8 +188,8 @@ def _kind(name: str) -> Kind:
     return Kind(name)
 
 
-def _after(request: EdgeRequest) -> Position | None:
-    """Return after which event to go on: by header, as browsers do, or by parameter."""
+def _position(request: EdgeRequest) -> Position | None:
+    """Return the event after which to go on: by header, as browsers do, or by parameter."""
     text = request.sent(b"last-event-id") or request.args.get("last_event_id", "")
     if not text:
         return None
@@ -235,3 +197,139 @@ def _after(request: EdgeRequest) -> Position | None:
         return parse_position(text)
     except ValueError as error:
         raise InvalidRequest(f"Last-Event-ID: {error}") from None
+
+
+# ----------------------------------------------------------------------
+
+_LINE = (
+    '{"seq":46,"run":"1a205316f2a","at_unix":1764000000.555,"uptime_ms":15000.0,"kind":"evicting",'
+    '"model":"tinyllama-q4.gguf","cause":"room","reason":"idle, and makes room for qwen-q8.gguf; '
+    'cheapest to lose: 2.0 s of loading, 0.4 requests a minute","for_model":"qwen-q8.gguf",'
+    '"numbers":{"frees_mb":410.0,"need_mb":690.0,"free_mb":120.0,"reload_s":2.0,"uses_per_min":0.39}}'
+)
+_TEXT: dict[str, object] = {"type": "string"}
+_NAMES: dict[str, object] = {"type": "array", "items": {"type": "string"}}
+
+ENDPOINTS = (
+    Endpoint(
+        method="GET",
+        path="/models",
+        view=list_models,
+        scopes=ANY,
+        summary="List the models",
+        answers=(Answer(type=ModelsBody),),
+    ),
+    Endpoint(
+        method="GET",
+        path="/status",
+        view=status,
+        scopes=READ,
+        summary="Everything the scheduler knows: memory, models, queues, the last 50 decisions with reasons",
+        answers=(Answer(type=DaemonStatus),),
+    ),
+    Endpoint(
+        method="GET",
+        path="/usage",
+        view=usage,
+        scopes=ANY,
+        summary="What keys have used: all of them for `metrics` and `admin`, else the client's own",
+        description="Today, by model, and in the last 400 days, and what is left of their limits.",
+        answers=(Answer(type=UsageReport),),
+    ),
+    Endpoint(
+        method="GET",
+        path="/keys",
+        view=keys,
+        scopes=ADMIN,
+        summary="The keys in force and their terms, without secrets",
+        answers=(Answer(type=KeysBody),),
+    ),
+    Endpoint(
+        method="GET",
+        path="/events",
+        view=events,
+        scopes=ADMIN,
+        summary="What the daemon does, live",
+        description=(
+            "Server-sent events, or one JSON object a line for `Accept: application/x-ndjson`. The stream "
+            "begins with what happens next, and ends when the daemon stops. A client that reads too slowly "
+            "gets an event `missed` with the number of events that it lost. A stream that is silent for "
+            "15 s carries a comment, or an empty line. docs/events.md explains each kind."
+        ),
+        parameters=(
+            Parameter(
+                name="model", meaning="Only events of these models (ids, stems or aliases)", schema=_NAMES
+            ),
+            Parameter(
+                name="kind",
+                meaning="Only events of these kinds",
+                schema={"type": "array", "items": {"enum": list(_KINDS)}},
+            ),
+            Parameter(name="last_event_id", meaning="As the header `Last-Event-ID`"),
+            Parameter(
+                name="Last-Event-ID", place="header", meaning="Go on after this event, if it is still kept"
+            ),
+        ),
+        answers=(
+            Answer(
+                type=SSE_EVENT,
+                media_type=SSE_TYPE,
+                meaning="Events",
+                example=f"id: 1a205316f2a-46\nevent: evicting\ndata: {_LINE}\n\n",
+            ),
+            Answer(type=FleetEvent, media_type=NDJSON_TYPE, example=f"{_LINE}\n"),
+        ),
+        refusals={
+            400: "A parameter is unknown or wrong",
+            404: READING[404],
+            429: "Too many clients read the events already",
+        },
+    ),
+    Endpoint(
+        method="GET",
+        path="/healthz",
+        view=healthz,
+        scopes=OPEN,
+        summary="Health: 200 `ok`, or 503 with the reason",
+        answers=tuple(
+            Answer(type=_TEXT, media_type="text/plain", status=status, example="ok") for status in (200, 503)
+        ),
+        any_host=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/readyz",
+        view=readyz,
+        scopes=OPEN,
+        summary="Readiness: 200 `ready`, or 503 `loading` or `draining`",
+        answers=tuple(
+            Answer(type=_TEXT, media_type="text/plain", status=status, example=text)
+            for status, text in ((200, "ready"), (503, "loading"))
+        ),
+        any_host=True,
+    ),
+    Endpoint(
+        method="GET",
+        path="/metrics",
+        view=metrics,
+        scopes=READ,
+        summary="Metrics for Prometheus",
+        answers=(Answer(type=_TEXT, media_type="text/plain"),),
+    ),
+    Endpoint(
+        method="GET",
+        path="/openapi.json",
+        view=openapi,
+        scopes=OPEN,
+        summary="This document",
+        answers=(Answer(type={"type": "object"}),),
+    ),
+    Endpoint(
+        method="GET",
+        path="/docs",
+        view=docs,
+        scopes=OPEN,
+        summary="This document as a page that works without internet",
+        answers=(Answer(type=_TEXT, media_type="text/html", meaning="The page"),),
+    ),
+)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The paths of Ollama: `/api/...`, and `/`, which its clients ask whether anybody is there."""
+"""Serve Ollama's API: `/api/...`, and `/`, by which its clients see whether a server is there."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from quart import Response
 
@@ -14,8 +14,9 @@ from modeld.domain.instance_state import State
 from modeld.domain.model import Catalog, ModelSpec
 from modeld.domain.request_events import Finished, FinishReason, Stats, Usage
 from modeld.errors import ModelNotFound, NotFound
-from modeld.http.context import Edge, EdgeRequest, current_request
-from modeld.http.endpoint import Route
+from modeld.http.context import Edge, EdgeRequest
+from modeld.http.endpoint import EMBEDDING, GENERATING, INFER, OPEN, READ, READING, Answer, Body, Endpoint
+from modeld.http.errors import OLLAMA
 from modeld.http.generation import gather, generate
 from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.replies import json_reply, text_reply
@@ -27,132 +28,258 @@ _HOW_TO = "put a GGUF file into models_dir, or take it away: modeld sees that wi
 _GONE = frozenset({State.STOPPED, State.ERROR})
 
 
-class OllamaRoutes:
-    """`/api/...` and `/`."""
+async def root(_context: Edge, _request: EdgeRequest) -> Response:
+    """Say that a server is here."""
+    return text_reply("modeld is running; clients of Ollama find what they know, and /docs tells the rest")
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._backend = edge.backend
 
-    def table(self) -> Iterable[Route]:
-        """Return the routes."""
-        return (
-            ("/", self.root, ["GET"]),
-            ("/api/version", self.version, ["GET"]),
-            ("/api/tags", self.tags, ["GET"]),
-            ("/api/ps", self.running, ["GET"]),
-            ("/api/show", self.show, ["POST"]),
-            ("/api/generate", self.generate, ["POST"]),
-            ("/api/chat", self.chat, ["POST"]),
-            ("/api/embed", self.embed, ["POST"]),
-            ("/api/embeddings", self.embeddings, ["POST"]),
-            ("/api/pull", self.pull, ["POST"]),
-            ("/api/push", self.not_served, ["POST"]),
-            ("/api/create", self.not_served, ["POST"]),
-            ("/api/copy", self.not_served, ["POST"]),
-            ("/api/delete", self.not_served, ["DELETE"]),
-        )
+async def version(_context: Edge, _request: EdgeRequest) -> Response:
+    """Return the version of the API, and modeld's own."""
+    return json_reply(ollama.OllamaVersion())
 
-    async def root(self) -> Response:
-        """Say that somebody is there."""
-        return text_reply(
-            "modeld is running; clients of Ollama find what they know, and /docs tells the rest"
-        )
 
-    async def version(self) -> Response:
-        """Return the version of the API, and modeld's own."""
-        return json_reply(ollama.OllamaVersion())
+async def tags(context: Edge, request: EdgeRequest) -> Response:
+    """List the models, with files that were just added and without those that were just removed."""
+    await context.backend.refresh_catalog(CATALOG_MAX_AGE_S)
+    return json_reply(ollama.tags(_catalog(context, request)))
 
-    async def tags(self) -> Response:
-        """List the models, with files that just came and without those that just went."""
-        await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
-        return json_reply(ollama.tags(self._catalog()))
 
-    async def running(self) -> Response:
-        """List the models in memory."""
-        return json_reply(ollama.running(self._catalog(), self._backend.status()))
+async def running(context: Edge, request: EdgeRequest) -> Response:
+    """List the models in memory."""
+    return json_reply(ollama.running(_catalog(context, request), context.backend.status()))
 
-    async def show(self) -> Response:
-        """Tell of one model; wakes none."""
-        name = ollama.parse_show(await _body(current_request()))
-        spec = await self._spec(name)
-        return json_reply(ollama.show(spec, await self._backend.chat_template(spec)))
 
-    async def generate(self) -> Response:
-        """Return text that follows a prompt."""
-        return await self._text(ollama.parse_generate)
+async def show(context: Edge, request: EdgeRequest) -> Response:
+    """Describe one model, without loading it."""
+    spec = await _spec(context, request, ollama.parse_show(await _body(request)))
+    return json_reply(ollama.show(spec, await context.backend.chat_template(spec)))
 
-    async def chat(self) -> Response:
-        """Return the next message of a conversation."""
-        return await self._text(ollama.parse_chat)
 
-    async def embed(self) -> Response:
-        """Return a vector for each input."""
-        return await self._vectors(ollama.parse_embed)
+async def generate_text(context: Edge, request: EdgeRequest) -> Response:
+    """Return text that follows a prompt."""
+    return await _text(context, request, ollama.parse_generate)
 
-    async def embeddings(self) -> Response:
-        """Return the vector of one prompt."""
-        return await self._vectors(ollama.parse_embeddings)
 
-    async def pull(self) -> Response:
-        """Say that a model is here, which is all that clients want to know before they use it."""
-        name, stream = ollama.parse_pull(await _body(current_request()))
-        try:
-            await self._spec(name)
-        except ModelNotFound:
-            raise ModelNotFound(f'no model is called "{name}", and modeld fetches none: {_HOW_TO}') from None
-        done = ollama.OllamaProgress("success")
-        return Response(line(done), content_type=NDJSON_TYPE) if stream else json_reply(done)
+async def chat(context: Edge, request: EdgeRequest) -> Response:
+    """Return the next message of a conversation."""
+    return await _text(context, request, ollama.parse_chat)
 
-    async def not_served(self) -> Response:
-        """Refuse what would change the models."""
-        path = current_request().path
-        raise NotFound(f"{path} is not served: {_HOW_TO}")
 
-    async def _text(self, parse: Callable[[bytes], ollama.Asked]) -> Response:
-        request = current_request()
-        asked = parse(await _body(request))
-        spec = await self._spec(asked.terms.model)
-        created_at = ollama.rfc3339(time.time())
+async def embed(context: Edge, request: EdgeRequest) -> Response:
+    """Return a vector for each input."""
+    return await _vectors(context, request, ollama.parse_embed)
 
-        def renderer_of(spec: ModelSpec) -> ollama.TextRenderer:
-            return ollama.TextRenderer(asked, spec, created_at=created_at, request_id=request.id)
 
-        if asked.unloads and self._backend.model_states().get(spec.id, State.STOPPED) in _GONE:
-            nothing = Finished(reason=FinishReason.STOP, usage=Usage(), stats=Stats())
-            return json_reply(renderer_of(spec).take([nothing]))
-        stream = NDJSON_TYPE if asked.stream else None
-        order = ollama.order_of(asked, spec)
-        return await generate(
-            self._edge, request, order, lambda ticket: renderer_of(ticket.model), stream=stream
-        )
+async def embeddings(context: Edge, request: EdgeRequest) -> Response:
+    """Return the vector of one prompt."""
+    return await _vectors(context, request, ollama.parse_embeddings)
 
-    async def _vectors(self, parse: Callable[[bytes], ollama.AskedVectors]) -> Response:
-        request = current_request()
-        asked = parse(await _body(request))
-        spec = await self._spec(asked.terms.model)
 
-        def renderer_for(ticket: Ticket) -> ollama.VectorRenderer:
-            return ollama.VectorRenderer(asked, ticket.model)
+async def pull(context: Edge, request: EdgeRequest) -> Response:
+    """Say that a model is here, which is all that clients want to know before they use it."""
+    name, stream = ollama.parse_pull(await _body(request))
+    try:
+        await _spec(context, request, name)
+    except ModelNotFound:
+        raise ModelNotFound(f'no model is called "{name}", and modeld fetches none: {_HOW_TO}') from None
+    done = ollama.OllamaProgress("success")
+    return Response(line(done), content_type=NDJSON_TYPE) if stream else json_reply(done)
 
-        return await gather(self._edge, request, asked.order(spec), renderer_for)
 
-    def _catalog(self) -> Catalog:
-        """Return the models that this client may know of."""
-        return visible(self._backend.catalog, current_request().client)
+async def not_served(_context: Edge, request: EdgeRequest) -> Response:
+    """Refuse what would change the files."""
+    raise NotFound(f"{request.path} is not served: {_HOW_TO}")
 
-    async def _spec(self, name: str | None) -> ModelSpec:
-        """Return the model of a name; one that is not known may have been put there a moment ago."""
-        spec = ollama.find(self._catalog(), name)
-        if spec is None:
-            await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
-            spec = ollama.find(self._catalog(), name)
-        if spec is None:
-            called = "there are no models" if name is None else f'no model is called "{name[:200]}"'
-            raise ModelNotFound(f"{called}; see GET /api/tags")
-        return spec
+
+async def _text(context: Edge, request: EdgeRequest, parse: Callable[[bytes], ollama.Asked]) -> Response:
+    asked = parse(await _body(request))
+    spec = await _spec(context, request, asked.terms.model)
+    created_at = ollama.rfc3339(time.time())
+
+    def renderer_of(spec: ModelSpec) -> ollama.TextRenderer:
+        return ollama.TextRenderer(asked, spec, created_at=created_at, request_id=request.id)
+
+    if asked.unloads and context.backend.model_states().get(spec.id, State.STOPPED) in _GONE:
+        nothing = Finished(reason=FinishReason.STOP, usage=Usage(), stats=Stats())
+        return json_reply(renderer_of(spec).take([nothing]))
+    stream = NDJSON_TYPE if asked.stream else None
+    order = ollama.order_of(asked, spec)
+    return await generate(context, request, order, lambda ticket: renderer_of(ticket.model), stream=stream)
+
+
+async def _vectors(
+    context: Edge, request: EdgeRequest, parse: Callable[[bytes], ollama.AskedVectors]
+) -> Response:
+    asked = parse(await _body(request))
+    spec = await _spec(context, request, asked.terms.model)
+
+    def renderer_for(ticket: Ticket) -> ollama.VectorRenderer:
+        return ollama.VectorRenderer(asked, ticket.model)
+
+    return await gather(context, request, asked.order(spec), renderer_for)
+
+
+def _catalog(context: Edge, request: EdgeRequest) -> Catalog:
+    """Return the models that this client may see."""
+    return visible(context.backend.catalog, request.client)
+
+
+async def _spec(context: Edge, request: EdgeRequest, name: str | None) -> ModelSpec:
+    """Return the model of a name; look for new files if it is not known."""
+    spec = ollama.find(_catalog(context, request), name)
+    if spec is None:
+        await context.backend.refresh_catalog(CATALOG_MAX_AGE_S)
+        spec = ollama.find(_catalog(context, request), name)
+    if spec is None:
+        called = "there are no models" if name is None else f'no model is called "{name[:200]}"'
+        raise ModelNotFound(f"{called}; see GET /api/tags")
+    return spec
 
 
 async def _body(request: EdgeRequest) -> bytes:
-    """Return the body. Ollama's own examples send JSON without saying so; no page of somebody else may."""
+    """Return the body. Ollama's own examples send JSON without declaring it; no foreign web page may."""
     return await read_json(request, undeclared=request.sent(b"origin", None) is None)
+
+
+_LINES = Answer(type=(ollama.OllamaAnswer, ollama.OllamaError), media_type=NDJSON_TYPE)
+_DEFECT = {500: GENERATING[500]}
+
+ENDPOINTS = (
+    Endpoint(
+        method="GET",
+        path="/",
+        view=root,
+        scopes=OPEN,
+        summary="Ollama: whether a server is here",
+        answers=(Answer(type={"type": "string"}, media_type="text/plain", meaning="A sentence"),),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/generate",
+        view=generate_text,
+        scopes=INFER,
+        errors=OLLAMA,
+        summary="Ollama: text that follows a prompt",
+        description="Without a prompt the model is loaded, or with `keep_alive` 0 unloaded.",
+        body=Body(
+            type=ollama.OllamaGenerateBody,
+            examples={"plain": {"model": "tinyllama-q4", "prompt": "Why is the sky blue?"}},
+        ),
+        answers=(Answer(type=ollama.OllamaAnswer), _LINES),
+        refusals=GENERATING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/chat",
+        view=chat,
+        scopes=INFER,
+        errors=OLLAMA,
+        summary="Ollama: the next message of a conversation",
+        body=Body(
+            type=ollama.OllamaChatBody,
+            examples={"plain": {"model": "tinyllama-q4", "messages": [{"role": "user", "content": "Hello"}]}},
+        ),
+        answers=(Answer(type=ollama.OllamaAnswer), _LINES),
+        refusals=GENERATING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/embed",
+        view=embed,
+        scopes=INFER,
+        errors=OLLAMA,
+        summary="Ollama: a vector for each input",
+        body=Body(
+            type=ollama.OllamaEmbedBody,
+            examples={"plain": {"model": "tinyllama-q4", "input": ["Hello", "world"]}},
+        ),
+        answers=(Answer(type=ollama.OllamaEmbedAnswer),),
+        refusals=EMBEDDING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/embeddings",
+        view=embeddings,
+        scopes=INFER,
+        errors=OLLAMA,
+        summary="Ollama: the vector of a prompt",
+        body=Body(
+            type=ollama.OllamaEmbeddingsBody,
+            examples={"plain": {"model": "tinyllama-q4", "prompt": "Hello"}},
+        ),
+        answers=(Answer(type=ollama.OllamaEmbeddingsAnswer),),
+        refusals=EMBEDDING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/show",
+        view=show,
+        scopes=INFER,
+        errors=OLLAMA,
+        summary="Ollama: what is known of a model",
+        body=Body(type=ollama.OllamaShowBody, examples={"plain": {"model": "tinyllama-q4"}}),
+        answers=(Answer(type=ollama.OllamaShow),),
+        refusals=READING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/pull",
+        view=pull,
+        scopes=INFER,
+        errors=OLLAMA,
+        summary="Ollama: success for a model that is here; nothing is fetched",
+        body=Body(type=ollama.OllamaPullBody, examples={"plain": {"model": "tinyllama-q4"}}),
+        answers=(
+            Answer(type=ollama.OllamaProgress),
+            Answer(type=ollama.OllamaProgress, media_type=NDJSON_TYPE),
+        ),
+        refusals=READING,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/tags",
+        view=tags,
+        scopes=INFER,
+        errors=OLLAMA,
+        summary="Ollama: list the models",
+        answers=(Answer(type=ollama.OllamaTags),),
+        refusals=_DEFECT,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/ps",
+        view=running,
+        scopes=READ | INFER,
+        errors=OLLAMA,
+        summary="Ollama: the models in memory",
+        answers=(Answer(type=ollama.OllamaPs),),
+        refusals=_DEFECT,
+    ),
+    Endpoint(
+        method="GET",
+        path="/api/version",
+        view=version,
+        scopes=OPEN,
+        errors=OLLAMA,
+        summary="Ollama: the version of its API",
+        answers=(Answer(type=ollama.OllamaVersion),),
+        refusals=_DEFECT,
+    ),
+    *(
+        Endpoint(
+            method=method,
+            path=path,
+            view=not_served,
+            scopes=INFER,
+            errors=OLLAMA,
+            summary="Ollama: not served",
+            refusals={404: "modeld changes no model files"},
+        )
+        for method, path in (
+            ("POST", "/api/push"),
+            ("POST", "/api/create"),
+            ("POST", "/api/copy"),
+            ("DELETE", "/api/delete"),
+        )
+    ),
+)

@@ -1,18 +1,27 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""OpenAI's paths: models, chats, completions, responses, embeddings, all below `/v1/`."""
+"""Serve OpenAI's API: models, chats, completions, responses and embeddings, all below `/v1/`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
 from quart import Response
 
 from modeld.dialects import anthropic, openai
 from modeld.domain.model import ModelSpec
 from modeld.errors import ModelNotFound
-from modeld.http.context import Edge, current_request
-from modeld.http.endpoint import Route
+from modeld.http.context import Edge, EdgeRequest
+from modeld.http.endpoint import (
+    EMBEDDING,
+    GENERATING,
+    INFER,
+    MODEL_IN_PATH,
+    SSE_EVENT,
+    Answer,
+    Body,
+    Endpoint,
+)
+from modeld.http.errors import OPENAI
 from modeld.http.generation import gather, generate
 from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.replies import json_reply
@@ -22,88 +31,158 @@ from modeld.quotas.client import visible
 from modeld.runtime.ticket import Ticket
 
 
-class OpenAIRoutes:
-    """`/v1/...`, as OpenAI's clients ask for it."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._backend = edge.backend
-
-    def table(self) -> Iterable[Route]:
-        """Return the routes."""
-        return (
-            ("/v1/models", self.models, ["GET"]),
-            ("/v1/models/<path:model>", self.model, ["GET"]),
-            ("/v1/chat/completions", self.chat, ["POST"]),
-            ("/v1/completions", self.complete, ["POST"]),
-            ("/v1/embeddings", self.embed, ["POST"]),
-            ("/v1/responses", self.respond, ["POST"]),
-        )
-
-    async def models(self) -> Response:
-        """List the models, with files that just came and without those that just went."""
-        await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
-        catalog = visible(self._backend.catalog, current_request().client)
-        tell = anthropic.models_list if _is_anthropics() else openai.models_list
-        return json_reply(tell(catalog))
-
-    async def model(self, model: str) -> Response:
-        """Tell of one model; wakes none."""
-        client = current_request().client
-        tell = anthropic.one_model if _is_anthropics() else openai.one_model
-        try:
-            return json_reply(tell(visible(self._backend.catalog, client), model))
-        except ModelNotFound:
-            await self._backend.refresh_catalog(CATALOG_MAX_AGE_S)
-            return json_reply(tell(visible(self._backend.catalog, client), model))
-
-    async def chat(self) -> Response:
-        """Answer a conversation."""
-        request = current_request()
-        asked = openai.parse_chat(await read_json(request))
-        created = int(time.time())
-
-        def renderer_for(model: ModelSpec) -> openai.ChatRenderer:
-            return openai.ChatRenderer(asked, request_id=request.id, model=model.id, created=created)
-
-        return await answer(self._edge, request, asked, renderer_for)
-
-    async def complete(self) -> Response:
-        """Continue texts."""
-        request = current_request()
-        asked = openai.parse_completion(await read_json(request))
-        created = int(time.time())
-
-        def renderer_for(model: ModelSpec) -> openai.CompletionRenderer:
-            return openai.CompletionRenderer(asked, request_id=request.id, model=model.id, created=created)
-
-        return await answer(self._edge, request, asked, renderer_for)
-
-    async def respond(self) -> Response:
-        """Answer, in the newer form; nothing is kept."""
-        request = current_request()
-        asked = openai.parse_response(await read_json(request))
-        created = int(time.time())
-
-        def renderer_for(ticket: Ticket) -> openai.ResponseRenderer:
-            return openai.ResponseRenderer(
-                asked, request_id=request.id, model=ticket.model.id, created=created
-            )
-
-        stream = openai.SSE_TYPE if asked.stream else None
-        return await generate(self._edge, request, asked.order, renderer_for, stream=stream)
-
-    async def embed(self) -> Response:
-        """Return a vector for each input."""
-        request = current_request()
-        asked = openai.parse_embeddings(await read_json(request))
-
-        def renderer_for(ticket: Ticket) -> openai.VectorRenderer:
-            return openai.VectorRenderer(asked, model=ticket.model.id)
-
-        return await gather(self._edge, request, asked.order, renderer_for)
+async def list_models(context: Edge, request: EdgeRequest) -> Response:
+    """List the models, with files that were just added and without those that were just removed."""
+    await context.backend.refresh_catalog(CATALOG_MAX_AGE_S)
+    catalog = visible(context.backend.catalog, request.client)
+    return json_reply((anthropic if _is_anthropics(request) else openai).models_list(catalog))
 
 
-def _is_anthropics() -> bool:
-    """Whether a client of Anthropic asks, which has the same paths for models."""
-    return current_request().sent(b"anthropic-version", None) is not None
+async def get_model(context: Edge, request: EdgeRequest, model: str) -> Response:
+    """Describe one model, without loading it."""
+    describe = (anthropic if _is_anthropics(request) else openai).one_model
+    try:
+        return json_reply(describe(visible(context.backend.catalog, request.client), model))
+    except ModelNotFound:
+        await context.backend.refresh_catalog(CATALOG_MAX_AGE_S)
+        return json_reply(describe(visible(context.backend.catalog, request.client), model))
+
+
+async def chat(context: Edge, request: EdgeRequest) -> Response:
+    """Answer a conversation."""
+    asked = openai.parse_chat(await read_json(request))
+    created = int(time.time())
+
+    def renderer_for(model: ModelSpec) -> openai.ChatRenderer:
+        return openai.ChatRenderer(asked, request_id=request.id, model=model.id, created=created)
+
+    return await answer(context, request, asked, renderer_for)
+
+
+async def complete(context: Edge, request: EdgeRequest) -> Response:
+    """Continue texts."""
+    asked = openai.parse_completion(await read_json(request))
+    created = int(time.time())
+
+    def renderer_for(model: ModelSpec) -> openai.CompletionRenderer:
+        return openai.CompletionRenderer(asked, request_id=request.id, model=model.id, created=created)
+
+    return await answer(context, request, asked, renderer_for)
+
+
+async def respond(context: Edge, request: EdgeRequest) -> Response:
+    """Answer in the newer form; nothing is kept."""
+    asked = openai.parse_response(await read_json(request))
+    created = int(time.time())
+
+    def renderer_for(ticket: Ticket) -> openai.ResponseRenderer:
+        return openai.ResponseRenderer(asked, request_id=request.id, model=ticket.model.id, created=created)
+
+    stream = openai.SSE_TYPE if asked.stream else None
+    return await generate(context, request, asked.order, renderer_for, stream=stream)
+
+
+async def embed(context: Edge, request: EdgeRequest) -> Response:
+    """Return a vector for each input."""
+    asked = openai.parse_embeddings(await read_json(request))
+
+    def renderer_for(ticket: Ticket) -> openai.VectorRenderer:
+        return openai.VectorRenderer(asked, model=ticket.model.id)
+
+    return await gather(context, request, asked.order, renderer_for)
+
+
+def _is_anthropics(request: EdgeRequest) -> bool:
+    """Whether this is a client of Anthropic, whose API has the same paths for models."""
+    return request.sent(b"anthropic-version", None) is not None
+
+
+_STREAM = Answer(
+    type=SSE_EVENT,
+    media_type=openai.SSE_TYPE,
+    example='data: {"id":"chatcmpl-5f1d",...}\n\ndata: [DONE]\n\n',
+)
+_NO_MODEL = {404: GENERATING[404]}
+
+ENDPOINTS = (
+    Endpoint(
+        method="GET",
+        path="/v1/models",
+        view=list_models,
+        scopes=INFER,
+        errors=OPENAI,
+        summary="OpenAI: list the models",
+        description="A request with the header `anthropic-version` gets Anthropic's list.",
+        answers=(Answer(type=openai.OpenAIModels),),
+        refusals=_NO_MODEL,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models/<path:model>",
+        view=get_model,
+        scopes=INFER,
+        errors=OPENAI,
+        summary="OpenAI: one model",
+        parameters=(MODEL_IN_PATH,),
+        answers=(Answer(type=openai.OpenAIModel),),
+        refusals=_NO_MODEL,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/chat/completions",
+        view=chat,
+        scopes=INFER,
+        errors=OPENAI,
+        summary="OpenAI: answer a conversation",
+        description=(
+            "With `stream`, chunks as server-sent events, `[DONE]` the last of them. An error after the "
+            "first chunk is an event with `error` in it. What differs: docs/compatibility.md."
+        ),
+        body=Body(
+            type=openai.ChatBody,
+            examples={"plain": {"model": "tinyllama-q4", "messages": [{"role": "user", "content": "Hello"}]}},
+        ),
+        answers=(Answer(type=openai.ChatAnswer), _STREAM),
+        refusals=GENERATING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/completions",
+        view=complete,
+        scopes=INFER,
+        errors=OPENAI,
+        summary="OpenAI: continue texts",
+        body=Body(
+            type=openai.CompletionBody,
+            examples={"plain": {"model": "tinyllama-q4", "prompt": "The capital of France is"}},
+        ),
+        answers=(Answer(type=openai.CompletionAnswer), _STREAM),
+        refusals=GENERATING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/embeddings",
+        view=embed,
+        scopes=INFER,
+        errors=OPENAI,
+        summary="OpenAI: a vector for each input",
+        body=Body(
+            type=openai.EmbeddingsBody,
+            examples={"plain": {"model": "tinyllama-q4", "input": ["Hello", "world"]}},
+        ),
+        answers=(Answer(type=openai.EmbeddingsAnswer),),
+        refusals=EMBEDDING,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/responses",
+        view=respond,
+        scopes=INFER,
+        errors=OPENAI,
+        summary="OpenAI: answer, in the newer form",
+        description="Stateless: nothing is stored, and no earlier response can be named.",
+        body=Body(type=openai.ResponsesBody, examples={"plain": {"model": "tinyllama-q4", "input": "Hello"}}),
+        answers=(Answer(type=openai.ResponseBody), _STREAM),
+        refusals=GENERATING,
+    ),
+)

@@ -1,82 +1,59 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The OpenAPI 3.1 document, made from the very values that parse and render. Pure."""
+"""Derive the OpenAPI 3.1 document from the endpoints' declarations. Pure."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from modeld import __version__
-from modeld.dialects.common.streaming import NDJSON_TYPE
-from modeld.dialects.native import (
-    Answer,
-    ContentBody,
-    DetokenizeBody,
-    EmbedAnswer,
-    EmbedBody,
-    ErrorBody,
-    InferBody,
-    LoadingLine,
-    ModelsBody,
-    PromptBody,
-    QueuedLine,
-    TemplateBody,
-    TokenizeBody,
-    TokenLine,
-    TokensBody,
-)
-from modeld.domain.daemon_events import FleetEvent
-from modeld.domain.status import DaemonStatus
-from modeld.http.openapi.control import CONTROL_BODIES, control_paths, events_operation
-from modeld.http.openapi.ollama import LLAMA_BODIES, OLLAMA_BODIES, llama_paths, ollama_paths
-from modeld.http.openapi.openai import ANTHROPIC_BODIES, OPENAI_BODIES, anthropic_paths, openai_paths
-from modeld.http.openapi.parts import REFUSALS, SCHEMAS, SECURITY_SCHEMES, Json, ref, refusal, with_access
-from modeld.quotas.usage import KeysBody, UsageReport
+from modeld.errors import ERRORS, ModelNotFound
+from modeld.http.endpoint import Answer, Endpoint, Parameter
+from modeld.http.errors import NATIVE
+from modeld.http.origin_checks import READING_METHODS
 
-_BODIES = (
-    InferBody,
-    Answer,
-    TokenLine,
-    QueuedLine,
-    LoadingLine,
-    EmbedBody,
-    EmbedAnswer,
-    TokenizeBody,
-    TokensBody,
-    DetokenizeBody,
-    ContentBody,
-    TemplateBody,
-    PromptBody,
-    ErrorBody,
-    ModelsBody,
-    DaemonStatus,
-    UsageReport,
-    KeysBody,
-    *CONTROL_BODIES,
-    *OLLAMA_BODIES,
-    *OPENAI_BODIES,
-    *ANTHROPIC_BODIES,
-    *LLAMA_BODIES,
-    FleetEvent,
-)
+Json = dict[str, Any]
+"""A JSON object."""
 
-_LAST_LINE: Json = {
-    "done": True,
-    "content": "The capital of France is Paris.",
-    "finish_reason": "stop",
-    "usage": {"prompt_tokens": 5, "completion_tokens": 8, "total_tokens": 13, "cached_tokens": 0},
-    "stats": {"duration_ms": 231, "queue_ms": 0, "load_ms": 0, "ttft_ms": 70, "tokens_per_second": 43.48},
-    "model": "tinyllama-q4.gguf",
-    "id": "5f1d2b9a0c3e4d77",
+_SCHEMAS = "#/components/schemas/"
+_ABOUT = (
+    "Every answer carries `X-Request-ID` (yours, if it is sane, else a new one) and "
+    "`X-Content-Type-Options: nosniff`. JSON is compressed when asked for; streams are not. "
+    "HEAD works where GET does. Leaving (close, reset, half-close) ends a request at once, "
+    "also while it waits. Durations are written `30s`, `1m30s`, `500ms`; `*_mb` is MiB."
+)
+_HEADERS: Json = {
+    "X-Request-ID": {"description": "The request's id, as in the log", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds until it is worth trying again", "schema": {"type": "integer"}},
 }
+_SECURITY_SCHEMES: Json = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key, where keys are in force"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+_DENIALS: Mapping[int, str] = {
+    401: "Keys are in force, and the request has none that is known",
+    403: "The key may not do this",
+    429: "A limit of the key is reached, or too many new keys wait to be checked",
+}
+"""What a client that needs a key may be told instead of anything else."""
+_OTHER_ORIGIN = "The request comes from a web page whose origin `cors_allowed_origins` does not list"
+_OTHER_HOST = "No keys are in force, and `Host` is a name that `allowed_hosts` does not list"
 
 
-def openapi_document() -> Json:
+def openapi_document(endpoints: Sequence[Endpoint]) -> Json:
     """Return the document."""
-    _, schemas = msgspec.json.schema_components(_BODIES, ref_template=SCHEMAS + "{name}")
-    return with_access(_document(dict(schemas)))
-
-
-def _document(schemas: Json) -> Json:
+    types: list[object] = [it.body.type for it in endpoints if it.body is not None]
+    for endpoint in endpoints:
+        for answer in endpoint.answers:
+            types += _types(answer)
+        types.append(endpoint.errors.body)
+    schemas, components = msgspec.json.schema_components(types, ref_template=_SCHEMAS + "{name}")
+    known = {repr(type_): schema for type_, schema in zip(types, schemas, strict=True)}
+    paths: Json = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = _operation(endpoint, known)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -86,183 +63,95 @@ def _document(schemas: Json) -> Json:
             "description": _ABOUT,
             "license": {"name": "GPL-3.0-only", "identifier": "GPL-3.0-only"},
         },
-        "paths": {
-            "/infer": {"post": _infer()},
-            "/embed": {"post": _embed()},
-            "/tokenize": {
-                "post": _post("Text to tokens", "TokenizeBody", "TokensBody", {"content": "Hello"})
-            },
-            "/detokenize": {
-                "post": _post("Tokens to text", "DetokenizeBody", "ContentBody", {"tokens": [19556]})
-            },
-            "/apply-template": {
-                "post": _post(
-                    "Messages to the prompt that they become",
-                    "TemplateBody",
-                    "PromptBody",
-                    {"messages": [{"role": "user", "content": "Hello"}]},
-                )
-            },
-            "/models": {"get": _get("List the models", "ModelsBody")},
-            **control_paths(),
-            "/status": {"get": _get("Everything the scheduler knows", "DaemonStatus")},
-            "/usage": {
-                "get": _get(
-                    "What keys have used: all of them, or to others than watchers their own", "UsageReport"
-                )
-            },
-            "/keys": {"get": _get("The keys in force and their terms, without secrets", "KeysBody")},
-            "/events": {"get": events_operation()},
-            "/healthz": {"get": _text("Health: 200 `ok`, or 503 with the reason", "ok", (503,))},
-            "/readyz": {
-                "get": _text("Readiness: 200 `ready`, or 503 `loading` or `draining`", "ready", (503,))
-            },
-            "/metrics": {"get": _text("Metrics for Prometheus; wakes no model", None, ())},
-            "/openapi.json": {"get": _get("This document", None)},
-            "/docs": {"get": _page()},
-            **ollama_paths(),
-            **openai_paths(),
-            **anthropic_paths(),
-            **llama_paths(),
-        },
-        "components": {"schemas": schemas, "headers": _HEADERS, "securitySchemes": SECURITY_SCHEMES},
+        "paths": paths,
+        "components": {"schemas": components, "headers": _HEADERS, "securitySchemes": _SECURITY_SCHEMES},
     }
 
 
-_ABOUT = (
-    "Every answer carries `X-Request-ID` (yours, if it is sane, else a new one) and "
-    "`X-Content-Type-Options: nosniff`. JSON is compressed when asked for; streams are not. "
-    "HEAD works where GET does. Leaving (close, reset, half-close) ends a request at once, "
-    "also while it waits. Durations are written `30s`, `1m30s`, `500ms`; `*_mb` is MiB."
-)
-
-_HEADERS: Json = {
-    "X-Request-ID": {"description": "The request's id, as in the log", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds until it is worth trying again", "schema": {"type": "integer"}},
-}
-
-
-def _infer() -> Json:
-    lines = [ref(name) for name in ("TokenLine", "QueuedLine", "LoadingLine", "Answer")]
-    return {
-        "summary": "Generate text",
-        "description": (
-            "Answers with one JSON object a line. The last line, and only that one, has `done: true`; "
-            "with `stream: false` it is the whole body. The status waits for the first token or the first "
-            "failure, unless `events` is true; a failure after that is told in the last line, with `error` "
-            "and `code` in it. A stream that is silent for 15 s carries an empty line."
-        ),
-        "parameters": [
-            {
-                "name": "log",
-                "in": "query",
-                "description": "Log level for this request: `info` logs its start and end, `debug` each line",
-                "schema": {"enum": ["off", "error", "info", "debug", "1"]},
-            },
-            {
-                "name": "X-Log-Level",
-                "in": "header",
-                "description": "The same, as a header",
-                "schema": {"type": "string"},
-            },
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": ref("InferBody"),
-                    "examples": {
-                        "prompt": {"value": {"prompt": "The capital of France is", "max_tokens": 16}},
-                        "chat": {
-                            "value": {
-                                "model": "tinyllama-q4",
-                                "messages": [{"role": "user", "content": "Write a haiku about memory."}],
-                                "temperature": 0.7,
-                                "seed": 42,
-                                "stop": ["\n\n"],
-                                "timeout": "30s",
-                            }
-                        },
-                        "json": {
-                            "value": {
-                                "prompt": "Name a colour.",
-                                "stream": False,
-                                "json_schema": {
-                                    "type": "object",
-                                    "properties": {"colour": {"type": "string"}},
-                                },
-                            }
-                        },
-                    },
-                }
-            },
-        },
-        "responses": {
-            "200": {
-                "description": "The text",
-                "content": {
-                    NDJSON_TYPE: {
-                        "schema": {"oneOf": lines},
-                        "example": (
-                            '{"token":"The","done":false}\n{"done":true,"content":"The","finish_reason":'
-                            '"length","usage":{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6,'
-                            '"cached_tokens":0},"stats":{"duration_ms":81,"queue_ms":0,"load_ms":0,'
-                            '"ttft_ms":70,"tokens_per_second":0.0},"model":"tinyllama-q4.gguf","id":"5f1d2b"}\n'
-                        ),
-                    },
-                    "application/json": {"schema": ref("Answer"), "example": _LAST_LINE},
-                },
-            },
-            **{str(status): refusal(status, text) for status, text in REFUSALS.items()},
-        },
+def _operation(it: Endpoint, schemas: Mapping[str, Json]) -> Json:
+    also = f"Also at {', '.join(f'`{path}`' for path in it.also)}." if it.also else ""
+    found: Json = {
+        "summary": it.summary,
+        "description": " ".join(filter(None, (it.description, also))),
+        "security": [{"bearer": []}, {"apiKey": []}, {}] if it.scopes else [],
     }
+    if it.scopes:
+        found["x-scopes"] = sorted(it.scopes)
+    if it.parameters:
+        found["parameters"] = [_parameter(parameter) for parameter in it.parameters]
+    if it.body is not None:
+        examples = {name: {"value": value} for name, value in it.body.examples.items()}
+        content = {"schema": schemas[repr(it.body.type)], "examples": examples}
+        found["requestBody"] = {"required": it.body.required, "content": {"application/json": content}}
+    responses: Json = {}
+    for answer in it.answers:
+        _add_answer(responses, answer, it.summary, schemas)
+    for status, meaning in {**_denials(it), **it.refusals}.items():
+        responses.setdefault(str(status), _refusal(it, status, meaning, schemas[repr(it.errors.body)]))
+    found["responses"] = responses
+    return found
 
 
-def _embed() -> Json:
-    found = _post("Make embeddings", "EmbedBody", "EmbedAnswer", {"input": ["Hello", "world"]})
-    return found | {
-        "description": (
-            "One vector for each input, in their order. Served like `/infer`: it waits for a slot; streams "
-            "of the model run beside it. Any model that generates text can embed, too."
-        )
+def _parameter(it: Parameter) -> Json:
+    found: Json = {"name": it.name, "in": it.place, "description": it.meaning, "schema": it.schema}
+    if it.place == "path":
+        found["required"] = True
+    if it.example is not None:
+        found["example"] = it.example
+    return found
+
+
+def _add_answer(responses: Json, answer: Answer, summary: str, schemas: Mapping[str, Json]) -> None:
+    """Add an answer to those of its status, which it is an alternative to."""
+    response = responses.setdefault(
+        str(answer.status), {"description": answer.meaning or summary, "content": {}}
+    )
+    of_types = [schemas[repr(type_)] for type_ in _types(answer)]
+    schema = {"oneOf": of_types} if len(of_types) > 1 else of_types[0] if of_types else answer.type
+    response["content"][answer.media_type] = {"schema": schema}
+    if answer.example is not None:
+        response["content"][answer.media_type]["example"] = answer.example
+    if answer.headers:
+        response["headers"] = {
+            name: {"description": meaning, "schema": {"type": "string"}}
+            for name, meaning in answer.headers.items()
+        }
+
+
+def _types(answer: Answer) -> Sequence[object]:
+    """Return the types of an answer; none where it has a schema of its own."""
+    if isinstance(answer.type, dict):
+        return ()
+    return answer.type if isinstance(answer.type, tuple) else (answer.type,)
+
+
+def _denials(it: Endpoint) -> Mapping[int, str]:
+    """Return the refusals that come before an endpoint is entered: of keys, origins and hosts.
+
+    No key at all is always right where no keys are in force.
+    """
+    denials = dict(_DENIALS) if it.scopes else {}
+    if it.method not in READING_METHODS:
+        denials[403] = f"{denials[403]}. Or: {_OTHER_ORIGIN}" if it.scopes else _OTHER_ORIGIN
+    if not it.any_host:
+        denials[421] = _OTHER_HOST
+    return denials
+
+
+def _refusal(it: Endpoint, status: int, meaning: str, schema: Json) -> Json:
+    """Return the answer of an error, with the kinds of it that there are."""
+    kinds = sorted(kind for kind, error in ERRORS.items() if error.status == status)
+    answer: Json = {
+        "description": f"{meaning}. `type`: {', '.join(kinds)}" if kinds else meaning,
+        "content": {"application/json": {"schema": schema}},
     }
-
-
-def _post(summary: str, takes: str, gives: str, example: Json) -> Json:
-    content: Json = {"schema": ref(takes), "examples": {"plain": {"value": example}}}
-    return {
-        "summary": summary,
-        "description": "Loads the model if it is not loaded; needs no slot, so it does not wait for others.",
-        "requestBody": {"required": True, "content": {"application/json": content}},
-        "responses": {
-            "200": {"description": summary, "content": {"application/json": {"schema": ref(gives)}}},
-            **{str(status): refusal(status, text) for status, text in REFUSALS.items() if status != 422},
-        },
-    }
-
-
-def _get(summary: str, schema: str | None) -> Json:
-    content: Json = {"schema": {"type": "object"} if schema is None else ref(schema)}
-    return {
-        "summary": summary,
-        "responses": {"200": {"description": summary, "content": {"application/json": content}}},
-    }
-
-
-def _text(summary: str, example: str | None, others: tuple[int, ...]) -> Json:
-    content: Json = {"schema": {"type": "string"}}
-    if example is not None:
-        content["example"] = example
-    answer: Json = {"description": summary, "content": {"text/plain": content}}
-    return {
-        "summary": summary,
-        "responses": {str(status): answer for status in (200, *others)},
-    }
-
-
-def _page() -> Json:
-    content = {"text/html": {"schema": {"type": "string"}}}
-    return {
-        "summary": "This document as a page that works without internet",
-        "responses": {"200": {"description": "The page", "content": content}},
-    }
+    if status == ModelNotFound.status and it.errors is NATIVE:
+        example = {
+            "error": "no model is called llama; see GET /models",
+            "code": 404,
+            "type": "model_not_found",
+        }
+        answer["content"]["application/json"]["example"] = example
+    if not kinds or any(ERRORS[kind].default_retry_after_s is not None for kind in kinds):
+        answer["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
+    return answer

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from html import escape
 
-from modeld.http.openapi.parts import Json
+from modeld.http.openapi.document import Json
 
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#8881}

@@ -6,11 +6,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
+import pytest
 import trio
 from msgspec.structs import replace
 from support.backend import ScriptedBackend
 from support.served import serving
 
+from modeld.config.reference import with_tables
 from modeld.dialects.native import (
     DetokenizeBody,
     EmbedBody,
@@ -26,9 +29,11 @@ from modeld.domain.daemon_events import Kind
 from modeld.domain.operation import OperationStatus
 from modeld.domain.request import GenerateRequest, Sampling
 from modeld.errors import ERRORS
-from modeld.http.auth import SCOPES
+from modeld.http.endpoint import Endpoint
+from modeld.http.endpoints import ENDPOINTS
 from modeld.http.errors import BACKPRESSURE
 from modeld.http.openapi.document import openapi_document
+from modeld.http.reference import TABLES
 from modeld.scheduler.plan import Departure, Plan
 from modeld.telemetry.metrics import Metrics
 
@@ -74,36 +79,56 @@ def test_the_defaults_of_infer_are_those_of_the_code() -> None:
     assert checked > 20
 
 
-def test_every_path_that_needs_no_key_is_documented() -> None:
-    """What strangers may ask, and nothing else, is in the row of those without a scope."""
-    row = re.search(r"^\| none needed \| (.*) \|$", (DOCS / "api.md").read_text(), re.MULTILINE)
-    assert row is not None
-    assert set(re.findall(r"`(/[\w./]*)`", row[1])) == {path for path, scopes in SCOPES.items() if not scopes}
+def test_the_table_of_endpoints_is_of_today() -> None:
+    """Otherwise run: python -m modeld.http.reference docs/api.md."""
+    text = (DOCS / "api.md").read_text()
+    assert with_tables(text, TABLES) == text
+    assert text.count("<!-- end -->") == 1
 
 
 def test_every_status_is_in_the_openapi_document() -> None:
     """What `/infer` may answer is described, status by status; a conflict is one of operators."""
-    answers = openapi_document()["paths"]["/infer"]["post"]["responses"]
+    answers = openapi_document(ENDPOINTS)["paths"]["/infer"]["post"]["responses"]
     assert set(answers) == {"200", *(str(error.status) for error in ERRORS.values())} - {"405", "409"}
 
 
-async def test_every_path_and_method_is_in_the_openapi_document() -> None:
-    """So nothing escapes who tries whatever the document allows; two paths are other names of others."""
-    other_names = {"/completions": "/completion", "/embeddings": "/embedding"}
-    paths = openapi_document()["paths"]
+async def test_the_app_serves_the_endpoints_that_are_declared() -> None:
+    """So nothing escapes a client that tries whatever the document allows."""
+    declared = {(path, it.method) for it in ENDPOINTS for path in (it.path, *it.also)}
     async with serving() as served:
-        served_here = {
-            (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
+        routed = {
+            (rule.rule, method)
             for rule in served.app.url_map.iter_rules()
             for method in rule.methods - {"HEAD", "OPTIONS"}
         }
-    missing = [
-        (path, method)
-        for path, method in sorted(served_here)
-        if method not in paths.get(other_names.get(path, path), {})
+    assert routed == declared
+    assert len(declared) == sum(1 + len(it.also) for it in ENDPOINTS) > 50, "one is declared twice"
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda it: it.name)
+def test_an_endpoint_declares_all_there_is_to_know(endpoint: Endpoint) -> None:
+    """Routing, authorisation, error format and documents follow from it, so nothing may be missing."""
+    operation = openapi_document(ENDPOINTS)["paths"][endpoint.template][endpoint.method.lower()]
+    assert endpoint.summary
+    assert not endpoint.summary.endswith(".")
+    assert re.findall(r"<(?:\w+:)?(\w+)>", endpoint.path) == [
+        it.name for it in endpoint.parameters if it.place == "path"
     ]
-    assert missing == []
-    assert len(served_here) > 50
+    assert endpoint.answers or set(endpoint.refusals) == {404}, "an answer, or it is not served at all"
+    for status in endpoint.refusals:
+        [content] = operation["responses"][str(status)]["content"].values()
+        assert content["schema"]["$ref"].endswith(f"/{endpoint.errors.body.__name__}")
+    if endpoint.body is not None:
+        assert endpoint.method == "POST"
+        assert {400, 408, 413, 415} <= set(endpoint.refusals)
+        for example in endpoint.body.examples.values():
+            msgspec.json.decode(msgspec.json.encode(example), type=endpoint.body.type)
+    row = next(
+        line
+        for line in (DOCS / "api.md").read_text().splitlines()
+        if line.startswith(f"| `{endpoint.method} {endpoint.template}`")
+    )
+    assert all(f"`{scope}`" in row for scope in endpoint.scopes)
 
 
 async def test_the_metrics_are_those_of_their_document() -> None:
