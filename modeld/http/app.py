@@ -252,7 +252,8 @@ class EdgeApp(QuartTrio):
             raise missing or NotFound
         if request.method == "OPTIONS":
             return Response("", headers={"Allow": ", ".join(self._routes.allowed_methods(request.path))})
-        return await endpoint.view(self.edge, request, **arguments)
+        response = endpoint.view(self.edge, request, **arguments)
+        return response if isinstance(response, Response) else await response
 
     def _find(self, request: EdgeRequest) -> tuple[Endpoint, Mapping[str, str]]:
         """Return the endpoint of a request's path, and what is variable in that. Raises: HTTPException.

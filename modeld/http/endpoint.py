@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import GenericAlias
 
 from quart import Response
 from werkzeug.routing import BaseConverter
@@ -19,7 +20,7 @@ from modeld.http.context import EdgeRequest
 from modeld.http.errors import NATIVE, ErrorFormat
 from modeld.quotas.client import Scope
 
-View = Callable[..., Awaitable[Response]]
+View = Callable[..., Response] | Callable[..., Awaitable[Response]]
 """Takes the context of the app, the request, and what is variable in the path, by name."""
 Json = dict[str, object]
 """A JSON object."""
@@ -68,7 +69,7 @@ class Answer:
       headers: names of further headers, and what they tell.
     """
 
-    type: object
+    type: type | GenericAlias | tuple[type, ...] | Json
     media_type: str = "application/json"
     status: int = 200
     meaning: str = ""

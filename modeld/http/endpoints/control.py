@@ -70,7 +70,7 @@ async def plan(context: Edge, request: EdgeRequest) -> Response:
     return json_reply(context.backend.control.plan(order.model, context=order.context, slots=order.slots))
 
 
-async def list_operations(context: Edge, _request: EdgeRequest) -> Response:
+def list_operations(context: Edge, _request: EdgeRequest) -> Response:
     """List the latest operations."""
     return json_reply(native.operations_body(context.backend.control.operations()))
 
@@ -81,7 +81,7 @@ async def get_operation(context: Edge, request: EdgeRequest, operation: str) -> 
     return json_reply(await _waited(context, request, status, _wait(request)))
 
 
-async def cancel_operation(context: Edge, request: EdgeRequest, operation: str) -> Response:
+def cancel_operation(context: Edge, request: EdgeRequest, operation: str) -> Response:
     """End an operation that is no longer wanted."""
     return json_reply(context.backend.control.give_up(operation, key=request.client.name))
 

@@ -34,7 +34,7 @@ from modeld.quotas.client import visible
 from modeld.runtime.ticket import Ticket
 
 
-async def health(context: Edge, _request: EdgeRequest) -> Response:
+def health(context: Edge, _request: EdgeRequest) -> Response:
     """Answer 200, or 503 with what is wrong. A model that is not loaded is not a fault."""
     reason = context.backend.health()
     if reason is not None:

@@ -47,13 +47,13 @@ from modeld.quotas.client import EVERYBODY, Scope, visible
 from modeld.quotas.usage import KeyBody, KeysBody, UsageReport
 
 
-async def healthz(context: Edge, _request: EdgeRequest) -> Response:
+def healthz(context: Edge, _request: EdgeRequest) -> Response:
     """200 while the scheduler makes progress, else 503 with the reason."""
     reason = context.backend.health()
     return text_reply("ok") if reason is None else text_reply(reason, 503)
 
 
-async def readyz(context: Edge, _request: EdgeRequest) -> Response:
+def readyz(context: Edge, _request: EdgeRequest) -> Response:
     """200 `ready`; 503 `loading` while models are preloaded at start, or `draining`."""
     state = context.backend.readiness()
     if state == "ready":
@@ -70,7 +70,7 @@ async def list_models(context: Edge, request: EdgeRequest) -> Response:
     return json_reply(models_body(catalog, context.backend.model_states()))
 
 
-async def status(context: Edge, _request: EdgeRequest) -> Response:
+def status(context: Edge, _request: EdgeRequest) -> Response:
     """Return everything that the scheduler knows."""
     guard = context.guard
     current = msgspec.structs.replace(
@@ -81,7 +81,7 @@ async def status(context: Edge, _request: EdgeRequest) -> Response:
     return json_reply(current)
 
 
-async def usage(context: Edge, request: EdgeRequest) -> Response:
+def usage(context: Edge, request: EdgeRequest) -> Response:
     """Return the use of all keys to a client that may read metrics; to others their own."""
     client = request.client
     everybody = client.may((Scope.METRICS, Scope.ADMIN))
@@ -91,25 +91,25 @@ async def usage(context: Edge, request: EdgeRequest) -> Response:
     return json_reply(context.accounts.report(clients, everybody=everybody))
 
 
-async def keys(context: Edge, _request: EdgeRequest) -> Response:
+def keys(context: Edge, _request: EdgeRequest) -> Response:
     """List the keys in force and their terms, without their secrets."""
     ring = context.guard.keyring
     clients = () if ring is None else ring.clients.values()
     return json_reply(KeysBody(keys=tuple(KeyBody.of(client) for client in clients)))
 
 
-async def metrics(context: Edge, request: EdgeRequest) -> Response:
+def metrics(context: Edge, request: EdgeRequest) -> Response:
     """Return metrics in Prometheus' text format, or in OpenMetrics if the client asks for it."""
     data, content_type = context.metrics.expose(request.headers.get("Accept", ""))
     return Response(data, content_type=content_type)
 
 
-async def openapi(context: Edge, _request: EdgeRequest) -> Response:
+def openapi(context: Edge, _request: EdgeRequest) -> Response:
     """Return the OpenAPI 3.1 document."""
     return json_reply(context.openapi)
 
 
-async def docs(context: Edge, _request: EdgeRequest) -> Response:
+def docs(context: Edge, _request: EdgeRequest) -> Response:
     """Return the same as one page that needs nothing from elsewhere."""
     response = Response(context.docs_page, content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
@@ -124,7 +124,7 @@ _KEYS = ("model", "kind", "last_event_id")
 _KINDS = tuple(kind.value for kind in Kind)
 
 
-async def events(context: Edge, request: EdgeRequest) -> Response:
+def events(context: Edge, request: EdgeRequest) -> Response:
     """Stream what happens from now on, or after `Last-Event-ID`: as SSE, or as NDJSON by `Accept`."""
     refuse_unknown(request, _KEYS)
     wanted = _filter(context, request)

@@ -28,12 +28,12 @@ _HOW_TO = "put a GGUF file into models_dir, or take it away: modeld sees that wi
 _GONE = frozenset({State.STOPPED, State.ERROR})
 
 
-async def root(_context: Edge, _request: EdgeRequest) -> Response:
+def root(_context: Edge, _request: EdgeRequest) -> Response:
     """Say that a server is here."""
     return text_reply("modeld is running; clients of Ollama find what they know, and /docs tells the rest")
 
 
-async def version(_context: Edge, _request: EdgeRequest) -> Response:
+def version(_context: Edge, _request: EdgeRequest) -> Response:
     """Return the version of the API, and modeld's own."""
     return json_reply(ollama.OllamaVersion())
 
@@ -44,7 +44,7 @@ async def tags(context: Edge, request: EdgeRequest) -> Response:
     return json_reply(ollama.tags(_catalog(context, request)))
 
 
-async def running(context: Edge, request: EdgeRequest) -> Response:
+def running(context: Edge, request: EdgeRequest) -> Response:
     """List the models in memory."""
     return json_reply(ollama.running(_catalog(context, request), context.backend.status()))
 
@@ -86,7 +86,7 @@ async def pull(context: Edge, request: EdgeRequest) -> Response:
     return Response(line(done), content_type=NDJSON_TYPE) if stream else json_reply(done)
 
 
-async def not_served(_context: Edge, request: EdgeRequest) -> Response:
+def not_served(_context: Edge, request: EdgeRequest) -> Response:
     """Refuse what would change the files."""
     raise NotFound(f"{request.path} is not served: {_HOW_TO}")
 
