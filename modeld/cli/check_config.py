@@ -12,7 +12,7 @@ from modeld.cli.keys import keyring_or_exit
 from modeld.cli.options import SettingsCommand, load_or_exit
 from modeld.config.address import parse_address
 from modeld.config.fields import FIELDS
-from modeld.config.load import Loaded
+from modeld.config.load import LoadedSettings
 from modeld.config.machine import own_names
 from modeld.config.model_fields import MODEL_FIELDS
 from modeld.config.settings import ModelSettings, Settings
@@ -40,7 +40,7 @@ def _check_config(*, show_all: bool, **flags: object) -> None:
         click.echo(line)
 
 
-def summary(loaded: Loaded, *, show_all: bool) -> Iterator[str]:
+def summary(loaded: LoadedSettings, *, show_all: bool) -> Iterator[str]:
     """Yield the lines that tell the settings: all, or those that differ from the defaults."""
     settings = loaded.settings
     yield f"modeld would listen on {settings.addr} and serve {settings.models_dir}"
@@ -64,7 +64,7 @@ def summary(loaded: Loaded, *, show_all: bool) -> Iterator[str]:
     yield "the settings can be used"
 
 
-def _memory(loaded: Loaded) -> str:
+def _memory(loaded: LoadedSettings) -> str:
     budget, margin = loaded.settings.vram_budget_mb, loaded.settings.vram_margin_mb
     if budget is None:
         return f"memory for models: nine tenths of what is free at the start, less a margin of {margin} MiB"

@@ -20,16 +20,16 @@ from modeld.config.settings import Settings
 from modeld.domain.model import Isolation
 from modeld.engine.protocol import LoadSpec
 from modeld.http.app import create_app
-from modeld.http.auth import Guard
+from modeld.http.auth import Authorizer
 from modeld.http.server.listener import serve
 from modeld.http.server.tls import Tls
 from modeld.runtime import systemd
 from modeld.runtime.daemon import Daemon
-from modeld.runtime.keys.accounts import Accounts
+from modeld.runtime.keys.accounts import KeyAccounts
 from modeld.runtime.keys.keyring import Keyring
 from modeld.runtime.keys.usage_store import UsageStore
 from modeld.runtime.root import Root
-from modeld.telemetry.event_file import EventFile, StandardOutput, Target
+from modeld.telemetry.event_file import EventFile, EventTarget, StandardOutput
 from modeld.telemetry.event_writer import EventWriter
 from modeld.telemetry.log import get_logger
 from modeld.telemetry.metrics import Metrics
@@ -62,7 +62,7 @@ def serve_forever(settings: Settings, keyring: Keyring | None = None) -> int:
 
     Logging is configured by the caller. 1: the address cannot be bound.
     """
-    supervision = systemd.take(os.environ)
+    supervision = systemd.take_systemd_context(os.environ)
     writer = _event_writer(settings)
     binds = supervision.binds or tuple(hypercorn_binds(settings.addr))
     failure: CannotListen | None = None
@@ -83,7 +83,7 @@ def _event_writer(settings: Settings) -> EventWriter | None:
     """Start the thread that writes events down, where that is wanted."""
     if not settings.events_enable:
         return None
-    target: Target = StandardOutput()
+    target: EventTarget = StandardOutput()
     if settings.events_file is not None:
         target = EventFile(
             settings.events_file, max_bytes=settings.events_max_bytes, keep=settings.events_keep
@@ -107,12 +107,12 @@ def _first_message(group: BaseExceptionGroup[CannotListen]) -> str:
 async def _run(
     settings: Settings,
     keyring: Keyring | None,
-    supervision: systemd.Supervision,
+    supervision: systemd.SystemdContext,
     binds: tuple[str, ...],
     events: EventWriter | None,
 ) -> None:
     metrics = Metrics()
-    guard = Guard(keyring)
+    authorizer = Authorizer(keyring)
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         tls = Tls(settings.tls_cert, settings.tls_key)
@@ -128,8 +128,8 @@ async def _run(
     )
     metrics.watch_fleet(root.daemon.status)
     await root.run(
-        partial(_front, settings=settings, guard=guard, tls=tls, metrics=metrics, binds=binds),
-        partial(_announce, guard),
+        partial(_front, settings=settings, authorizer=authorizer, tls=tls, metrics=metrics, binds=binds),
+        partial(_announce, authorizer),
     )
 
 
@@ -137,7 +137,7 @@ async def _front(
     daemon: Daemon,
     *,
     settings: Settings,
-    guard: Guard,
+    authorizer: Authorizer,
     tls: Tls | None,
     metrics: Metrics,
     binds: tuple[str, ...],
@@ -145,16 +145,16 @@ async def _front(
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     store = None if settings.state_dir is None else UsageStore(settings.state_dir / "usage.sqlite3")
-    accounts = Accounts(metrics, store)
+    accounts = KeyAccounts(metrics, store)
     await accounts.open()
     names = own_names(socket.gethostname())
-    app = create_app(daemon, settings, metrics, guard=guard, accounts=accounts, own_names=names)
+    app = create_app(daemon, settings, metrics, authorizer=authorizer, accounts=accounts, own_names=names)
     _spare_collector()
     keeping = trio.CancelScope(shield=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_keep_accounts, accounts, keeping)
-        if guard.keyring is not None:
-            nursery.start_soon(guard.keyring.run)
+        if authorizer.keyring is not None:
+            nursery.start_soon(authorizer.keyring.run)
         try:
             async with trio.open_nursery() as serving:
                 try:
@@ -168,7 +168,7 @@ async def _front(
         nursery.cancel_scope.cancel()
 
 
-async def _keep_accounts(accounts: Accounts, keeping: trio.CancelScope) -> None:
+async def _keep_accounts(accounts: KeyAccounts, keeping: trio.CancelScope) -> None:
     """Keep them until this scope is cancelled: by then all requests have ended, and their use is known."""
     with keeping:
         await accounts.run()
@@ -198,8 +198,8 @@ def _leave_at_the_latest(seconds: float) -> None:
     faulthandler.dump_traceback_later(seconds, exit=True)
 
 
-def _announce(guard: Guard, urls: list[str]) -> None:
-    for warning in guard.warnings:
+def _announce(authorizer: Authorizer, urls: list[str]) -> None:
+    for warning in authorizer.warnings:
         say(f"modeld: WARNING: {warning}")
     for url in urls:
         _log.info("listening", url=url, version=modeld.__version__)

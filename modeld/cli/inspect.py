@@ -24,12 +24,12 @@ from modeld.domain.catalog import parse_split
 from modeld.domain.model import MIB, Adapter, DeviceUse, DryRun, Footprint, LoadOptions, ModelFacts
 from modeld.engine.llama.footprint import estimate
 from modeld.engine.llama.gguf.adapter import adapter_facts, check_architecture
-from modeld.engine.llama.gguf.facts import GgufError, Kind, facts_of, kind_of, read_header
+from modeld.engine.llama.gguf.facts import FileKind, GgufError, facts_of, kind_of, read_header
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import Problem
 from modeld.runtime.catalog.options import options_of
 from modeld.telemetry.log import printable
-from modeld.worker.oneshot import WITHIN_S, probe
+from modeld.worker.oneshot import WITHIN_S, run_dry_run
 
 _HELP = """Show what is in a GGUF file, and what the model would take in memory with these options.
 
@@ -87,7 +87,7 @@ def _inspect(file: str, *, lora: tuple[str, ...], formula: bool, as_json: bool, 
     found: DryRun | Problem | None = None
     if not formula:
         spec = LoadSpec(model_id=path.name, path=str(path), options=options, facts=facts)
-        found = trio.run(probe, spec, WITHIN_S)
+        found = trio.run(run_dry_run, spec, WITHIN_S)
     if isinstance(found, Problem):
         _fail(found.message)
     shown = _inspection(path, facts, options, found)
@@ -109,7 +109,7 @@ def _facts(path: Path) -> ModelFacts:
     names = [path.name] if split is None else [split.name_of(part + 1) for part in range(split.parts)]
     headers = [read_header(path.with_name(name)) for name in names]
     kind = kind_of(headers[0])
-    if kind is not Kind.MODEL:
+    if kind is not FileKind.MODEL:
         raise GgufError(f"it holds no model: it is a file of kind {kind}")
     return facts_of(headers)
 
@@ -167,7 +167,7 @@ def _inspection(path: Path, facts: ModelFacts, options: LoadOptions, found: DryR
         options=options,
         source="probe",
         footprint_mb=_sizes(found.peak),
-        begins_with_mb=None if found.first == found.peak else _sizes(found.first),
+        begins_with_mb=None if found.before_use == found.peak else _sizes(found.before_use),
         devices_mb=tuple(map(_device, found.devices)),
         formula_mb=_sizes(outline),
     )

@@ -11,7 +11,7 @@ import click
 from modeld.cli.stderr import say
 from modeld.config.field import Field
 from modeld.config.fields import BY_NAME, FIELDS, LEGACY, show_default
-from modeld.config.load import ConfigError, Loaded, load_settings
+from modeld.config.load import ConfigError, LoadedSettings, load_settings
 from modeld.config.values import BOOL, BadValue
 
 _LEGACY_SWITCHES = frozenset({"real_infer", "spawn_llama", "llama_use_openai"})
@@ -86,7 +86,7 @@ def _explained(field: Field) -> str:
     return f"{text} [default: {default}]" if default else text
 
 
-def load_or_exit(flags: Mapping[str, object]) -> Loaded:
+def load_or_exit(flags: Mapping[str, object]) -> LoadedSettings:
     """Return the settings; on problems print each on its line and exit with 2."""
     try:
         loaded = load_settings(flags=flags, environ=os.environ)

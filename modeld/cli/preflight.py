@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from modeld.config.address import Address, every_interface, parse_address
-from modeld.config.load import Loaded
+from modeld.config.load import LoadedSettings
 from modeld.config.machine import memory_bytes
 from modeld.config.settings import Settings
 from modeld.config.values import did_you_mean
@@ -27,7 +27,7 @@ from modeld.domain.model import MIB, Catalog, EngineKind
 from modeld.engine.fake_script import parse_script
 from modeld.http.server.tls import BadTls, Tls
 from modeld.runtime.catalog.adapters import adapter_problems
-from modeld.runtime.catalog.scan import Scan, Scanner
+from modeld.runtime.catalog.scan import Scanner, ScanResult
 from modeld.runtime.systemd import listen_binds
 from modeld.telemetry.log import printable
 
@@ -140,7 +140,7 @@ _PROBE = (
 )
 
 
-def run_preflight(loaded: Loaded, tell: Callable[[str], None]) -> bool:
+def run_preflight(loaded: LoadedSettings, tell: Callable[[str], None]) -> bool:
     """Run all checks, `tell` one line for each, whatever files are called; return whether all passed."""
     passed = True
     for name, verdict in _checks(loaded):
@@ -153,7 +153,7 @@ def run_preflight(loaded: Loaded, tell: Callable[[str], None]) -> bool:
     return passed
 
 
-def _checks(loaded: Loaded) -> Iterator[tuple[str, Verdict]]:
+def _checks(loaded: LoadedSettings) -> Iterator[tuple[str, Verdict]]:
     settings = loaded.settings
     folder = check_models_dir(settings.models_dir)
     yield "models_dir", folder
@@ -193,7 +193,7 @@ def check_models_dir(folder: Path) -> Verdict:
     return Ok()
 
 
-def check_models(scan: Scan, folder: Path) -> Verdict:
+def check_models(scan: ScanResult, folder: Path) -> Verdict:
     """No model at all is no reason not to start: new files are noticed while the daemon runs."""
     if scan.error is not None:
         return NotOk(scan.error)

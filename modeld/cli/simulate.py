@@ -17,9 +17,9 @@ from modeld.config.fields import BY_NAME
 from modeld.config.settings import Settings
 from modeld.domain.model import MIB
 from modeld.runtime.root import limits_of as daemon_limits
-from modeld.scheduler.state import Eviction, Limits
+from modeld.scheduler.state import Eviction, SchedulerLimits
 from modeld.simulator.belady import belady_loads, fewest_loads
-from modeld.simulator.replay import Report, limits_of
+from modeld.simulator.replay import SimulationReport, limits_of
 from modeld.simulator.replay import simulate as replay
 from modeld.simulator.trace import BadTrace, Trace, TraceHead, parse_head, parse_trace
 from modeld.simulator.trace_from_events import is_recorded, parse_events
@@ -62,7 +62,7 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     trace: str
     budget_mb: float
     """0 is unlimited."""
-    reports: tuple[Report, ...]
+    reports: tuple[SimulationReport, ...]
     optimum: Optimum
     missed_events: int = 0
     """Of a recorded trace: events that were lost while it was recorded."""
@@ -123,12 +123,12 @@ def read_trace(lines: Iterable[str], head: TraceHead | None) -> Trace:
     return parse(chain(begin, rest), head)
 
 
-def _limits(settings: Settings, budget_mb: float | None) -> Limits:
+def _limits(settings: Settings, budget_mb: float | None) -> SchedulerLimits:
     limits = daemon_limits(msgspec.structs.replace(settings, vram_budget_mb=0))
     return msgspec.structs.replace(limits, budget=math.floor(budget_mb * MIB) if budget_mb else None)
 
 
-def _optimum(trace: Trace, limits: Limits) -> Optimum:
+def _optimum(trace: Trace, limits: SchedulerLimits) -> Optimum:
     uses = [request.model for request in trace.requests]
     sizes = {model.id: model.size_mb for model in trace.head.models}
     room = None if limits.budget is None else (limits.budget - limits.margin) / MIB

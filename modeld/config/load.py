@@ -36,7 +36,7 @@ class ConfigError(Exception):
         self.warnings = warnings
 
 
-class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+class LoadedSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings and where they came from.
 
     `sources` has every setting that is not at its default, by name: "--addr", "MODELD_ADDR",
@@ -80,7 +80,7 @@ def load_settings(
     flags: Mapping[str, object],
     environ: Mapping[str, str],
     cores: Callable[[], int] = usable_cores,
-) -> Loaded:
+) -> LoadedSettings:
     """Read all places and return the settings.
 
     Args:
@@ -106,7 +106,7 @@ def load_settings(
     warnings = tuple(map(_one_line, found.warnings))
     if found.problems:
         raise ConfigError(tuple(map(_one_line, found.problems)), warnings)
-    return Loaded(settings=settings, warnings=warnings, sources=found.sources)
+    return LoadedSettings(settings=settings, warnings=warnings, sources=found.sources)
 
 
 def _one_line(text: str) -> str:

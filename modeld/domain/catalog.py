@@ -57,7 +57,7 @@ class SplitName(msgspec.Struct, frozen=True):
         return f"{self.stem}-{part:05d}-of-{self.parts:05d}{self.ending}"
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     """What may be one model: its parts in order, and its names."""
 
     id: str
@@ -115,7 +115,7 @@ def merge_sources(sources: Iterable[Iterable[File]]) -> tuple[list[File], tuple[
     return [file for group in chosen.values() for file in group], problems
 
 
-def candidates_of(files: Iterable[File]) -> list[Candidate]:
+def model_files(files: Iterable[File]) -> list[ModelFiles]:
     """Put the parts of split models together and give every model its id, in the order of folders.
 
     What is deep, and known by a link already, is one model with it: its name becomes an alias.
@@ -123,7 +123,7 @@ def candidates_of(files: Iterable[File]) -> list[Candidate]:
     groups = _groups(files)
     taken: set[str] = set()
     known: dict[tuple[tuple[int, int], ...], int] = {}
-    found: list[Candidate] = []
+    found: list[ModelFiles] = []
     for (folder, name), members in sorted(groups.items(), key=lambda item: (item[1][0].deep, item[0])):
         long_name = _long_name(folder, name)
         deep = members[0].deep
@@ -167,7 +167,7 @@ def _identities(group: Iterable[File]) -> tuple[tuple[int, int], ...]:
     return tuple((file.device, file.inode) for file in group)
 
 
-def _candidate(model_id: str, long_name: str, files: Sequence[File]) -> Candidate:
+def _candidate(model_id: str, long_name: str, files: Sequence[File]) -> ModelFiles:
     first = files[0]
     split = parse_split(first.name)
     aliases = [model_id[: -len(ENDING)]]
@@ -184,7 +184,7 @@ def _candidate(model_id: str, long_name: str, files: Sequence[File]) -> Candidat
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (" and so on" if len(missing) > _SHOWN else "")
         error = f"{len(missing)} of its {len(missing) + len(files)} parts are missing: {shown}"
-    return Candidate(
+    return ModelFiles(
         id=model_id,
         path=path,
         files=tuple(files),
@@ -201,7 +201,7 @@ SHOWN_NAME = 100
 """Characters of an unknown model's name that an error repeats."""
 
 
-def named(catalog: Catalog, name: str | None, *, listing: str = "GET /models") -> ModelSpec:
+def resolve_model(catalog: Catalog, name: str | None, *, listing: str = "GET /models") -> ModelSpec:
     """Return the model of an id or alias, the default one for None; `listing` shows those there are.
 
     Raises: ModelNotFound.
@@ -221,7 +221,7 @@ def named(catalog: Catalog, name: str | None, *, listing: str = "GET /models") -
 # What a model cannot do by what its file says: refused before anything is loaded for it.
 
 
-def unfit(request: Request, spec: ModelSpec) -> Problem | None:
+def unsupported_reason(request: Request, spec: ModelSpec) -> Problem | None:
     """Return why this model cannot serve such a request, None if nothing speaks against it."""
     pooling = "" if spec.facts is None else spec.facts.pooling
     match request:

@@ -18,7 +18,7 @@ MOST_REASON = 600
 """Characters of a reason that are kept: whatever they are, a line stays below a page (4,096 bytes)."""
 
 
-class Kind(StrEnum):
+class EventKind(StrEnum):
     """What an event tells."""
 
     DAEMON_STARTED = "daemon_started"
@@ -80,7 +80,7 @@ class FleetEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at_unix: float
     uptime_ms: float
     """Since the run began, by a clock that never jumps."""
-    kind: Kind
+    kind: EventKind
     model: str = ""
     """Id of the model."""
     ticket: int = 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 
-class State(StrEnum):
+class InstanceState(StrEnum):
     """Where an instance is in its life. The values are those of the native API."""
 
     STOPPED = "stopped"
@@ -24,21 +24,23 @@ class State(StrEnum):
     @property
     def holds_memory(self) -> bool:
         """Whether the ledger counts this instance."""
-        return self in {State.LOADING, State.READY, State.DRAINING}
+        return self in {InstanceState.LOADING, InstanceState.READY, InstanceState.DRAINING}
 
 
-MOVES: Mapping[State, frozenset[State]] = {
-    State.STOPPED: frozenset({State.QUEUED, State.LOADING}),
-    State.QUEUED: frozenset({State.STOPPED, State.LOADING}),
-    State.LOADING: frozenset({State.READY, State.ERROR, State.DRAINING, State.STOPPED}),
-    State.READY: frozenset({State.DRAINING, State.ERROR}),
-    State.DRAINING: frozenset({State.STOPPED, State.ERROR}),
-    State.ERROR: frozenset({State.QUEUED, State.LOADING, State.STOPPED}),
+MOVES: Mapping[InstanceState, frozenset[InstanceState]] = {
+    InstanceState.STOPPED: frozenset({InstanceState.QUEUED, InstanceState.LOADING}),
+    InstanceState.QUEUED: frozenset({InstanceState.STOPPED, InstanceState.LOADING}),
+    InstanceState.LOADING: frozenset(
+        {InstanceState.READY, InstanceState.ERROR, InstanceState.DRAINING, InstanceState.STOPPED}
+    ),
+    InstanceState.READY: frozenset({InstanceState.DRAINING, InstanceState.ERROR}),
+    InstanceState.DRAINING: frozenset({InstanceState.STOPPED, InstanceState.ERROR}),
+    InstanceState.ERROR: frozenset({InstanceState.QUEUED, InstanceState.LOADING, InstanceState.STOPPED}),
 }
 """From each state, the states it may turn into."""
 
 
-def move(old: State, new: State) -> State:
+def transition(old: InstanceState, new: InstanceState) -> InstanceState:
     """Return `new` if the move is allowed; ValueError tells of a defect otherwise."""
     if new is not old and new not in MOVES[old]:
         raise ValueError(f"an instance cannot go from {old} to {new}")

@@ -144,13 +144,13 @@ class DryRun(msgspec.Struct, frozen=True, kw_only=True):
 
     peak: Footprint
     """With the layout of the KV cache that takes most; the engine may change it while it serves."""
-    first: Footprint
+    before_use: Footprint
     """With the layout it begins with."""
     devices: tuple[DeviceUse, ...] = ()
     """Of the peak, without the overhead of the process."""
 
 
-class Source(StrEnum):
+class FootprintSource(StrEnum):
     """Where an estimate comes from."""
 
     FORMULA = "formula"
@@ -159,10 +159,10 @@ class Source(StrEnum):
     """A dry run of llama.cpp."""
 
 
-class Scale(msgspec.Struct, frozen=True, kw_only=True):
+class FootprintCorrection(msgspec.Struct, frozen=True, kw_only=True):
     """How the footprint of a model came about."""
 
-    source: Source = Source.FORMULA
+    source: FootprintSource = FootprintSource.FORMULA
     base: Footprint = Footprint()
     """The estimate before anything was learned."""
     first: Footprint = Footprint()
@@ -196,7 +196,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     options: LoadOptions = LoadOptions()
     footprint: Footprint = Footprint()
     """Estimate for `options`, and what was learned: what a load reserves."""
-    scale: Scale = Scale()
+    scale: FootprintCorrection = FootprintCorrection()
     """How it came about."""
     sizing: str = ""
     """Why `auto` chose these cells and slots; empty where nothing was left to choose."""
@@ -225,7 +225,7 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
         return None if key is None else self.models.get(key)
 
 
-def make_catalog(specs: Iterable[ModelSpec], default: str | None = None) -> Catalog:
+def catalog_of(specs: Iterable[ModelSpec], default: str | None = None) -> Catalog:
     """Build a catalogue. `default` is an id or alias; None takes the first healthy model.
 
     A name that two models claim goes to the stronger claim (id, then stem, then alias), and

@@ -60,10 +60,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """Its model is still to be loaded: a demand beside those of requests."""
     keep_alive_s: float | None = None
     """How long its model is kept, once loaded, without a request; negative: for ever; None: its `ttl`."""
-    leaving: tuple[str, ...] = ()
+    departing: tuple[str, ...] = ()
     """Models that go as soon as no request holds them; they take no new ones."""
-    leaving_since: float = 0.0
-    leaving_total: int = 0
+    departing_since: float = 0.0
+    departing_total: int = 0
     """How many they were to begin with."""
     evicted: tuple[str, ...] = ()
     """Other models that went for it."""

@@ -187,7 +187,7 @@ class TemplateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="template")
     """Tell how many tokens it has, too."""
 
 
-Aside = TokenizeRequest | DetokenizeRequest | TemplateRequest
+VocabularyRequest = TokenizeRequest | DetokenizeRequest | TemplateRequest
 """Requests that only need the model's vocabulary: answered between two steps, without a slot."""
 Request = GenerateRequest | EmbedRequest | TokenizeRequest | DetokenizeRequest | TemplateRequest
 
@@ -200,7 +200,7 @@ class Priority(StrEnum):
     LOW = "low"
 
 
-class Stake(msgspec.Struct, frozen=True, kw_only=True):
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """Whose a request is in a queue that several share, and what it will cost; see `scheduler.fair_queue`."""
 
     owner: str = ""
@@ -225,9 +225,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.NORMAL
     keep_alive_s: float | None = None
     """How long the model stays loaded after this request; None: the model's own ttl; negative: for ever."""
-    stake: Stake = Stake()
+    tenant: Tenant = Tenant()
 
     @property
-    def aside(self) -> bool:
+    def needs_no_slot(self) -> bool:
         """Whether it is answered without a slot."""
-        return isinstance(self.request, Aside)
+        return isinstance(self.request, VocabularyRequest)

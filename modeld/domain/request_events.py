@@ -60,15 +60,15 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def prompt_s(self) -> float:
         """What the prompt took: what is neither queue nor load until the first token, or else the end."""
-        return max(0.0, self._first_s - self.queue_s - self.load_s)
+        return max(0.0, self._ttft_s - self.queue_s - self.load_s)
 
     @property
     def text_s(self) -> float:
         """From the first token to the end."""
-        return max(0.0, self.duration_s - self._first_s)
+        return max(0.0, self.duration_s - self._ttft_s)
 
     @property
-    def _first_s(self) -> float:
+    def _ttft_s(self) -> float:
         return self.duration_s if self.ttft_s is None else self.ttft_s
 
 
@@ -167,7 +167,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     stats: Stats = Stats()
 
 
-AsideAnswer = Tokenized | Detokenized | Templated
+VocabularyAnswer = Tokenized | Detokenized | Templated
 """What the vocabulary alone answers."""
 Event = (
     Queued | Loading | Started | Delta | Embedded | Tokenized | Detokenized | Templated | Finished | Failed

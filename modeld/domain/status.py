@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One model that is, or was, or waits to be loaded."""
 
     model_id: str
-    state: State
+    state: InstanceState
     last_used_unix: float
     est_vram_mb: float
     queue_len: int

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterable
 
 
-class _Matcher:
+class _StopMatcher:
     """Finds one stop sequence in a stream of characters.
 
     `matched` is the length of the longest prefix of the stop sequence that the stream ends with.
@@ -80,7 +80,7 @@ class TextFilter:
         self.stopped = False
         self.stop = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._matchers = [_Matcher(stop) for stop in dict.fromkeys(stops) if stop]
+        self._matchers = [_StopMatcher(stop) for stop in dict.fromkeys(stops) if stop]
         self._held = ""
 
     def push(self, data: bytes) -> str:

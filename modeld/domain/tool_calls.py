@@ -35,7 +35,7 @@ TOOL_MARKERS = frozenset(
 nobody can tell what is a call."""
 
 
-def open_thought(prompt: str) -> str:
+def ends_in_thought(prompt: str) -> str:
     """Return the marker of the thought that a prompt ends with, and the answer begins in; empty: none."""
     end = prompt.rstrip()
     return next((marker for marker in THOUGHTS if end.endswith(marker)), "")
@@ -47,9 +47,7 @@ def open_thought(prompt: str) -> str:
 Json = dict[str, object]
 
 
-def schema_of_call(
-    tools: Sequence[Tool], or_else: str | None = None, *, arguments: str = "arguments"
-) -> Json:
+def call_schema(tools: Sequence[Tool], or_else: str | None = None, *, arguments: str = "arguments") -> Json:
     """Return the schema of a call of one of these functions: `anyOf`, in their order.
 
     Args:
@@ -73,7 +71,7 @@ def schema_of_call(
     return {"$defs": definitions, "anyOf": ways}
 
 
-def schema_of_arguments(tools: Sequence[Tool]) -> Json:
+def argument_schema(tools: Sequence[Tool]) -> Json:
     """Return the schema of the arguments alone of one of these functions: `anyOf`, in their order."""
     ways: list[Json] = [{"$ref": f"#/$defs/call{number}"} for number in range(len(tools))]
     return {"$defs": _definitions(tools), "anyOf": ways}

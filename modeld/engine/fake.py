@@ -19,20 +19,20 @@ from msgspec.structs import replace
 from modeld.domain.request import AS_MANY_AS_FIT, ConstraintKind, EmbedRequest, GenerateRequest, Request
 from modeld.domain.request_events import FinishReason, Usage
 from modeld.domain.text_filter import TextFilter
-from modeld.domain.tool_calls import open_thought
-from modeld.engine.fake_script import Script, answer_to, logprobs_of, parse_script, vector_of, words_of
+from modeld.domain.tool_calls import ends_in_thought
+from modeld.engine.fake_script import FakeScript, answer_to, logprobs_of, parse_script, vector_of, words_of
 from modeld.engine.protocol import (
-    Admitted,
-    Answered,
-    Broken,
-    Done,
+    AnswerOutput,
     EngineInfo,
     LoadAborted,
     LoadSpec,
     OnProgress,
     Output,
-    Tokens,
-    Vectors,
+    RequestAdmitted,
+    RequestDone,
+    RequestFailed,
+    TokenOutput,
+    VectorOutput,
 )
 from modeld.errors import (
     EngineFailed,
@@ -111,7 +111,7 @@ class _EmbedJob(_Job):
 class FakeEngine:
     """See the module's docstring and `protocol.Engine`."""
 
-    def __init__(self, spec: LoadSpec, script: Script, pause: Pause | None = None) -> None:
+    def __init__(self, spec: LoadSpec, script: FakeScript, pause: Pause | None = None) -> None:
         cells = min(spec.options.ctx, spec.options.slots * script.context)
         self.info = EngineInfo(
             slots=spec.options.slots,
@@ -145,9 +145,9 @@ class FakeEngine:
                 case EmbedRequest():
                     self._queue.append(_EmbedJob(request_id, request))
                 case _:
-                    self._outputs.append(Answered(request_id, answer_to(request)))
+                    self._outputs.append(AnswerOutput(request_id, answer_to(request)))
         except ModeldError as error:
-            self._outputs.append(Broken(request_id, error.as_problem()))
+            self._outputs.append(RequestFailed(request_id, error.as_problem()))
 
     def cancel(self, request_id: int) -> None:
         """End a request wherever it is."""
@@ -157,7 +157,7 @@ class FakeEngine:
             if job is None:
                 return
             self._queue.remove(job)
-        self._outputs.append(Done(request_id, FinishReason.CANCELLED, job.usage()))
+        self._outputs.append(RequestDone(request_id, FinishReason.CANCELLED, job.usage()))
 
     def step(self) -> list[Output]:
         """Admit what fits, prefill one chunk, and give each running request one token."""
@@ -249,8 +249,8 @@ class FakeEngine:
                 return
             job = self._queue.popleft()
             self._slots[job.id] = job
-            thought = open_thought(job.words[-1])
-            self._outputs.append(Admitted(job.id, len(job.words), thought=thought))
+            thought = ends_in_thought(job.words[-1])
+            self._outputs.append(RequestAdmitted(job.id, len(job.words), thought=thought))
 
     def _chunks(self, prefilling: list[_Job]) -> dict[int, int]:
         left = self._script.chunk
@@ -268,8 +268,8 @@ class FakeEngine:
             if isinstance(job, _EmbedJob):
                 del self._slots[job.id]
                 self._outputs += [
-                    Vectors(job.id, 0, job.vectors),
-                    Done(job.id, FinishReason.STOP, job.usage()),
+                    VectorOutput(job.id, 0, job.vectors),
+                    RequestDone(job.id, FinishReason.STOP, job.usage()),
                 ]
             else:
                 self._token(job)
@@ -286,7 +286,7 @@ class FakeEngine:
             reason = FinishReason.LENGTH
         if reason is not None:
             shown += job.filter.flush()
-        self._outputs.append(Tokens(job.id, shown, logprobs=logprobs_of(job.request, text)))
+        self._outputs.append(TokenOutput(job.id, shown, logprobs=logprobs_of(job.request, text)))
         if reason is not None:
             del self._slots[job.id]
-            self._outputs.append(Done(job.id, reason, job.usage(), job.filter.stop))
+            self._outputs.append(RequestDone(job.id, reason, job.usage(), job.filter.stop))

@@ -21,19 +21,25 @@ from collections.abc import Sequence
 
 import msgspec
 
-from modeld.domain.request import Aside, DetokenizeRequest, GenerateRequest, TemplateRequest, TokenizeRequest
+from modeld.domain.request import (
+    DetokenizeRequest,
+    GenerateRequest,
+    TemplateRequest,
+    TokenizeRequest,
+    VocabularyRequest,
+)
 from modeld.domain.request_events import (
-    AsideAnswer,
     Detokenized,
     Logprobs,
     Templated,
     Tokenized,
     TokenLogprob,
+    VocabularyAnswer,
 )
 from modeld.errors import InvalidRequest
 
 
-class Script(msgspec.Struct, frozen=True, kw_only=True):
+class FakeScript(msgspec.Struct, frozen=True, kw_only=True):
     """How the fake engine behaves; see the module's docstring."""
 
     load_s: float = 0.0
@@ -50,13 +56,13 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     spam: int = 0
 
 
-def parse_script(text: str) -> Script:
+def parse_script(text: str) -> FakeScript:
     """Read a script. Raises: ValueError that names the bad part."""
     parts = {key: value for key, _, value in (part.partition("=") for part in text.split())}
-    unknown = parts.keys() - set(Script.__struct_fields__)
+    unknown = parts.keys() - set(FakeScript.__struct_fields__)
     if unknown:
         raise ValueError(f"the fake engine knows no {min(unknown)!r} in its script")
-    return msgspec.convert(parts, Script, strict=False)
+    return msgspec.convert(parts, FakeScript, strict=False)
 
 
 # ----------------------------------------------------------------------
@@ -77,7 +83,7 @@ def vector_of(given: str | tuple[int, ...]) -> bytes:
     return struct.pack("<4f", *(number / math.hypot(*numbers) for number in numbers))
 
 
-def answer_to(request: Aside) -> AsideAnswer:
+def answer_to(request: VocabularyRequest) -> VocabularyAnswer:
     """Answer what needs no slot: a byte is a token there. Raises: InvalidRequest."""
     match request:
         case TokenizeRequest(content=content, with_pieces=with_pieces):

@@ -17,7 +17,7 @@ from modeld.errors import FileChanged
 _AGAIN = "It is looked at again within seconds; if it is being copied, wait until that is done"
 
 
-def check_unchanged(spec: LoadSpec) -> None:
+def check_file_unchanged(spec: LoadSpec) -> None:
     """Raise FileChanged if a part of the file is gone, or if size or time of modification are others.
 
     A spec that does not say what the file was like is not checked. What changes after this look is
@@ -57,7 +57,7 @@ def load_engine(spec: LoadSpec, on_progress: OnProgress) -> Engine:
     """
     if spec.kind is EngineKind.FAKE:
         return load_fake(spec, on_progress)
-    check_unchanged(spec)
+    check_file_unchanged(spec)
     from modeld.engine.llama.engine import load  # noqa: PLC0415  # loads llama.cpp, 40 MiB and 0.2 s: a fake engine does without
 
     return load(spec, on_progress)

@@ -14,7 +14,7 @@ import msgspec
 
 from modeld.domain.model import EngineKind, LoadOptions, ModelFacts
 from modeld.domain.request import Request
-from modeld.domain.request_events import AsideAnswer, FinishReason, Logprobs, Usage
+from modeld.domain.request_events import FinishReason, Logprobs, Usage, VocabularyAnswer
 from modeld.errors import Problem
 
 
@@ -48,7 +48,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     has_chat_template: bool = False
 
 
-class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
+class RequestAdmitted(msgspec.Struct, frozen=True, tag="admitted"):
     """The request has a slot and its KV cells; prefill begins."""
 
     id: int
@@ -59,7 +59,7 @@ class Admitted(msgspec.Struct, frozen=True, tag="admitted"):
     there."""
 
 
-class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+class TokenOutput(msgspec.Struct, frozen=True, tag="tokens"):
     """Tokens of one step for one request. The first one tells that prefill is over.
 
     `text` is empty while it is held back: an unfinished UTF-8 character, a possible stop sequence.
@@ -71,7 +71,7 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
     logprobs: tuple[Logprobs, ...] = ()
 
 
-class Vectors(msgspec.Struct, frozen=True, tag="vectors"):
+class VectorOutput(msgspec.Struct, frozen=True, tag="vectors"):
     """Embeddings of consecutive inputs of one request, the first of them number `first` (from 0).
 
     Each is its numbers as 32-bit floats, least significant byte first.
@@ -82,15 +82,15 @@ class Vectors(msgspec.Struct, frozen=True, tag="vectors"):
     vectors: tuple[bytes, ...]
 
 
-class Answered(msgspec.Struct, frozen=True, tag="answered"):
+class AnswerOutput(msgspec.Struct, frozen=True, tag="answered"):
     """The whole answer to a request that needs no slot; nothing follows."""
 
     id: int
-    answer: AsideAnswer
+    answer: VocabularyAnswer
 
 
-class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The request left its slot. Held-back text that may be shown came in a `Tokens` before."""
+class RequestDone(msgspec.Struct, frozen=True, tag="done"):
+    """The request left its slot. Held-back text that may be shown came in a `TokenOutput` before."""
 
     id: int
     reason: FinishReason
@@ -99,7 +99,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     """The stop sequence that ended its text, if one did."""
 
 
-class Broken(msgspec.Struct, frozen=True, tag="broken"):
+class RequestFailed(msgspec.Struct, frozen=True, tag="broken"):
     """The request is refused (bad grammar, prompt too long, ...) or failed; it holds no slot."""
 
     id: int
@@ -107,7 +107,7 @@ class Broken(msgspec.Struct, frozen=True, tag="broken"):
     usage: Usage = Usage()
 
 
-Output = Admitted | Tokens | Vectors | Answered | Done | Broken
+Output = RequestAdmitted | TokenOutput | VectorOutput | AnswerOutput | RequestDone | RequestFailed
 
 
 class LoadAborted(Exception):
@@ -121,11 +121,12 @@ OnProgress = Callable[[float], bool]
 class Engine(Protocol):
     """One loaded model.
 
-    For each submitted id the outputs are `Admitted Tokens* (Done | Broken)`, or `Broken` alone,
-    or `Done` alone when it was cancelled before it had a slot. For one that asks for embeddings,
-    `Vectors*` stand in the place of `Tokens*`. Requests get slots in the order of submission; a
-    request gets one when cells for its prompt and `max_tokens` (its inputs) are free. One that needs
-    no slot (`domain.request.Aside`) is answered by the next step: `Answered`, `Broken` or `Done`.
+    For each submitted id the outputs are `RequestAdmitted TokenOutput* (RequestDone | RequestFailed)`, or
+    `RequestFailed` alone, or `RequestDone` alone when it was cancelled before it had a slot. For one that
+    asks for embeddings, `VectorOutput*` stand in the place of `TokenOutput*`. Requests get slots in the order
+    of submission; a request gets one when cells for its prompt and `max_tokens` (its inputs) are free. One
+    that needs no slot (`domain.request.VocabularyRequest`) is answered by the next step: `AnswerOutput`,
+    `RequestFailed` or `RequestDone`.
     """
 
     @property
@@ -139,18 +140,18 @@ class Engine(Protocol):
         ...
 
     def submit(self, request_id: int, request: Request) -> None:
-        """Take a request. Never raises for what is in it: that comes as `Broken` from `step`."""
+        """Take a request. Never raises for what is in it: that comes as `RequestFailed` from `step`."""
         ...
 
     def cancel(self, request_id: int) -> None:
-        """End a request; `step` answers `Done` with reason CANCELLED. Unknown ids are ignored."""
+        """End a request; `step` answers `RequestDone` with reason CANCELLED. Unknown ids are ignored."""
         ...
 
     def step(self) -> list[Output]:
         """Do one unit of work: one decode over all slots, or less. Returns what came of it.
 
-        What is known without a decode (`Admitted`, `Broken`, the `Done` of a cancel) is returned
-        at once, before the next decode: that one may take long.
+        What is known without a decode (`RequestAdmitted`, `RequestFailed`, the `RequestDone` of a cancel) is
+        returned at once, before the next decode: that one may take long.
 
         Returns early and without loss after `interrupt`. Raises only when the engine as a whole
         is broken; the owner then closes it and fails what it held.

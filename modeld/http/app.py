@@ -21,23 +21,23 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from modeld.config.settings import Settings
 from modeld.dialects.common.streaming import json_bytes
 from modeld.errors import InvalidRequest
-from modeld.http.auth import Guard
-from modeld.http.context import Backend, Edge, EdgeRequest
+from modeld.http.auth import Authorizer
+from modeld.http.context import AppContext, Backend, HttpRequest
 from modeld.http.cors import Cors
 from modeld.http.endpoint import AnyPath, Endpoint
 from modeld.http.endpoints import ENDPOINTS
 from modeld.http.errors import BACKPRESSURE, ErrorFormat, error_of, error_response, format_of_unknown
-from modeld.http.limits import Limits, limits_of
+from modeld.http.limits import HttpLimits, http_limits
 from modeld.http.openapi.document import openapi_document
 from modeld.http.openapi.page import docs_page
 from modeld.http.origin_checks import AllowedHosts, AllowedOrigins, OriginChecks
 from modeld.http.replies import compress, rate_headers
 from modeld.http.request_id import request_id
-from modeld.http.server.chunk_writer import pen_of
-from modeld.http.server.request_stream import inbound_of
-from modeld.http.streaming import Streamed
+from modeld.http.server.chunk_writer import chunk_writer_of
+from modeld.http.server.request_stream import request_stream_of
+from modeld.http.streaming import ResponseStream
 from modeld.quotas.client import EVERYBODY
-from modeld.runtime.keys.accounts import Accounts
+from modeld.runtime.keys.accounts import KeyAccounts
 from modeld.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -54,21 +54,21 @@ CLIENT_LEFT = 499
 """Counted when the client was gone before its answer was complete."""
 
 
-class Exchange(TrioASGIHTTPConnection):
+class RequestHandler(TrioASGIHTTPConnection):
     """One request on its way through the app."""
 
     def __init__(self, app: Quart, scope: HTTPScope) -> None:
         super().__init__(app, scope)
-        own = cast("EdgeApp", app)
-        self._edge = own.edge
+        own = cast("ModeldApp", app)
+        self._context = own.context
         self._cors = own.cors
-        self._request: EdgeRequest | None = None
+        self._request: HttpRequest | None = None
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve the request. Whatever it holds is let go when this returns."""
-        del receive  # What it would give comes by `Inbound`.
+        del receive  # What it would give comes by `RequestStream`.
         began = trio.current_time()
-        metrics = self._edge.metrics.http
+        metrics = self._context.metrics.http
         metrics.began()
         sender = _Sender(send)
         try:
@@ -88,33 +88,33 @@ class Exchange(TrioASGIHTTPConnection):
             )
 
     def _create_request_from_scope(self, send: ASGISendCallable) -> TrioRequest:
-        request = cast("EdgeRequest", super()._create_request_from_scope(send))
+        request = cast("HttpRequest", super()._create_request_from_scope(send))
         request.id = request_id(request.sent(b"x-request-id"))
         request.cleanup = self._cleanup
-        request.inbound = inbound_of(self.scope)
+        request.request_stream = request_stream_of(self.scope)
         request.client = EVERYBODY
         self._request = request
         return request
 
     async def _serve(self, send: ASGISendCallable) -> None:
-        """Answer, or end in between when the client left (`Inbound` says when)."""
-        request = cast("EdgeRequest", self._create_request_from_scope(send))
+        """Answer, or end in between when the client left (`RequestStream` says when)."""
+        request = cast("HttpRequest", self._create_request_from_scope(send))
         with trio.CancelScope() as scope:
-            request.inbound.attach(request.body, scope)
+            request.request_stream.bind(request.body, scope)
             try:
                 response = await self.app.handle_request(request)
                 await self._send_response(send, response)
             finally:
-                request.inbound.detach()
+                request.request_stream.unbind()
 
     async def _send_response(self, send: ASGISendCallable, response: Response | WerkzeugResponse) -> None:
-        request = cast("EdgeRequest", self._request)
+        request = cast("HttpRequest", self._request)
         headers = response.headers
         headers["X-Content-Type-Options"] = "nosniff"
         headers["X-Request-ID"] = request.id
         self._cors.mark(request.headers, headers)
         if request.client.id:
-            headers.update(rate_headers(self._edge.accounts.standings(request.client)))
+            headers.update(rate_headers(self._context.accounts.limit_statuses(request.client)))
         if not isinstance(response, Response):
             await super()._send_response(send, response)
             return
@@ -128,8 +128,8 @@ class Exchange(TrioASGIHTTPConnection):
                 "headers": encode_headers(headers),
             }
         )
-        if isinstance(body, Streamed):
-            body.write_with(pen_of(self.scope))
+        if isinstance(body, ResponseStream):
+            body.write_with(chunk_writer_of(self.scope))
             async with body:
                 async for part in body:
                     await send({"type": "http.response.body", "body": part, "more_body": not body.ended})
@@ -144,10 +144,10 @@ class Exchange(TrioASGIHTTPConnection):
             path=self.scope["path"],
             method=self.scope["method"],
             request_id=request.id if request is not None else "-",
-            limits=self._edge.limits,
+            limits=self._context.limits,
         )
         if request is not None and not sender.status:
-            errors = cast("EdgeApp", self.app).errors_for(request)
+            errors = cast("ModeldApp", self.app).errors_for(request)
             answer = error_response(error, errors, request_id=request.id)
             await self._send_response(sender, answer)
 
@@ -191,24 +191,26 @@ def other_spellings(path: str) -> tuple[str, str]:
 # ----------------------------------------------------------------------
 
 
-class EdgeApp(QuartTrio):
+class ModeldApp(QuartTrio):
     """The app, and what its requests need."""
 
-    asgi_http_class = Exchange
-    request_class = EdgeRequest
+    asgi_http_class = RequestHandler
+    request_class = HttpRequest
 
-    def __init__(self, edge: Edge, own_names: Iterable[str] = ()) -> None:
+    def __init__(self, context: AppContext, own_names: Iterable[str] = ()) -> None:
         super().__init__("modeld", static_folder=None)
-        self.edge = edge
-        self.guard = edge.guard
-        self.cors = Cors(edge.settings)
+        self.context = context
+        self.authorizer = context.authorizer
+        self.cors = Cors(context.settings)
         self._origin_checks = OriginChecks(
-            hosts=AllowedHosts.of(edge.settings, own_names) if edge.guard.keyring is None else None,
-            origins=AllowedOrigins.of(edge.settings),
+            hosts=AllowedHosts.of(context.settings, own_names)
+            if context.authorizer.keyring is None
+            else None,
+            origins=AllowedOrigins.of(context.settings),
         )
         self.config["RESPONSE_TIMEOUT"] = None  # Quart would cut every stream at 60 s, silently.
-        self.config["BODY_TIMEOUT"] = edge.limits.body_timeout_s
-        self.config["MAX_CONTENT_LENGTH"] = edge.limits.max_body_bytes
+        self.config["BODY_TIMEOUT"] = context.limits.body_timeout_s
+        self.config["MAX_CONTENT_LENGTH"] = context.limits.max_body_bytes
         self.config["PROPAGATE_EXCEPTIONS"] = False
         self.url_map.merge_slashes = False
         self.url_map.converters["path"] = AnyPath
@@ -231,13 +233,13 @@ class EdgeApp(QuartTrio):
         In place of Quart's own way, which leads through two contexts, a session, six signals and callbacks.
         None of these is used here, and a short request spent much of its time on them (docs/performance.md).
         """
-        own = cast("EdgeRequest", request)
+        own = cast("HttpRequest", request)
         try:
             return await self._answer(own)
         except Exception as error:  # noqa: BLE001  # `error_of` tells what is known, and logs the rest
             return self._on_error(own, error)
 
-    async def _answer(self, request: EdgeRequest) -> Response:
+    async def _answer(self, request: HttpRequest) -> Response:
         missing: HTTPException | None = None
         arguments: Mapping[str, str] = {}
         endpoint: Endpoint | None = None
@@ -252,10 +254,10 @@ class EdgeApp(QuartTrio):
             raise missing or NotFound
         if request.method == "OPTIONS":
             return Response("", headers={"Allow": ", ".join(self._routes.allowed_methods(request.path))})
-        response = endpoint.view(self.edge, request, **arguments)
+        response = endpoint.view(self.context, request, **arguments)
         return response if isinstance(response, Response) else await response
 
-    def _find(self, request: EdgeRequest) -> tuple[Endpoint, Mapping[str, str]]:
+    def _find(self, request: HttpRequest) -> tuple[Endpoint, Mapping[str, str]]:
         """Return the endpoint of a request's path, and what is variable in that. Raises: HTTPException.
 
         A path without an endpoint is taken for another spelling of one that has, and becomes that one: so
@@ -264,7 +266,7 @@ class EdgeApp(QuartTrio):
         try:
             rule, arguments = self._routes.match(request.path, request.method, return_rule=True)
         except NotFound:
-            known = (path for path in other_spellings(request.path) if self._may_mean(path, request.method))
+            known = (path for path in other_spellings(request.path) if self._suggestion(path, request.method))
             if (meant := next(known, None)) is None:
                 raise
             request.path = meant
@@ -272,13 +274,13 @@ class EdgeApp(QuartTrio):
         request.url_rule = cast("QuartRule", rule)
         return self._endpoints[request.url_rule.endpoint], arguments
 
-    def errors_for(self, request: EdgeRequest) -> ErrorFormat:
+    def errors_for(self, request: HttpRequest) -> ErrorFormat:
         """Return the format of errors for a request: that of its endpoint, or of the API its path is in."""
         if request.url_rule is not None:
             return self._endpoints[request.url_rule.endpoint].errors
         return self._formats.get(request.path) or format_of_unknown(request.path)
 
-    def _may_mean(self, path: str, method: str) -> bool:
+    def _suggestion(self, path: str, method: str) -> bool:
         """Whether another spelling has a route.
 
         One with a model's name in it only if it takes the method: nearly every path is `/v1/models/<path>`.
@@ -286,7 +288,7 @@ class EdgeApp(QuartTrio):
         methods = self._routes.allowed_methods(path)
         return method in methods or (bool(methods) and path in self._fixed_paths)
 
-    async def _before(self, request: EdgeRequest, endpoint: Endpoint | None) -> Response | None:
+    async def _before(self, request: HttpRequest, endpoint: Endpoint | None) -> Response | None:
         over_unix_socket = request.scope["server"] is None
         self._origin_checks.check(
             request.scope["headers"],
@@ -301,7 +303,7 @@ class EdgeApp(QuartTrio):
                 "WebSocket is not spoken here; POST /infer streams over plain HTTP, see /docs"
             )
         if request.method != "OPTIONS":
-            request.client = await self.guard.admit(
+            request.client = await self.authorizer.admit(
                 request.sent,
                 frozenset() if endpoint is None else endpoint.scopes,
                 address=request.remote_addr or "-",
@@ -309,16 +311,16 @@ class EdgeApp(QuartTrio):
             )
         return None
 
-    def _on_error(self, request: EdgeRequest, exception: Exception) -> Response:
+    def _on_error(self, request: HttpRequest, exception: Exception) -> Response:
         error = error_of(
             exception,
             path=request.path,
             method=request.method,
             request_id=request.id,
-            limits=self.edge.limits,
+            limits=self.context.limits,
         )
         if error.status in BACKPRESSURE:
-            self.edge.metrics.http.count_backpressure(error.kind)
+            self.context.metrics.http.count_backpressure(error.kind)
         errors = self.errors_for(request)
         return error_response(error, errors, request_id=request.id, exception=exception)
 
@@ -328,25 +330,25 @@ def create_app(
     settings: Settings,
     metrics: Metrics,
     *,
-    limits: Limits | None = None,
-    guard: Guard | None = None,
-    accounts: Accounts | None = None,
+    limits: HttpLimits | None = None,
+    authorizer: Authorizer | None = None,
+    accounts: KeyAccounts | None = None,
     own_names: Iterable[str] = (),
-) -> EdgeApp:
+) -> ModeldApp:
     """Return the app. It holds no tasks of its own; serve it with `modeld.http.server.listener.serve`.
 
-    `limits` defaults to those that follow from the settings. Without a guard nobody needs a key; without
+    `limits` defaults to those that follow from the settings. Without a authorizer nobody needs a key; without
     accounts usage is counted from now on, and not kept. `own_names` are names of this machine.
     """
     document = openapi_document(ENDPOINTS)
-    edge = Edge(
+    context = AppContext(
         backend=backend,
         settings=settings,
-        limits=limits or limits_of(settings),
+        limits=limits or http_limits(settings),
         metrics=metrics,
-        accounts=accounts or Accounts(metrics),
-        guard=guard or Guard(None),
+        accounts=accounts or KeyAccounts(metrics),
+        authorizer=authorizer or Authorizer(None),
         openapi=json_bytes(document),
         docs_page=docs_page(document),
     )
-    return EdgeApp(edge, own_names)
+    return ModeldApp(context, own_names)

@@ -34,7 +34,7 @@ Header = Callable[[bytes], str]
 """Returns the first value of a header, by its name in small letters; empty if there is none."""
 
 
-def presented(header: Header) -> str | None:
+def presented_key(header: Header) -> str | None:
     """Return the key in a request: `Authorization: Bearer`, else `X-API-Key`."""
     scheme, _, text = header(b"authorization").partition(" ")
     if scheme.lower() == "bearer" and text.strip():
@@ -42,7 +42,7 @@ def presented(header: Header) -> str | None:
     return header(b"x-api-key").strip() or None
 
 
-class Guard:
+class Authorizer:
     """Admits requests. Without a keyring everything is allowed."""
 
     def __init__(self, keyring: Keyring | None) -> None:
@@ -62,7 +62,7 @@ class Guard:
         """
         if self.keyring is None or not scopes:
             return EVERYBODY
-        text = presented(header)
+        text = presented_key(header)
         if text is None:
             raise Unauthorized("a key is needed: send it as Authorization: Bearer KEY, or as X-API-Key")
         client = await self.keyring.holder(text)

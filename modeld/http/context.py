@@ -11,26 +11,26 @@ from typing import Protocol, overload
 from quart_trio.wrappers import TrioRequest
 
 from modeld.config.settings import Settings
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import Catalog, ModelSpec
 from modeld.domain.operation import OperationStatus
 from modeld.domain.request import Order
 from modeld.domain.status import DaemonStatus
-from modeld.http.auth import Guard
-from modeld.http.limits import Limits
-from modeld.http.server.request_stream import Inbound, InboundBody
+from modeld.http.auth import Authorizer
+from modeld.http.limits import HttpLimits
+from modeld.http.server.request_stream import RequestBody, RequestStream
 from modeld.quotas.client import Client
-from modeld.runtime.keys.accounts import Accounts
+from modeld.runtime.keys.accounts import KeyAccounts
 from modeld.runtime.reporting.event_log import EventLog
 from modeld.runtime.ticket import Ticket
-from modeld.scheduler.plan import Plan
+from modeld.scheduler.plan import LoadPlan
 from modeld.telemetry.metrics import Metrics
 
 # ----------------------------------------------------------------------
 # What the HTTP edge needs of the runtime. `modeld.runtime.scheduling.scheduler.Scheduler` is one of these.
 
 
-class Control(Protocol):
+class ControlBackend(Protocol):
     """What operators pull. `runtime.scheduling.control.Control` is one of these; it says what is raised."""
 
     def load(
@@ -51,7 +51,7 @@ class Control(Protocol):
         """Pin a model or let it go."""
         ...
 
-    def plan(self, name: str | None, *, context: int | None = None, slots: int | None = None) -> Plan:
+    def plan(self, name: str | None, *, context: int | None = None, slots: int | None = None) -> LoadPlan:
         """What would happen if a model were loaded now."""
         ...
 
@@ -63,7 +63,7 @@ class Control(Protocol):
         """One operation."""
         ...
 
-    def give_up(self, operation_id: str, *, key: str = "") -> OperationStatus:
+    def cancel(self, operation_id: str, *, key: str = "") -> OperationStatus:
         """End an operation that is not wanted any more."""
         ...
 
@@ -76,7 +76,7 @@ class Backend(Protocol):
     """The runtime, as HTTP sees it."""
 
     @property
-    def control(self) -> Control:
+    def control(self) -> ControlBackend:
         """What operators pull."""
         ...
 
@@ -105,7 +105,7 @@ class Backend(Protocol):
         """The chat template in a model's file; empty where there is none."""
         ...
 
-    def model_states(self) -> Mapping[str, State]:
+    def model_states(self) -> Mapping[str, InstanceState]:
         """State by model id; models that are missing are stopped."""
         ...
 
@@ -126,37 +126,37 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Edge:
+class AppContext:
     """The parts that the HTTP edge is made of."""
 
     backend: Backend
     settings: Settings
-    limits: Limits
+    limits: HttpLimits
     metrics: Metrics
-    accounts: Accounts
-    guard: Guard
+    accounts: KeyAccounts
+    authorizer: Authorizer
     openapi: bytes
     """The OpenAPI document."""
     docs_page: str
     """The same, as a page."""
 
 
-class EdgeRequest(TrioRequest):
+class HttpRequest(TrioRequest):
     """A request with its id and what is to be undone when it ends.
 
     Attributes:
       id: what logs and answers carry.
       cleanup: closed when the request ends, however it ends, also when its body was never sent.
-      inbound: told once there is work that a client who leaves no longer wants. Until then the
+      request_stream: told once there is work that a client who leaves no longer wants. Until then the
         request is answered, also after a half-close: it takes no longer than to read it.
       client: who sends it, by its key; set before its route is entered.
     """
 
-    body_class = InboundBody
-    body: InboundBody
+    body_class = RequestBody
+    body: RequestBody
 
     id: str
-    inbound: Inbound
+    request_stream: RequestStream
     cleanup: ExitStack
     client: Client
 

@@ -16,7 +16,7 @@ from werkzeug.routing import BaseConverter
 
 from modeld.config.values import did_you_mean
 from modeld.errors import InvalidRequest
-from modeld.http.context import EdgeRequest
+from modeld.http.context import HttpRequest
 from modeld.http.errors import NATIVE, ErrorFormat
 from modeld.quotas.client import Scope
 
@@ -56,7 +56,7 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Success:
     """What comes of success.
 
     Attributes:
@@ -107,7 +107,7 @@ class Endpoint:
     description: str = ""
     parameters: tuple[Parameter, ...] = ()
     body: Body | None = None
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[Success, ...] = ()
     refusals: Mapping[int, str] = field(default_factory=dict[int, str])
     also: tuple[str, ...] = ()
     any_host: bool = False
@@ -188,7 +188,7 @@ _EVERYWHERE = ("log",)
 """What every endpoint takes, see `http.request_log`."""
 
 
-def refuse_unknown(request: EdgeRequest, known: Sequence[str]) -> None:
+def refuse_unknown(request: HttpRequest, known: Sequence[str]) -> None:
     """Raise InvalidRequest, which names it, if there is a query parameter but these."""
     if not request.query_string:
         return

@@ -24,7 +24,7 @@ from modeld.errors import (
     Problem,
     Unauthorized,
 )
-from modeld.http.limits import Limits
+from modeld.http.limits import HttpLimits
 from modeld.telemetry.log import get_logger
 
 # ----------------------------------------------------------------------
@@ -73,7 +73,7 @@ BACKPRESSURE = frozenset({429, 503, 507})
 
 
 def error_of(
-    exception: BaseException, *, path: str, method: str, request_id: str, limits: Limits
+    exception: BaseException, *, path: str, method: str, request_id: str, limits: HttpLimits
 ) -> ModeldError:
     """Return the error to show for an exception. What no one foresaw is logged with its traceback."""
     match exception:

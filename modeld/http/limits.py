@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How long and how much a connection may take: every bound of the HTTP edge, in one value."""
+"""How long and how much a connection may take: every bound of the HTTP context, in one value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CATALOG_MAX_AGE_S = 1.0
 """How old a list of models may be: new files are seen soon, and a flood of requests is not felt."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of connections and requests. Times in seconds, sizes in bytes."""
 
     write_timeout_s: float = 60.0
@@ -39,9 +39,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         return self.max_header_bytes + self.max_body_bytes
 
 
-def limits_of(settings: Settings) -> Limits:
+def http_limits(settings: Settings) -> HttpLimits:
     """Return the limits that follow from the settings."""
-    return Limits(
+    return HttpLimits(
         write_timeout_s=settings.write_timeout,
         shutdown_timeout_s=settings.shutdown_timeout,
         header_timeout_s=settings.header_timeout,

@@ -13,7 +13,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.http import parse_accept_header
 
 from modeld.dialects.common.streaming import json_bytes
-from modeld.quotas.meter import Standing
+from modeld.quotas.meter import LimitStatus
 
 MOST_GZIP_BYTES = 1024 * 1024
 """Above it, compression would hold up the event loop, and with it all streams, for more than some 50 ms."""
@@ -60,7 +60,7 @@ def compress(data: bytes, headers: Headers, accept_encoding: str) -> bytes:
 # `tokens` is no registered quota unit; there is none for them.
 
 
-def rate_headers(standings: Iterable[Standing]) -> Mapping[str, str]:
+def rate_headers(standings: Iterable[LimitStatus]) -> Mapping[str, str]:
     """Return both headers, or none where there is no limit."""
     limits = tuple(standings)
     if not limits:
@@ -71,12 +71,12 @@ def rate_headers(standings: Iterable[Standing]) -> Mapping[str, str]:
     }
 
 
-def _policy(it: Standing) -> str:
+def _policy(it: LimitStatus) -> str:
     window = "" if it.window_s is None else f";w={it.window_s}"
     unit = "" if it.unit == "requests" else f';qu="{it.unit}"'
     return f'"{it.policy}";q={it.quota}{window}{unit}'
 
 
-def _service(it: Standing) -> str:
+def _service(it: LimitStatus) -> str:
     reset = "" if it.reset_s is None else f";t={math.ceil(it.reset_s)}"
     return f'"{it.policy}";r={it.left}{reset}'

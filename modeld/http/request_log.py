@@ -9,11 +9,11 @@ from structlog.typing import FilteringBoundLogger
 
 from modeld.domain.request_events import Failed, Last
 from modeld.errors import InternalError, InvalidRequest
-from modeld.http.context import EdgeRequest
+from modeld.http.context import HttpRequest
 from modeld.telemetry.log import request_level, request_logger
 
 
-def wanted_level(request: EdgeRequest) -> str | None:
+def wanted_level(request: HttpRequest) -> str | None:
     """Return the level that a request asks for itself, or None when it leaves that to `log_level`.
 
     `?log=` goes before `X-Log-Level`, and that before the old `X-Log-Infer: 1`.
@@ -35,7 +35,7 @@ def wanted_level(request: EdgeRequest) -> str | None:
     return "debug" if request.sent(b"x-log-infer") == "1" else None
 
 
-class InferLog:
+class InferenceLog:
     """Tells the log of one inference: its start, its end, and at `debug` each write to the client."""
 
     def __init__(self, level: str | None, *, request_id: str, model: str) -> None:

@@ -16,16 +16,16 @@ from modeld.dialects.native import Show, shown
 from modeld.domain.daemon_events import FleetEvent
 from modeld.domain.request_events import Last
 from modeld.errors import InternalError, Problem, UnsupportedMediaType
-from modeld.http.context import EdgeRequest
-from modeld.http.request_log import InferLog
-from modeld.http.server.chunk_writer import Pen
-from modeld.runtime.reporting.event_log import Reader
+from modeld.http.context import HttpRequest
+from modeld.http.request_log import InferenceLog
+from modeld.http.server.chunk_writer import ChunkWriter
+from modeld.runtime.reporting.event_log import EventReader
 
 AT_ONCE_S = 0.01
 """A stream that begins at once waits this long for something better to begin with than a sign of life."""
 
 
-async def read_json(request: EdgeRequest, *, needed: bool = True, undeclared: bool = False) -> bytes:
+async def read_json(request: HttpRequest, *, needed: bool = True, undeclared: bool = False) -> bytes:
     """Return the body of a request that must carry JSON, and say so, unless `undeclared` will do.
 
     A page of somebody else can have a browser send a body, but not declared as JSON without asking first.
@@ -54,14 +54,14 @@ _Given_co = TypeVar("_Given_co", covariant=True)
 _Shown_contra = TypeVar("_Shown_contra", contravariant=True)
 
 
-class Source(Protocol[_Given_co]):
-    """Where a stream comes from. `runtime.ticket.Ticket` is one, and so is `Chorus`, for several of them."""
+class EventSource(Protocol[_Given_co]):
+    """Where the events of a stream come from: a `runtime.ticket.Ticket`, or a `TicketGroup` of several."""
 
     async def next(self) -> Sequence[_Given_co]:
         """Wait until there is something, and take all there is."""
         ...
 
-    async def pour(self, take: Callable[[Sequence[_Given_co]], bool]) -> None:
+    async def drain(self, take: Callable[[Sequence[_Given_co]], bool]) -> None:
         """Give all there is to `take`, in the turn of whoever puts it, until that returns False."""
         ...
 
@@ -70,13 +70,13 @@ class Source(Protocol[_Given_co]):
         ...
 
 
-class Writer(Protocol[_Shown_contra]):
-    """What `dialects.common.streaming.Renderer` says of streams, for whatever a source gives."""
+class LineRenderer(Protocol[_Shown_contra]):
+    """What `dialects.common.streaming.EventRenderer` says of streams, for whatever a source gives."""
 
     last: Last | None
 
     @property
-    def still_here(self) -> bytes:
+    def keepalive(self) -> bytes:
         """What keeps a silent stream alive."""
         ...
 
@@ -89,7 +89,7 @@ class Writer(Protocol[_Shown_contra]):
         ...
 
 
-class Streamed(ResponseBody):
+class ResponseStream(ResponseBody):
     """A body that is written part by part, as the parts come to be."""
 
     @property
@@ -97,8 +97,8 @@ class Streamed(ResponseBody):
     def ended(self) -> bool:
         """Whether the last part was given out by iteration."""
 
-    def write_with(self, pen: Pen | None) -> None:
-        """Write by this pen, if that is of use."""
+    def write_with(self, chunk_writer: ChunkWriter | None) -> None:
+        """Write by this chunk writer, if that is of use."""
 
     @abstractmethod
     def close(self) -> None:
@@ -123,10 +123,10 @@ class Streamed(ResponseBody):
         """Return the next part, when there is one."""
 
 
-class StreamBody(Streamed, Generic[_Told]):
+class StreamBody(ResponseStream, Generic[_Told]):
     """The lines of a stream: all that have come since the last write go into one.
 
-    The first write and the last are given out by iteration, for ASGI. With a pen, those between are
+    The first write and the last are given out by iteration, for ASGI. With a chunk writer, those between are
     written by whoever puts the events, in his turn: no task runs for a token, unless the socket
     is full. Without one, iteration gives out all.
 
@@ -136,11 +136,11 @@ class StreamBody(Streamed, Generic[_Told]):
 
     def __init__(
         self,
-        source: Source[_Told],
-        renderer: Writer[_Told],
+        source: EventSource[_Told],
+        renderer: LineRenderer[_Told],
         first: Sequence[_Told],
         *,
-        log: InferLog,
+        log: InferenceLog,
         keep_alive_s: float,
         at_once: bool,
     ) -> None:
@@ -150,14 +150,14 @@ class StreamBody(Streamed, Generic[_Told]):
         self._log = log
         self._keep_alive_s = AT_ONCE_S if at_once else keep_alive_s
         self._next_keep_alive_s = keep_alive_s
-        self._pen: Pen | None = None
+        self._chunk_writer: ChunkWriter | None = None
         self._lines = b""
         self._fault: Exception | None = None
         self._quiet_since = 0.0
 
-    def write_with(self, pen: Pen | None) -> None:
-        """Write by this pen as soon as it is ready."""
-        self._pen = pen
+    def write_with(self, chunk_writer: ChunkWriter | None) -> None:
+        """Write by this chunk writer as soon as it is ready."""
+        self._chunk_writer = chunk_writer
 
     @property
     def ended(self) -> bool:
@@ -173,10 +173,10 @@ class StreamBody(Streamed, Generic[_Told]):
         if self.ended:
             raise StopAsyncIteration
         try:
-            if self._pen is None or not self._pen.ready:
+            if self._chunk_writer is None or not self._chunk_writer.ready:
                 data = await self._next_lines()
             else:
-                data = await self._lines_after(self._pen)
+                data = await self._lines_after(self._chunk_writer)
         except Exception as error:  # noqa: BLE001  # told as the stream's last line; the log has the traceback
             self._log.broke(error)
             problem = InternalError("modeld failed in the middle of this answer; the log has the cause")
@@ -194,28 +194,28 @@ class StreamBody(Streamed, Generic[_Told]):
             with trio.CancelScope(deadline=deadline) as silence:
                 events = events or await self._source.next()
             if silence.cancelled_caught:
-                return self._renderer.still_here
+                return self._renderer.keepalive
             lines = self._renderer.lines(events)
             if lines:
                 return lines
 
-    async def _lines_after(self, pen: Pen) -> bytes:
-        """Let lines be written by the pen; return what comes after those: the last, or a sign of life."""
+    async def _lines_after(self, chunk_writer: ChunkWriter) -> bytes:
+        """Let the chunk writer write lines; return what follows them: the last line, or a keep-alive."""
         self._quiet_since = trio.current_time()
         while True:
             # One deadline for many tokens: it is only looked at when it has passed.
             with trio.CancelScope(deadline=self._quiet_since + self._keep_alive_s) as silence:
-                await self._source.pour(partial(self._write, pen))
+                await self._source.drain(partial(self._write, chunk_writer))
             if silence.cancelled_caught and trio.current_time() >= self._quiet_since + self._keep_alive_s:
-                return self._renderer.still_here
+                return self._renderer.keepalive
             if self._fault is not None:
                 raise self._fault
             if self._lines:
                 return self._lines
-            await pen.drain()
+            await chunk_writer.drain()
             self._quiet_since = trio.current_time()
 
-    def _write(self, pen: Pen, events: Sequence[_Told]) -> bool:
+    def _write(self, chunk_writer: ChunkWriter, events: Sequence[_Told]) -> bool:
         """Write the lines of these events; False when the task of this body has to go on.
 
         Runs in the turn of who puts the events, so nothing may come out of here.
@@ -230,7 +230,7 @@ class StreamBody(Streamed, Generic[_Told]):
             self._quiet_since = trio.current_time()
             if self._log.verbose:
                 self._log.sent(lines)
-            return pen.write(lines)
+            return chunk_writer.write(lines)
         except Exception as error:  # noqa: BLE001  # this runs in the turn of who puts events: it is kept, and raised in the body's own task
             self._fault = error
             return False
@@ -243,24 +243,24 @@ GATHER_S = 0.05
 """After a write, events are gathered for so long: a busy daemon writes some 20 times a second to a reader."""
 
 
-class LiveBody(Streamed):
+class EventStreamBody(ResponseStream):
     """Events of one reader. Nothing is kept for it here: a slow one only reads later."""
 
     def __init__(
         self,
-        reader: Reader,
+        reader: EventReader,
         *,
         wanted: Callable[[FleetEvent], bool],
         show: Show,
         begin: bytes,
-        still_here: bytes,
+        keepalive: bytes,
         keep_alive_s: float,
     ) -> None:
         self._reader = reader
         self._wanted = wanted
         self._show = show
         self._begin = begin
-        self._still_here = still_here
+        self._keepalive = keepalive
         self._keep_alive_s = keep_alive_s
         self._ended = False
         self._not_before = 0.0
@@ -285,7 +285,7 @@ class LiveBody(Streamed):
         with trio.move_on_after(self._keep_alive_s) as silence:
             data = await self._events()
         if silence.cancelled_caught:
-            return self._still_here
+            return self._keepalive
         self._not_before = trio.current_time() + GATHER_S
         return data
 

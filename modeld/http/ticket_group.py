@@ -9,18 +9,18 @@ from functools import partial
 import trio
 from quart import Response
 
-from modeld.dialects.common.streaming import shows_text
-from modeld.dialects.openai import SSE_TYPE, Asked, ChoiceRenderer, as_seen
+from modeld.dialects.common.streaming import starts_response
+from modeld.dialects.openai import SSE_TYPE, ChoiceRenderer, ParsedRequest, effective_end
 from modeld.domain.model import ModelSpec
 from modeld.domain.request import Order
 from modeld.domain.request_events import Event, Failed, Finished, Started
 from modeld.errors import InvalidRequest
-from modeld.http.context import Edge, EdgeRequest
-from modeld.http.generation import count_refusal, no_answer, submit
+from modeld.http.context import AppContext, HttpRequest
+from modeld.http.generation import count_refusal, no_answer, submit_request
 from modeld.http.replies import json_reply, stream_reply
-from modeld.http.request_log import InferLog, wanted_level
+from modeld.http.request_log import InferenceLog, wanted_level
 from modeld.http.streaming import StreamBody
-from modeld.quotas.client import Client, visible
+from modeld.quotas.client import Client, visible_models
 from modeld.runtime.ticket import Ticket
 
 # ----------------------------------------------------------------------
@@ -30,7 +30,7 @@ Voice = tuple[int, Event]
 """The index of a ticket, and what it lives through."""
 
 
-class Chorus:
+class TicketGroup:
     """What a `Ticket` is to its reader, for several of them. There is one reader."""
 
     def __init__(self, tickets: Sequence[Ticket]) -> None:
@@ -54,10 +54,10 @@ class Chorus:
         found, self._found = tuple(self._found), []
         return found
 
-    async def pour(self, take: Callable[[Sequence[Voice]], bool]) -> None:
+    async def drain(self, take: Callable[[Sequence[Voice]], bool]) -> None:
         """Give all events to `take`, in the turn of whoever puts them, until it returns False."""
         if len(self._tickets) == 1:
-            await self._tickets[0].pour(lambda events: take([(0, event) for event in events]))
+            await self._tickets[0].drain(lambda events: take([(0, event) for event in events]))
             return
         if self._found:
             await trio.lowlevel.checkpoint()
@@ -66,7 +66,7 @@ class Chorus:
                 return
         async with trio.open_nursery() as nursery:
             for index, ticket in self._open.items():
-                nursery.start_soon(self._pour, index, ticket, take, nursery.cancel_scope)
+                nursery.start_soon(self._drain, index, ticket, take, nursery.cancel_scope)
 
     def close(self) -> None:
         """Say that nobody reads any more. Idempotent, never waits."""
@@ -77,10 +77,10 @@ class Chorus:
         self._found += self._marked(index, await ticket.next())
         done.cancel()
 
-    async def _pour(
+    async def _drain(
         self, index: int, ticket: Ticket, take: Callable[[Sequence[Voice]], bool], done: trio.CancelScope
     ) -> None:
-        await ticket.pour(partial(self._give, index, take))
+        await ticket.drain(partial(self._give, index, take))
         done.cancel()
 
     def _give(self, index: int, take: Callable[[Sequence[Voice]], bool], events: Sequence[Event]) -> bool:
@@ -97,7 +97,10 @@ class Chorus:
 
 
 async def answer(
-    edge: Edge, request: EdgeRequest, asked: Asked, renderer_for: Callable[[ModelSpec], ChoiceRenderer]
+    context: AppContext,
+    request: HttpRequest,
+    asked: ParsedRequest,
+    renderer_for: Callable[[ModelSpec], ChoiceRenderer],
 ) -> Response:
     """Stream the choices, or return them whole. The status waits for the first token or the first failure.
 
@@ -106,34 +109,34 @@ async def answer(
     Raises: ModeldError for a refusal that is to be told in the dialect's envelope.
     """
     level = wanted_level(request)
-    _check_room(edge, request.client, asked.orders)
-    tickets = [await submit(edge, request, order) for order in asked.orders]
-    request.inbound.work_began()
-    chorus = Chorus(tickets)
+    _check_room(context, request.client, asked.orders)
+    tickets = [await submit_request(context, request, order) for order in asked.orders]
+    request.request_stream.cancel_on_disconnect()
+    group = TicketGroup(tickets)
     model = tickets[0].model
-    log = InferLog(level, request_id=request.id, model=model.id)
+    log = InferenceLog(level, request_id=request.id, model=model.id)
     renderer = renderer_for(model)
     # Called last to first: the tickets are closed before their end is told.
     request.cleanup.callback(lambda: log.ended(renderer.last))
-    request.cleanup.callback(chorus.close)
+    request.cleanup.callback(group.close)
     log.began(stream=asked.stream)
     if not asked.stream:
-        return await _whole(chorus, renderer)
-    first = await _until_text(chorus)
-    seen = as_seen(first[0][1])
+        return await _whole(group, renderer)
+    first = await _until_text(group)
+    seen = effective_end(first[0][1])
     if isinstance(seen, Failed):
         renderer.last = seen
         raise seen.problem.as_error()
-    request.cleanup.callback(lambda: count_refusal(edge, renderer.last))
+    request.cleanup.callback(lambda: count_refusal(context, renderer.last))
     body = StreamBody(
-        chorus, renderer, first, log=log, keep_alive_s=edge.limits.stream_keep_alive_s, at_once=False
+        group, renderer, first, log=log, keep_alive_s=context.limits.stream_keep_alive_s, at_once=False
     )
     return stream_reply(body, SSE_TYPE)
 
 
-async def _whole(chorus: Chorus, renderer: ChoiceRenderer) -> Response:
+async def _whole(group: TicketGroup, renderer: ChoiceRenderer) -> Response:
     while renderer.last is None:
-        whole = renderer.take(await chorus.next())
+        whole = renderer.take(await group.next())
         if whole is not None:
             return json_reply(whole)
     if isinstance(renderer.last, Failed):
@@ -141,27 +144,27 @@ async def _whole(chorus: Chorus, renderer: ChoiceRenderer) -> Response:
     raise no_answer()
 
 
-async def _until_text(chorus: Chorus) -> Sequence[Voice]:
+async def _until_text(group: TicketGroup) -> Sequence[Voice]:
     """Wait for what decides the status, and return it with all that came along; waiting is not told.
 
     A failure comes first: then there is no stream.
     """
     started: list[Voice] = []
     while True:
-        events = await chorus.next()
+        events = await group.next()
         for at, (index, event) in enumerate(events):
-            if shows_text(event):
-                return events[at:] if isinstance(as_seen(event), Failed) else [*started, *events[at:]]
+            if starts_response(event):
+                return events[at:] if isinstance(effective_end(event), Failed) else [*started, *events[at:]]
             if isinstance(event, Started):
                 started.append((index, event))
 
 
-def _check_room(edge: Edge, client: Client, orders: Sequence[Order]) -> None:
+def _check_room(context: AppContext, client: Client, orders: Sequence[Order]) -> None:
     """Refuse what would always be refused for a full queue. Raises: InvalidRequest with the numbers."""
-    spec = visible(edge.backend.catalog, client).find(orders[0].model)
+    spec = visible_models(context.backend.catalog, client).find(orders[0].model)
     if spec is None or len(orders) == 1:
         return
-    depth = edge.settings.max_queue_depth if spec.max_queue_depth is None else spec.max_queue_depth
+    depth = context.settings.max_queue_depth if spec.max_queue_depth is None else spec.max_queue_depth
     most = spec.options.slots + depth
     if len(orders) > most:
         raise InvalidRequest(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from modeld.domain.model import DryRun, Footprint, ModelSpec, Scale, Source
+from modeld.domain.model import DryRun, Footprint, FootprintCorrection, FootprintSource, ModelSpec
 
 LEAST_RATIO, MOST_RATIO = 0.8, 2.0
 """What was learned stays within these: pages of a file that the kernel has taken back are no saving."""
@@ -25,7 +25,7 @@ NOTABLE = 0.005
 """A change of the ratio by less changes no estimate."""
 
 
-class Learned(msgspec.Struct, frozen=True, kw_only=True):
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of a model with certain options."""
 
     ready: float = 1.0
@@ -44,13 +44,13 @@ class Learned(msgspec.Struct, frozen=True, kw_only=True):
         return min(max(found, LEAST_RATIO), MOST_RATIO)
 
 
-def when_ready(learned: Learned, scale: Scale, held: int) -> Learned:
+def after_load(learned: Calibration, scale: FootprintCorrection, held: int) -> Calibration:
     """Learn from a worker that has loaded its model and served nobody yet. `held`: bytes."""
     measured = held + scale.first.compute
     return replace(learned, ready=measured / max(scale.first.total, 1), measured=measured)
 
 
-def when_seen(learned: Learned, scale: Scale, held: int) -> Learned:
+def after_measurement(learned: Calibration, scale: FootprintCorrection, held: int) -> Calibration:
     """Learn from a worker that serves. It counts only where it is more than was expected."""
     part = held / max(scale.base.total, 1)
     if part <= learned.ratio:
@@ -58,7 +58,7 @@ def when_seen(learned: Learned, scale: Scale, held: int) -> Learned:
     return replace(learned, peak=part, measured=max(learned.measured, held))
 
 
-def raised(spec: ModelSpec) -> ModelSpec | None:
+def with_new_peak(spec: ModelSpec) -> ModelSpec | None:
     """Return the model with the estimate for which memory did not suffice raised; None if it was before."""
     if spec.scale.ratio >= RAISE:
         return None
@@ -66,16 +66,18 @@ def raised(spec: ModelSpec) -> ModelSpec | None:
     return replace(spec, footprint=base.scaled(RAISE), scale=replace(spec.scale, base=base, ratio=RAISE))
 
 
-def scaled(spec: ModelSpec, run: DryRun | None, learned: Learned | None, problem: str = "") -> ModelSpec:
+def calibrated(
+    spec: ModelSpec, run: DryRun | None, learned: Calibration | None, problem: str = ""
+) -> ModelSpec:
     """Return a model with the best estimate there is: the dry run or else the formula, and what was learned.
 
     `spec` comes from a look at the folder, with the estimate of the formula.
     """
     base: Footprint = spec.footprint if run is None else run.peak
-    first = base if run is None else run.first
-    learned = learned or Learned()
-    scale = Scale(
-        source=Source.FORMULA if run is None else Source.PROBE,
+    first = base if run is None else run.before_use
+    learned = learned or Calibration()
+    scale = FootprintCorrection(
+        source=FootprintSource.FORMULA if run is None else FootprintSource.PROBE,
         base=base,
         first=first,
         ratio=learned.ratio,

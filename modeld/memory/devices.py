@@ -57,7 +57,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     """Of a PCI device, its address: one that two backends offer has the same. Empty: not known."""
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceReading(msgspec.Struct, frozen=True, kw_only=True):
     """A look at a device, and what modeld's own models hold there."""
 
     device: Device
@@ -67,12 +67,12 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Where models came or went about then, what they held at the least; `ours` is the most."""
 
 
-class Watched(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
     """One device over the last looks."""
 
     device: Device
     ours: int = 0
-    recent: tuple[int, ...] = ()
+    recent_foreign: tuple[int, ...] = ()
     """Bytes for models by the last looks, newest last."""
     ceiling: int | None = None
     """What models may hold together on it, for new loads; None: nothing is known of it."""
@@ -80,7 +80,7 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def certain(self) -> int | None:
         """What every one of the last looks left to models, at the most."""
-        return None if len(self.recent) < LOOKS else -(-max(self.recent) // GRAIN) * GRAIN
+        return None if len(self.recent_foreign) < LOOKS else -(-max(self.recent_foreign) // GRAIN) * GRAIN
 
     @property
     def foreign(self) -> int:
@@ -88,7 +88,7 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
         return max(0, self.device.total - self.device.free - self.ours)
 
 
-class DeviceRoom(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceLimit(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler knows of a device, bytes."""
 
     name: str
@@ -98,7 +98,7 @@ class DeviceRoom(msgspec.Struct, frozen=True, kw_only=True):
     certain: int | None = None
 
 
-def watched(before: Iterable[Watched], readings: Iterable[Reading]) -> tuple[Watched, ...]:
+def observe(before: Iterable[DeviceState], readings: Iterable[DeviceReading]) -> tuple[DeviceState, ...]:
     """Return what is known of the devices after one more look.
 
     A device that is not found any more has nothing left for models; one that comes back begins anew.
@@ -109,7 +109,7 @@ def watched(before: Iterable[Watched], readings: Iterable[Reading]) -> tuple[Wat
     return (*found.values(), *gone)
 
 
-def rooms(devices: Iterable[Watched]) -> tuple[DeviceRoom, ...]:
+def device_limits(devices: Iterable[DeviceState]) -> tuple[DeviceLimit, ...]:
     """Return what the scheduler needs to know, without devices of which nothing is known.
 
     A GPU of which nothing is known has no room beside others that tell: its place among them counts.
@@ -117,7 +117,7 @@ def rooms(devices: Iterable[Watched]) -> tuple[DeviceRoom, ...]:
     known = tuple(devices)
     tells = any(it.ceiling is not None and it.device.kind is not DeviceKind.CPU for it in known)
     return tuple(
-        DeviceRoom(
+        DeviceLimit(
             name=one.device.name,
             kind=one.device.kind,
             total=one.device.total,
@@ -129,7 +129,7 @@ def rooms(devices: Iterable[Watched]) -> tuple[DeviceRoom, ...]:
     )
 
 
-def together(devices: Sequence[DeviceRoom], sizes: Sequence[int]) -> int:
+def combined(devices: Sequence[DeviceLimit], sizes: Sequence[int]) -> int:
     """Return the sum over devices, without GPUs that use the memory of another one of them."""
     shared = any(device.kind is DeviceKind.CPU for device in devices)
     return sum(
@@ -139,29 +139,29 @@ def together(devices: Sequence[DeviceRoom], sizes: Sequence[int]) -> int:
     )
 
 
-def _after(before: Watched | None, reading: Reading) -> Watched:
+def _after(before: DeviceState | None, reading: DeviceReading) -> DeviceState:
     device, ours = reading.device, max(0, reading.ours)
     if before is not None and device.seen and device.seen == before.device.seen:
         return before
     total = max(0, device.total)
     device = msgspec.structs.replace(device, total=total, free=min(max(0, device.free), total))
     if not total:
-        return Watched(device=device, ours=ours)
+        return DeviceState(device=device, ours=ours)
     most = min(total, device.free + ours)
     least = min(most, device.free + max(0, ours if reading.least is None else reading.least))
-    earlier = () if before is None or not before.device.total else before.recent
+    earlier = () if before is None or not before.device.total else before.recent_foreign
     for_models = min(max(earlier[-1], least), most) if earlier else least
     recent = (*earlier, for_models)[-LOOKS:]
     lowest = min(recent)
     ceiling = None if before is None else before.ceiling
     if ceiling is None or lowest < ceiling or lowest >= ceiling + 2 * GRAIN:
         ceiling = lowest // GRAIN * GRAIN
-    return Watched(device=device, ours=ours, recent=recent, ceiling=ceiling)
+    return DeviceState(device=device, ours=ours, recent_foreign=recent, ceiling=ceiling)
 
 
-def _without(gone: Watched) -> Watched:
+def _without(gone: DeviceState) -> DeviceState:
     device = msgspec.structs.replace(gone.device, free=0, total=0)
-    return Watched(device=device, ceiling=None if gone.ceiling is None else 0)
+    return DeviceState(device=device, ceiling=None if gone.ceiling is None else 0)
 
 
 # ----------------------------------------------------------------------
@@ -171,26 +171,26 @@ Amount = tuple[int, ...]
 """First of the budget; then, where models are placed on devices, of each of those in their order."""
 
 
-def plus(one: Amount, other: Amount) -> Amount:
+def add(one: Amount, other: Amount) -> Amount:
     """Return the sum, place by place."""
     return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
-def minus(one: Amount, other: Amount) -> Amount:
+def subtract(one: Amount, other: Amount) -> Amount:
     """Return the difference, place by place."""
     return tuple(a - b for a, b in zip(one, other, strict=True))
 
 
-def covers(room: Amount, need: Amount) -> bool:
+def fits_in(room: Amount, need: Amount) -> bool:
     """Whether there is enough of everything."""
     return all(a >= b for a, b in zip(room, need, strict=True))
 
 
-def above_zero(one: Amount) -> Amount:
+def positive_part(one: Amount) -> Amount:
     """Return it with 0 for what is below."""
     return tuple(max(0, a) for a in one)
 
 
-def is_nothing(missing: Amount) -> bool:
+def is_zero(missing: Amount) -> bool:
     """Whether nothing is missing anywhere."""
     return all(a <= 0 for a in missing)

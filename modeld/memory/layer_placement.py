@@ -29,7 +29,7 @@ from modeld.memory.devices import DeviceKind
 CPU = "CPU"
 
 
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
+class ModelParts(msgspec.Struct, frozen=True, kw_only=True):
     """What a model is made of, bytes."""
 
     layers: int
@@ -47,7 +47,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """All of it with the CPU."""
 
 
-class Spot(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceSpace(msgspec.Struct, frozen=True, kw_only=True):
     """A device, and the bytes that are free for a model there."""
 
     name: str
@@ -75,7 +75,7 @@ def in_mib(sizes: Mapping[str, int]) -> Mapping[str, float]:
     return {name: size / MIB for name, size in sizes.items()}
 
 
-def parts_of(spec: ModelSpec) -> Parts:
+def model_parts(spec: ModelSpec) -> ModelParts:
     """Return what a model is made of, by its dry run if there was one, else by formula; and what was learned.
 
     Layers are taken to be of one size. Of a dry run that had layers on GPUs these are split up; a dry run on
@@ -84,7 +84,7 @@ def parts_of(spec: ModelSpec) -> Parts:
     facts, footprint, scale = spec.facts, spec.footprint, spec.scale
     if facts is None or facts.layers < 1:
         weights = footprint.weights + footprint.kv
-        return Parts(
+        return ModelParts(
             layers=0,
             layer=0,
             output=weights,
@@ -108,7 +108,7 @@ def parts_of(spec: ModelSpec) -> Parts:
         weights, compute = own + footprint.kv, footprint.compute
         host = output + footprint.overhead  # The table of the tokens is about as large as the output.
     on_host = max(footprint.weights - output, 0) + footprint.kv
-    return Parts(
+    return ModelParts(
         layers=layers,
         layer=-(-max(weights - output, 0) // layers),
         output=output,
@@ -120,53 +120,63 @@ def parts_of(spec: ModelSpec) -> Parts:
 
 
 def place(
-    parts: Parts, spots: Sequence[Spot], options: LoadOptions, total: int | None, *, partly: bool = True
+    parts: ModelParts,
+    spaces: Sequence[DeviceSpace],
+    options: LoadOptions,
+    total: int | None,
+    *,
+    partly: bool = True,
 ) -> Placement | None:
     """Return where a model goes; None if it does not fit anywhere.
 
-    `spots`: the devices in llama.cpp's order. `total`: what it may take on all of them together (None: that
-    does not matter). `partly`: layers may stay with the CPU although the operator did not ask for it.
+    `device_spaces`: the devices in llama.cpp's order. `total`: what it may take on all of them together
+    (None: that does not matter). `partly`: layers may stay with the CPU although the operator did not ask for
+    it.
     """
-    for one in choices(parts, spots, options, partly=partly):
-        if fits(one, spots, total):
+    for one in placements(parts, spaces, options, partly=partly):
+        if fits(one, spaces, total):
             return one
     return None
 
 
-def fits(placement: Placement, spots: Sequence[Spot], total: int | None) -> bool:
+def fits(placement: Placement, spaces: Sequence[DeviceSpace], total: int | None) -> bool:
     """Whether each device, and all together, have room for it. A device that nobody knows does."""
-    free = {spot.name: spot.free for spot in spots}
+    free = {space.name: space.free for space in spaces}
     return (total is None or placement.total <= total) and all(
         size <= free.get(name, size) for name, size in placement.bytes.items()
     )
 
 
-def choices(
-    parts: Parts, spots: Sequence[Spot], options: LoadOptions, *, partly: bool = True
+def placements(
+    parts: ModelParts, spaces: Sequence[DeviceSpace], options: LoadOptions, *, partly: bool = True
 ) -> Iterator[Placement]:
     """Yield what could be done with a model, the best first; the CPU's room is for the caller to look at."""
-    gpus = [spot for spot in spots if spot.kind is not DeviceKind.CPU]
+    gpus = [space for space in spaces if space.kind is not DeviceKind.CPU]
     most = parts.layers + 1
     wanted = most if options.gpu_layers is None else min(options.gpu_layers, most)
     if options.main_gpu is not None and 0 < len(gpus) <= options.main_gpu and not _shares(options, gpus):
         return  # There is no such GPU.
     if not gpus or wanted == 0:  # (4)
-        yield _placed(parts, spots, [0] * len(gpus), "with the CPU")
+        yield _placed(parts, spaces, [0] * len(gpus), "with the CPU")
         return
-    yield from _with(parts, spots, gpus, options, wanted)
+    yield from _with(parts, spaces, gpus, options, wanted)
     if partly and options.gpu_layers is None:  # (3)
         for fewer in range(wanted - 1, 0, -1):
-            yield from _with(parts, spots, gpus, options, fewer)
-        yield _placed(parts, spots, [0] * len(gpus), "with the CPU: not even one layer fits a GPU")
+            yield from _with(parts, spaces, gpus, options, fewer)
+        yield _placed(parts, spaces, [0] * len(gpus), "with the CPU: not even one layer fits a GPU")
 
 
 def _with(
-    parts: Parts, spots: Sequence[Spot], gpus: Sequence[Spot], options: LoadOptions, wanted: int
+    parts: ModelParts,
+    spaces: Sequence[DeviceSpace],
+    gpus: Sequence[DeviceSpace],
+    options: LoadOptions,
+    wanted: int,
 ) -> Iterator[Placement]:
     """Yield the ways to have so many layers on GPUs."""
     counts = [0] * len(gpus)
     if shares := _shares(options, gpus):
-        yield _placed(parts, spots, _by_shares(shares, wanted), "split as llama_tensor_split says")
+        yield _placed(parts, spaces, _by_shares(shares, wanted), "split as llama_tensor_split says")
         return
     alone = sorted(range(len(gpus)), key=lambda place: (-gpus[place].free, place))
     if options.main_gpu is not None:
@@ -175,22 +185,22 @@ def _with(
         need = _on_gpu(parts, wanted, has_output=True)
         if need <= gpus[place].free:
             why = "as llama_main_gpu says" if options.main_gpu is not None else "the GPU with the most free"
-            yield _placed(parts, spots, [*counts[:place], wanted, *counts[place + 1 :]], why)
+            yield _placed(parts, spaces, [*counts[:place], wanted, *counts[place + 1 :]], why)
     if options.main_gpu is None and len(gpus) > 1:  # (2)
         for last in range(len(gpus) - 1, 0, -1):
             found = _by_room(parts, [gpu.free for gpu in gpus[: last + 1]], wanted)
             if found is not None:
                 split = [*found, *counts[last + 1 :]]
-                yield _placed(parts, spots, split, "split over GPUs by what they have free: no one holds it")
+                yield _placed(parts, spaces, split, "split over GPUs by what they have free: no one holds it")
 
 
-def _shares(options: LoadOptions, gpus: Sequence[Spot]) -> list[float]:
+def _shares(options: LoadOptions, gpus: Sequence[DeviceSpace]) -> list[float]:
     """Return the operator's shares, one a GPU; empty where these GPUs have none."""
     shares = [*options.tensor_split, *[0.0] * len(gpus)][: len(gpus)]
     return shares if any(shares) else []
 
 
-def _by_room(parts: Parts, free: Sequence[int], wanted: int) -> list[int] | None:
+def _by_room(parts: ModelParts, free: Sequence[int], wanted: int) -> list[int] | None:
     """Return layers for each GPU, in proportion to its room; the last has the output. None: too little."""
     rooms = [room - parts.compute for room in free]
     rooms[-1] -= parts.output
@@ -218,15 +228,17 @@ def _by_shares(shares: Sequence[float], wanted: int) -> list[int]:
     return counts
 
 
-def _on_gpu(parts: Parts, layers: int, *, has_output: bool) -> int:
+def _on_gpu(parts: ModelParts, layers: int, *, has_output: bool) -> int:
     if not layers:
         return 0
     own = parts.output + (layers - 1) * parts.layer if has_output else layers * parts.layer
     return own + parts.compute
 
 
-def _placed(parts: Parts, spots: Sequence[Spot], counts: Sequence[int], reason: str) -> Placement:
-    gpus = [spot for spot in spots if spot.kind is not DeviceKind.CPU]
+def _placed(
+    parts: ModelParts, spaces: Sequence[DeviceSpace], counts: Sequence[int], reason: str
+) -> Placement:
+    gpus = [space for space in spaces if space.kind is not DeviceKind.CPU]
     used = [place for place, count in enumerate(counts) if count]
     on_gpus = sum(counts)
     held = {gpus[place].name: _on_gpu(parts, counts[place], has_output=place == used[-1]) for place in used}

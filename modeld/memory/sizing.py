@@ -42,7 +42,7 @@ MOST_CELLS = 32768
 FootprintOf = Callable[[LoadOptions], Footprint]
 
 
-class Open(msgspec.Struct, frozen=True, kw_only=True):
+class AutoSizes(msgspec.Struct, frozen=True, kw_only=True):
     """What the config leaves to be chosen."""
 
     ctx: bool = False
@@ -61,10 +61,10 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def choose(
+def choose_size(
     facts: ModelFacts,
     options: LoadOptions,
-    left: Open,
+    left: AutoSizes,
     room: int | None,
     footprint_of: FootprintOf,
     *,
@@ -79,7 +79,7 @@ def choose(
 
     Returns: a size within `room`, if there is any; a larger room never gives a smaller size.
     """
-    ladder = _ladder(facts, options, left)
+    ladder = _candidates(facts, options, left)
     usual = max(0, bisect_right(ladder.steps, options.ctx if left.ctx else options.slots) - 1)
     modest = max(0, min(usual, bisect_right(ladder.steps, ladder.modest) - 1))
     held = next((fits for place in (modest, 0) for fits in devices if fits(ladder.at(place), 1)), None)
@@ -120,12 +120,12 @@ def largest_ctx(facts: ModelFacts, options: LoadOptions, room: int, footprint_of
 
     Everything else stays as it is.
     """
-    ladder = _ladder(facts, options, Open(ctx=True), most_cells=options.ctx)
+    ladder = _candidates(facts, options, AutoSizes(ctx=True), most_cells=options.ctx)
     places = bisect_right(ladder.steps, room, key=_key(ladder, footprint_of))
     return min(ladder.steps[places - 1], options.ctx) if places else 0
 
 
-class _Ladder(msgspec.Struct, frozen=True):
+class _Candidates(msgspec.Struct, frozen=True):
     """The sizes that may be chosen, smallest first, by their number of cells (or of slots); never empty."""
 
     steps: range
@@ -138,7 +138,9 @@ class _Ladder(msgspec.Struct, frozen=True):
         return self.build(self.steps[place])
 
 
-def _ladder(facts: ModelFacts, options: LoadOptions, left: Open, most_cells: int = MOST_CELLS) -> _Ladder:
+def _candidates(
+    facts: ModelFacts, options: LoadOptions, left: AutoSizes, most_cells: int = MOST_CELLS
+) -> _Candidates:
     trained = facts.context_length
     share = max(LEAST_A_SLOT, min(CELLS_A_SLOT, trained or CELLS_A_SLOT))
 
@@ -153,18 +155,18 @@ def _ladder(facts: ModelFacts, options: LoadOptions, left: Open, most_cells: int
         return msgspec.structs.replace(options, ctx=cells, slots=slots)
 
     if not left.ctx:
-        return _Ladder(range(1, slots_for(options.ctx) + 1), build, modest=1)
+        return _Candidates(range(1, slots_for(options.ctx) + 1), build, modest=1)
     least = _grouped(LEAST_A_SLOT * (1 if left.slots else options.slots))
     most = (MOST_SLOTS if left.slots else options.slots) * trained if trained else options.ctx
     steps = range(least, max(least, _grouped(min(most_cells, most))) + 1, CELL_GROUP)
-    return _Ladder(steps, build, modest=share * (1 if left.slots else options.slots))
+    return _Candidates(steps, build, modest=share * (1 if left.slots else options.slots))
 
 
-def _key(ladder: _Ladder, footprint_of: FootprintOf) -> Callable[[int], int]:
+def _key(ladder: _Candidates, footprint_of: FootprintOf) -> Callable[[int], int]:
     return lambda step: footprint_of(ladder.build(step)).total
 
 
-def _is_too_large(ladder: _Ladder, fits: Fits, parts: int, step: int) -> bool:
+def _is_too_large(ladder: _Candidates, fits: Fits, parts: int, step: int) -> bool:
     return not fits(ladder.build(step), parts)
 
 

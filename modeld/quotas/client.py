@@ -75,7 +75,7 @@ EVERYBODY = Client()
 """Who comes where no keys are in force: unlimited, and one and the same to the scheduler."""
 
 
-def visible(catalog: Catalog, client: Client) -> Catalog:
+def visible_models(catalog: Catalog, client: Client) -> Catalog:
     """Return the catalogue as a client sees it: what it may not use is not there."""
     if not client.models:
         return catalog

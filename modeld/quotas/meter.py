@@ -36,12 +36,12 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     used_in: tuple[tuple[int, int], ...] = ()
 
 
-def used(window: Window, now: Instant) -> int:
+def amount_used(window: Window, now: Instant) -> int:
     """Return what was used within the span. A second counts until all of it is `span_s` ago."""
     return sum(amount for second, amount in window.used_in if second + 1 + window.span_s > now)
 
 
-def with_use(window: Window, now: Instant, amount: int) -> Window:
+def with_usage(window: Window, now: Instant, amount: int) -> Window:
     """Return the window after `amount` was used now; what is out of the span is forgotten."""
     this = math.floor(now)
     kept = [use for use in window.used_in if use[0] + 1 + window.span_s > now]
@@ -52,7 +52,7 @@ def with_use(window: Window, now: Instant, amount: int) -> Window:
     return msgspec.structs.replace(window, used_in=tuple(kept))
 
 
-def less_in(window: Window, now: Instant) -> float:
+def seconds_until_below(window: Window, now: Instant) -> float:
     """Return after how many seconds less is used than now; 0 if nothing is."""
     live = [second for second, _ in window.used_in if second + 1 + window.span_s > now]
     return live[0] + 1 + window.span_s - now if live else 0.0
@@ -60,7 +60,7 @@ def less_in(window: Window, now: Instant) -> float:
 
 def below_in(window: Window, now: Instant, most: int) -> float:
     """Return after how many seconds less than `most` is used, if nothing is used meanwhile."""
-    left = used(window, now)
+    left = amount_used(window, now)
     wait = 0.0
     for second, amount in window.used_in:
         if left < most:
@@ -93,7 +93,7 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
     day: str = ""
     day_tokens: int = 0
     """Of `day`."""
-    inside: int = 0
+    running: int = 0
     """Requests that have not ended."""
     reserved: int = 0
     """Tokens that those are estimated to cost."""
@@ -103,7 +103,7 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
         return self.day_tokens if self.day == today.name else 0
 
 
-class Standing(msgspec.Struct, frozen=True):
+class LimitStatus(msgspec.Struct, frozen=True):
     """One limit and what is left of it. `window_s` and `reset_s` are None where time brings nothing back."""
 
     policy: str
@@ -121,15 +121,15 @@ def refusal(client: Client, meter: Meter, now: Instant, today: Today) -> Problem
     are used up, counting what requests inside will cost.
     """
     # (1)
-    if client.concurrent_requests is not None and meter.inside >= client.concurrent_requests:
+    if client.concurrent_requests is not None and meter.running >= client.concurrent_requests:
         return RateLimited(
-            f'the key "{client.name}" has {meter.inside} requests under way, and may have '
+            f'the key "{client.name}" has {meter.running} requests under way, and may have '
             f"{client.concurrent_requests} at once; wait until one has ended",
             details={"policy": "concurrent", "quota": client.concurrent_requests},
         ).as_problem()
     # (2)
     most = client.requests_per_minute
-    if most is not None and used(meter.requests, now) >= most:
+    if most is not None and amount_used(meter.requests, now) >= most:
         wait = max(1, math.ceil(below_in(meter.requests, now, most)))
         return RateLimited(
             f'the key "{client.name}" may send {most} requests a minute; try again in {wait} s',
@@ -138,10 +138,11 @@ def refusal(client: Client, meter: Meter, now: Instant, today: Today) -> Problem
         ).as_problem()
     # (3)
     most = client.tokens_per_minute
-    if most is not None and used(meter.tokens, now) + meter.reserved >= most:
+    if most is not None and amount_used(meter.tokens, now) + meter.reserved >= most:
         wait = max(1, math.ceil(below_in(meter.tokens, now, most)))
         return RateLimited(
-            f'the key "{client.name}" may use {most} tokens a minute: {used(meter.tokens, now)} are used, '
+            f'the key "{client.name}" may use {most} tokens a minute: '
+            f"{amount_used(meter.tokens, now)} are used, "
             f"and its requests under way may take {meter.reserved}; try again in {wait} s",
             details={"policy": "tokens", "quota": most},
             retry_after_s=wait,
@@ -160,38 +161,40 @@ def refusal(client: Client, meter: Meter, now: Instant, today: Today) -> Problem
     return None
 
 
-def begun(meter: Meter, cost: int, now: Instant) -> Meter:
+def request_begun(meter: Meter, cost: int, now: Instant) -> Meter:
     """Return the meter after a request began that is estimated to cost so many tokens."""
     return replace(
         meter,
-        requests=with_use(meter.requests, now, 1),
-        inside=meter.inside + 1,
+        requests=with_usage(meter.requests, now, 1),
+        running=meter.running + 1,
         reserved=meter.reserved + cost,
     )
 
 
-def ended(meter: Meter, cost: int, tokens: int, now: Instant, today: Today) -> Meter:
+def request_ended(meter: Meter, cost: int, tokens: int, now: Instant, today: Today) -> Meter:
     """Return the meter after that request ended, and really took so many tokens."""
     return replace(
         meter,
-        tokens=with_use(meter.tokens, now, tokens) if tokens else meter.tokens,
+        tokens=with_usage(meter.tokens, now, tokens) if tokens else meter.tokens,
         day=today.name,
         day_tokens=meter.tokens_on(today) + tokens,
-        inside=meter.inside - 1,
+        running=meter.running - 1,
         reserved=meter.reserved - cost,
     )
 
 
-def standings(client: Client, meter: Meter, now: Instant, today: Today) -> Iterator[Standing]:
+def limit_statuses(client: Client, meter: Meter, now: Instant, today: Today) -> Iterator[LimitStatus]:
     """Yield what is left of each limit that the key has."""
     if (most := client.requests_per_minute) is not None:
-        left = max(0, most - used(meter.requests, now))
-        yield Standing("requests", "requests", most, left, MINUTE_S, less_in(meter.requests, now))
+        left = max(0, most - amount_used(meter.requests, now))
+        yield LimitStatus(
+            "requests", "requests", most, left, MINUTE_S, seconds_until_below(meter.requests, now)
+        )
     if (most := client.tokens_per_minute) is not None:
-        left = max(0, most - used(meter.tokens, now) - meter.reserved)
-        yield Standing("tokens", "tokens", most, left, MINUTE_S, less_in(meter.tokens, now))
+        left = max(0, most - amount_used(meter.tokens, now) - meter.reserved)
+        yield LimitStatus("tokens", "tokens", most, left, MINUTE_S, seconds_until_below(meter.tokens, now))
     if (most := client.tokens_per_day) is not None:
         left = max(0, most - meter.tokens_on(today) - meter.reserved)
-        yield Standing("day", "tokens", most, left, DAY_S, today.ends_in_s)
+        yield LimitStatus("day", "tokens", most, left, DAY_S, today.ends_in_s)
     if (most := client.concurrent_requests) is not None:
-        yield Standing("concurrent", "concurrent-requests", most, max(0, most - meter.inside))
+        yield LimitStatus("concurrent", "concurrent-requests", most, max(0, most - meter.running))

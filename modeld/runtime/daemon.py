@@ -8,18 +8,18 @@ from pathlib import Path
 
 import trio
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import Catalog, ModelSpec
 from modeld.domain.request import Order
 from modeld.domain.status import DaemonStatus
 from modeld.engine.llama.gguf.cursor import GgufError
 from modeld.engine.llama.gguf.reader import read_header
 from modeld.engine.llama.prompts.template import MAX_SOURCE
-from modeld.runtime.catalog.registry import Registry
+from modeld.runtime.catalog.registry import ModelRegistry
 from modeld.runtime.memory.device_watch import DeviceWatch
 from modeld.runtime.reporting.event_log import EventLog
 from modeld.runtime.reporting.status import StatusReporter
-from modeld.runtime.scheduling.control import Control
+from modeld.runtime.scheduling.control import OperatorControl
 from modeld.runtime.scheduling.scheduler import Scheduler
 from modeld.runtime.ticket import Ticket
 
@@ -52,7 +52,7 @@ PATIENCE_S = 5.0
 """After that a disk that does not answer is not waited for."""
 
 
-class Templates:
+class ChatTemplates:
     """Knows the chat templates of models, also of those that are not loaded."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Daemon:
     def __init__(
         self,
         scheduler: Scheduler,
-        registry: Registry,
+        registry: ModelRegistry,
         reporter: StatusReporter,
         events: EventLog,
         devices: DeviceWatch,
@@ -101,15 +101,15 @@ class Daemon:
         self._registry = registry
         self._reporter = reporter
         self._devices = devices
-        self._control = Control(scheduler)
-        self._templates = Templates()
+        self._control = OperatorControl(scheduler)
+        self._templates = ChatTemplates()
 
     def submit(self, order: Order, *, request_id: str) -> Ticket:
         """Take a request in. Raises: see `Scheduler.submit`."""
         return self._scheduler.submit(order, request_id=request_id)
 
     @property
-    def control(self) -> Control:
+    def control(self) -> OperatorControl:
         """What operators pull."""
         return self._control
 
@@ -126,7 +126,7 @@ class Daemon:
         """Return the chat template in a model's file; empty where there is none."""
         return await self._templates.of(spec)
 
-    def model_states(self) -> Mapping[str, State]:
+    def model_states(self) -> Mapping[str, InstanceState]:
         """Return the state of every model."""
         return self._scheduler.model_states()
 

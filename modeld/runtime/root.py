@@ -22,20 +22,20 @@ from trio_util import wait_any
 import modeld
 from modeld.config.rules import drain_patience, fleet_stop_s
 from modeld.config.settings import Settings
-from modeld.domain.daemon_events import Kind
+from modeld.domain.daemon_events import EventKind
 from modeld.domain.model import MIB, Catalog, EngineKind, ModelSpec
 from modeld.runtime import systemd
-from modeld.runtime.catalog.registry import Registry
+from modeld.runtime.catalog.registry import ModelRegistry
 from modeld.runtime.daemon import Daemon
-from modeld.runtime.memory.device_watch import DeviceSource, DeviceWatch, Machine
-from modeld.runtime.memory.footprints import Book, Scales
-from modeld.runtime.memory.machine import auto_share, budget_bytes, sizing_space
-from modeld.runtime.reporting.event_log import EventLog, Sink
-from modeld.runtime.reporting.observer import Observer
+from modeld.runtime.memory.device_watch import DeviceSource, DeviceWatch, MachineDevices
+from modeld.runtime.memory.footprints import FootprintEstimator, FootprintStore
+from modeld.runtime.memory.machine import auto_share, budget_bytes, sizing_capacity
+from modeld.runtime.reporting.event_log import EventLog, EventSink
+from modeld.runtime.reporting.observer import SchedulerObserver
 from modeld.runtime.reporting.status import StatusReporter
 from modeld.runtime.scheduling.scheduler import Scheduler
 from modeld.runtime.signals import StopSignals
-from modeld.scheduler.state import Limits
+from modeld.scheduler.state import SchedulerLimits
 from modeld.telemetry.metrics import Metrics
 from modeld.worker.host import Host
 
@@ -44,7 +44,7 @@ LAST_RESORT_S = 0.7
 """After `shutdown_timeout` and this, whoever composed the tree may end the process by force."""
 
 
-class Front(Protocol):
+class FrontEnd(Protocol):
     """The part that talks to clients. It is given the daemon, and told when to stop."""
 
     async def __call__(
@@ -70,11 +70,11 @@ class Root:
         *,
         host: Host,
         metrics: Metrics,
-        supervision: systemd.Supervision,
+        supervision: systemd.SystemdContext,
         node_id: str,
         on_stop: Callable[[float], None] = lambda _seconds: None,
         on_hangup: Callable[[], None] = lambda: None,
-        events: Sink | None = None,
+        events: EventSink | None = None,
         devices: DeviceSource | None = None,
     ) -> None:
         """`on_stop` is called when a stop begins, with the seconds after which the process must be gone.
@@ -87,11 +87,11 @@ class Root:
         self._on_hangup = on_hangup
         self._supervision = supervision
         self._events = EventLog(events, clock=trio.current_time)
-        self._observer = Observer(metrics, self._events)
+        self._observer = SchedulerObserver(metrics, self._events)
         limits = limits_of(settings)
         self._weighs = settings.engine is EngineKind.LLAMA  # What the fake engine takes, nobody can tell.
-        self._scales = Scales(
-            Book(settings.state_dir),
+        self._estimator = FootprintEstimator(
+            FootprintStore(settings.state_dir),
             publish=self._publish,
             dry_runs=settings.dry_runs,
             idle=lambda: self._scheduler.inside.wait_value(0),
@@ -104,18 +104,18 @@ class Root:
             fake_script=self._fake_script,
             max_stream_backlog=settings.max_stream_backlog,
             stall_timeout_s=settings.stall_timeout,
-            gauge=self._scales if self._weighs else None,
+            memory_observer=self._estimator if self._weighs else None,
         )
-        self._registry = Registry(settings, on_change=self._catalog_changed)
+        self._registry = ModelRegistry(settings, on_change=self._catalog_changed)
         self._preloaded: set[str] = set()
         self._serves = False
         """Whether the front takes requests: a model that comes later does not take readiness back."""
         reporter = StatusReporter(self._scheduler, self._observer, node_id=node_id)
         watches = settings.vram_watch and (self._weighs or devices is not None)
-        self._devices = DeviceWatch(devices or Machine(), self._scheduler, watches=watches)
+        self._devices = DeviceWatch(devices or MachineDevices(), self._scheduler, watches=watches)
         self.daemon = Daemon(self._scheduler, self._registry, reporter, self._events, self._devices)
 
-    async def run(self, front: Front, announce: Callable[[list[str]], None]) -> None:
+    async def run(self, front: FrontEnd, announce: Callable[[list[str]], None]) -> None:
         """Run until a signal asks to stop; `announce` gets the URLs once everything is up.
 
         Raises: what the front's start raises, such as OSError for an address in use.
@@ -124,7 +124,7 @@ class Root:
         signals = StopSignals(on_hangup=self._hangup)
         limits = self._scheduler.fleet.limits
         self._observer.daemon(
-            Kind.DAEMON_STARTED,
+            EventKind.DAEMON_STARTED,
             f"modeld {modeld.__version__}",
             budget_mb=(limits.budget or 0) / MIB,
             margin_mb=limits.margin / MIB,
@@ -135,9 +135,9 @@ class Root:
             await nursery.start(self._devices.run)
             if self._settings.vram_budget_mb is None:
                 self._scheduler.widen_budget(auto_share(self._devices.free_on_cards()))
-            self._registry.size_by(sizing_space(self._scheduler.fleet.limits, self._devices.known()))
+            self._registry.size_by(sizing_capacity(self._scheduler.fleet.limits, self._devices.known()))
             if self._weighs:
-                await nursery.start(self._scales.run)
+                await nursery.start(self._estimator.run)
             await nursery.start(self._registry.run)
             shutdown = trio.Event()
             async with trio.open_nursery() as front_nursery:
@@ -154,7 +154,7 @@ class Root:
                 front_nursery.cancel_scope.deadline = deadline - fleet_stop_s(self._settings)
             _log.info("the front is closed, the fleet stops")
             nursery.cancel_scope.cancel()
-        self._observer.daemon(Kind.DAEMON_STOPPED, "the front is closed and all models are gone")
+        self._observer.daemon(EventKind.DAEMON_STOPPED, "the front is closed and all models are gone")
 
     async def _drain(self, signals: StopSignals) -> None:
         inside, patience = self._scheduler.inside, drain_patience(self._settings)
@@ -169,7 +169,7 @@ class Root:
         notifier, watchdog_s = self._supervision.notifier, self._supervision.watchdog_s
         notifier.ready()
         if watchdog_s is not None:
-            nursery.start_soon(systemd.feed, notifier, watchdog_s, self._scheduler.health)
+            nursery.start_soon(systemd.feed_watchdog, notifier, watchdog_s, self._scheduler.health)
 
     def _fake_script(self, spec: ModelSpec) -> str:
         own = self._registry.settings_of(spec.id).fake
@@ -188,7 +188,7 @@ class Root:
 
     def _catalog_changed(self, catalog: Catalog) -> None:
         if self._weighs:
-            self._scales.take(catalog)
+            self._estimator.take(catalog)
         else:
             self._scheduler.set_catalog(catalog)
         for spec in catalog.models.values():
@@ -197,9 +197,9 @@ class Root:
                 self._scheduler.preload(spec.id, at_start=not self._serves)
 
 
-def limits_of(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> SchedulerLimits:
     """Return the limits the scheduler decides by."""
-    return Limits(
+    return SchedulerLimits(
         budget=budget_bytes(settings.vram_budget_mb),
         margin=settings.vram_margin_mb * MIB,
         max_queue_depth=settings.max_queue_depth,

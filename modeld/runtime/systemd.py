@@ -110,7 +110,7 @@ class Notifier:
         return True
 
 
-class Supervision(msgspec.Struct, frozen=True):
+class SystemdContext(msgspec.Struct, frozen=True):
     """What systemd asked of this process, taken from the environment once."""
 
     notifier: Notifier
@@ -120,12 +120,12 @@ class Supervision(msgspec.Struct, frozen=True):
     """Sockets to serve on instead of `addr`; empty without socket activation."""
 
 
-def take(environ: MutableMapping[str, str]) -> Supervision:
+def take_systemd_context(environ: MutableMapping[str, str]) -> SystemdContext:
     """Read systemd's variables and remove them, so that no child process takes them for its own.
 
     Passed sockets are marked to close in children, for the same reason.
     """
-    supervision = Supervision(
+    supervision = SystemdContext(
         notifier=Notifier(notify_address(environ)),
         watchdog_s=watchdog_interval(environ),
         binds=listen_binds(environ),
@@ -137,7 +137,7 @@ def take(environ: MutableMapping[str, str]) -> Supervision:
     return supervision
 
 
-async def feed(notifier: Notifier, interval_s: float, healthy: Callable[[], str | None]) -> None:
+async def feed_watchdog(notifier: Notifier, interval_s: float, healthy: Callable[[], str | None]) -> None:
     """Ping the watchdog every `interval_s` seconds while all is well; runs until cancelled.
 
     Args:

@@ -143,7 +143,7 @@ class Ticket:
             await self._reader.park()
         return self._empty()  # noqa: ASYNC910  # every token comes by here, and who takes it yields when he writes it; a checkpoint costs a turn of the loop
 
-    async def pour(self, take: Take) -> None:
+    async def drain(self, take: Take) -> None:
         """Give all events to `take`, in the turn of whoever puts them, until it returns False.
 
         So that no task need run for each event. What is put after that waits for the next call.
@@ -209,7 +209,7 @@ class Ticket:
         self.cached_tokens = cached_tokens
         self.thought = thought
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Forget the slot it had: its engine died before anything of its answer came."""
         self.admitted = None
         self.position = None

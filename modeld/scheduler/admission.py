@@ -7,7 +7,7 @@ import math
 
 from msgspec.structs import replace
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import ModelSpec
 from modeld.domain.request import AS_MANY_AS_FIT, DetokenizeRequest, EmbedRequest, GenerateRequest, Request
 from modeld.errors import (
@@ -19,12 +19,12 @@ from modeld.errors import (
     QueueFull,
     WaitedTooLong,
 )
-from modeld.scheduler.capacity import STUCK_RETRY_S, fits_not_now, never_fits
-from modeld.scheduler.draining import is_closed, is_leaving
-from modeld.scheduler.effects import Cut, CutReason, Effect, Outcome, Refuse, Tell
+from modeld.scheduler.capacity import STUCK_RETRY_S, cannot_fit_yet, never_fits
+from modeld.scheduler.draining import gate_is_closed, must_leave
+from modeld.scheduler.effects import CutReason, CutRequest, Effect, Outcome, RecordDecision, Refuse
 from modeld.scheduler.eta import retry_after, retry_after_any
-from modeld.scheduler.queue_order import close
-from modeld.scheduler.state import Failures, Fleet, Instant, Standing, Waiter
+from modeld.scheduler.queue_order import remove_ended_request
+from modeld.scheduler.state import Failures, Fleet, Instant, PendingRequest, Waiter
 
 # ----------------------------------------------------------------------
 # Backoff after failures, and the breaker that stops trying for a while.
@@ -84,21 +84,23 @@ def is_open(failures: Failures, now: Instant) -> bool:
     return failures.while_loading or len(failures.recent) >= BREAKER_FAILURES
 
 
-def told_of_recovery(model_id: str, failures: Failures) -> list[Tell]:
+def recovery_decision(model_id: str, failures: Failures) -> list[RecordDecision]:
     """Tell that a model is there again that had failed."""
-    told: list[Tell] = []
+    told: list[RecordDecision] = []
     if failures.in_a_row:
         cause = "" if failures.problem is None else f"; the last one: {failures.problem.message}"
         reason = f"it is loaded again after {_counted(failures.in_a_row, 'failure')}{cause}"
         numbers = {"failures": failures.in_a_row}
-        told.append(Tell(action="restarted", model_id=model_id, reason=reason, numbers=numbers))
+        told.append(RecordDecision(action="restarted", model_id=model_id, reason=reason, numbers=numbers))
     if failures.breaker:
         reason = "a load succeeded, so its requests are taken again"
-        told.append(Tell(action="breaker_closed", model_id=model_id, reason=reason))
+        told.append(RecordDecision(action="breaker_closed", model_id=model_id, reason=reason))
     return told
 
 
-def told_of_breaker(model_id: str, before: Failures, failures: Failures, now: Instant) -> list[Tell]:
+def breaker_decision(
+    model_id: str, before: Failures, failures: Failures, now: Instant
+) -> list[RecordDecision]:
     """Tell that the breaker opened, if it just did."""
     if before.breaker or not failures.breaker:
         return []
@@ -108,7 +110,7 @@ def told_of_breaker(model_id: str, before: Failures, failures: Failures, now: In
         f"its requests are refused for {wait:.1f} s, then it is tried again"
     )
     numbers = {"failures": len(failures.recent), "retry_in_s": wait}
-    return [Tell(action="breaker_opened", model_id=model_id, reason=reason, numbers=numbers)]
+    return [RecordDecision(action="breaker_opened", model_id=model_id, reason=reason, numbers=numbers)]
 
 
 def _counted(count: int, what: str) -> str:
@@ -122,12 +124,17 @@ RETRY_DAMAGED_S = 30.0
 
 
 def admit(
-    fleet: Fleet, spec: ModelSpec, now: Instant, deadline: Instant | None = None, *, aside: bool = False
+    fleet: Fleet,
+    spec: ModelSpec,
+    now: Instant,
+    deadline: Instant | None = None,
+    *,
+    needs_no_slot: bool = False,
 ) -> Problem | None:
     """Return why a request for this model is refused, or None: it may wait.
 
     (1) to (4): `unavailable`. (5) Its queue is full, or that of all models is. (6) Its deadline passes
-    before those in front of it can have been served. One that needs no slot (`aside`) waits with its
+    before those in front of it can have been served. One that needs no slot (`needs_no_slot`) waits with its
     like only, and not for a turn.
     """
     problem = unavailable(fleet, spec, now)
@@ -137,17 +144,17 @@ def admit(
     depth = fleet.queue_depth(spec.id)
     view = fleet.instance(spec.id)
     slots = view.slots if view.state.holds_memory else spec.options.slots
-    if aside:
-        inside, slots = fleet.asides(spec.id), 0
+    if needs_no_slot:
+        inside, slots = fleet.needing_no_slot(spec.id), 0
     else:
         inside = fleet.waiting_for_slot(spec.id) + view.live_leases
     if inside - slots >= depth:
-        return _queue_full(fleet, spec.id, inside if aside else fleet.queue_len(spec.id), now)
-    has_place = aside or inside < slots
-    at_once = view.state is State.READY and has_place and not is_closed(fleet, view, now)
+        return _queue_full(fleet, spec.id, inside if needs_no_slot else fleet.queue_len(spec.id), now)
+    has_place = needs_no_slot or inside < slots
+    at_once = view.state is InstanceState.READY and has_place and not gate_is_closed(fleet, view, now)
     if not at_once and fleet.waiting_total >= fleet.limits.max_queue_total:
         return _all_queues_full(fleet)
-    if aside:
+    if needs_no_slot:
         return None
     return _unreachable(fleet, spec.id, now, deadline, inside // max(1, slots))  # (6)
 
@@ -168,16 +175,16 @@ def unavailable(fleet: Fleet, spec: ModelSpec, now: Instant) -> Problem | None:
             f"model {spec.id} cannot be loaded: {spec.error}", retry_after_s=RETRY_DAMAGED_S
         ).as_problem()
     # (3)
-    too_large = never_fits(fleet, spec) or fits_not_now(fleet, spec)
+    too_large = never_fits(fleet, spec) or cannot_fit_yet(fleet, spec)
     if too_large is not None:
         return too_large
     # (4)
     stuck = fleet.instance(spec.id).stuck
     if stuck is not None:
-        return model_failed(spec.id, stuck, STUCK_RETRY_S)
+        return model_failed_problem(spec.id, stuck, STUCK_RETRY_S)
     failures = fleet.instance(spec.id).failures
     if is_open(failures, now):
-        return model_failed(spec.id, failures.problem, failures.retry_at - now)
+        return model_failed_problem(spec.id, failures.problem, failures.retry_at - now)
     return None
 
 
@@ -213,10 +220,10 @@ def _unreachable(
     load was slow would never be loaded again).
     """
     view = fleet.instance(model_id)
-    if deadline is None or (view.service_s is None and view.state is State.READY):
+    if deadline is None or (view.service_s is None and view.state is InstanceState.READY):
         return None
-    loads = 0.0 if view.state is State.READY or fleet.queue_len(model_id) == 0 else view.load_s
-    if view.state is State.LOADING:
+    loads = 0.0 if view.state is InstanceState.READY or fleet.queue_len(model_id) == 0 else view.load_s
+    if view.state is InstanceState.LOADING:
         loads = max(0.0, loads - (now - view.load_started))
     wait = loads + max(0, rounds - 1) * (view.service_s or 0.0)
     if now + wait <= deadline:
@@ -230,7 +237,7 @@ def _unreachable(
     ).as_problem()
 
 
-def model_failed(model_id: str, cause: Problem | None, wait_s: float) -> Problem:
+def model_failed_problem(model_id: str, cause: Problem | None, wait_s: float) -> Problem:
     """Return the refusal for a model whose last load or engine failed."""
     why = "it failed" if cause is None else cause.message
     retry = max(1, math.ceil(wait_s))
@@ -245,12 +252,12 @@ def model_failed(model_id: str, cause: Problem | None, wait_s: float) -> Problem
 # Ends requests whose own time is over, or that waited for others too long: the first rule of a step.
 
 
-def end_overdue(fleet: Fleet, now: Instant) -> Outcome:
+def end_overdue_requests(fleet: Fleet, now: Instant) -> Outcome:
     """End the requests whose own deadline passed, or that waited for others for too long."""
     effects: list[Effect] = []
     staying: list[Waiter] = []
     for waiter in fleet.waiting:
-        loading = fleet.instance(waiter.model_id).state is State.LOADING
+        loading = fleet.instance(waiter.model_id).state is InstanceState.LOADING
         if waiter.deadline is not None and now >= waiter.deadline:
             effects.append(Refuse(waiter.ticket, _deadline_passed(waiter, now)))
         elif not loading and now >= waiter.waiting_since + fleet.limits.max_wait_s:
@@ -265,17 +272,17 @@ def end_overdue(fleet: Fleet, now: Instant) -> Outcome:
                 continue
             if lease.deadline is not None and now >= lease.deadline:
                 problem = _deadline_passed(lease, now)
-                effects.append(Cut(lease.ticket, CutReason.TIMEOUT, problem))
+                effects.append(CutRequest(lease.ticket, CutReason.TIMEOUT, problem))
             elif lease.waits_for_slot and now >= lease.waiting_since + fleet.limits.max_wait_s:
                 problem = _waited_too_long(fleet, view.model_id, now)
-                effects.append(Cut(lease.ticket, CutReason.WAITED, problem))
+                effects.append(CutRequest(lease.ticket, CutReason.WAITED, problem))
             else:
                 continue
-            fleet = close(fleet, lease.ticket)
+            fleet = remove_ended_request(fleet, lease.ticket)
     return fleet, effects
 
 
-def _deadline_passed(request: Standing, now: Instant) -> Problem:
+def _deadline_passed(request: PendingRequest, now: Instant) -> Problem:
     return DeadlineExceeded(
         f"no token within {now - request.arrived:.1f} s, the time this request was given; "
         "give it a longer timeout, or try when the queue is shorter"
@@ -285,10 +292,12 @@ def _deadline_passed(request: Standing, now: Instant) -> Problem:
 def _waited_too_long(fleet: Fleet, model_id: str, now: Instant) -> Problem:
     view = fleet.instance(model_id)
     retry = retry_after(fleet, model_id, now)
-    if view.state is State.DRAINING or is_leaving(fleet, view, now):
+    if view.state is InstanceState.DRAINING or must_leave(fleet, view, now):
         why = f"model {model_id} is being unloaded"
-    elif is_closed(fleet, view, now):
-        others = ", ".join(claim.model_id for claim in fleet.claims if model_id in claim.victims)
+    elif gate_is_closed(fleet, view, now):
+        others = ", ".join(
+            reservation.model_id for reservation in fleet.reservations if model_id in reservation.victims
+        )
         why = f"model {model_id} had its turn and makes room for {others}"
     elif view.state.holds_memory:
         why = f"all {view.slots} slots of model {model_id} are taken"
@@ -309,7 +318,7 @@ CHARACTERS_PER_TOKEN = 4
 """Of usual English text in usual vocabularies."""
 
 
-def estimated_tokens(request: Request, context: int, share: int = 0) -> int:
+def token_estimate(request: Request, context: int, share: int = 0) -> int:
     """Return the tokens of prompt and answer; at most the model's context (0: unknown), at least 1.
 
     An answer counts with all it may have: how long it gets, nobody knows. One without a bound fills

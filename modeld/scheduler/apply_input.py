@@ -11,21 +11,21 @@ from collections.abc import Collection
 
 from msgspec.structs import replace
 
-from modeld.domain.instance_state import State, move
+from modeld.domain.instance_state import InstanceState, transition
 from modeld.domain.model import ModelSpec
-from modeld.domain.request import Stake
+from modeld.domain.request import Tenant
 from modeld.errors import Draining, Problem, QueueFull
 from modeld.scheduler import inputs
 from modeld.scheduler.admission import admit, after_service
-from modeld.scheduler.effects import CutReason, Effect, Outcome, Refuse, Tell
+from modeld.scheduler.effects import CutReason, Effect, Outcome, RecordDecision, Refuse
 from modeld.scheduler.eta import retry_after
-from modeld.scheduler.fair_queue import settled
+from modeld.scheduler.fair_queue import settle_shares
 from modeld.scheduler.inputs import Input
-from modeld.scheduler.instance_outcomes import died, load_failed, loaded, stopped, stuck
-from modeld.scheduler.keep_alive import having_said, until, with_pins
-from modeld.scheduler.memory_pressure import look_again
-from modeld.scheduler.operations import end_all, fail_loads, heed, vanished
-from modeld.scheduler.queue_order import close, cut_leases, find_lease, urgency, with_lease
+from modeld.scheduler.instance_outcomes import on_died, on_load_failed, on_loaded, on_stopped, on_stuck
+from modeld.scheduler.keep_alive import expires_at, with_keep_alive, with_pins
+from modeld.scheduler.memory_pressure import apply_device_readings
+from modeld.scheduler.operations import end_all, fail_loads, handle_operation, model_vanished
+from modeld.scheduler.queue_order import cut_leases, find_lease, remove_ended_request, urgency, with_lease
 from modeld.scheduler.state import REUSE_WINDOW_S, Fleet, InstanceView, Instant, Waiter
 
 # ----------------------------------------------------------------------
@@ -35,8 +35,8 @@ from modeld.scheduler.state import REUSE_WINDOW_S, Fleet, InstanceView, Instant,
 # goes.
 
 
-def without_fattest(
-    fleet: Fleet, model_id: str, stake: Stake, full: Problem, now: Instant
+def drop_from_longest_queue(
+    fleet: Fleet, model_id: str, tenant: Tenant, full: Problem, now: Instant
 ) -> tuple[Fleet, list[Effect]]:
     """Make a place in a full queue, if another owner has more than his share of the places in it.
 
@@ -46,12 +46,12 @@ def without_fattest(
     Returns: the fleet without that request, and its refusal; or the fleet as it is, and no effect.
     """
     common = "max_queue_total" in full.details
-    places = [it for it in fleet.waiting if not it.aside and (common or it.model_id == model_id)]
-    fattest = _fattest(places, stake)
+    places = [it for it in fleet.waiting if not it.needs_no_slot and (common or it.model_id == model_id)]
+    fattest = _longest_queue(places, tenant)
     if fattest is None:
         return fleet, []
-    victim = max((it for it in places if it.stake.owner == fattest), key=lambda it: urgency(it, now))
-    has = sum(it.stake.owner == fattest for it in places)
+    victim = max((it for it in places if it.tenant.owner == fattest), key=lambda it: urgency(it, now))
+    has = sum(it.tenant.owner == fattest for it in places)
     retry = retry_after(fleet, victim.model_id, now)
     problem = QueueFull(
         f"the queue is full, and this key has {has} of {len(places)} places in it, more than its share, so "
@@ -63,13 +63,13 @@ def without_fattest(
     return replace(fleet, waiting=waiting), [Refuse(victim.ticket, problem)]
 
 
-def _fattest(places: Collection[Waiter], stake: Stake) -> str | None:
+def _longest_queue(places: Collection[Waiter], tenant: Tenant) -> str | None:
     """Return the owner with the most places by weight, if he has more than the newcomer then would."""
-    taken: dict[str, float] = {stake.owner: 1 / stake.weight}
+    taken: dict[str, float] = {tenant.owner: 1 / tenant.weight}
     for it in places:
-        taken[it.stake.owner] = taken.get(it.stake.owner, 0.0) + 1 / it.stake.weight
+        taken[it.tenant.owner] = taken.get(it.tenant.owner, 0.0) + 1 / it.tenant.weight
     owner = max(taken, key=lambda owner: (taken[owner], owner))
-    return owner if taken[owner] > taken[stake.owner] else None
+    return owner if taken[owner] > taken[tenant.owner] else None
 
 
 # ----------------------------------------------------------------------
@@ -78,66 +78,66 @@ SERVICE_WEIGHT = 0.3
 """Weight of the newest sample in the decaying average of service times."""
 
 
-def note(fleet: Fleet, event: Input, now: Instant) -> Outcome:
+def apply_input(fleet: Fleet, event: Input, now: Instant) -> Outcome:
     """Return the fleet after this input, and the effects that the input itself demands."""
     match event:
-        case inputs.Arrived():
+        case inputs.RequestArrived():
             return _arrived(fleet, event, now)
-        case inputs.Left(ticket=ticket):
-            return close(fleet, ticket), []
-        case inputs.GotSlot(ticket=ticket):
+        case inputs.RequestLeft(ticket=ticket):
+            return remove_ended_request(fleet, ticket), []
+        case inputs.SlotTaken(ticket=ticket):
             return _got_slot(fleet, ticket, now), []
-        case inputs.Released():
+        case inputs.SlotReleased():
             return _released(fleet, event, now), []
-        case inputs.Loaded(model_id=model_id, slots=slots):
-            return loaded(fleet, model_id, slots, now)
-        case inputs.LoadFailed(model_id=model_id, problem=problem):
-            return load_failed(fleet, model_id, problem, now)
-        case inputs.Died():
-            return died(fleet, event, now)
-        case inputs.Stuck(model_id=model_id, problem=problem):
-            return stuck(fleet, model_id, problem, now)
-        case inputs.Stopped(model_id=model_id):
-            return stopped(fleet, model_id)
+        case inputs.InstanceLoaded(model_id=model_id, slots=slots):
+            return on_loaded(fleet, model_id, slots, now)
+        case inputs.InstanceLoadFailed(model_id=model_id, problem=problem):
+            return on_load_failed(fleet, model_id, problem, now)
+        case inputs.InstanceDied():
+            return on_died(fleet, event, now)
+        case inputs.InstanceStuck(model_id=model_id, problem=problem):
+            return on_stuck(fleet, model_id, problem, now)
+        case inputs.InstanceStopped(model_id=model_id):
+            return on_stopped(fleet, model_id)
         case inputs.CatalogChanged(catalog=catalog):
             return _catalog_changed(replace(fleet, catalog=with_pins(catalog, fleet.pins)), fleet, now)
-        case inputs.Wanted(model_id=model_id):
-            return fleet.having(replace(fleet.instance(model_id), wanted=True)), []
+        case inputs.ModelWanted(model_id=model_id):
+            return fleet.with_instance(replace(fleet.instance(model_id), wanted=True)), []
         case (
-            inputs.LoadAsked()
-            | inputs.UnloadAsked()
-            | inputs.SwitchAsked()
-            | inputs.GivenUp()
-            | inputs.Pinned()
+            inputs.LoadRequested()
+            | inputs.UnloadRequested()
+            | inputs.SwitchRequested()
+            | inputs.OperationCancelled()
+            | inputs.PinChanged()
         ):
-            return heed(fleet, event, now)
-        case inputs.Drain() | inputs.CutAll():
+            return handle_operation(fleet, event, now)
+        case inputs.DrainAll() | inputs.CutAllRequests():
             fleet, effects = end_all(replace(fleet, draining=True))
-            return (fleet, effects) if isinstance(event, inputs.Drain) else _cut_all(fleet, effects)
+            return (fleet, effects) if isinstance(event, inputs.DrainAll) else _cut_all(fleet, effects)
         case inputs.DevicesChanged(devices=devices):
-            return look_again(fleet, devices)
+            return apply_device_readings(fleet, devices)
         case inputs.Tick():
             return fleet, []
 
 
-def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:
+def _arrived(fleet: Fleet, event: inputs.RequestArrived, now: Instant) -> Outcome:
     spec = fleet.catalog.models.get(event.model_id)
     if spec is None:
-        return fleet, [Refuse(event.ticket, vanished(event.model_id))]
+        return fleet, [Refuse(event.ticket, model_vanished(event.model_id))]
     deadline = event.deadline
     if fleet.limits.infer_timeout_s is not None:
         own_limit = now + fleet.limits.infer_timeout_s
         deadline = own_limit if deadline is None else min(deadline, own_limit)
-    problem = admit(fleet, spec, now, deadline, aside=event.aside)
+    problem = admit(fleet, spec, now, deadline, needs_no_slot=event.needs_no_slot)
     effects: list[Effect] = []
-    if problem is not None and not event.aside and problem.kind == QueueFull.kind:
-        smaller, effects = without_fattest(fleet, spec.id, event.stake, problem, now)
+    if problem is not None and not event.needs_no_slot and problem.kind == QueueFull.kind:
+        smaller, effects = drop_from_longest_queue(fleet, spec.id, event.tenant, problem, now)
         if effects and admit(smaller, spec, now, deadline) is None:
             fleet, problem = smaller, None
     if problem is not None:
         return fleet, [
             Refuse(event.ticket, problem),
-            Tell(action="refuse", model_id=spec.id, reason=problem.message, kind=problem.kind),
+            RecordDecision(action="refuse", model_id=spec.id, reason=problem.message, kind=problem.kind),
         ]
     waiter = Waiter(
         ticket=event.ticket,
@@ -147,12 +147,12 @@ def _arrived(fleet: Fleet, event: inputs.Arrived, now: Instant) -> Outcome:
         deadline=deadline,
         priority=event.priority,
         keep_alive_s=event.keep_alive_s,
-        aside=event.aside,
-        stake=event.stake,
+        needs_no_slot=event.needs_no_slot,
+        tenant=event.tenant,
     )
     view = fleet.instance(spec.id)
     demand = view.reuse_rate(now) * REUSE_WINDOW_S + 1.0
-    fleet = fleet.having(replace(view, demand=demand, demand_at=now))
+    fleet = fleet.with_instance(replace(view, demand=demand, demand_at=now))
     return replace(fleet, waiting=(*fleet.waiting, waiter)), effects
 
 
@@ -161,10 +161,10 @@ def _got_slot(fleet: Fleet, ticket: int, now: Instant) -> Fleet:
     if found is None:
         return fleet
     view, lease = found
-    return fleet.having(replace(with_lease(view, replace(lease, slot_since=now)), last_used=now))
+    return fleet.with_instance(replace(with_lease(view, replace(lease, slot_since=now)), last_used=now))
 
 
-def _released(fleet: Fleet, event: inputs.Released, now: Instant) -> Fleet:
+def _released(fleet: Fleet, event: inputs.SlotReleased, now: Instant) -> Fleet:
     ticket, served = event.ticket, event.served
     found = find_lease(fleet, ticket)
     if found is None:
@@ -177,12 +177,12 @@ def _released(fleet: Fleet, event: inputs.Released, now: Instant) -> Fleet:
     spec = fleet.catalog.models.get(view.model_id)
     ttl = None if spec is None else spec.ttl_s
     said = lease.keep_alive_s is not None
-    view = having_said(
+    view = with_keep_alive(
         view,
-        lease.stake.owner,
-        until(lease.keep_alive_s if said else ttl, now),
+        lease.tenant.owner,
+        expires_at(lease.keep_alive_s if said else ttl, now),
         now,
-        alone=said and lease.stake.may_unload,
+        alone=said and lease.tenant.may_unload,
     )
     view = replace(
         view,
@@ -190,9 +190,9 @@ def _released(fleet: Fleet, event: inputs.Released, now: Instant) -> Fleet:
         last_used=now,
         service_s=service,
         failures=after_service(view.failures) if served else view.failures,
-        shares=settled(view.shares, lease.stake, event.tokens),
+        shares=settle_shares(view.shares, lease.tenant, event.tokens),
     )
-    return fleet.having(view)
+    return fleet.with_instance(view)
 
 
 def _catalog_changed(fleet: Fleet, before: Fleet, now: Instant) -> Outcome:
@@ -203,24 +203,24 @@ def _catalog_changed(fleet: Fleet, before: Fleet, now: Instant) -> Outcome:
         new = fleet.catalog.models.get(view.model_id)
         if new is not None and old is not None and _same_load(old, new):
             continue
-        if view.state not in {State.READY, State.LOADING}:
+        if view.state not in {InstanceState.READY, InstanceState.LOADING}:
             failed = view.failures
             if new is not None and failed.retry_at > now and not failed.breaker:  # It was another file.
                 views.append(replace(view, failures=replace(failed, retry_at=now)))
             continue
         if new is None:
             kind, reason = "gone", "its file is gone"
-            views.append(replace(view, state=move(view.state, State.DRAINING)))
+            views.append(replace(view, state=transition(view.state, InstanceState.DRAINING)))
         else:
             kind, reason = "changed", "its file or its options changed; the next load takes the new ones"
             views.append(replace(view, stale=True))
-        effects.append(Tell(action="drain", model_id=view.model_id, kind=kind, reason=reason))
+        effects.append(RecordDecision(action="drain", model_id=view.model_id, kind=kind, reason=reason))
     gone = [waiter for waiter in fleet.waiting if waiter.model_id not in fleet.catalog.models]
-    effects += [Refuse(waiter.ticket, vanished(waiter.model_id)) for waiter in gone]
+    effects += [Refuse(waiter.ticket, model_vanished(waiter.model_id)) for waiter in gone]
     waiting = tuple(waiter for waiter in fleet.waiting if waiter not in gone)
-    fleet = replace(fleet.having(*views), waiting=waiting)
+    fleet = replace(fleet.with_instance(*views), waiting=waiting)
     for model_id in {one.model_id for one in fleet.operations} - set(fleet.catalog.models):
-        fleet, more = fail_loads(fleet, model_id, vanished(model_id))
+        fleet, more = fail_loads(fleet, model_id, model_vanished(model_id))
         effects += more
     return fleet, effects
 

@@ -9,8 +9,16 @@ import msgspec
 
 from modeld.domain.model import MIB, ModelSpec
 from modeld.errors import DoesNotFit, MemoryTaken, ModelFailed, Problem
-from modeld.memory.devices import Amount, DeviceKind, minus, plus
-from modeld.memory.layer_placement import Parts, Placement, Spot, choices, fits, parts_of, place
+from modeld.memory.devices import Amount, DeviceKind, add, subtract
+from modeld.memory.layer_placement import (
+    DeviceSpace,
+    ModelParts,
+    Placement,
+    fits,
+    model_parts,
+    place,
+    placements,
+)
 from modeld.scheduler.state import Fleet, InstanceView
 
 # ----------------------------------------------------------------------
@@ -19,37 +27,37 @@ from modeld.scheduler.state import Fleet, InstanceView
 # Without GPUs an amount has one place, that of the budget.
 
 
-def places(fleet: Fleet) -> bool:
+def places_on_devices(fleet: Fleet) -> bool:
     """Whether models are placed on devices: there are GPUs."""
     return any(device.kind is not DeviceKind.CPU for device in fleet.devices)
 
 
-def amount(fleet: Fleet, view: InstanceView) -> Amount:
+def bytes_of(fleet: Fleet, view: InstanceView) -> Amount:
     """Return what the ledger holds for an instance: of the budget, and of each device."""
-    if not places(fleet):
+    if not places_on_devices(fleet):
         return (view.reserved,)
     on: Mapping[str, int] = {} if view.placement is None or not view.reserved else view.placement.bytes
     return (view.reserved, *(on.get(device.name, 0) for device in fleet.devices))
 
 
-def amounts(fleet: Fleet, views: Iterable[InstanceView]) -> Amount:
+def device_bytes(fleet: Fleet, views: Iterable[InstanceView]) -> Amount:
     """Return what the ledger holds for all of them."""
-    total: Amount = (0,) * (1 + len(fleet.devices)) if places(fleet) else (0,)
+    total: Amount = (0,) * (1 + len(fleet.devices)) if places_on_devices(fleet) else (0,)
     for view in views:
-        total = plus(total, amount(fleet, view))
+        total = add(total, bytes_of(fleet, view))
     return total
 
 
-def room_of(fleet: Fleet) -> Amount | None:
+def free_memory(fleet: Fleet) -> Amount | None:
     """Return what is free of the budget and of each device, below 0 where others took some; None: unlimited.
 
     The margin is kept free of the budget, and of each device.
     """
     free = fleet.free
-    if free is None or not places(fleet):
+    if free is None or not places_on_devices(fleet):
         return None if free is None else (free,)
     left = tuple(device.ceiling - fleet.limits.margin for device in fleet.devices)
-    return (free, *minus(left, amounts(fleet, fleet.instances.values())[1:]))
+    return (free, *subtract(left, device_bytes(fleet, fleet.instances.values())[1:]))
 
 
 # ----------------------------------------------------------------------
@@ -61,7 +69,7 @@ def room_of(fleet: Fleet) -> Amount | None:
 # where that costs least. Layers stay with the CPU unasked only where no eviction could make room for all.
 
 
-class Need(msgspec.Struct, frozen=True, kw_only=True):
+class LoadRequirement(msgspec.Struct, frozen=True, kw_only=True):
     """What a load takes, and where."""
 
     amount: Amount
@@ -69,71 +77,71 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     """None: llama.cpp's own choice."""
 
 
-def need_of(fleet: Fleet, spec: ModelSpec, placement: Placement | None) -> Need:
+def load_requirement(fleet: Fleet, spec: ModelSpec, placement: Placement | None) -> LoadRequirement:
     """Return what a model takes at this place."""
-    if not places(fleet):
-        return Need(amount=(spec.footprint.total,))
+    if not places_on_devices(fleet):
+        return LoadRequirement(amount=(spec.footprint.total,))
     if placement is None:
-        return Need(amount=(spec.footprint.total, *(0 for _ in fleet.devices)))
+        return LoadRequirement(amount=(spec.footprint.total, *(0 for _ in fleet.devices)))
     on = (placement.bytes.get(device.name, 0) for device in fleet.devices)
-    return Need(amount=(placement.total, *on), placement=placement)
+    return LoadRequirement(amount=(placement.total, *on), placement=placement)
 
 
-def fitting(
+def fitting_size(
     fleet: Fleet, spec: ModelSpec, room: Amount | None, prefer: Placement | None = None
-) -> Need | None:
+) -> LoadRequirement | None:
     """Return how a model fits into this room (None: the budget is unlimited); None if it does not.
 
     `prefer`: the place that room was made at, if it was. Without a budget nothing is refused: what finds
     no place is left to llama.cpp.
     """
-    if not places(fleet):
-        need = need_of(fleet, spec, None)
+    if not places_on_devices(fleet):
+        need = load_requirement(fleet, spec, None)
         return need if room is None or need.amount[0] <= room[0] else None
     if room is None:
-        spots, total = _spots(fleet, _on_devices(fleet)), None
+        spaces, total = _spots(fleet, _on_devices(fleet)), None
     else:
-        spots, total = _spots(fleet, room[1:]), room[0]
-    if prefer is not None and fits(prefer, spots, total):
-        return need_of(fleet, spec, prefer)
-    parts = parts_of(spec)
-    found = place(parts, spots, spec.options, total, partly=room is None or not _whole(fleet, spec, parts))
+        spaces, total = _spots(fleet, room[1:]), room[0]
+    if prefer is not None and fits(prefer, spaces, total):
+        return load_requirement(fleet, spec, prefer)
+    parts = model_parts(spec)
+    found = place(parts, spaces, spec.options, total, partly=room is None or not _whole(fleet, spec, parts))
     if found is None and room is not None:
         return None
-    return need_of(fleet, spec, found)
+    return load_requirement(fleet, spec, found)
 
 
-def goals(fleet: Fleet, spec: ModelSpec) -> Sequence[Need]:
+def load_targets(fleet: Fleet, spec: ModelSpec) -> Sequence[LoadRequirement]:
     """Return the places at which room could be made for a model, the best first. Empty: it fits nowhere."""
-    if not places(fleet):
-        return (need_of(fleet, spec, None),)
-    parts = parts_of(spec)
-    spots, total = _emptied(fleet, spec.id)
-    found = [it for it in choices(parts, spots, spec.options, partly=False) if fits(it, spots, total)]
+    if not places_on_devices(fleet):
+        return (load_requirement(fleet, spec, None),)
+    parts = model_parts(spec)
+    spaces, total = _emptied(fleet, spec.id)
+    found = [it for it in placements(parts, spaces, spec.options, partly=False) if fits(it, spaces, total)]
     if not found:
-        partly = place(parts, spots, spec.options, total)
+        partly = place(parts, spaces, spec.options, total)
         found = [] if partly is None else [partly]
-    return [need_of(fleet, spec, it) for it in found]
+    return [load_requirement(fleet, spec, it) for it in found]
 
 
-def fits_empty(fleet: Fleet, spec: ModelSpec, *, without_others: bool) -> bool:
+def fits_when_empty(fleet: Fleet, spec: ModelSpec, *, without_others: bool) -> bool:
     """Whether a model finds a place when everything goes that may; also what hangs, and what others hold."""
-    spots, total = _emptied(fleet, spec.id, without_others=without_others)
-    return place(parts_of(spec), spots, spec.options, total) is not None
+    spaces, total = _emptied(fleet, spec.id, without_others=without_others)
+    return place(model_parts(spec), spaces, spec.options, total) is not None
 
 
-def _whole(fleet: Fleet, spec: ModelSpec, parts: Parts) -> bool:
+def _whole(fleet: Fleet, spec: ModelSpec, parts: ModelParts) -> bool:
     """Whether all layers could be on GPUs if all went that may."""
-    spots, total = _emptied(fleet, spec.id)
-    return place(parts, spots, spec.options, total, partly=False) is not None
+    spaces, total = _emptied(fleet, spec.id)
+    return place(parts, spaces, spec.options, total, partly=False) is not None
 
 
 def _emptied(
     fleet: Fleet, model_id: str, *, without_others: bool = False
-) -> tuple[tuple[Spot, ...], int | None]:
+) -> tuple[tuple[DeviceSpace, ...], int | None]:
     """Return the devices' room, and that of the budget, beside what stays whatever happens."""
     stays = [
-        amount(fleet, view)
+        bytes_of(fleet, view)
         for view in fleet.instances.values()
         if view.reserved
         and view.model_id != model_id
@@ -144,7 +152,7 @@ def _emptied(
         (device.total if without_others else device.ceiling) - margin for device in fleet.devices
     )
     for held in stays:
-        rooms = minus(rooms, held[1:])
+        rooms = subtract(rooms, held[1:])
     budget = fleet.limits.budget if without_others else fleet.budget
     total = None if budget is None else budget - margin - sum(held[0] for held in stays)
     return _spots(fleet, rooms), total
@@ -153,13 +161,13 @@ def _emptied(
 def _on_devices(fleet: Fleet) -> Amount:
     rooms: Amount = tuple(device.ceiling - fleet.limits.margin for device in fleet.devices)
     for view in fleet.instances.values():
-        rooms = minus(rooms, amount(fleet, view)[1:])
+        rooms = subtract(rooms, bytes_of(fleet, view)[1:])
     return rooms
 
 
-def _spots(fleet: Fleet, rooms: Iterable[int]) -> tuple[Spot, ...]:
+def _spots(fleet: Fleet, rooms: Iterable[int]) -> tuple[DeviceSpace, ...]:
     return tuple(
-        Spot(name=device.name, kind=device.kind, free=room)
+        DeviceSpace(name=device.name, kind=device.kind, free=room)
         for device, room in zip(fleet.devices, rooms, strict=True)
     )
 
@@ -178,8 +186,8 @@ def never_fits(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     limits = fleet.limits
     if limits.budget is None or fleet.instance(spec.id).state.holds_memory:
         return None
-    if places(fleet):
-        return None if fits_empty(fleet, spec, without_others=True) else _nowhere(fleet, spec)
+    if places_on_devices(fleet):
+        return None if fits_when_empty(fleet, spec, without_others=True) else _nowhere(fleet, spec)
     if spec.footprint.total <= (fleet.free or 0):
         return None
     pinned = {
@@ -214,7 +222,7 @@ def _unpin(need: int, room: int) -> str:
     return "let a pinned model go, " if need <= room else ""
 
 
-def fits_not_beside_stuck(fleet: Fleet, spec: ModelSpec) -> Problem | None:
+def cannot_fit_beside_stuck(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     """Say that a model fits only without memory of models that hang, which nothing can make room in.
 
     None if it fits beside them, when everything else that may go is gone. That it fits without them is
@@ -242,17 +250,17 @@ def fits_not_beside_stuck(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     ).as_problem()
 
 
-def fits_not_now(fleet: Fleet, spec: ModelSpec) -> Problem | None:
+def cannot_fit_yet(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     """Say why a model that fits the budget does not fit for now, whoever makes room; None if it does.
 
     Models that hang hold memory, or processes that are none of modeld's do.
     """
-    if places(fleet):
+    if places_on_devices(fleet):
         return _nowhere_now(fleet, spec)
-    return fits_not_beside_stuck(fleet, spec) or fits_not_beside_others(fleet, spec)
+    return cannot_fit_beside_stuck(fleet, spec) or cannot_fit_beside_others(fleet, spec)
 
 
-def fits_not_beside_others(fleet: Fleet, spec: ModelSpec) -> Problem | None:
+def cannot_fit_beside_others(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     """Say that other processes hold so much that a model does not fit, whoever else makes room."""
     budget, limits = fleet.budget, fleet.limits
     if budget is None or budget == limits.budget or fleet.instance(spec.id).state.holds_memory:
@@ -310,7 +318,7 @@ def _nowhere(fleet: Fleet, spec: ModelSpec) -> Problem:
 def _nowhere_now(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     if fleet.budget is None or fleet.instance(spec.id).state.holds_memory:
         return None
-    if fits_empty(fleet, spec, without_others=False):
+    if fits_when_empty(fleet, spec, without_others=False):
         return None
     return MemoryTaken(
         f"model {spec.id} finds no place on the devices for now: {_parts(spec)}. Others leave "
@@ -325,7 +333,7 @@ def _nowhere_now(fleet: Fleet, spec: ModelSpec) -> Problem | None:
 
 
 def _parts(spec: ModelSpec) -> str:
-    parts = parts_of(spec)
+    parts = model_parts(spec)
     gpu = parts.layers * parts.layer + parts.output + parts.compute
     text = f"it needs about {_mb(gpu)} MiB on one GPU and {_mb(parts.host)} MiB of the machine's memory"
     if parts.layers:

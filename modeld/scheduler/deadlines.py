@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modeld.domain.instance_state import State
-from modeld.scheduler.draining import closed_since, cuts_at
+from modeld.domain.instance_state import InstanceState
+from modeld.scheduler.draining import cut_deadline, gate_closed_since
 from modeld.scheduler.eviction import SPARE_S
-from modeld.scheduler.state import Claim, Fleet, InstanceView, Instant
+from modeld.scheduler.state import Fleet, InstanceView, Instant, Reservation
 
 
 def next_deadline(fleet: Fleet, now: Instant) -> Instant | None:
@@ -17,14 +17,14 @@ def next_deadline(fleet: Fleet, now: Instant) -> Instant | None:
     return min(times, default=None)
 
 
-def expiry(fleet: Fleet, view: InstanceView) -> Instant | None:
+def idle_deadline(fleet: Fleet, view: InstanceView) -> Instant | None:
     """Return when an idle model is unloaded by its time to live; pinned ones never are."""
-    if view.state is not State.READY or not view.idle or fleet.is_pinned(view.model_id):
+    if view.state is not InstanceState.READY or not view.idle or fleet.is_pinned(view.model_id):
         return None
     return view.keep_until
 
 
-def stays_until(fleet: Fleet, view: InstanceView, now: Instant) -> Instant | None:
+def stay_deadline(fleet: Fleet, view: InstanceView, now: Instant) -> Instant | None:
     """Return until when a model is not unloaded by its time to live, not before `now`; None: never by time.
 
     While it has requests nobody knows that yet: each that ends says it anew.
@@ -40,7 +40,7 @@ def _requests(fleet: Fleet, now: Instant) -> Iterator[Instant]:
         if waiter.deadline is not None:
             yield waiter.deadline
         view = fleet.instance(waiter.model_id)
-        if view.state is not State.LOADING:
+        if view.state is not InstanceState.LOADING:
             yield waiter.waiting_since + fleet.limits.max_wait_s
         if view.failures.retry_at > now and not view.state.holds_memory:
             yield view.failures.retry_at
@@ -57,21 +57,21 @@ def _requests(fleet: Fleet, now: Instant) -> Iterator[Instant]:
 def _instances(fleet: Fleet, now: Instant) -> Iterator[Instant]:
     """Times to live, and preloads that are tried again."""
     for view in fleet.instances.values():
-        due = expiry(fleet, view)
+        due = idle_deadline(fleet, view)
         if due is not None:
             yield due
         asked = view.wanted or any(fleet.loading_for(view.model_id))
         if asked and view.failures.retry_at > now:
             yield view.failures.retry_at
     if fleet.limits.cut_streams:
-        cuts = (cuts_at(fleet, one, model_id) for one in fleet.operations for model_id in one.leaving)
+        cuts = (cut_deadline(fleet, one, model_id) for one in fleet.operations for model_id in one.departing)
         yield from (due for due in cuts if due > now)
 
 
 def _room(fleet: Fleet, now: Instant) -> Iterator[Instant]:
     """While somebody waits for room: when others may be asked, or go, and when a drain lasts too long."""
     limits = fleet.limits
-    queued = {view.model_id for view in fleet.instances.values() if view.state is State.QUEUED}
+    queued = {view.model_id for view in fleet.instances.values() if view.state is InstanceState.QUEUED}
     if not queued:
         return
     arrivals = [waiter.arrived for waiter in fleet.waiting if waiter.model_id in queued]
@@ -81,16 +81,16 @@ def _room(fleet: Fleet, now: Instant) -> Iterator[Instant]:
             if arrived + patience > now:
                 yield arrived + patience
     for view in fleet.instances.values():
-        if view.state is State.READY and view.idle and view.ready_at + limits.min_residency_s > now:
+        if view.state is InstanceState.READY and view.idle and view.ready_at + limits.min_residency_s > now:
             yield view.ready_at + limits.min_residency_s
-    for claim in fleet.claims:
-        if not claim.committed:
-            yield _drain_ends(fleet, claim)
+    for reservation in fleet.reservations:
+        if not reservation.committed:
+            yield _drain_ends(fleet, reservation)
 
 
-def _drain_ends(fleet: Fleet, claim: Claim) -> Instant:
-    closed = [claim.widened_at]
-    for victim in claim.victims:
+def _drain_ends(fleet: Fleet, reservation: Reservation) -> Instant:
+    closed = [reservation.widened_at]
+    for victim in reservation.victims:
         view = fleet.instance(victim)
-        closed.append(closed_since(fleet, claim, view))
+        closed.append(gate_closed_since(fleet, reservation, view))
     return max(closed) + fleet.limits.backlog_time_s + fleet.limits.evict_timeout_s

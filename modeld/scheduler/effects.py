@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
-from modeld.domain.daemon_events import Kind
+from modeld.domain.daemon_events import EventKind
 from modeld.domain.model import ModelSpec
 from modeld.domain.operation import Operation, OperationState
 from modeld.domain.request_events import FinishReason
@@ -48,7 +48,7 @@ class CutReason(StrEnum):
         return FinishReason.TIMEOUT if self is CutReason.TIMEOUT else FinishReason.SHUTDOWN
 
 
-class Cut(msgspec.Struct, frozen=True):
+class CutRequest(msgspec.Struct, frozen=True):
     """End a granted request: with a legal last event, and out of its slot.
 
     `problem` is what it is told if it has no token yet.
@@ -59,7 +59,7 @@ class Cut(msgspec.Struct, frozen=True):
     problem: Problem
 
 
-class Load(msgspec.Struct, frozen=True):
+class StartLoad(msgspec.Struct, frozen=True):
     """Start the instance of a model; its memory is reserved."""
 
     spec: ModelSpec
@@ -68,13 +68,13 @@ class Load(msgspec.Struct, frozen=True):
     """Where it goes; None: llama.cpp's own choice."""
 
 
-class Stop(msgspec.Struct, frozen=True):
+class StopInstance(msgspec.Struct, frozen=True):
     """Stop an instance that no request holds."""
 
     model_id: str
 
 
-class SetThreads(msgspec.Struct, frozen=True):
+class ChangeThreads(msgspec.Struct, frozen=True):
     """Give an instance so many CPU threads."""
 
     model_id: str
@@ -99,7 +99,7 @@ class EndOperation(msgspec.Struct, frozen=True):
     problem: Problem | None = None
 
 
-class Tell(msgspec.Struct, frozen=True, kw_only=True):
+class RecordDecision(msgspec.Struct, frozen=True, kw_only=True):
     """A decision to show to the operator, with its reason and numbers."""
 
     action: str
@@ -114,31 +114,41 @@ class Tell(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the key of the operator who wanted it."""
 
 
-Effect = Grant | Refuse | Cut | Load | Stop | SetThreads | RefuseOperation | EndOperation | Tell
+Effect = (
+    Grant
+    | Refuse
+    | CutRequest
+    | StartLoad
+    | StopInstance
+    | ChangeThreads
+    | RefuseOperation
+    | EndOperation
+    | RecordDecision
+)
 
 
 _FAILURES = {"load_failed": "load", "died": "engine", "stuck": "hang"}
 _KINDS = {
-    "load": Kind.LOADING,
-    "ready": Kind.READY,
-    "evict": Kind.EVICTING,
-    "unload": Kind.UNLOADING,
-    "drain": Kind.DRAINING,
-    "stopped": Kind.STOPPED,
-    "restarted": Kind.RESTARTED,
-    "breaker_opened": Kind.BREAKER_OPENED,
-    "breaker_closed": Kind.BREAKER_CLOSED,
-    "refuse": Kind.REFUSED,
-    "pin": Kind.PINNED,
-    "unpin": Kind.UNPINNED,
-    **dict.fromkeys(_FAILURES, Kind.FAILED),
+    "load": EventKind.LOADING,
+    "ready": EventKind.READY,
+    "evict": EventKind.EVICTING,
+    "unload": EventKind.UNLOADING,
+    "drain": EventKind.DRAINING,
+    "stopped": EventKind.STOPPED,
+    "restarted": EventKind.RESTARTED,
+    "breaker_opened": EventKind.BREAKER_OPENED,
+    "breaker_closed": EventKind.BREAKER_CLOSED,
+    "refuse": EventKind.REFUSED,
+    "pin": EventKind.PINNED,
+    "unpin": EventKind.UNPINNED,
+    **dict.fromkeys(_FAILURES, EventKind.FAILED),
 }
 
 
-def kind_of(tell: Tell) -> tuple[Kind, str]:
+def kind_of(tell: RecordDecision) -> tuple[EventKind, str]:
     """Return the kind and the cause of the event that shows a decision."""
-    kind = _KINDS.get(tell.action, Kind.DECIDED)
-    if kind is Kind.DECIDED:
+    kind = _KINDS.get(tell.action, EventKind.DECIDED)
+    if kind is EventKind.DECIDED:
         return kind, tell.action
     return kind, tell.kind or _FAILURES.get(tell.action, "")
 

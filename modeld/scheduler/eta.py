@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
-from modeld.domain.instance_state import State
-from modeld.scheduler.draining import is_closed, turn_ends
-from modeld.scheduler.queue_order import drains_from
+from modeld.domain.instance_state import InstanceState
+from modeld.scheduler.draining import gate_is_closed, turn_end
+from modeld.scheduler.queue_order import drain_start
 from modeld.scheduler.state import Fleet, InstanceView, Instant
 
 
@@ -24,12 +24,12 @@ def eta(fleet: Fleet, model_id: str, position: int, now: Instant) -> float | Non
     if view.service_s is None:
         return None
     slots = max(1, view.slots)
-    in_service = view.state is State.READY and not is_closed(fleet, view, now)
+    in_service = view.state is InstanceState.READY and not gate_is_closed(fleet, view, now)
     rounds = math.ceil(position / slots) if in_service else (position - 1) // slots
-    return ready_in(fleet, model_id, now) + rounds * view.service_s
+    return seconds_until_ready(fleet, model_id, now) + rounds * view.service_s
 
 
-def ready_in(fleet: Fleet, model_id: str, now: Instant) -> float:
+def seconds_until_ready(fleet: Fleet, model_id: str, now: Instant) -> float:
     """Estimate the seconds until a model takes requests: 0 if it does, else what is left of its load.
 
     If it needs room that is not free: the time until busy models are asked to go, the rest of their
@@ -37,17 +37,24 @@ def ready_in(fleet: Fleet, model_id: str, now: Instant) -> float:
     """
     view = fleet.instance(model_id)
     match view.state:
-        case State.READY if not is_closed(fleet, view, now):
+        case InstanceState.READY if not gate_is_closed(fleet, view, now):
             return 0.0
-        case State.LOADING:
+        case InstanceState.LOADING:
             return max(0.0, view.load_s - (now - view.load_started))
-        case State.READY:
-            claimant = next((claim.model_id for claim in fleet.claims if model_id in claim.victims), None)
+        case InstanceState.READY:
+            claimant = next(
+                (
+                    reservation.model_id
+                    for reservation in fleet.reservations
+                    if model_id in reservation.victims
+                ),
+                None,
+            )
             if claimant is None:  # An operator unloads it.
                 return (view.service_s or 0.0) + view.load_s
             other = fleet.instance(claimant)
             return (view.service_s or 0.0) + other.load_s + fleet.limits.quantum_s + view.load_s
-        case State.QUEUED:
+        case InstanceState.QUEUED:
             return max(_room_in(fleet, view, now), view.failures.retry_at - now) + view.load_s
         case _:
             return max(0.0, view.failures.retry_at - now) + view.load_s
@@ -62,7 +69,7 @@ def retry_after(fleet: Fleet, model_id: str, now: Instant) -> int:
     view = fleet.instance(model_id)
     if view.service_s is None:
         return 1
-    return max(1, math.ceil(ready_in(fleet, model_id, now) + view.service_s / max(1, view.slots)))
+    return max(1, math.ceil(seconds_until_ready(fleet, model_id, now) + view.service_s / max(1, view.slots)))
 
 
 def retry_after_any(fleet: Fleet) -> int:
@@ -70,24 +77,26 @@ def retry_after_any(fleet: Fleet) -> int:
     rate = sum(
         view.slots / view.service_s
         for view in fleet.instances.values()
-        if view.service_s and view.state is State.READY
+        if view.service_s and view.state is InstanceState.READY
     )
     return max(1, math.ceil(1 / rate)) if rate else 1
 
 
 def _room_in(fleet: Fleet, view: InstanceView, now: Instant) -> float:
-    claim = next((claim for claim in fleet.claims if claim.model_id == view.model_id), None)
-    if claim is None:
-        drains = drains_from(fleet, view.model_id)
+    reservation = next(
+        (reservation for reservation in fleet.reservations if reservation.model_id == view.model_id), None
+    )
+    if reservation is None:
+        drains = drain_start(fleet, view.model_id)
         asked_in = 0.0 if drains is None else max(0.0, drains - now)
         holders = [one for one in fleet.instances.values() if one.reserved]
     else:
         asked_in = 0.0
-        holders = [fleet.instance(victim) for victim in claim.victims]
-    if claim is not None and claim.committed:
+        holders = [fleet.instance(victim) for victim in reservation.victims]
+    if reservation is not None and reservation.committed:
         return 0.0
     waits = [
-        max(asked_in, turn_ends(fleet, one) - now) + (0.0 if one.idle else one.service_s or 0.0)
+        max(asked_in, turn_end(fleet, one) - now) + (0.0 if one.idle else one.service_s or 0.0)
         for one in holders
     ]
-    return (max if claim is not None else min)(waits, default=asked_in)
+    return (max if reservation is not None else min)(waits, default=asked_in)

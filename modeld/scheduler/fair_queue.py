@@ -21,8 +21,8 @@ from itertools import count
 
 from msgspec.structs import replace
 
-from modeld.domain.instance_state import State
-from modeld.domain.request import Priority, Stake
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.request import Priority, Tenant
 from modeld.scheduler.state import Fleet, InstanceView, Lease, Shares, Waiter
 
 OF_CLASS: Mapping[Priority, float] = {Priority.HIGH: 4.0, Priority.NORMAL: 1.0, Priority.LOW: 0.25}
@@ -32,15 +32,15 @@ NO_SHARES = Shares()
 
 def quantum(fleet: Fleet, request: Waiter) -> float:
     """Return the tokens that an owner gets in a turn, at whose head this request waits."""
-    return fleet.limits.share_tokens * request.stake.weight * OF_CLASS[request.priority]
+    return fleet.limits.share_tokens * request.tenant.weight * OF_CLASS[request.priority]
 
 
-def with_turns(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> InstanceView:
+def with_turns_begun(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> InstanceView:
     """Return the view with turns begun, if more than one owner waits and there were none.
 
     At once when the second one comes: what the first has in front of the slots then is part of his turn.
     """
-    if view.shares.order or len({waiter.stake.owner for waiter in waiters}) <= 1:
+    if view.shares.order or len({waiter.tenant.owner for waiter in waiters}) <= 1:
         return view
     return replace(view, shares=_begun(fleet, view, _lines(waiters)))
 
@@ -48,18 +48,18 @@ def with_turns(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> I
 def _lines(waiters: Sequence[Waiter]) -> dict[str, deque[Waiter]]:
     lines: dict[str, deque[Waiter]] = {}
     for waiter in waiters:
-        lines.setdefault(waiter.stake.owner, deque()).append(waiter)
+        lines.setdefault(waiter.tenant.owner, deque()).append(waiter)
     return lines
 
 
-def in_order(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> list[Waiter]:
-    """Return all of `in_turns`."""
-    if not view.shares.order and len({waiter.stake.owner for waiter in waiters}) <= 1:
+def fair_order(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> list[Waiter]:
+    """Return all of `fair_turns`."""
+    if not view.shares.order and len({waiter.tenant.owner for waiter in waiters}) <= 1:
         return list(waiters)
-    return list(in_turns(fleet, view, waiters))
+    return list(fair_turns(fleet, view, waiters))
 
 
-def in_turns(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> Turns:
+def fair_turns(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> FairTurns:
     """Return an iterator over all who wait for a slot of a model, in the order of their turns.
 
     Args:
@@ -69,10 +69,10 @@ def in_turns(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> Tur
     """
     lines = _lines(waiters)
     if len(lines) <= 1 and not view.shares.order:
-        return Turns(
+        return FairTurns(
             fleet, Shares(order=tuple(lines), credit=dict.fromkeys(lines, math.inf), begun=True), lines
         )
-    return Turns(fleet, _begun(fleet, view, lines), lines)
+    return FairTurns(fleet, _begun(fleet, view, lines), lines)
 
 
 def _begun(fleet: Fleet, view: InstanceView, lines: Mapping[str, Sequence[Waiter]]) -> Shares:
@@ -86,7 +86,7 @@ def _begun(fleet: Fleet, view: InstanceView, lines: Mapping[str, Sequence[Waiter
     if shares.order:
         order = (*shares.order, *new)
         return replace(shares, order=order, credit={**shares.credit, **dict.fromkeys(new, 0.0)})
-    ahead = {owner: sum(lease.stake.tokens for lease in in_front(view, owner)) for owner in new}
+    ahead = {owner: sum(lease.tenant.tokens for lease in queue_heads(view, owner)) for owner in new}
     left = {owner: quantum(fleet, lines[owner][0]) - ahead[owner] for owner in new if ahead[owner]}
     first = [owner for owner in new if left.get(owner, 0.0) > 0]
     over = [owner for owner in new if left.get(owner, 1.0) <= 0]
@@ -97,7 +97,7 @@ def _begun(fleet: Fleet, view: InstanceView, lines: Mapping[str, Sequence[Waiter
     return Shares(order=order, credit=credit, begun=bool(first))
 
 
-class Turns:
+class FairTurns:
     """Takes one after the other."""
 
     def __init__(self, fleet: Fleet, shares: Shares, lines: Mapping[str, deque[Waiter]]) -> None:
@@ -136,7 +136,7 @@ class Turns:
                 self._begun = True
             if line and self._credit[owner] > 0:
                 waiter = line.popleft()
-                self._credit[owner] -= max(1, waiter.stake.tokens)
+                self._credit[owner] -= max(1, waiter.tenant.tokens)
                 if self._credit[owner] <= 0:
                     self._next()
                 return waiter
@@ -167,31 +167,31 @@ class Turns:
             self._credit[owner] = min(0.0, self._credit[owner] + rounds * self._quantum(owner))
 
 
-def in_front(view: InstanceView, owner: str) -> list[Lease]:
+def queue_heads(view: InstanceView, owner: str) -> list[Lease]:
     """Return what of an owner's waits in front of a model's slots, less what a free slot awaits."""
-    free = max(0, view.slots - view.inflight) if view.state is State.READY else 0
+    free = max(0, view.slots - view.inflight) if view.state is InstanceState.READY else 0
     fifo = [lease for lease in view.leases if lease.waits_for_slot]
-    return [lease for lease in fifo[free:] if lease.stake.owner == owner]
+    return [lease for lease in fifo[free:] if lease.tenant.owner == owner]
 
 
-def may_queue_up(fleet: Fleet, view: InstanceView, waiter: Waiter) -> bool:
+def may_queue(fleet: Fleet, view: InstanceView, waiter: Waiter) -> bool:
     """Whether a request may go in front of the slots already.
 
     An owner has there what a quantum allows, or one request: that is what who comes next has to wait for.
     Into a free slot it may go at any time.
     """
-    if not waiter.stake.owner or view.slot_leases < view.slots:
+    if not waiter.tenant.owner or view.slot_leases < view.slots:
         return True
-    there = in_front(view, waiter.stake.owner)
-    tokens = sum(lease.stake.tokens for lease in there) + waiter.stake.tokens
+    there = queue_heads(view, waiter.tenant.owner)
+    tokens = sum(lease.tenant.tokens for lease in there) + waiter.tenant.tokens
     return not there or tokens <= quantum(fleet, waiter)
 
 
-def settled(shares: Shares, stake: Stake, tokens: int | None) -> Shares:
+def settle_shares(shares: Shares, tenant: Tenant, tokens: int | None) -> Shares:
     """Return the turns after a request ended that took so many tokens: what it took less pays a debt."""
-    if tokens is None or stake.owner not in shares.credit:
+    if tokens is None or tenant.owner not in shares.credit:
         return shares
-    credit = shares.credit[stake.owner]
+    credit = shares.credit[tenant.owner]
     # A turn under way gets no longer by it, and a debt becomes no credit: turns stay within a quantum.
     most = max(0.0, credit)
-    return replace(shares, credit={**shares.credit, stake.owner: min(most, credit + stake.tokens - tokens)})
+    return replace(shares, credit={**shares.credit, tenant.owner: min(most, credit + tenant.tokens - tokens)})

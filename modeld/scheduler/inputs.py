@@ -6,13 +6,13 @@ from __future__ import annotations
 import msgspec
 
 from modeld.domain.model import Catalog
-from modeld.domain.request import Priority, Stake
+from modeld.domain.request import Priority, Tenant
 from modeld.errors import Problem
-from modeld.memory.devices import DeviceRoom
+from modeld.memory.devices import DeviceLimit
 from modeld.scheduler.state import Instant
 
 
-class Arrived(msgspec.Struct, frozen=True, kw_only=True):
+class RequestArrived(msgspec.Struct, frozen=True, kw_only=True):
     """A request for a model. Answered at once by `Refuse`, or later by `Grant` or `Refuse`."""
 
     ticket: int
@@ -20,24 +20,24 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.NORMAL
     deadline: Instant | None = None
     keep_alive_s: float | None = None
-    aside: bool = False
+    needs_no_slot: bool = False
     """It needs the model, but none of its slots."""
-    stake: Stake = Stake()
+    tenant: Tenant = Tenant()
 
 
-class Left(msgspec.Struct, frozen=True):
+class RequestLeft(msgspec.Struct, frozen=True):
     """The request was ended from outside: its client is gone."""
 
     ticket: int
 
 
-class GotSlot(msgspec.Struct, frozen=True):
+class SlotTaken(msgspec.Struct, frozen=True):
     """A granted request has its slot and its cells; prefill begins."""
 
     ticket: int
 
 
-class Released(msgspec.Struct, frozen=True):
+class SlotReleased(msgspec.Struct, frozen=True):
     """The instance has let go of a granted request, whatever became of it."""
 
     ticket: int
@@ -47,21 +47,21 @@ class Released(msgspec.Struct, frozen=True):
     """Those of its prompt and its answer; None: as many as estimated."""
 
 
-class Loaded(msgspec.Struct, frozen=True):
+class InstanceLoaded(msgspec.Struct, frozen=True):
     """The model is ready, with so many slots."""
 
     model_id: str
     slots: int
 
 
-class LoadFailed(msgspec.Struct, frozen=True):
+class InstanceLoadFailed(msgspec.Struct, frozen=True):
     """The load failed; its memory is given back."""
 
     model_id: str
     problem: Problem
 
 
-class Died(msgspec.Struct, frozen=True):
+class InstanceDied(msgspec.Struct, frozen=True):
     """The engine broke and its memory is gone. What had begun to answer was failed; the rest waits again."""
 
     model_id: str
@@ -70,14 +70,14 @@ class Died(msgspec.Struct, frozen=True):
     """Requests that the engine had, and of whose answer nothing was seen: they may begin anew."""
 
 
-class Stuck(msgspec.Struct, frozen=True):
+class InstanceStuck(msgspec.Struct, frozen=True):
     """The engine hangs, and cannot be killed. What was in its slots was failed; its memory is still held."""
 
     model_id: str
     problem: Problem
 
 
-class Stopped(msgspec.Struct, frozen=True):
+class InstanceStopped(msgspec.Struct, frozen=True):
     """The instance stopped as it was told to; its memory is given back."""
 
     model_id: str
@@ -89,13 +89,13 @@ class CatalogChanged(msgspec.Struct, frozen=True):
     catalog: Catalog
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class ModelWanted(msgspec.Struct, frozen=True):
     """Load this model although nobody waits for it (preload)."""
 
     model_id: str
 
 
-class LoadAsked(msgspec.Struct, frozen=True, kw_only=True):
+class LoadRequested(msgspec.Struct, frozen=True, kw_only=True):
     """An operator wants a model loaded. Answered by `RefuseOperation` at once, or later by `EndOperation`."""
 
     operation: str
@@ -107,8 +107,8 @@ class LoadAsked(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the operator's key, where keys are in force."""
 
 
-class UnloadAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """An operator wants a model out of memory. Answered as `LoadAsked` is."""
+class UnloadRequested(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator wants a model out of memory. Answered as `LoadRequested` is."""
 
     operation: str
     model_id: str
@@ -117,22 +117,22 @@ class UnloadAsked(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
 
 
-class SwitchAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """An operator wants this model, and no other that is not pinned. Answered as `LoadAsked` is."""
+class SwitchRequested(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator wants this model, and no other that is not pinned. Answered as `LoadRequested` is."""
 
     operation: str
     model_id: str
     key: str = ""
 
 
-class GivenUp(msgspec.Struct, frozen=True):
+class OperationCancelled(msgspec.Struct, frozen=True):
     """Nobody wants this operation any more."""
 
     operation: str
     key: str = ""
 
 
-class Pinned(msgspec.Struct, frozen=True):
+class PinChanged(msgspec.Struct, frozen=True):
     """An operator pins a model, or lets it go."""
 
     model_id: str
@@ -140,46 +140,46 @@ class Pinned(msgspec.Struct, frozen=True):
     key: str = ""
 
 
-class Drain(msgspec.Struct, frozen=True):
+class DrainAll(msgspec.Struct, frozen=True):
     """Take no new requests; those inside go on."""
 
 
-class CutAll(msgspec.Struct, frozen=True):
+class CutAllRequests(msgspec.Struct, frozen=True):
     """End every request now: the time to drain is over."""
 
 
 class DevicesChanged(msgspec.Struct, frozen=True):
     """Other processes hold more or less of the devices' memory than before."""
 
-    devices: tuple[DeviceRoom, ...]
+    devices: tuple[DeviceLimit, ...]
 
 
 class Tick(msgspec.Struct, frozen=True):
     """Time has passed."""
 
 
-Asked = LoadAsked | UnloadAsked | SwitchAsked
+Asked = LoadRequested | UnloadRequested | SwitchRequested
 """What begins an operation."""
 
 Input = (
-    Arrived
-    | Left
-    | GotSlot
-    | Released
-    | Loaded
-    | LoadFailed
-    | Died
-    | Stuck
-    | Stopped
+    RequestArrived
+    | RequestLeft
+    | SlotTaken
+    | SlotReleased
+    | InstanceLoaded
+    | InstanceLoadFailed
+    | InstanceDied
+    | InstanceStuck
+    | InstanceStopped
     | CatalogChanged
-    | Wanted
-    | LoadAsked
-    | UnloadAsked
-    | SwitchAsked
-    | GivenUp
-    | Pinned
-    | Drain
-    | CutAll
+    | ModelWanted
+    | LoadRequested
+    | UnloadRequested
+    | SwitchRequested
+    | OperationCancelled
+    | PinChanged
+    | DrainAll
+    | CutAllRequests
     | DevicesChanged
     | Tick
 )

@@ -5,23 +5,23 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from modeld.domain.instance_state import State, move
+from modeld.domain.instance_state import InstanceState, transition
 from modeld.domain.model import MIB
 from modeld.errors import EngineFailed, FileChanged, OutOfMemory, Problem
-from modeld.memory.calibration import raised
+from modeld.memory.calibration import with_new_peak
 from modeld.scheduler import inputs
 from modeld.scheduler.admission import (
     after_failure,
     after_load,
+    breaker_decision,
     crashed,
     is_open,
-    model_failed,
-    told_of_breaker,
-    told_of_recovery,
+    model_failed_problem,
+    recovery_decision,
 )
 from modeld.scheduler.capacity import STUCK_RETRY_S
-from modeld.scheduler.effects import Effect, Outcome, Refuse, Tell
-from modeld.scheduler.keep_alive import OPERATOR, until
+from modeld.scheduler.effects import Effect, Outcome, RecordDecision, Refuse
+from modeld.scheduler.keep_alive import OPERATOR, expires_at
 from modeld.scheduler.operations import fail_loads
 from modeld.scheduler.queue_order import refuse_waiters
 from modeld.scheduler.state import Failures, Fleet, InstanceView, Instant, Lease, Waiter
@@ -30,19 +30,19 @@ NEXT_LOOK_S = 5.0
 """By then the folder was looked at (every 2 s), or it does not answer."""
 
 
-def loaded(fleet: Fleet, model_id: str, slots: int, now: Instant) -> Outcome:
+def on_loaded(fleet: Fleet, model_id: str, slots: int, now: Instant) -> Outcome:
     """Make an instance ready that was loaded; one that was given up meanwhile goes."""
     view = fleet.instance(model_id)
-    if view.state is State.DRAINING:  # It was given up while it loaded.
+    if view.state is InstanceState.DRAINING:  # It was given up while it loaded.
         return fleet, []
     spec = fleet.catalog.models.get(model_id)
     ttl = None if spec is None else spec.ttl_s
     load_s = now - view.load_started
     failures = view.failures
-    stays = {OPERATOR: until(ttl, now)} if view.wanted else {}
+    stays = {OPERATOR: expires_at(ttl, now)} if view.wanted else {}
     view = replace(
         view,
-        state=move(view.state, State.READY),
+        state=transition(view.state, InstanceState.READY),
         slots=slots,
         wanted=False,
         last_used=now,
@@ -58,10 +58,10 @@ def loaded(fleet: Fleet, model_id: str, slots: int, now: Instant) -> Outcome:
     )
     numbers = {"load_s": round(load_s, 3), "slots": slots}
     effects: list[Effect] = [
-        Tell(action="ready", model_id=model_id, reason="it was loaded", numbers=numbers),
-        *told_of_recovery(model_id, failures),
+        RecordDecision(action="ready", model_id=model_id, reason="it was loaded", numbers=numbers),
+        *recovery_decision(model_id, failures),
     ]
-    return replace(fleet.having(view), waiting=waiting, loads=fleet.loads + 1), effects
+    return replace(fleet.with_instance(view), waiting=waiting, loads=fleet.loads + 1), effects
 
 
 def _without_load(waiter: Waiter, load_started: Instant, now: Instant) -> Waiter:
@@ -69,7 +69,7 @@ def _without_load(waiter: Waiter, load_started: Instant, now: Instant) -> Waiter
     return replace(waiter, waiting_since=waiter.waiting_since + now - max(load_started, waiter.arrived))
 
 
-def load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
+def on_load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
     """Refuse who waits for it, and try again after a backoff.
 
     Nobody is refused where it is tried once more: at once, with more memory, if that ran out; after the next
@@ -79,19 +79,19 @@ def load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> 
     if problem.kind == OutOfMemory.kind and (again := _replanned(fleet, view, problem, now)) is not None:
         return again
     if problem.kind == FileChanged.kind and not view.failures.in_a_row:
-        return _looked_at_again(fleet, view, problem, now)
+        return _file_rechecked(fleet, view, problem, now)
     before = view.failures
     failures = after_failure(before, problem, now, while_loading=True)
-    fleet = fleet.having(_without_memory(view, State.ERROR, failures))
-    refusal = model_failed(model_id, problem, failures.retry_at - now)
+    fleet = fleet.with_instance(_without_memory(view, InstanceState.ERROR, failures))
+    refusal = model_failed_problem(model_id, problem, failures.retry_at - now)
     effects: list[Effect] = [
-        Tell(
+        RecordDecision(
             action="load_failed",
             model_id=model_id,
             reason=problem.message,
             numbers={"failures": failures.in_a_row, "retry_in_s": failures.retry_at - now},
         ),
-        *told_of_breaker(model_id, before, failures, now),
+        *breaker_decision(model_id, before, failures, now),
     ]
     fleet, more = _refuse_all(fleet, model_id, refusal)
     return fleet, effects + more
@@ -100,53 +100,53 @@ def load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> 
 def _replanned(fleet: Fleet, view: InstanceView, problem: Problem, now: Instant) -> Outcome | None:
     """Plan a load anew for which memory did not suffice, with a raised estimate; None: it was done before."""
     spec = fleet.catalog.models.get(view.model_id)
-    if spec is None or view.failures.in_a_row or (larger := raised(spec)) is None:
+    if spec is None or view.failures.in_a_row or (larger := with_new_peak(spec)) is None:
         return None
     failures = after_failure(view.failures, problem, now, while_loading=False)
-    view = _without_memory(view, State.ERROR, replace(failures, retry_at=now))
+    view = _without_memory(view, InstanceState.ERROR, replace(failures, retry_at=now))
     catalog = replace(fleet.catalog, models={**fleet.catalog.models, spec.id: larger})
     before, after = spec.footprint.total / MIB, larger.footprint.total / MIB
-    tell = Tell(
+    tell = RecordDecision(
         action="replan",
         model_id=spec.id,
         reason=f"memory ran out while it was loaded; its estimate goes from {before:.0f} to {after:.0f} MiB, "
         f"and it is tried once more: {problem.message}",
         numbers={"before_mb": before, "need_mb": after},
     )
-    return replace(fleet.having(view), catalog=catalog), [tell]
+    return replace(fleet.with_instance(view), catalog=catalog), [tell]
 
 
-def _looked_at_again(fleet: Fleet, view: InstanceView, problem: Problem, now: Instant) -> Outcome:
+def _file_rechecked(fleet: Fleet, view: InstanceView, problem: Problem, now: Instant) -> Outcome:
     """Wait for the next look at the folder; `note` has it loaded anew as soon as that has found a change."""
     failures = after_failure(view.failures, problem, now, while_loading=False)
-    view = _without_memory(view, State.ERROR, replace(failures, retry_at=now + NEXT_LOOK_S))
-    tell = Tell(
+    view = _without_memory(view, InstanceState.ERROR, replace(failures, retry_at=now + NEXT_LOOK_S))
+    tell = RecordDecision(
         action="replan",
         model_id=view.model_id,
         reason=f"it is tried once more after the next look at the folder: {problem.message}",
     )
-    return fleet.having(view), [tell]
+    return fleet.with_instance(view), [tell]
 
 
-def died(fleet: Fleet, event: inputs.Died, now: Instant) -> Outcome:
+def on_died(fleet: Fleet, event: inputs.InstanceDied, now: Instant) -> Outcome:
     """Give the memory back and let those who saw nothing wait again, unless the breaker opened.
 
     A request that was in a slot begins anew once: if two engines died over it, it may be the cause.
     """
     model_id, problem = event.model_id, event.problem
     view = fleet.instance(model_id)
-    failures = crashed(view.failures, problem, now, loading=view.state is State.LOADING)
+    failures = crashed(view.failures, problem, now, loading=view.state is InstanceState.LOADING)
     spec = fleet.catalog.models.get(model_id)
     before = view.leases
-    tripped = told_of_breaker(model_id, view.failures, failures, now)
+    tripped = breaker_decision(model_id, view.failures, failures, now)
     view = replace(
-        _without_memory(view, State.ERROR, failures),
+        _without_memory(view, InstanceState.ERROR, failures),
         restarts=view.restarts + 1,
         wanted=view.wanted or (spec is not None and spec.preload),
     )
     numbers = {"failures": failures.in_a_row, "retry_in_s": failures.retry_at - now}
     effects: list[Effect] = [
-        Tell(action="died", model_id=model_id, reason=problem.message, numbers=numbers),
+        RecordDecision(action="died", model_id=model_id, reason=problem.message, numbers=numbers),
         *tripped,
     ]
     waiting: list[Waiter] = []
@@ -157,29 +157,31 @@ def died(fleet: Fleet, event: inputs.Died, now: Instant) -> Outcome:
         if in_slot and lease.deaths:
             effects.append(Refuse(lease.ticket, _cause_of_two(problem)))
         else:
-            waiting.append(_waiter_again(lease, model_id, now, deaths=lease.deaths + in_slot))
-    fleet = replace(fleet.having(view), waiting=(*waiting, *fleet.waiting))
+            waiting.append(_requeued(lease, model_id, now, deaths=lease.deaths + in_slot))
+    fleet = replace(fleet.with_instance(view), waiting=(*waiting, *fleet.waiting))
     if not is_open(failures, now):
         return fleet, effects
-    fleet, more = _refuse_all(fleet, model_id, model_failed(model_id, problem, failures.retry_at - now))
+    fleet, more = _refuse_all(
+        fleet, model_id, model_failed_problem(model_id, problem, failures.retry_at - now)
+    )
     return fleet, effects + more
 
 
-def stuck(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
+def on_stuck(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Outcome:
     """Take nothing more in; its memory stays held, and its end is waited for."""
     view = fleet.instance(model_id)
     failures = after_failure(view.failures, problem, now, while_loading=True)
-    tripped = told_of_breaker(model_id, view.failures, failures, now)
-    refusal = model_failed(model_id, problem, STUCK_RETRY_S)
+    tripped = breaker_decision(model_id, view.failures, failures, now)
+    refusal = model_failed_problem(model_id, problem, STUCK_RETRY_S)
     fifo = [lease.ticket for lease in view.leases if lease.slot_since is None and not lease.closed]
-    state = move(view.state, State.DRAINING)
+    state = transition(view.state, InstanceState.DRAINING)
     view = replace(view, state=state, leases=(), stopping=True, stuck=problem, failures=failures)
     effects: list[Effect] = [
-        Tell(action="stuck", model_id=model_id, reason=problem.message),
+        RecordDecision(action="stuck", model_id=model_id, reason=problem.message),
         *tripped,
     ]
     effects += [Refuse(ticket, refusal) for ticket in fifo]
-    fleet, more = _refuse_all(fleet.having(view), model_id, refusal)
+    fleet, more = _refuse_all(fleet.with_instance(view), model_id, refusal)
     return fleet, effects + more
 
 
@@ -190,7 +192,7 @@ def _refuse_all(fleet: Fleet, model_id: str, refusal: Problem) -> Outcome:
     return fleet, effects + more
 
 
-def _waiter_again(lease: Lease, model_id: str, now: Instant, *, deaths: int) -> Waiter:
+def _requeued(lease: Lease, model_id: str, now: Instant, *, deaths: int) -> Waiter:
     """Return a request to the queue. The time it had a slot is no time of waiting."""
     served = 0.0 if lease.slot_since is None else now - lease.slot_since
     return Waiter(
@@ -201,8 +203,8 @@ def _waiter_again(lease: Lease, model_id: str, now: Instant, *, deaths: int) -> 
         deadline=lease.deadline,
         priority=lease.priority,
         keep_alive_s=lease.keep_alive_s,
-        aside=lease.aside,
-        stake=lease.stake,
+        needs_no_slot=lease.needs_no_slot,
+        tenant=lease.tenant,
         deaths=deaths,
     )
 
@@ -214,22 +216,22 @@ def _cause_of_two(problem: Problem) -> Problem:
     ).as_problem()
 
 
-def stopped(fleet: Fleet, model_id: str) -> Outcome:
+def on_stopped(fleet: Fleet, model_id: str) -> Outcome:
     """Give back the memory of an instance that was told to stop, and has."""
     view = fleet.instance(model_id)
-    tell = Tell(
+    tell = RecordDecision(
         action="stopped",
         model_id=model_id,
         reason="it gave its memory back",
         numbers={"freed_mb": view.reserved / MIB},
     )
-    return fleet.having(_without_memory(view, State.STOPPED, view.failures)), [tell]
+    return fleet.with_instance(_without_memory(view, InstanceState.STOPPED, view.failures)), [tell]
 
 
-def _without_memory(view: InstanceView, state: State, failures: Failures) -> InstanceView:
+def _without_memory(view: InstanceView, state: InstanceState, failures: Failures) -> InstanceView:
     return replace(
         view,
-        state=move(view.state, state),
+        state=transition(view.state, state),
         reserved=0,
         placement=None,
         leases=(),

@@ -15,19 +15,19 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from modeld.domain.model import Catalog, ModelSpec
-from modeld.scheduler.effects import Outcome, Tell
+from modeld.scheduler.effects import Outcome, RecordDecision
 from modeld.scheduler.state import Fleet, InstanceView, Instant
 
 OPERATOR = ""
 """Whose word an operation is; also that of everybody where no keys are in force."""
 
 
-def until(keep_s: float | None, now: Instant) -> Instant:
+def expires_at(keep_s: float | None, now: Instant) -> Instant:
     """Return the end of a stay of so many seconds; None and what is negative have none: infinity."""
     return math.inf if keep_s is None or keep_s < 0 else now + keep_s
 
 
-def having_said(
+def with_keep_alive(
     view: InstanceView, owner: str, end: Instant, now: Instant, *, alone: bool = False
 ) -> InstanceView:
     """Return a model that stays as long as anybody has it stay, now that `owner` has said until `end`.
@@ -35,15 +35,15 @@ def having_said(
     `alone`: his word is the only one that counts.
     """
     others = {} if alone else {who: when for who, when in view.stays.items() if when > now and who != owner}
-    return _staying(view, {**others, owner: end})
+    return _with_stay(view, {**others, owner: end})
 
 
-def prolonged(view: InstanceView, end: Instant) -> InstanceView:
+def extended(view: InstanceView, end: Instant) -> InstanceView:
     """Return a model that stays at least until `end`, and as long as it would anyway."""
-    return _staying(view, {**view.stays, OPERATOR: max(view.stays.get(OPERATOR, end), end)})
+    return _with_stay(view, {**view.stays, OPERATOR: max(view.stays.get(OPERATOR, end), end)})
 
 
-def _staying(view: InstanceView, stays: Mapping[str, Instant]) -> InstanceView:
+def _with_stay(view: InstanceView, stays: Mapping[str, Instant]) -> InstanceView:
     end = max(stays.values())
     return replace(view, stays=stays, keep_until=None if end == math.inf else end)
 
@@ -62,7 +62,9 @@ def pin(fleet: Fleet, model_id: str, *, pinned: bool, key: str = "") -> Outcome:
     if not changed:
         return fleet, []
     reason = "an operator wants it to stay" if pinned else "an operator lets it go"
-    return fleet, [Tell(action="pin" if pinned else "unpin", model_id=model_id, reason=reason, key=key)]
+    return fleet, [
+        RecordDecision(action="pin" if pinned else "unpin", model_id=model_id, reason=reason, key=key)
+    ]
 
 
 def with_pins(catalog: Catalog, pins: Mapping[str, bool]) -> Catalog:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Loads what is waited for, and makes room for it: the third rule of a scheduling step.
 
-A demand that does not fit gets a claim as soon as somebody can go for it. From then on the bytes that
+A demand that does not fit gets a reservation as soon as somebody can go for it. From then on the bytes that
 become free are its own, so no eviction is made in vain and no later demand delays it.
 
-    (1) claims are met, the oldest first, when their bytes are free; until then their victims are
+    (1) reservations are met, the oldest first, when their bytes are free; until then their victims are
         stopped as soon as enough of them are idle
-    (2) other demands, the most urgent first, are loaded where they fit in what no claim needs
-    (3) the first that does not fit gets a claim on models that are idle, or, once it waited for
+    (2) other demands, the most urgent first, are loaded where they fit in what no reservation needs
+    (3) the first that does not fit gets a reservation on models that are idle, or, once it waited for
         `max_wait_before_drain`, on busy ones, whose gates close when their turn is over
         (models whose loss costs more than twice as much as that of busy ones are spared for a second)
-    (4) behind a demand that still waits for its claim, nothing is evicted
+    (4) behind a demand that still waits for its reservation, nothing is evicted
 """
 
 from __future__ import annotations
@@ -19,68 +19,83 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from modeld.domain.instance_state import State, move
+from modeld.domain.instance_state import InstanceState, transition
 from modeld.domain.model import MIB, ModelSpec
 from modeld.errors import Evicted, Problem
-from modeld.memory.devices import Amount, covers, minus
+from modeld.memory.devices import Amount, fits_in, subtract
 from modeld.memory.layer_placement import in_mib
 from modeld.scheduler.capacity import (
-    Need,
-    amounts,
-    fits_not_now,
-    fitting,
-    goals,
+    LoadRequirement,
+    cannot_fit_yet,
+    device_bytes,
+    fitting_size,
+    free_memory,
+    load_targets,
     never_fits,
-    room_of,
     share_cores,
 )
-from modeld.scheduler.draining import closed_since
-from modeld.scheduler.effects import CutReason, Effect, Load, Outcome, Tell
-from modeld.scheduler.eviction import SPARE_S, candidate, choose, cost, drain_set, idle_set, movable
+from modeld.scheduler.draining import gate_closed_since
+from modeld.scheduler.effects import CutReason, Effect, Outcome, RecordDecision, StartLoad
+from modeld.scheduler.eviction import (
+    SPARE_S,
+    busy_victims,
+    choose_victims,
+    cost,
+    evictable,
+    eviction_candidate,
+    idle_victims,
+)
 from modeld.scheduler.operations import fail_loads
 from modeld.scheduler.queue_order import (
     cut_leases,
     demands,
-    drains_from,
+    drain_start,
     oldest_arrival,
     refuse_waiters,
-    wanted_by,
+    requesting_key,
 )
-from modeld.scheduler.reservations import need, owed, pending, spoken_for, with_claim, without_claim
-from modeld.scheduler.state import Claim, Eviction, Fleet, Instant
+from modeld.scheduler.reservations import (
+    need,
+    pending_bytes,
+    reserved_bytes,
+    victims_of_others,
+    with_reservation,
+    without_reservation,
+)
+from modeld.scheduler.state import Eviction, Fleet, Instant, Reservation
 
 # ----------------------------------------------------------------------
-# Makes the claim of a demand that does not fit: at which place room is made for it, and who goes. Pure.
+# Makes the reservation of a demand that does not fit: at which place room is made for it, and who goes. Pure.
 
 
-def make_claim(fleet: Fleet, spec: ModelSpec, now: Instant) -> Claim | None:
+def make_reservation(fleet: Fleet, spec: ModelSpec, now: Instant) -> Reservation | None:
     """Say who goes for a demand that does not fit: idle models, or busy ones if it waited long enough."""
-    spare = minus(_room(fleet), owed(fleet, fleet.claims))
-    missing = [(goal, minus(goal.amount, spare)) for goal in goals(fleet, spec)]
-    ways = [(goal, lacks, idle_set(fleet, spec, lacks, now)) for goal, lacks in missing]
+    spare = subtract(_free_for(fleet), reserved_bytes(fleet, fleet.reservations))
+    missing = [(goal, subtract(goal.amount, spare)) for goal in load_targets(fleet, spec)]
+    ways = [(goal, lacks, idle_victims(fleet, spec, lacks, now)) for goal, lacks in missing]
     made = _cheapest(fleet, ways, now)
     oldest = oldest_arrival(fleet, spec.id)
     if made is not None:
         goal, lacks, idle = made
-        if oldest is not None and now < oldest + SPARE_S and _is_dear(fleet, spec, idle, lacks, now):
+        if oldest is not None and now < oldest + SPARE_S and _is_expensive(fleet, spec, idle, lacks, now):
             return None
-        return _claimed(spec, goal, idle, now, committed=True)
-    drains = drains_from(fleet, spec.id)
+        return _reserved(spec, goal, idle, now, committed=True)
+    drains = drain_start(fleet, spec.id)
     if drains is None or now < drains:
         return None
-    for states in ({State.READY}, {State.READY, State.LOADING}):
-        ways = [(goal, lacks, drain_set(fleet, spec, lacks, states, now)) for goal, lacks in missing]
+    for states in ({InstanceState.READY}, {InstanceState.READY, InstanceState.LOADING}):
+        ways = [(goal, lacks, busy_victims(fleet, spec, lacks, states, now)) for goal, lacks in missing]
         made = _cheapest(fleet, ways, now)
         if made is not None:
             goal, _, victims = made
-            return _claimed(spec, goal, victims, now)
+            return _reserved(spec, goal, victims, now)
     return None
 
 
-def _claimed(
-    spec: ModelSpec, goal: Need, victims: tuple[str, ...], now: Instant, *, committed: bool = False
-) -> Claim:
-    return Claim(
+def _reserved(
+    spec: ModelSpec, goal: LoadRequirement, victims: tuple[str, ...], now: Instant, *, committed: bool = False
+) -> Reservation:
+    return Reservation(
         model_id=spec.id,
         victims=victims,
         since=now,
@@ -90,24 +105,26 @@ def _claimed(
     )
 
 
-def _room(fleet: Fleet) -> Amount:
+def _free_for(fleet: Fleet) -> Amount:
     """Return what is free; where nothing is limited nobody asks."""
-    return room_of(fleet) or amounts(fleet, ())
+    return free_memory(fleet) or device_bytes(fleet, ())
 
 
 def _cheapest(
-    fleet: Fleet, ways: Iterable[tuple[Need, Amount, tuple[str, ...] | None]], now: Instant
-) -> tuple[Need, Amount, tuple[str, ...]] | None:
+    fleet: Fleet, ways: Iterable[tuple[LoadRequirement, Amount, tuple[str, ...] | None]], now: Instant
+) -> tuple[LoadRequirement, Amount, tuple[str, ...]] | None:
     """Return the way to make room that costs least, the first of those that cost the same."""
     able = [(goal, lacks, victims) for goal, lacks, victims in ways if victims is not None]
     return min(able, key=lambda way: cost(fleet, way[2], now), default=None)
 
 
-def _is_dear(fleet: Fleet, spec: ModelSpec, idle: tuple[str, ...], missing: Amount, now: Instant) -> bool:
+def _is_expensive(
+    fleet: Fleet, spec: ModelSpec, idle: tuple[str, ...], missing: Amount, now: Instant
+) -> bool:
     """Whether busy models would cost less than half as much: they may be idle in a moment."""
     if fleet.limits.eviction is Eviction.LRU:
         return False
-    cheapest = drain_set(fleet, spec, missing, {State.READY}, now)
+    cheapest = busy_victims(fleet, spec, missing, {InstanceState.READY}, now)
     return cheapest is not None and cost(fleet, cheapest, now) < cost(fleet, idle, now) / 2
 
 
@@ -117,14 +134,14 @@ def _is_dear(fleet: Fleet, spec: ModelSpec, idle: tuple[str, ...], missing: Amou
 def load_demands(fleet: Fleet, now: Instant) -> Outcome:
     """Start the loads that fit, and make room for the others. See the module's docstring."""
     effects: list[Effect] = []
-    if fleet.draining or not (fleet.waiting or fleet.claims or _unmet(fleet)):
+    if fleet.draining or not (fleet.waiting or fleet.reservations or _unmet_demands(fleet)):
         return fleet, effects
-    for claim in fleet.claims:  # (1)
-        fleet, more = _meet(fleet, claim, now)
+    for reservation in fleet.reservations:  # (1)
+        fleet, more = _serve_demand(fleet, reservation, now)
         effects += more
     blocked = False
     spare = _spare(fleet)
-    claimed = {claim.model_id for claim in fleet.claims}
+    claimed = {reservation.model_id for reservation in fleet.reservations}
     for model_id in demands(fleet, now):
         view = fleet.instance(model_id)
         spec = fleet.catalog.models.get(model_id)
@@ -135,27 +152,27 @@ def load_demands(fleet: Fleet, now: Instant) -> Outcome:
             effects += more
             spare = _spare(fleet)
             continue
-        if (fit := fitting(fleet, spec, spare)) is not None:  # (2)
+        if (fit := fitting_size(fleet, spec, spare)) is not None:  # (2)
             fleet, more = _start(fleet, spec, fit, now)
             effects += more
             spare = _spare(fleet)
             continue
-        if view.state is not State.QUEUED:
-            fleet = fleet.having(replace(view, state=move(view.state, State.QUEUED)))
+        if view.state is not InstanceState.QUEUED:
+            fleet = fleet.with_instance(replace(view, state=transition(view.state, InstanceState.QUEUED)))
         if blocked:  # (4)
             continue
-        made = make_claim(fleet, spec, now)  # (3)
+        made = make_reservation(fleet, spec, now)  # (3)
         if made is None:
             blocked = True
             continue
-        fleet = with_claim(fleet, made)
+        fleet = with_reservation(fleet, made)
         spare = _spare(fleet)
         if made.committed:
             fleet, more = _evict(fleet, made, now)
             effects += more
         else:
-            effects += _tell_drains(fleet, made, made.victims, now)
-    if any(isinstance(effect, Load) and effect.spec.pinned for effect in effects):
+            effects += _record_drains(fleet, made, made.victims, now)
+    if any(isinstance(effect, StartLoad) and effect.spec.pinned for effect in effects):
         for model_id in demands(fleet, now):  # What does not fit beside it is told so now.
             spec = fleet.catalog.models.get(model_id)
             if spec is not None and (refused := _refuse_if_never(fleet, spec)) is not None:
@@ -164,17 +181,17 @@ def load_demands(fleet: Fleet, now: Instant) -> Outcome:
     return _forget_demands(fleet), effects
 
 
-def _unmet(fleet: Fleet) -> bool:
+def _unmet_demands(fleet: Fleet) -> bool:
     """Whether a model is to be loaded, or a demand to be forgotten, although no request waits."""
     return any(one.wants_load for one in fleet.operations) or any(
-        view.wanted or view.state is State.QUEUED for view in fleet.instances.values()
+        view.wanted or view.state is InstanceState.QUEUED for view in fleet.instances.values()
     )
 
 
 def _spare(fleet: Fleet) -> Amount | None:
-    """Return the bytes that are free and that no claim needs; None if memory is unlimited."""
-    room = room_of(fleet)
-    return None if room is None else minus(room, owed(fleet, fleet.claims))
+    """Return the bytes that are free and that no reservation needs; None if memory is unlimited."""
+    room = free_memory(fleet)
+    return None if room is None else subtract(room, reserved_bytes(fleet, fleet.reservations))
 
 
 def _refuse_if_never(fleet: Fleet, spec: ModelSpec) -> Outcome | None:
@@ -183,68 +200,74 @@ def _refuse_if_never(fleet: Fleet, spec: ModelSpec) -> Outcome | None:
     Others are models that hang, or processes that are none of modeld's; a preload waits for them to end.
     """
     never = never_fits(fleet, spec)
-    refusal = never or fits_not_now(fleet, spec)
+    refusal = never or cannot_fit_yet(fleet, spec)
     if refusal is None:
         return None
     fleet, effects = refuse_waiters(fleet, spec.id, refusal)
     fleet, more = fail_loads(fleet, spec.id, refusal)
     if never is not None:
-        fleet = fleet.having(replace(fleet.instance(spec.id), wanted=False))
-    return without_claim(fleet, spec.id), effects + more
+        fleet = fleet.with_instance(replace(fleet.instance(spec.id), wanted=False))
+    return without_reservation(fleet, spec.id), effects + more
 
 
-def _meet(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
-    """Load what a claim is for if its bytes are there, else see to its victims."""
-    now_claimed = next((one for one in fleet.claims if one.model_id == claim.model_id), None)
+def _serve_demand(fleet: Fleet, reservation: Reservation, now: Instant) -> Outcome:
+    """Load what a reservation is for if its bytes are there, else see to its victims."""
+    now_claimed = next((one for one in fleet.reservations if one.model_id == reservation.model_id), None)
     if now_claimed is None:
         return fleet, []
-    claim = now_claimed
-    spec = fleet.catalog.models[claim.model_id]
+    reservation = now_claimed
+    spec = fleet.catalog.models[reservation.model_id]
     if (refused := _refuse_if_never(fleet, spec)) is not None:
         return refused
-    older = fleet.claims[: fleet.claims.index(claim)]
-    room = room_of(fleet)
-    usable = None if room is None else minus(room, owed(fleet, older))
-    fit = fitting(fleet, spec, usable, claim.placement)
+    older = fleet.reservations[: fleet.reservations.index(reservation)]
+    room = free_memory(fleet)
+    usable = None if room is None else subtract(room, reserved_bytes(fleet, older))
+    fit = fitting_size(fleet, spec, usable, reservation.placement)
     if usable is None or fit is not None:
-        fleet = without_claim(fleet, claim.model_id)
+        fleet = without_reservation(fleet, reservation.model_id)
         return (fleet, []) if fit is None else _start(fleet, spec, fit, now)
-    missing = minus(need(fleet, claim), usable)
-    if claim.committed:
+    missing = subtract(need(fleet, reservation), usable)
+    if reservation.committed:
         # The budget or the estimate changed, or a victim hangs: what was evicted is not enough any more.
-        enough = covers(pending(fleet, claim), missing)
-        return (fleet if enough else without_claim(fleet, claim.model_id)), []
-    idle = idle_set(fleet, spec, missing, now)
+        enough = fits_in(pending_bytes(fleet, reservation), missing)
+        return (fleet if enough else without_reservation(fleet, reservation.model_id)), []
+    idle = idle_victims(fleet, spec, missing, now)
     if idle is not None:
-        claim = replace(claim, victims=idle, committed=True)
-        return _evict(with_claim(fleet, claim), claim, now)
-    if not covers(pending(fleet, claim), missing):  # One of the victims was pinned.
-        return without_claim(fleet, claim.model_id), []
-    return _hurry(fleet, claim, spec, missing, now)
+        reservation = replace(reservation, victims=idle, committed=True)
+        return _evict(with_reservation(fleet, reservation), reservation, now)
+    if not fits_in(pending_bytes(fleet, reservation), missing):  # One of the victims was pinned.
+        return without_reservation(fleet, reservation.model_id), []
+    return _shorten_turns(fleet, reservation, spec, missing, now)
 
 
-def _hurry(fleet: Fleet, claim: Claim, spec: ModelSpec, missing: Amount, now: Instant) -> Outcome:
+def _shorten_turns(
+    fleet: Fleet, reservation: Reservation, spec: ModelSpec, missing: Amount, now: Instant
+) -> Outcome:
     """When the drain takes longer than `evict_timeout`: cut what runs if allowed, else drain more models.
 
     More models stay closed together with the first ones, so whichever set is idle first goes.
     """
-    closed = [closed_since(fleet, claim, fleet.instance(victim)) for victim in claim.victims]
+    closed = [gate_closed_since(fleet, reservation, fleet.instance(victim)) for victim in reservation.victims]
     patience = fleet.limits.backlog_time_s + fleet.limits.evict_timeout_s
-    if now < max([claim.widened_at, *closed]) + patience:
+    if now < max([reservation.widened_at, *closed]) + patience:
         return fleet, []
     effects: list[Effect] = []
     if fleet.limits.cut_streams:
-        for victim in claim.victims:
+        for victim in reservation.victims:
             fleet, cuts = cut_leases(fleet, victim, CutReason.EVICTED, _cut_off(fleet, victim, spec))
             effects += cuts
-        return with_claim(fleet, replace(claim, widened_at=now)), effects
-    others = spoken_for(fleet, spec.id) | set(claim.victims)
-    outside = [candidate(fleet, view, now) for view in movable(fleet, others, {State.READY})]
-    more = choose(outside, missing, fleet.limits.eviction)
+        return with_reservation(fleet, replace(reservation, widened_at=now)), effects
+    others = victims_of_others(fleet, spec.id) | set(reservation.victims)
+    outside = [
+        eviction_candidate(fleet, view, now) for view in evictable(fleet, others, {InstanceState.READY})
+    ]
+    more = choose_victims(outside, missing, fleet.limits.eviction)
     if more is None:
         more = tuple(one.model_id for one in outside)
-    effects += _tell_drains(fleet, claim, more, now)
-    return with_claim(fleet, replace(claim, victims=(*claim.victims, *more), widened_at=now)), effects
+    effects += _record_drains(fleet, reservation, more, now)
+    return with_reservation(
+        fleet, replace(reservation, victims=(*reservation.victims, *more), widened_at=now)
+    ), effects
 
 
 def _cut_off(fleet: Fleet, victim: str, spec: ModelSpec) -> Problem:
@@ -255,13 +278,13 @@ def _cut_off(fleet: Fleet, victim: str, spec: ModelSpec) -> Problem:
     ).as_problem()
 
 
-def _start(fleet: Fleet, spec: ModelSpec, fit: Need, now: Instant) -> Outcome:
+def _start(fleet: Fleet, spec: ModelSpec, fit: LoadRequirement, now: Instant) -> Outcome:
     view = fleet.instance(spec.id)
     busy = sum(not view.idle for view in fleet.instances.values())
     threads = share_cores(fleet.limits.cores, spec.options.threads, busy + 1)
     view = replace(
         view,
-        state=move(view.state, State.LOADING),
+        state=transition(view.state, InstanceState.LOADING),
         reserved=fit.amount[0],
         placement=fit.placement,
         slots=spec.options.slots,
@@ -287,19 +310,19 @@ def _start(fleet: Fleet, spec: ModelSpec, fit: Need, now: Instant) -> Outcome:
     if fit.placement is not None:
         reason += f"; {fit.placement.reason}"
         numbers |= {f"{name}_mb": size for name, size in in_mib(fit.placement.bytes).items()}
-    key = wanted_by(fleet, spec.id)
-    tell = Tell(action="load", model_id=spec.id, reason=reason, numbers=numbers, key=key)
-    return fleet.having(view), [Load(spec, threads, fit.placement), tell]
+    key = requesting_key(fleet, spec.id)
+    tell = RecordDecision(action="load", model_id=spec.id, reason=reason, numbers=numbers, key=key)
+    return fleet.with_instance(view), [StartLoad(spec, threads, fit.placement), tell]
 
 
-def _evict(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
-    """Order the victims of a claim to stop; those that stop already need no order."""
-    wanted = need(fleet, claim)[0]
+def _evict(fleet: Fleet, reservation: Reservation, now: Instant) -> Outcome:
+    """Order the victims of a reservation to stop; those that stop already need no order."""
+    wanted = need(fleet, reservation)[0]
     free = fleet.free or 0
     effects: list[Effect] = []
-    for victim in claim.victims:
+    for victim in reservation.victims:
         view = fleet.instance(victim)
-        if view.state is not State.READY:
+        if view.state is not InstanceState.READY:
             continue
         per_minute = view.reuse_rate(now) * 60
         if fleet.limits.eviction is Eviction.LRU:
@@ -313,53 +336,65 @@ def _evict(fleet: Fleet, claim: Claim, now: Instant) -> Outcome:
             "reload_s": view.load_s,
             "uses_per_min": per_minute,
         }
-        reason = f"idle, and makes room for {claim.model_id}; {why}"
-        effects.append(_tell_victim(fleet, claim, victim, action="evict", reason=reason, numbers=numbers))
-        fleet = fleet.having(replace(view, state=move(view.state, State.DRAINING)))
+        reason = f"idle, and makes room for {reservation.model_id}; {why}"
+        effects.append(
+            _record_victim(fleet, reservation, victim, action="evict", reason=reason, numbers=numbers)
+        )
+        fleet = fleet.with_instance(replace(view, state=transition(view.state, InstanceState.DRAINING)))
         fleet = replace(fleet, evictions=fleet.evictions + 1)
     return fleet, effects
 
 
-def _tell_drains(fleet: Fleet, claim: Claim, victims: tuple[str, ...], now: Instant) -> list[Effect]:
-    oldest = oldest_arrival(fleet, claim.model_id)
+def _record_drains(
+    fleet: Fleet, reservation: Reservation, victims: tuple[str, ...], now: Instant
+) -> list[Effect]:
+    oldest = oldest_arrival(fleet, reservation.model_id)
     waited = 0.0 if oldest is None else now - oldest
     told: list[Effect] = []
     for victim in victims:
         view = fleet.instance(victim)
-        if view.state is State.DRAINING:
+        if view.state is InstanceState.DRAINING:
             continue
-        closes = max(0.0, closed_since(fleet, claim, view) - now)
+        closes = max(0.0, gate_closed_since(fleet, reservation, view) - now)
         numbers = {
             "waited_s": waited,
             "closes_in_s": closes,
             "running": view.live_leases,
             "frees_mb": view.reserved / MIB,
         }
-        reason = f"requests for {claim.model_id} have waited {waited:.1f} s for its memory"
-        told.append(_tell_victim(fleet, claim, victim, action="drain", reason=reason, numbers=numbers))
+        reason = f"requests for {reservation.model_id} have waited {waited:.1f} s for its memory"
+        told.append(
+            _record_victim(fleet, reservation, victim, action="drain", reason=reason, numbers=numbers)
+        )
     return told
 
 
-def _tell_victim(
-    fleet: Fleet, claim: Claim, victim: str, *, action: str, reason: str, numbers: dict[str, float]
-) -> Tell:
-    """Return what is told of a model that goes for a claim."""
-    return Tell(
+def _record_victim(
+    fleet: Fleet,
+    reservation: Reservation,
+    victim: str,
+    *,
+    action: str,
+    reason: str,
+    numbers: dict[str, float],
+) -> RecordDecision:
+    """Return what is told of a model that goes for a reservation."""
+    return RecordDecision(
         action=action,
         model_id=victim,
         kind="room",
-        for_model=claim.model_id,
-        key=wanted_by(fleet, claim.model_id),
+        for_model=reservation.model_id,
+        key=requesting_key(fleet, reservation.model_id),
         reason=reason,
         numbers=numbers,
     )
 
 
 def _forget_demands(fleet: Fleet) -> Fleet:
-    return fleet.having(
+    return fleet.with_instance(
         *(
-            replace(view, state=move(view.state, State.STOPPED))
+            replace(view, state=transition(view.state, InstanceState.STOPPED))
             for view in fleet.instances.values()
-            if view.state is State.QUEUED and not fleet.is_wanted(view.model_id)
+            if view.state is InstanceState.QUEUED and not fleet.is_wanted(view.model_id)
         )
     )

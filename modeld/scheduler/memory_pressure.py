@@ -10,54 +10,54 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from modeld.domain.instance_state import State, move
+from modeld.domain.instance_state import InstanceState, transition
 from modeld.domain.model import MIB
-from modeld.memory.devices import Amount, DeviceRoom, is_nothing, minus, together
-from modeld.scheduler.capacity import amounts, places, shortage
-from modeld.scheduler.effects import Effect, Outcome, Tell
-from modeld.scheduler.eviction import candidate, choose, movable
-from modeld.scheduler.reservations import spoken_for
+from modeld.memory.devices import Amount, DeviceLimit, combined, is_zero, subtract
+from modeld.scheduler.capacity import device_bytes, places_on_devices, shortage
+from modeld.scheduler.effects import Effect, Outcome, RecordDecision
+from modeld.scheduler.eviction import choose_victims, evictable, eviction_candidate
+from modeld.scheduler.reservations import victims_of_others
 from modeld.scheduler.state import Fleet, Instant
 
 NOTABLE = 1 / 32
 """A budget that changes by less of what is set is told by `/status` only, not as a decision."""
 
 
-def look_again(fleet: Fleet, devices: tuple[DeviceRoom, ...]) -> Outcome:
+def apply_device_readings(fleet: Fleet, devices: tuple[DeviceLimit, ...]) -> Outcome:
     """Take over what the devices leave, and tell where that changes the budget by much."""
     fleet = replace(fleet, devices=devices)
     limit, budget = fleet.limits.budget, fleet.budget
     if limit is None or budget is None:
         return fleet, []
-    told = limit if fleet.told_budget is None else fleet.told_budget
+    told = limit if fleet.reported_budget is None else fleet.reported_budget
     back = budget == limit
     if budget == told or (abs(budget - told) < limit * NOTABLE and not back):
         return fleet, []
     reason = f"all {limit // MIB} MiB that are set can be given out again" if back else shortage(fleet) or ""
     numbers = {"budget_mb": limit / MIB, "effective_budget_mb": budget / MIB, "held_mb": fleet.held / MIB}
-    tell = Tell(action="budget", model_id="", reason=reason, numbers=numbers)
-    return replace(fleet, told_budget=None if back else budget), [tell]
+    tell = RecordDecision(action="budget", model_id="", reason=reason, numbers=numbers)
+    return replace(fleet, reported_budget=None if back else budget), [tell]
 
 
-def give_way(fleet: Fleet, now: Instant) -> Outcome:
+def evict_for_foreign_memory(fleet: Fleet, now: Instant) -> Outcome:
     """Have idle models go that are too large for what others leave, once that is certain.
 
     If all that are idle are not enough, all of them go. One that somebody waits for stays.
     """
     effects: list[Effect] = []
     missing = _too_much(fleet)
-    if missing is None or is_nothing(missing):
+    if missing is None or is_zero(missing):
         return fleet, effects
     idle = [
-        candidate(fleet, view, now)
-        for view in movable(fleet, spoken_for(fleet), {State.READY})
+        eviction_candidate(fleet, view, now)
+        for view in evictable(fleet, victims_of_others(fleet), {InstanceState.READY})
         if view.idle and not view.stopping and not fleet.is_wanted(view.model_id)
     ]
-    chosen = choose(idle, missing, fleet.limits.eviction)
+    chosen = choose_victims(idle, missing, fleet.limits.eviction)
     for model_id in tuple(one.model_id for one in idle) if chosen is None else chosen:
         view = fleet.instance(model_id)
         effects.append(
-            Tell(
+            RecordDecision(
                 action="unload",
                 model_id=model_id,
                 kind="foreign",
@@ -65,7 +65,7 @@ def give_way(fleet: Fleet, now: Instant) -> Outcome:
                 numbers={"frees_mb": view.reserved / MIB, "held_mb": fleet.held / MIB},
             )
         )
-        fleet = fleet.having(replace(view, state=move(view.state, State.DRAINING)))
+        fleet = fleet.with_instance(replace(view, state=transition(view.state, InstanceState.DRAINING)))
     return fleet, effects
 
 
@@ -91,8 +91,8 @@ def _too_much(fleet: Fleet) -> Amount | None:
     certain = [device.certain for device in fleet.devices if device.certain is not None]
     if limit is None or not certain or len(certain) < len(fleet.devices):
         return None
-    left = min(limit, together(fleet.devices, certain))
-    staying = (view for view in fleet.instances.values() if view.state is not State.DRAINING)
-    stays = amounts(fleet, staying)
-    rooms = (left, *certain) if places(fleet) else (left,)
-    return minus(stays, tuple(room - margin for room in rooms))
+    left = min(limit, combined(fleet.devices, certain))
+    staying = (view for view in fleet.instances.values() if view.state is not InstanceState.DRAINING)
+    stays = device_bytes(fleet, staying)
+    rooms = (left, *certain) if places_on_devices(fleet) else (left,)
+    return subtract(stays, tuple(room - margin for room in rooms))

@@ -13,17 +13,17 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec.structs import replace
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import MIB, ModelSpec
 from modeld.memory.layer_placement import Placement, in_mib
 from modeld.scheduler import inputs
 from modeld.scheduler.deadlines import next_deadline
 from modeld.scheduler.effects import RefuseOperation
-from modeld.scheduler.eta import ready_in
+from modeld.scheduler.eta import seconds_until_ready
 from modeld.scheduler.eviction import assumed_load_s
 from modeld.scheduler.operations import MOST_RUNNING
-from modeld.scheduler.queue_order import drains_from
-from modeld.scheduler.state import Claim, Fleet, InstanceView, Instant
+from modeld.scheduler.queue_order import drain_start
+from modeld.scheduler.state import Fleet, InstanceView, Instant, Reservation
 from modeld.scheduler.step import step
 
 _OPERATION = ""
@@ -32,7 +32,7 @@ _MOST_STEPS = 50
 """Moments that are looked at until somebody goes for the model."""
 
 
-class Departure(msgspec.Struct, frozen=True, kw_only=True):
+class PlannedVictim(msgspec.Struct, frozen=True, kw_only=True):
     """A model that would go."""
 
     model_id: str
@@ -41,7 +41,7 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class FootprintBody(msgspec.Struct, frozen=True, kw_only=True):
+class PlanFootprint(msgspec.Struct, frozen=True, kw_only=True):
     """What a model takes, by cause."""
 
     weights_mb: float
@@ -50,7 +50,7 @@ class FootprintBody(msgspec.Struct, frozen=True, kw_only=True):
     overhead_mb: float
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What is told of a plan. Field names are the JSON keys of the native API; `*_mb` is MiB."""
 
     model: str
@@ -71,9 +71,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What it would take of which device, where there are GPUs."""
     placement: str | None = None
     """Why there."""
-    evicts: tuple[Departure, ...] = ()
+    evicts: tuple[PlannedVictim, ...] = ()
     """Idle models that would go for it at once."""
-    drains: tuple[Departure, ...] = ()
+    drains: tuple[PlannedVictim, ...] = ()
     """Busy models that would go once their requests have ended."""
     wait_ms: int = 0
     """Until its load begins, by what was measured."""
@@ -81,10 +81,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What its load takes: what the last one did, or a guess from its size."""
     kv_cells: int
     slots: int
-    footprint: FootprintBody
+    footprint: PlanFootprint
 
 
-def plan(fleet: Fleet, spec: ModelSpec, now: Instant) -> Plan:
+def plan(fleet: Fleet, spec: ModelSpec, now: Instant) -> LoadPlan:
     """Say what would happen if this model were loaded now, perhaps with other options than it has.
 
     An instance that was loaded with other options counts as gone: it makes way for the new one.
@@ -95,18 +95,18 @@ def plan(fleet: Fleet, spec: ModelSpec, now: Instant) -> Plan:
     fleet = replace(fleet, catalog=replace(fleet.catalog, models=models))
     view = fleet.instance(spec.id)
     if anew and view.state.holds_memory:
-        fleet = fleet.having(
+        fleet = fleet.with_instance(
             InstanceView(
                 model_id=spec.id, load_s=view.load_s, service_s=view.service_s, failures=view.failures
             )
         )
     before = fleet
     fleet = replace(fleet, operations=fleet.operations[-(MOST_RUNNING - 1) :])
-    fleet, effects = step(fleet, inputs.LoadAsked(operation=_OPERATION, model_id=spec.id), now)
+    fleet, effects = step(fleet, inputs.LoadRequested(operation=_OPERATION, model_id=spec.id), now)
     problem = next((it.problem for it in effects if isinstance(it, RefuseOperation)), None)
     if problem is not None:
-        return _told(before, spec, fits=False, verdict=problem.message)
-    fleet, later = _until_somebody_goes(fleet, spec, now)
+        return _explained(before, spec, fits=False, verdict=problem.message)
+    fleet, later = _wait_for_victim(fleet, spec, now)
     told = _verdict(before, fleet, spec, now, later)
     place = _place_of(fleet, spec)
     if place is None:
@@ -114,11 +114,11 @@ def plan(fleet: Fleet, spec: ModelSpec, now: Instant) -> Plan:
     return replace(told, needs_mb=place.total / MIB, devices_mb=in_mib(place.bytes), placement=place.reason)
 
 
-def _until_somebody_goes(fleet: Fleet, spec: ModelSpec, now: Instant) -> tuple[Fleet, Instant]:
-    """Let time pass until the model loads or has a claim, or busy models would have been asked."""
+def _wait_for_victim(fleet: Fleet, spec: ModelSpec, now: Instant) -> tuple[Fleet, Instant]:
+    """Let time pass until the model loads or has a reservation, or busy models would have been asked."""
     at = now
     for _ in range(_MOST_STEPS):
-        asks = drains_from(fleet, spec.id)
+        asks = drain_start(fleet, spec.id)
         if asks is None or at >= asks or _is_settled(fleet, spec):
             break
         due = next_deadline(fleet, at)
@@ -129,39 +129,39 @@ def _until_somebody_goes(fleet: Fleet, spec: ModelSpec, now: Instant) -> tuple[F
 
 def _place_of(fleet: Fleet, spec: ModelSpec) -> Placement | None:
     """Return where a model is, or where room is made for it."""
-    claim = _claim_of(fleet, spec)
-    return fleet.instance(spec.id).placement if claim is None else claim.placement
+    reservation = _reservation_of(fleet, spec)
+    return fleet.instance(spec.id).placement if reservation is None else reservation.placement
 
 
 def _is_settled(fleet: Fleet, spec: ModelSpec) -> bool:
-    return fleet.instance(spec.id).state.holds_memory or _claim_of(fleet, spec) is not None
+    return fleet.instance(spec.id).state.holds_memory or _reservation_of(fleet, spec) is not None
 
 
-def _claim_of(fleet: Fleet, spec: ModelSpec) -> Claim | None:
-    return next((claim for claim in fleet.claims if claim.model_id == spec.id), None)
+def _reservation_of(fleet: Fleet, spec: ModelSpec) -> Reservation | None:
+    return next((reservation for reservation in fleet.reservations if reservation.model_id == spec.id), None)
 
 
-def _verdict(before: Fleet, fleet: Fleet, spec: ModelSpec, now: Instant, later: Instant) -> Plan:
+def _verdict(before: Fleet, fleet: Fleet, spec: ModelSpec, now: Instant, later: Instant) -> LoadPlan:
     view = fleet.instance(spec.id)
     held = before.instance(spec.id).state
-    if view.state is State.READY:
-        return _told(before, spec, fits=True, verdict=f"{spec.id} is loaded and takes requests")
+    if view.state is InstanceState.READY:
+        return _explained(before, spec, fits=True, verdict=f"{spec.id} is loaded and takes requests")
     load_s = view.load_s or _guessed_load_s(fleet, spec)
-    if view.state is State.LOADING and held is State.LOADING:
+    if view.state is InstanceState.LOADING and held is InstanceState.LOADING:
         rest = max(0.0, load_s - (now - view.load_started))
         verdict = f"{spec.id} is being loaded already; {_ready(rest, view)}"
-        return _told(before, spec, fits=True, verdict=verdict, load_s=rest)
-    if view.state is State.LOADING and later == now:
+        return _explained(before, spec, fits=True, verdict=verdict, load_s=rest)
+    if view.state is InstanceState.LOADING and later == now:
         free = "" if before.free is None else f" ({_mb(before.free)} MiB)"
         verdict = f"{_needs(spec)} in what is free{free}; {_ready(load_s, view)}"
-        return _told(before, spec, fits=True, verdict=verdict, load_s=load_s)
-    claim = _claim_of(fleet, spec)
-    wait_s = later - now + max(0.0, ready_in(fleet, spec.id, later) - view.load_s)
-    going = [before.instance(victim) for victim in claim.victims] if claim is not None else []
+        return _explained(before, spec, fits=True, verdict=verdict, load_s=load_s)
+    reservation = _reservation_of(fleet, spec)
+    wait_s = later - now + max(0.0, seconds_until_ready(fleet, spec.id, later) - view.load_s)
+    going = [before.instance(victim) for victim in reservation.victims] if reservation is not None else []
     unmeasured = any(not one.idle and one.service_s is None for one in going)
     idle = [_departure(one, now) for one in going if one.idle]
     busy = [_departure(one, now) for one in going if not one.idle]
-    return _told(
+    return _explained(
         before,
         spec,
         fits=True,
@@ -188,7 +188,7 @@ def _guessed_load_s(fleet: Fleet, spec: ModelSpec) -> float:
     return sum(seconds for seconds, _ in paces) * spec.footprint.total / size
 
 
-def _after(fleet: Fleet, spec: ModelSpec, idle: list[Departure], busy: list[Departure]) -> str:
+def _after(fleet: Fleet, spec: ModelSpec, idle: list[PlannedVictim], busy: list[PlannedVictim]) -> str:
     parts: list[str] = []
     if idle:
         parts.append(f"after evicting {_names(idle)}")
@@ -196,25 +196,27 @@ def _after(fleet: Fleet, spec: ModelSpec, idle: list[Departure], busy: list[Depa
         parts.append(f"once {_names(busy)} had its turn")
     if parts:
         return " and ".join(parts)
-    if fleet.instance(spec.id).state is State.DRAINING:
+    if fleet.instance(spec.id).state is InstanceState.DRAINING:
         return "once its present instance is gone"
-    others = ", ".join(claim.model_id for claim in fleet.claims if claim.model_id != spec.id)
+    others = ", ".join(
+        reservation.model_id for reservation in fleet.reservations if reservation.model_id != spec.id
+    )
     if others:
         return f"after {others}, for which room is being made before"
     return "as soon as what is being loaded or unloaded lets it"
 
 
-def _names(going: Iterable[Departure]) -> str:
+def _names(going: Iterable[PlannedVictim]) -> str:
     return ", ".join(f"{one.model_id} ({one.why}, {one.mb:.0f} MiB)" for one in going)
 
 
-def _departure(view: InstanceView, now: Instant) -> Departure:
+def _departure(view: InstanceView, now: Instant) -> PlannedVictim:
     if view.idle:
         why = f"idle for {_seconds(now - view.last_used)}"
     else:
         count = len(view.leases)
         why = f"{count} request{'' if count == 1 else 's'} hold{'s' if count == 1 else ''} it"
-    return Departure(model_id=view.model_id, mb=view.reserved / MIB, why=why)
+    return PlannedVictim(model_id=view.model_id, mb=view.reserved / MIB, why=why)
 
 
 def _needs(spec: ModelSpec) -> str:
@@ -242,19 +244,19 @@ def _mb(size: int) -> int:
     return round(size / MIB)
 
 
-def _told(
+def _explained(
     fleet: Fleet,
     spec: ModelSpec,
     *,
     fits: bool,
     verdict: str,
-    evicts: Iterable[Departure] = (),
-    drains: Iterable[Departure] = (),
+    evicts: Iterable[PlannedVictim] = (),
+    drains: Iterable[PlannedVictim] = (),
     wait_s: float = 0.0,
     load_s: float = 0.0,
-) -> Plan:
+) -> LoadPlan:
     footprint = spec.footprint
-    return Plan(
+    return LoadPlan(
         model=spec.id,
         fits=fits,
         verdict=verdict,
@@ -269,7 +271,7 @@ def _told(
         load_ms=round(load_s * 1000),
         kv_cells=spec.options.ctx,
         slots=spec.options.slots,
-        footprint=FootprintBody(
+        footprint=PlanFootprint(
             weights_mb=footprint.weights / MIB,
             kv_mb=footprint.kv / MIB,
             compute_mb=footprint.compute / MIB,

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.operation import Operation, OperationKind
 from modeld.domain.request import Priority
 from modeld.errors import Problem
-from modeld.scheduler.effects import Cut, CutReason, Effect, Refuse
-from modeld.scheduler.fair_queue import in_order
+from modeld.scheduler.effects import CutReason, CutRequest, Effect, Refuse
+from modeld.scheduler.fair_queue import fair_order
 from modeld.scheduler.state import Fleet, InstanceView, Instant, Lease, Waiter
 
 AGING_S = 10.0
@@ -34,8 +34,8 @@ def waiting_by_urgency(fleet: Fleet, model_id: str, now: Instant) -> list[Waiter
 
 def waiting_in_order(fleet: Fleet, model_id: str, now: Instant) -> list[Waiter]:
     """Return those who wait for a slot of a model without a lease, next first: owners take turns."""
-    waiters = [waiter for waiter in waiting_by_urgency(fleet, model_id, now) if not waiter.aside]
-    return in_order(fleet, fleet.instance(model_id), waiters)
+    waiters = [waiter for waiter in waiting_by_urgency(fleet, model_id, now) if not waiter.needs_no_slot]
+    return fair_order(fleet, fleet.instance(model_id), waiters)
 
 
 def queue_order(fleet: Fleet, model_id: str, now: Instant) -> list[int]:
@@ -44,7 +44,7 @@ def queue_order(fleet: Fleet, model_id: str, now: Instant) -> list[int]:
     Those in the instance's FIFO come first; of them, as many as there are free slots do not wait.
     """
     view = fleet.instance(model_id)
-    free_slots = max(0, view.slots - view.inflight) if view.state is State.READY else 0
+    free_slots = max(0, view.slots - view.inflight) if view.state is InstanceState.READY else 0
     fifo = [lease.ticket for lease in view.leases if lease.waits_for_slot]
     behind = waiting_in_order(fleet, model_id, now)
     return [*fifo[free_slots:], *(waiter.ticket for waiter in behind)]
@@ -69,7 +69,7 @@ def oldest_arrival(fleet: Fleet, model_id: str) -> Instant | None:
     return min(arrivals, default=None)
 
 
-def drains_from(fleet: Fleet, model_id: str) -> Instant | None:
+def drain_start(fleet: Fleet, model_id: str) -> Instant | None:
     """Return when busy models are asked to make room for this one; None if nobody waits for it.
 
     A switch asks at once: the others are to go anyway.
@@ -92,12 +92,12 @@ def _urgency_of(operation: Operation, now: Instant) -> tuple[float, Instant, int
 # Finding and ending what requests hold: leases at instances, and places in the queue.
 
 
-def close(fleet: Fleet, ticket: int) -> Fleet:
+def remove_ended_request(fleet: Fleet, ticket: int) -> Fleet:
     """Take a request that ended out of the queue; a lease stays until its instance lets go."""
     found = find_lease(fleet, ticket)
     if found is not None:
         view, lease = found
-        return fleet.having(with_lease(view, replace(lease, closed=True)))
+        return fleet.with_instance(with_lease(view, replace(lease, closed=True)))
     return replace(fleet, waiting=tuple(waiter for waiter in fleet.waiting if waiter.ticket != ticket))
 
 
@@ -108,8 +108,8 @@ def cut_leases(
     effects: list[Effect] = []
     for lease in fleet.instance(model_id).leases:
         if not lease.closed:
-            effects.append(Cut(lease.ticket, reason, problem))
-            fleet = close(fleet, lease.ticket)
+            effects.append(CutRequest(lease.ticket, reason, problem))
+            fleet = remove_ended_request(fleet, lease.ticket)
     return fleet, effects
 
 
@@ -140,8 +140,8 @@ def with_lease(view: InstanceView, lease: Lease) -> InstanceView:
 # For whom a model is loaded: the name of a key, where all who want it came with the same one. Pure.
 
 
-def wanted_by(fleet: Fleet, model_id: str) -> str:
+def requesting_key(fleet: Fleet, model_id: str) -> str:
     """Return the name of the one key whose requests and operations want a model; empty for several."""
-    names = {waiter.stake.name for waiter in fleet.waiters(model_id)}
+    names = {waiter.tenant.name for waiter in fleet.waiters(model_id)}
     names |= {one.key for one in fleet.loading_for(model_id)}
     return names.pop() if len(names) == 1 else ""

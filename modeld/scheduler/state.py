@@ -12,12 +12,12 @@ from enum import StrEnum
 
 import msgspec
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import Catalog
 from modeld.domain.operation import Operation
-from modeld.domain.request import Priority, Stake
+from modeld.domain.request import Priority, Tenant
 from modeld.errors import Problem
-from modeld.memory.devices import DeviceRoom, together
+from modeld.memory.devices import DeviceLimit, combined
 from modeld.memory.layer_placement import Placement
 
 # ----------------------------------------------------------------------
@@ -31,7 +31,7 @@ Instant = float
 # A request inside, as all decisions see it. Frozen.
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class PendingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request, whether it waits for a lease or has one."""
 
     ticket: int
@@ -41,9 +41,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     deadline: Instant | None = None
     priority: Priority = Priority.NORMAL
     keep_alive_s: float | None = None
-    aside: bool = False
+    needs_no_slot: bool = False
     """It needs no slot, and waits for none: it is granted as soon as its model is ready."""
-    stake: Stake = Stake()
+    tenant: Tenant = Tenant()
     deaths: int = 0
     """Engines that died while it was in a slot of theirs."""
 
@@ -57,7 +57,7 @@ REUSE_WINDOW_S = 600.0
 """Requests count towards a model's reuse rate with weight 1/e after this long (docs/scheduling.md)."""
 
 
-class Lease(Standing, frozen=True, kw_only=True):
+class Lease(PendingRequest, frozen=True, kw_only=True):
     """A request that was granted a place at an instance: it keeps the model in memory."""
 
     slot_since: Instant | None = None
@@ -68,7 +68,7 @@ class Lease(Standing, frozen=True, kw_only=True):
     @property
     def waits_for_slot(self) -> bool:
         """Whether it waits in the FIFO in front of its model's slots."""
-        return self.slot_since is None and not self.closed and not self.aside
+        return self.slot_since is None and not self.closed and not self.needs_no_slot
 
 
 class Shares(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +99,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler knows of one model's instance."""
 
     model_id: str
-    state: State = State.STOPPED
+    state: InstanceState = InstanceState.STOPPED
     reserved: int = 0
     """Bytes the ledger holds for it; 0 when no memory is held."""
     placement: Placement | None = None
@@ -146,12 +146,12 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def slot_leases(self) -> int:
         """Leases that take a slot or a place in front of the slots."""
-        return sum(not lease.aside for lease in self.leases)
+        return sum(not lease.needs_no_slot for lease in self.leases)
 
     @property
     def live_leases(self) -> int:
         """Those of them whose request still wants something."""
-        return sum(not lease.closed and not lease.aside for lease in self.leases)
+        return sum(not lease.closed and not lease.needs_no_slot for lease in self.leases)
 
     @property
     def inflight(self) -> int:
@@ -177,7 +177,7 @@ class Eviction(StrEnum):
     """Least recently used first: what the simulator compares with."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class SchedulerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator set. Times in seconds, memory in bytes."""
 
     budget: int | None = None
@@ -207,13 +207,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 # ----------------------------------------------------------------------
 
 
-class Waiter(Standing, frozen=True, kw_only=True):
+class Waiter(PendingRequest, frozen=True, kw_only=True):
     """A request that has no lease yet."""
 
     model_id: str
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
+class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     """Room that is being made for a model: nobody else gets these bytes."""
 
     model_id: str
@@ -231,19 +231,19 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the scheduler decides on."""
 
-    limits: Limits = Limits()
+    limits: SchedulerLimits = SchedulerLimits()
     catalog: Catalog = Catalog()
     instances: Mapping[str, InstanceView] = {}
     waiting: tuple[Waiter, ...] = ()
-    claims: tuple[Claim, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
     """The oldest first, which is the order in which they are met."""
     operations: tuple[Operation, ...] = ()
     """What operators asked for and is not done yet, the oldest first."""
     pins: Mapping[str, bool] = {}
     """Models that were pinned or let go while the daemon ran, whatever the config says."""
-    devices: tuple[DeviceRoom, ...] = ()
+    devices: tuple[DeviceLimit, ...] = ()
     """What the devices leave to models; empty: they are not looked at."""
-    told_budget: int | None = None
+    reported_budget: int | None = None
     """The last budget that was told as a decision; None: that of the limits."""
     draining: bool = False
     loads: int = 0
@@ -253,7 +253,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         """Return the instance of a model; one that is stopped if it never had any."""
         return self.instances.get(model_id) or InstanceView(model_id=model_id)
 
-    def having(self, *views: InstanceView) -> Fleet:
+    def with_instance(self, *views: InstanceView) -> Fleet:
         """Return this fleet with these instances in place of those of the same models."""
         if not views:
             return self
@@ -269,9 +269,9 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         """Yield the operations that want a model to be loaded."""
         return (one for one in self.operations if one.wants_load and one.model_id == model_id)
 
-    def leaves_for(self, model_id: str) -> Operation | None:
+    def departing_for(self, model_id: str) -> Operation | None:
         """Return the operation for which a model goes as soon as it is idle, if there is one."""
-        return next((one for one in self.operations if model_id in one.leaving), None)
+        return next((one for one in self.operations if model_id in one.departing), None)
 
     def is_wanted(self, model_id: str) -> bool:
         """Whether a model is to be loaded: for requests, for an operation, or as a preload."""
@@ -287,13 +287,13 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
     def waiting_for_slot(self, model_id: str) -> int:
         """Requests without a lease that will need a slot of a model."""
-        return sum(waiter.model_id == model_id and not waiter.aside for waiter in self.waiting)
+        return sum(waiter.model_id == model_id and not waiter.needs_no_slot for waiter in self.waiting)
 
-    def asides(self, model_id: str) -> int:
+    def needing_no_slot(self, model_id: str) -> int:
         """Live requests that need the model but no slot, with a lease and without."""
-        waiting = sum(waiter.model_id == model_id and waiter.aside for waiter in self.waiting)
+        waiting = sum(waiter.model_id == model_id and waiter.needs_no_slot for waiter in self.waiting)
         leases = self.instance(model_id).leases
-        return waiting + sum(lease.aside and not lease.closed for lease in leases)
+        return waiting + sum(lease.needs_no_slot and not lease.closed for lease in leases)
 
     def queue_depth(self, model_id: str) -> int:
         """How many requests may wait for a model beyond those in its slots."""
@@ -327,7 +327,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         budget = self.limits.budget
         if budget is None or not self.devices:
             return budget
-        return min(budget, together(self.devices, [device.ceiling for device in self.devices]))
+        return min(budget, combined(self.devices, [device.ceiling for device in self.devices]))
 
     @property
     def free(self) -> int | None:

@@ -21,21 +21,21 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from modeld.domain.instance_state import State, move
+from modeld.domain.instance_state import InstanceState, transition
 from modeld.domain.operation import Operation
-from modeld.scheduler.admission import end_overdue
-from modeld.scheduler.apply_input import note
+from modeld.scheduler.admission import end_overdue_requests
+from modeld.scheduler.apply_input import apply_input
 from modeld.scheduler.capacity import share_cores
-from modeld.scheduler.deadlines import expiry
-from modeld.scheduler.draining import may_enter
-from modeld.scheduler.effects import Effect, Grant, Outcome, SetThreads, Stop, Tell
-from modeld.scheduler.fair_queue import in_turns, may_queue_up, with_turns
-from modeld.scheduler.inputs import GotSlot, Input
+from modeld.scheduler.deadlines import idle_deadline
+from modeld.scheduler.draining import gate_admits
+from modeld.scheduler.effects import ChangeThreads, Effect, Grant, Outcome, RecordDecision, StopInstance
+from modeld.scheduler.fair_queue import fair_turns, may_queue, with_turns_begun
+from modeld.scheduler.inputs import Input, SlotTaken
 from modeld.scheduler.loading import load_demands
-from modeld.scheduler.memory_pressure import give_way
-from modeld.scheduler.operations import settle
+from modeld.scheduler.memory_pressure import evict_for_foreign_memory
+from modeld.scheduler.operations import complete_operations
 from modeld.scheduler.queue_order import waiting_by_urgency
-from modeld.scheduler.reservations import tidied
+from modeld.scheduler.reservations import without_stale
 from modeld.scheduler.state import Fleet, InstanceView, Instant, Lease, Waiter
 
 
@@ -45,8 +45,8 @@ def step(fleet: Fleet, event: Input, now: Instant) -> Outcome:
     Returns: the fleet after it, and the effects to perform, in their order.
     Raises: ValueError for an input that contradicts the state, which is a defect.
     """
-    fleet, effects = note(fleet, event, now)
-    if isinstance(event, GotSlot):  # It only says when: no rule looks at that. What is due is for `Tick`.
+    fleet, effects = apply_input(fleet, event, now)
+    if isinstance(event, SlotTaken):  # It only says when: no rule looks at that. What is due is for `Tick`.
         return fleet, effects
     for rule in _RULES:
         fleet, more = rule(fleet, now)
@@ -55,7 +55,7 @@ def step(fleet: Fleet, event: Input, now: Instant) -> Outcome:
 
 
 def _tidy(fleet: Fleet, now: Instant) -> Outcome:
-    return tidied(fleet, now), []
+    return without_stale(fleet, now), []
 
 
 def _grant(fleet: Fleet, now: Instant) -> Outcome:
@@ -68,20 +68,20 @@ def _grant(fleet: Fleet, now: Instant) -> Outcome:
         return fleet, effects
     for model_id in dict.fromkeys(waiter.model_id for waiter in fleet.waiting):
         view = fleet.instance(model_id)
-        if view.state is not State.READY:
+        if view.state is not InstanceState.READY:
             continue
         waiters = waiting_by_urgency(fleet, view.model_id, now)
-        entering = [waiter for waiter in waiters if may_enter(fleet, view, waiter.arrived, now)]
-        chosen = [waiter for waiter in entering if waiter.aside]
+        entering = [waiter for waiter in waiters if gate_admits(fleet, view, waiter.arrived, now)]
+        chosen = [waiter for waiter in entering if waiter.needs_no_slot]
         view = replace(view, leases=view.leases + tuple(map(_lease, chosen))) if chosen else view
         room = 2 * view.slots - view.slot_leases
-        in_line = [waiter for waiter in entering if not waiter.aside]
-        before, view = view, with_turns(fleet, view, in_line)
+        in_line = [waiter for waiter in entering if not waiter.needs_no_slot]
+        before, view = view, with_turns_begun(fleet, view, in_line)
         if view is not before:
-            fleet = fleet.having(view)
-        turns = in_turns(fleet, view, in_line if room > 0 else ())
+            fleet = fleet.with_instance(view)
+        turns = fair_turns(fleet, view, in_line if room > 0 else ())
         for waiter in turns:
-            if room <= 0 or not may_queue_up(fleet, view, waiter):
+            if room <= 0 or not may_queue(fleet, view, waiter):
                 break
             room -= 1
             chosen.append(waiter)
@@ -90,7 +90,7 @@ def _grant(fleet: Fleet, now: Instant) -> Outcome:
             continue
         taken = {waiter.ticket for waiter in chosen}
         fleet = replace(
-            fleet.having(view),
+            fleet.with_instance(view),
             waiting=tuple(waiter for waiter in fleet.waiting if waiter.ticket not in taken),
         )
         effects += [Grant(waiter.ticket, view.model_id) for waiter in chosen]
@@ -105,8 +105,8 @@ def _lease(waiter: Waiter) -> Lease:
         deadline=waiter.deadline,
         priority=waiter.priority,
         keep_alive_s=waiter.keep_alive_s,
-        aside=waiter.aside,
-        stake=waiter.stake,
+        needs_no_slot=waiter.needs_no_slot,
+        tenant=waiter.tenant,
         deaths=waiter.deaths,
     )
 
@@ -117,50 +117,54 @@ def _stop(fleet: Fleet, now: Instant) -> Outcome:
     for view in fleet.instances.values():
         if not view.idle or view.stopping:
             continue
-        due = expiry(fleet, view)
-        if view.state is State.READY and view.stale:
+        due = idle_deadline(fleet, view)
+        if view.state is InstanceState.READY and view.stale:
             reason = "its file or its options changed, and it is idle now"
-            effects.append(Tell(action="unload", model_id=view.model_id, kind="changed", reason=reason))
+            effects.append(
+                RecordDecision(action="unload", model_id=view.model_id, kind="changed", reason=reason)
+            )
         elif due is not None and now >= due:
             reason = f"idle since {now - view.last_used:.1f} s, its time to live"
-            effects.append(Tell(action="unload", model_id=view.model_id, kind="ttl", reason=reason))
-        elif (operation := _goes_for(fleet, view)) is not None:
+            effects.append(RecordDecision(action="unload", model_id=view.model_id, kind="ttl", reason=reason))
+        elif (operation := _departs_for(fleet, view)) is not None:
             reason = f"operation {operation.id} ({operation.kind} {operation.model_id}) asked for it"
-            tell = Tell(
+            tell = RecordDecision(
                 action="unload", model_id=view.model_id, reason=reason, kind="operator", key=operation.key
             )
             effects.append(tell)
-        elif view.state is not State.DRAINING:
+        elif view.state is not InstanceState.DRAINING:
             continue
-        state = move(view.state, State.DRAINING)
-        fleet = fleet.having(replace(view, state=state, stopping=True))
-        effects.append(Stop(view.model_id))
+        state = transition(view.state, InstanceState.DRAINING)
+        fleet = fleet.with_instance(replace(view, state=state, stopping=True))
+        effects.append(StopInstance(view.model_id))
     return fleet, effects
 
 
-def _goes_for(fleet: Fleet, view: InstanceView) -> Operation | None:
+def _departs_for(fleet: Fleet, view: InstanceView) -> Operation | None:
     """Return the operation for which an idle model goes now: not while it is loaded for somebody."""
-    if view.state is State.READY or (view.state is State.LOADING and not fleet.is_wanted(view.model_id)):
-        return fleet.leaves_for(view.model_id)
+    if view.state is InstanceState.READY or (
+        view.state is InstanceState.LOADING and not fleet.is_wanted(view.model_id)
+    ):
+        return fleet.departing_for(view.model_id)
     return None
 
 
-def _share(fleet: Fleet, _now: Instant) -> Outcome:
+def _share_cores(fleet: Fleet, _now: Instant) -> Outcome:
     """(6) Share the cores among the instances that decode; idle ones keep what they had."""
     effects: list[Effect] = []
     busy = sum(not view.idle for view in fleet.instances.values())
     for view in fleet.instances.values():
         spec = fleet.catalog.models.get(view.model_id)
-        if view.state is not State.READY or view.idle or spec is None:
+        if view.state is not InstanceState.READY or view.idle or spec is None:
             continue
         threads = share_cores(fleet.limits.cores, spec.options.threads, busy)
         if threads != view.threads:
-            fleet = fleet.having(replace(view, threads=threads))
-            effects.append(SetThreads(view.model_id, threads))
+            fleet = fleet.with_instance(replace(view, threads=threads))
+            effects.append(ChangeThreads(view.model_id, threads))
     return fleet, effects
 
 
-def _forget_gone(fleet: Fleet, _now: Instant) -> Outcome:
+def _remove_gone(fleet: Fleet, _now: Instant) -> Outcome:
     """(7) Forget models that are gone from the catalogue, once they hold nothing."""
     gone = {
         model_id
@@ -173,4 +177,15 @@ def _forget_gone(fleet: Fleet, _now: Instant) -> Outcome:
     return fleet, []
 
 
-_RULES = (settle, end_overdue, _tidy, _grant, load_demands, _grant, give_way, _stop, _share, _forget_gone)
+_RULES = (
+    complete_operations,
+    end_overdue_requests,
+    _tidy,
+    _grant,
+    load_demands,
+    _grant,
+    evict_for_foreign_memory,
+    _stop,
+    _share_cores,
+    _remove_gone,
+)

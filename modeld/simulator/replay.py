@@ -14,17 +14,25 @@ from collections.abc import Mapping
 
 import msgspec
 
-from modeld.domain.instance_state import State
-from modeld.domain.model import MIB, Footprint, LoadOptions, ModelSpec, make_catalog
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.model import MIB, Footprint, LoadOptions, ModelSpec, catalog_of
 from modeld.scheduler.deadlines import next_deadline
-from modeld.scheduler.effects import Cut, Effect, Grant, Load, Refuse, Stop
-from modeld.scheduler.inputs import Arrived, GotSlot, Input, Loaded, Released, Stopped, Tick
-from modeld.scheduler.state import Eviction, Fleet, Limits
+from modeld.scheduler.effects import CutRequest, Effect, Grant, Refuse, StartLoad, StopInstance
+from modeld.scheduler.inputs import (
+    Input,
+    InstanceLoaded,
+    InstanceStopped,
+    RequestArrived,
+    SlotReleased,
+    SlotTaken,
+    Tick,
+)
+from modeld.scheduler.state import Eviction, Fleet, SchedulerLimits
 from modeld.scheduler.step import step
 from modeld.simulator.trace import Trace, TraceRequest
 
 
-class Waits(msgspec.Struct, frozen=True, kw_only=True):
+class WaitTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds from arrival to a slot, or to the refusal of who waited in vain."""
 
     p50_ms: int = 0
@@ -32,7 +40,7 @@ class Waits(msgspec.Struct, frozen=True, kw_only=True):
     worst_ms: int = 0
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a trace."""
 
     policy: str
@@ -46,7 +54,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     loading_ms: int
     """Time spent on all loads together."""
     evictions: int
-    waits: Waits
+    waits: WaitTimes
     waits_by_model: Mapping[str, tuple[int, ...]]
     """Every wait, ms, ascending."""
     held_mb: float
@@ -57,7 +65,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Until the last request had ended."""
 
 
-def limits_of(policy: Eviction, limits: Limits) -> Limits:
+def limits_of(policy: Eviction, limits: SchedulerLimits) -> SchedulerLimits:
     """Return the limits of a policy: `cost` is modeld's own, `lru` is what others do.
 
     LRU: the model that was used least recently goes, at once; busy ones are never asked to.
@@ -69,7 +77,7 @@ def limits_of(policy: Eviction, limits: Limits) -> Limits:
     )
 
 
-def simulate(trace: Trace, limits: Limits) -> Report:
+def simulate(trace: Trace, limits: SchedulerLimits) -> SimulationReport:
     """Play a trace to its end and report. `limits.budget` holds, not that of the trace."""
     return _World(trace, limits).play()
 
@@ -77,7 +85,7 @@ def simulate(trace: Trace, limits: Limits) -> Report:
 class _World:
     """The engines and clients of a trace, and the books of what happened."""
 
-    def __init__(self, trace: Trace, limits: Limits) -> None:
+    def __init__(self, trace: Trace, limits: SchedulerLimits) -> None:
         self._models = {model.id: model for model in trace.head.models}
         specs = [
             ModelSpec(
@@ -90,7 +98,7 @@ class _World:
             for model in trace.head.models
         ]
         self._trace = trace
-        self._fleet = Fleet(limits=limits, catalog=make_catalog(specs))
+        self._fleet = Fleet(limits=limits, catalog=catalog_of(specs))
         self._now = 0
         self._sequence = 0
         self._coming: list[tuple[int, int, Input]] = []
@@ -104,11 +112,11 @@ class _World:
         self._held = 0.0
         self._idle = 0.0
 
-    def play(self) -> Report:
+    def play(self) -> SimulationReport:
         for ticket, request in enumerate(self._trace.requests, start=1):
             self._requests[ticket] = request
             deadline = None if request.deadline_ms is None else (request.at_ms + request.deadline_ms) / 1000
-            arrived = Arrived(
+            arrived = RequestArrived(
                 ticket=ticket, model_id=request.model, priority=request.priority, deadline=deadline
             )
             self._at(request.at_ms, arrived)
@@ -137,7 +145,7 @@ class _World:
         if span:
             for view in self._fleet.instances.values():
                 self._held += view.reserved * span
-                if view.idle and view.state is State.READY:
+                if view.idle and view.state is InstanceState.READY:
                     self._idle += view.reserved * span
         self._now = at
 
@@ -146,7 +154,7 @@ class _World:
         heapq.heappush(self._coming, (at, self._sequence, event))
 
     def _feed(self, event: Input) -> None:
-        if isinstance(event, Released):
+        if isinstance(event, SlotReleased):
             model = self._requests[event.ticket].model
             if event.ticket not in self._running[model]:
                 return  # It was cut, and let go of then.
@@ -160,18 +168,18 @@ class _World:
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case Load(spec=spec):
+            case StartLoad(spec=spec):
                 self._loads[spec.id] += 1
                 model = self._models[spec.id]
-                self._at(self._now + model.load_ms, Loaded(spec.id, model.slots))
-            case Stop(model_id=model_id):
-                self._at(self._now + self._models[model_id].unload_ms, Stopped(model_id))
+                self._at(self._now + model.load_ms, InstanceLoaded(spec.id, model.slots))
+            case StopInstance(model_id=model_id):
+                self._at(self._now + self._models[model_id].unload_ms, InstanceStopped(model_id))
             case Grant(ticket=ticket, model_id=model_id):
                 self._fifo[model_id].append(ticket)
             case Refuse(ticket=ticket, problem=problem):
                 self._refused[problem.kind] += 1
                 self._waited(ticket)
-            case Cut(ticket=ticket, problem=problem):
+            case CutRequest(ticket=ticket, problem=problem):
                 self._cut(ticket, problem.kind)
             case _:
                 pass
@@ -183,7 +191,7 @@ class _World:
             self._fifo[model].remove(ticket)
             self._running[model].add(ticket)
             self._waited(ticket)
-        self._at(self._now, Released(ticket, served=False))
+        self._at(self._now, SlotReleased(ticket, served=False))
 
     def _fill(self, model: str) -> None:
         while self._fifo[model] and len(self._running[model]) < self._models[model].slots:
@@ -191,18 +199,18 @@ class _World:
             self._running[model].add(ticket)
             self._waited(ticket)
             self._at(
-                self._now + self._trace.service_ms(self._requests[ticket]), Released(ticket, served=True)
+                self._now + self._trace.service_ms(self._requests[ticket]), SlotReleased(ticket, served=True)
             )
-            self._feed(GotSlot(ticket))
+            self._feed(SlotTaken(ticket))
 
     def _waited(self, ticket: int) -> None:
         request = self._requests[ticket]
         self._waits[request.model].append(self._now - request.at_ms)
 
-    def _report(self) -> Report:
+    def _report(self) -> SimulationReport:
         waits = sorted(wait for waits in self._waits.values() for wait in waits)
         span = max(1, self._now)
-        return Report(
+        return SimulationReport(
             policy=str(self._fleet.limits.eviction),
             requests=len(self._requests),
             served=self._served,
@@ -211,7 +219,7 @@ class _World:
             reloads=sum(count - 1 for count in self._loads.values()),
             loading_ms=sum(count * self._models[model].load_ms for model, count in self._loads.items()),
             evictions=self._fleet.evictions,
-            waits=Waits(
+            waits=WaitTimes(
                 p50_ms=_percentile(waits, 50), p99_ms=_percentile(waits, 99), worst_ms=_percentile(waits, 100)
             ),
             waits_by_model={model: tuple(sorted(waits)) for model, waits in self._waits.items()},

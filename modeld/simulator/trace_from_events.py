@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from modeld.domain.daemon_events import FleetEvent, Kind
+from modeld.domain.daemon_events import EventKind, FleetEvent
 from modeld.domain.model import MIB
 from modeld.domain.request import Priority
 from modeld.scheduler.eviction import ASSUMED_BYTES_PER_S
@@ -70,29 +70,29 @@ class _Record:
         """Note what one event tells."""
         numbers, at_ms = event.numbers, self._at_ms(event)
         match event.kind:
-            case Kind.ARRIVED if event.cause != "aside":
+            case EventKind.ARRIVED if event.cause != "aside":
                 self._arrived(event, at_ms)
-            case Kind.ENDED if "slot_ms" in numbers:
+            case EventKind.ENDED if "slot_ms" in numbers:
                 arrival = self.arrivals.get((event.run, event.ticket))
                 if arrival is not None:
                     arrival.service_ms = round(numbers["slot_ms"])
                     self.models[arrival.model].services_ms.append(numbers["slot_ms"])
-            case Kind.LOADING if "need_mb" in numbers:
+            case EventKind.LOADING if "need_mb" in numbers:
                 self.models[event.model].size_mb = numbers["need_mb"]
                 self.budget_mb = numbers.get("budget_mb", self.budget_mb)
-            case Kind.DAEMON_STARTED:
+            case EventKind.DAEMON_STARTED:
                 self.budget_mb = numbers.get("budget_mb", self.budget_mb)
-            case Kind.READY:
+            case EventKind.READY:
                 self.models[event.model].loads_ms.append(1000 * numbers.get("load_s", 0.0))
                 self.models[event.model].slots = max(1, round(numbers.get("slots", 1)))
-            case Kind.EVICTING | Kind.UNLOADING:
+            case EventKind.EVICTING | EventKind.UNLOADING:
                 self.models[event.model].leaves_at = at_ms
-            case Kind.STOPPED:
+            case EventKind.STOPPED:
                 model = self.models[event.model]
                 if model.leaves_at is not None:
                     model.unloads_ms.append(max(0.0, at_ms - model.leaves_at))
                     model.leaves_at = None
-            case Kind.MISSED:
+            case EventKind.MISSED:
                 self.missed += round(numbers.get("events", 1))
             case _:
                 pass

@@ -27,11 +27,11 @@ _OPEN = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os
 _MODE = 0o640
 
 
-class Unwritable(Exception):
+class CannotWrite(Exception):
     """Events cannot be written now; the message says why, as a sentence."""
 
 
-class Target(Protocol):
+class EventTarget(Protocol):
     """Takes whole lines."""
 
     @property
@@ -43,12 +43,12 @@ class Target(Protocol):
         """Write lines, some of them or all, and return how many bytes that were: always whole lines.
 
         Waits for a reader until `late` says that it is time to give up, and then returns 0.
-        Raises: Unwritable; then nothing was written.
+        Raises: CannotWrite; then nothing was written.
         """
         ...
 
     def reopen(self) -> None:
-        """Open it anew. Raises: Unwritable."""
+        """Open it anew. Raises: CannotWrite."""
         ...
 
     def close(self) -> None:
@@ -68,12 +68,12 @@ class StandardOutput:
     def write(self, lines: bytes, late: Callable[[], bool]) -> int:
         """See `Target`."""
         if self._fd is None:
-            raise Unwritable("standard output is closed; name an events_file")
+            raise CannotWrite("standard output is closed; name an events_file")
         try:
             return _write_when_ready(self._fd, lines, late)
         except OSError as error:
             why = "whoever read it is gone" if error.errno == errno.EPIPE else _reason(error)
-            raise Unwritable(f"standard output cannot be written: {why}") from None
+            raise CannotWrite(f"standard output cannot be written: {why}") from None
 
     def reopen(self) -> None:
         """Nothing to do: it is not ours."""
@@ -118,7 +118,7 @@ class EventFile:
             _append(fd, lines, size)
         except OSError as error:
             self.close()
-            raise Unwritable(f"{self._path} cannot be written: {self._why(error)}") from None
+            raise CannotWrite(f"{self._path} cannot be written: {self._why(error)}") from None
         return len(lines)
 
     def reopen(self) -> None:
@@ -127,7 +127,7 @@ class EventFile:
         try:
             self._opened()
         except OSError as error:
-            raise Unwritable(f"{self._path} cannot be opened: {self._why(error)}") from None
+            raise CannotWrite(f"{self._path} cannot be opened: {self._why(error)}") from None
 
     def close(self) -> None:
         """See `Target`."""
@@ -160,7 +160,7 @@ class EventFile:
                 with suppress(FileNotFoundError):
                     older.replace(f"{real}.{number}")
         except OSError as error:
-            raise Unwritable(
+            raise CannotWrite(
                 f"{self._path} has events_max_bytes and cannot be rotated: {_reason(error)}; let this user "
                 "write into its folder, or set events_max_bytes: 0 and rotate it by other means"
             ) from None

@@ -11,9 +11,9 @@ import threading
 import time
 from collections import deque
 
-from modeld.domain.daemon_events import FleetEvent, Kind, as_json
+from modeld.domain.daemon_events import EventKind, FleetEvent, as_json
 from modeld.domain.status import EventsStatus
-from modeld.telemetry.event_file import FILE_BYTES, Target, Unwritable
+from modeld.telemetry.event_file import FILE_BYTES, CannotWrite, EventTarget
 from modeld.telemetry.log import get_logger
 
 QUEUE_EVENTS = 10_000
@@ -25,9 +25,11 @@ _LAST_WORDS_S = 0.3
 
 
 class EventWriter:
-    """Writes all events to one target. Satisfies `modeld.runtime.reporting.event_log.Sink`."""
+    """Writes all events to one target. Satisfies `modeld.runtime.reporting.event_log.EventSink`."""
 
-    def __init__(self, target: Target, *, capacity: int = QUEUE_EVENTS, retry_s: float = _RETRY_S) -> None:
+    def __init__(
+        self, target: EventTarget, *, capacity: int = QUEUE_EVENTS, retry_s: float = _RETRY_S
+    ) -> None:
         self._target = target
         self._capacity = capacity
         self._retry_s = retry_s
@@ -100,7 +102,7 @@ class EventWriter:
             while self._queue and self._write():
                 pass
             if self._stopping:
-                if not self._queue or self._late() or self._problem is not None:
+                if not self._queue or self._is_late() or self._problem is not None:
                     break
             elif self._problem is not None and self._queue:
                 self._hurry.wait(self._retry_s)
@@ -109,7 +111,7 @@ class EventWriter:
                 self._hurry.wait(_GATHER_S)
         self._target.close()
 
-    def _late(self) -> bool:
+    def _is_late(self) -> bool:
         return time.monotonic() > self._give_up_at
 
     def _write(self) -> bool:
@@ -117,21 +119,21 @@ class EventWriter:
         lines, ends = self._lines()
         try:
             done = self._target.write(b"".join(lines), self._interrupted)
-        except Unwritable as error:
-            self._went_wrong(str(error))
+        except CannotWrite as error:
+            self._on_failure(str(error))
             return False
         for end in ends:
             if end > done:
                 break
-            if self._queue.popleft().kind is not Kind.MISSED:
+            if self._queue.popleft().kind is not EventKind.MISSED:
                 self._written += 1
         if done:
-            self._went_well()
+            self._on_success()
         return done > 0
 
     def _interrupted(self) -> bool:
         """Whether the target should stop waiting for its reader for now."""
-        return self._reopen or self._late()
+        return self._reopen or self._is_late()
 
     def _lines(self) -> tuple[list[bytes], list[int]]:
         """Return lines for one write, and where each ends. They stay in the queue until they are written."""
@@ -149,18 +151,18 @@ class EventWriter:
         self._reopen = False
         try:
             self._target.reopen()
-        except Unwritable as error:
-            self._went_wrong(str(error))
+        except CannotWrite as error:
+            self._on_failure(str(error))
         else:
             self._log.info("the target of events was opened anew", target=self._target.name)
-            self._went_well()
+            self._on_success()
 
-    def _went_wrong(self, problem: str) -> None:
+    def _on_failure(self, problem: str) -> None:
         if self._problem != problem:
             self._log.error("events cannot be written", target=self._target.name, reason=problem)
         self._problem = problem
 
-    def _went_well(self) -> None:
+    def _on_success(self) -> None:
         if self._problem is not None:
             self._problem = None
             self._log.info("events are written again", target=self._target.name, dropped=self._dropped)
@@ -173,7 +175,7 @@ def _gap(event: FleetEvent, lost: int) -> FleetEvent:
         run=event.run,
         at_unix=event.at_unix,
         uptime_ms=event.uptime_ms,
-        kind=Kind.MISSED,
+        kind=EventKind.MISSED,
         reason=f"{lost} events found no room while they could not be written fast enough",
         numbers={"events": lost},
     )

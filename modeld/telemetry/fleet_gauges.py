@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import MIB
 from modeld.domain.status import DaemonStatus, DeviceStatus, EventsStatus, InstanceStatus
 
@@ -118,7 +118,7 @@ def _instances(instances: Iterable[InstanceStatus]) -> Iterable[Metric]:
     restarts = CounterMetricFamily("modeld_restarts", "Times the model's engine died", labels=_MODEL)
     for it in instances:
         label = (it.model_id,)
-        for each in State:
+        for each in InstanceState:
             state.add_metric((it.model_id, each.value), float(it.state is each))
         slots.add_metric(label, it.slots)
         busy.add_metric(label, it.busy_slots)

@@ -131,7 +131,7 @@ class RequestMetrics:
             self._tokens_drafted.labels(model, "true").inc(usage.accepted_tokens)
             self._tokens_drafted.labels(model, "false").inc(rejected)
 
-    def count_aside(self, model: str, reason: str) -> None:
+    def count_without_slot(self, model: str, reason: str) -> None:
         """A request that needed no slot ended; `reason` as in `observe`."""
         self._asides.labels(model, reason).inc()
 

@@ -20,21 +20,21 @@ from typing import NoReturn
 from msgspec.structs import replace
 
 from modeld.engine.load import load_engine
-from modeld.worker.engine_loop import Inbox, drive
+from modeld.worker.engine_loop import Inbox, run_engine
 from modeld.worker.messages import (
     FrameError,
     Frames,
     FromWorker,
-    Ready,
     Start,
     ToWorker,
+    WorkerReady,
     encode,
     frames_to_worker,
     load_of,
     mark,
 )
 from modeld.worker.process_stats import own_bytes
-from modeld.worker.sandbox import die_with, leave_no_core, leave_the_daemon_alone
+from modeld.worker.sandbox import become_oom_victim, die_with_parent, disable_core_dumps
 
 _RECEIVE_BYTES = 65536
 LOST = 3
@@ -44,10 +44,10 @@ LOST = 3
 def main(arguments: list[str]) -> NoReturn:
     """Serve one model until the daemon says `Close`, or is gone."""
     descriptor, daemon = int(arguments[0]), int(arguments[1])
-    if not die_with(daemon):
+    if not die_with_parent(daemon):
         _leave(LOST)
-    leave_the_daemon_alone()
-    leave_no_core()
+    become_oom_victim()
+    disable_core_dumps()
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
     frames = frames_to_worker()
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> NoReturn:
     for message in early:
         inbox.put(message)
     threading.Thread(target=_listen, args=(sock, frames, inbox), name="modeld inbox", daemon=True).start()
-    drive(partial(load_engine, load_of(start)), inbox, partial(_post, sock))
+    run_engine(partial(load_engine, load_of(start)), inbox, partial(_post, sock))
     _leave(0)
 
 
@@ -113,7 +113,7 @@ def _receive(sock: socket.socket) -> bytes:
 
 def _post(sock: socket.socket, message: FromWorker) -> None:
     """Send a message, in one write; leave when nobody is there to take it."""
-    if isinstance(message, Ready):
+    if isinstance(message, WorkerReady):
         message = replace(message, held=own_bytes())
     try:
         sock.sendall(encode(message))

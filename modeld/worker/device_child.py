@@ -13,7 +13,7 @@ import sys
 import msgspec
 
 from modeld.worker.oneshot_child import answer, confined
-from modeld.worker.sandbox import bound
+from modeld.worker.sandbox import limit_resources
 
 _CPU_S = 20
 _MEMORY_BYTES = 8 << 30
@@ -21,7 +21,7 @@ _MEMORY_BYTES = 8 << 30
 
 if __name__ == "__main__":
     sock = confined(sys.argv[1:])
-    bound(memory=_MEMORY_BYTES, cpu_s=_CPU_S)
+    limit_resources(memory=_MEMORY_BYTES, cpu_s=_CPU_S)
     from modeld.engine.llama.native.devices import list_devices
 
     answer(sock, msgspec.json.encode(list_devices()))

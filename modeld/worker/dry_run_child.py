@@ -15,7 +15,7 @@ import msgspec
 
 from modeld.worker.messages import Start, frames_to_worker, load_of
 from modeld.worker.oneshot_child import answer, confined
-from modeld.worker.sandbox import bound
+from modeld.worker.sandbox import limit_resources
 
 _MEMORY_BYTES = 2 << 30
 _CPU_S = 10
@@ -35,7 +35,7 @@ if __name__ == "__main__":
     daemon = confined(sys.argv[1:])
     start = _first_message(daemon)
     logging.basicConfig(level=logging.ERROR)
-    bound(memory=_MEMORY_BYTES, cpu_s=_CPU_S)
+    limit_resources(memory=_MEMORY_BYTES, cpu_s=_CPU_S)
     from modeld.worker.dry_run_answer import dry_run_of
 
     answer(daemon, msgspec.json.encode(dry_run_of(load_of(start), _MEMORY_BYTES)))

@@ -11,18 +11,18 @@ from queue import Empty, SimpleQueue
 from modeld.engine.protocol import Engine, LoadAborted, OnProgress
 from modeld.errors import EngineFailed, ModeldError, ModelFailed
 from modeld.worker.messages import (
-    Cancel,
+    CancelRequest,
     Close,
-    Died,
     FromWorker,
-    LoadFailed,
     Progress,
-    Ready,
     SetThreads,
-    Step,
-    Stopped,
-    Submit,
+    StepDone,
+    SubmitRequest,
     ToWorker,
+    WorkerDied,
+    WorkerLoadFailed,
+    WorkerReady,
+    WorkerStopped,
 )
 
 _log = logging.getLogger("modeld.worker")
@@ -39,12 +39,12 @@ class Inbox:
         self.closing = False
 
     def put(self, message: ToWorker) -> None:
-        """Add a message; `Close`, and a `Cancel` that is urgent, also interrupt the engine."""
+        """Add a message; `Close`, and a `CancelRequest` that is urgent, also interrupt the engine."""
         if isinstance(message, Close):
             self.closing = True
         self._queue.put(message)
         engine = self._engine
-        urgent = isinstance(message, Close) or (isinstance(message, Cancel) and message.urgent)
+        urgent = isinstance(message, Close) or (isinstance(message, CancelRequest) and message.urgent)
         if urgent and engine is not None:
             engine.interrupt()
 
@@ -62,10 +62,12 @@ class Inbox:
                 return messages
 
 
-def drive(load: Callable[[OnProgress], Engine], inbox: Inbox, post: Callable[[FromWorker], None]) -> None:
+def run_engine(
+    load: Callable[[OnProgress], Engine], inbox: Inbox, post: Callable[[FromWorker], None]
+) -> None:
     """Load an engine and serve until `Close`. Posts the messages of `worker.messages`; never raises.
 
-    Whatever an engine raises ends this worker with `LoadFailed` or `Died`, and nothing else.
+    Whatever an engine raises ends this worker with `WorkerLoadFailed` or `WorkerDied`, and nothing else.
     """
     reported = -1.0
 
@@ -79,25 +81,25 @@ def drive(load: Callable[[OnProgress], Engine], inbox: Inbox, post: Callable[[Fr
     try:
         engine = load(on_progress)
     except LoadAborted:
-        post(Stopped())
+        post(WorkerStopped())
         return
     except ModeldError as error:
-        post(LoadFailed(error.as_problem()))
+        post(WorkerLoadFailed(error.as_problem()))
         return
-    except Exception as error:  # noqa: BLE001  # the wall: told as `LoadFailed`, with the traceback in the log
+    except Exception as error:  # noqa: BLE001  # the wall: told as `WorkerLoadFailed`, with the traceback in the log
         _log.exception("the load failed")
-        post(LoadFailed(ModelFailed(f"the load failed: {error!r}").as_problem()))
+        post(WorkerLoadFailed(ModelFailed(f"the load failed: {error!r}").as_problem()))
         return
-    last: FromWorker = Stopped()
+    last: FromWorker = WorkerStopped()
     try:
         inbox.attach(engine)
-        post(Ready(engine.info))
+        post(WorkerReady(engine.info))
         _serve(engine, inbox, post)
     except ModeldError as error:
-        last = Died(error.as_problem())
-    except Exception as error:  # noqa: BLE001  # the wall: told as `Died`, with the traceback in the log
+        last = WorkerDied(error.as_problem())
+    except Exception as error:  # noqa: BLE001  # the wall: told as `WorkerDied`, with the traceback in the log
         _log.exception("the engine broke")
-        last = Died(EngineFailed(f"the engine broke: {error!r}").as_problem())
+        last = WorkerDied(EngineFailed(f"the engine broke: {error!r}").as_problem())
     finally:
         inbox.attach(None)
         engine.close()
@@ -108,9 +110,9 @@ def _serve(engine: Engine, inbox: Inbox, post: Callable[[FromWorker], None]) -> 
     while True:
         for message in inbox.take(wait=not engine.busy):
             match message:
-                case Submit(id=request_id, request=request):
+                case SubmitRequest(id=request_id, request=request):
                     engine.submit(request_id, request)
-                case Cancel(id=request_id):
+                case CancelRequest(id=request_id):
                     engine.cancel(request_id)
                 case SetThreads(threads=threads):
                     engine.set_threads(threads)
@@ -119,4 +121,4 @@ def _serve(engine: Engine, inbox: Inbox, post: Callable[[FromWorker], None]) -> 
         if engine.busy:
             began = time.perf_counter()
             outputs = engine.step()
-            post(Step(tuple(outputs), time.perf_counter() - began))
+            post(StepDone(tuple(outputs), time.perf_counter() - began))

@@ -43,7 +43,7 @@ class Worker(Protocol):
         ...
 
     def kill(self, problem: Problem, /) -> bool:
-        """End it by force; it ends by `Died` with this problem. False: it cannot be killed."""
+        """End it by force; it ends by `WorkerDied` with this problem. False: it cannot be killed."""
         ...
 
     def pulse(self) -> object:

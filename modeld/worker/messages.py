@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """What the daemon and a worker say to each other, both directions.
 
-    to the worker     (Start)  Submit  Cancel  SetThreads  Close
-    from the worker   Progress  (Ready Step*)  Stopped | LoadFailed | Died
+    to the worker     (Start)  SubmitRequest  CancelRequest  SetThreads  Close
+    from the worker   Progress  (WorkerReady StepDone*)  WorkerStopped | WorkerLoadFailed | WorkerDied
 
-A worker holds one engine. `Progress* Ready Step* Stopped` is a good life; `LoadFailed` ends one
-that never became ready, `Died` one whose engine broke. Exactly one of the three comes last.
+A worker holds one engine. `Progress* WorkerReady StepDone* WorkerStopped` is a good life; `WorkerLoadFailed`
+ends one that never became ready, `WorkerDied` one whose engine broke. Exactly one of the three comes last.
 `Start` is the first word to a child process; a thread is given what is in it when it is made. The process of
 a dry run (`worker.oneshot`) is told `Start`, too, and answers once, by a `DryRunReply` in JSON.
 """
@@ -55,14 +55,14 @@ class DryRunReply(msgspec.Struct, frozen=True, kw_only=True):
     problem: Problem | None = None
 
 
-class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """Serve this request; answered in `Step`s."""
+class SubmitRequest(msgspec.Struct, frozen=True, tag="submit"):
+    """Serve this request; answered in `StepDone`s."""
 
     id: int
     request: Request
 
 
-class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+class CancelRequest(msgspec.Struct, frozen=True, tag="cancel"):
     """End this request. `urgent` also interrupts a running decode (it may be a long prefill)."""
 
     id: int
@@ -76,7 +76,7 @@ class SetThreads(msgspec.Struct, frozen=True, tag="set_threads"):
 
 
 class Close(msgspec.Struct, frozen=True, tag="close"):
-    """Stop: give up a load, drop what is in the slots, free the model, answer `Stopped`."""
+    """Stop: give up a load, drop what is in the slots, free the model, answer `WorkerStopped`."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -85,7 +85,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     fraction: float
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
+class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):
     """The model is loaded.
 
     `held` is the resident set of its process at this moment, bytes; 0 where that is not told.
@@ -95,13 +95,13 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     held: int = 0
 
 
-class Held(msgspec.Struct, frozen=True, tag="held"):
+class MemoryHeld(msgspec.Struct, frozen=True, tag="held"):
     """The process of the worker holds so many bytes now. Its host tells this, and it is no sign of life."""
 
     bytes: int
 
 
-class Step(msgspec.Struct, frozen=True, tag="step"):
+class StepDone(msgspec.Struct, frozen=True, tag="step"):
     """What one step of the engine brought, for all slots; or several, when the event loop is behind.
 
     `seconds` is how long it took. A step without outputs is sent too, as a sign of life.
@@ -111,24 +111,24 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
     seconds: float
 
 
-class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
+class WorkerStopped(msgspec.Struct, frozen=True, tag="stopped"):
     """The engine is closed and its memory given back."""
 
 
-class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+class WorkerLoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     """The model could not be loaded."""
 
     problem: Problem
 
 
-class Died(msgspec.Struct, frozen=True, tag="died"):
+class WorkerDied(msgspec.Struct, frozen=True, tag="died"):
     """The engine broke after it was ready; what it held is lost."""
 
     problem: Problem
 
 
-ToWorker = Submit | Cancel | SetThreads | Close
-FromWorker = Progress | Ready | Held | Step | Stopped | LoadFailed | Died
+ToWorker = SubmitRequest | CancelRequest | SetThreads | Close
+FromWorker = Progress | WorkerReady | MemoryHeld | StepDone | WorkerStopped | WorkerLoadFailed | WorkerDied
 
 
 # ----------------------------------------------------------------------

@@ -19,7 +19,7 @@ from modeld.engine.protocol import LoadSpec
 from modeld.errors import ModelFailed, Problem
 from modeld.telemetry.log import get_logger
 from modeld.worker.messages import DryRunReply, encode, start_of
-from modeld.worker.spawn import CHUNK, GONE_S, Spawned, gone, spawn
+from modeld.worker.spawn import CHUNK, GONE_S, Spawned, spawn, wait_until_gone
 
 MOST_BYTES = 1 << 20
 _WORDS = 3
@@ -27,23 +27,23 @@ _WORDS = 3
 _log = get_logger("modeld.worker")
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class OneshotResult(msgspec.Struct, frozen=True, kw_only=True):
     """What such a process left behind."""
 
     reply: bytes
     in_time: bool
     code: int | None
-    words: tuple[str, ...]
+    stderr: tuple[str, ...]
     """The last lines that it wrote: C's own, when an assertion ended it."""
 
     @property
     def end(self) -> str:
         """How it ended, as part of a sentence."""
-        said = f"; its last words: {'; '.join(self.words)}" if self.words else ""
+        said = f"; its last words: {'; '.join(self.stderr)}" if self.stderr else ""
         return f"its process ended with {self.code}{said}"
 
 
-async def ask_once(name: str, module: str, frame: bytes | bytearray, within_s: float) -> Said:
+async def run_oneshot(name: str, module: str, frame: bytes | bytearray, within_s: float) -> OneshotResult:
     """Start `python -m module FD DAEMON NAME`, write `frame` to it and read its answer.
 
     Raises: OSError when no process can be started.
@@ -57,20 +57,20 @@ async def ask_once(name: str, module: str, frame: bytes | bytearray, within_s: f
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_collect, child.log_fd, words)
                 await _talk(child, bytearray(frame), reply)
-                await gone(child.process)
+                await wait_until_gone(child.process)
                 nursery.cancel_scope.cancel()
     finally:
         child.process.kill()
         with trio.move_on_after(GONE_S, shield=True):
-            await gone(child.process)
+            await wait_until_gone(child.process)
         if child.process.returncode is None:
             _log.error("a killed process is not gone", module=module, about=name, pid=child.process.pid)
         child.close()
-    return Said(
+    return OneshotResult(
         reply=bytes(reply),
         in_time=not patience.cancelled_caught,
         code=child.process.returncode,
-        words=tuple(words),
+        stderr=tuple(words),
     )
 
 
@@ -114,7 +114,7 @@ WITHIN_S = 5.0
 Answer = DryRun | Problem
 
 
-async def probe(load: LoadSpec, within_s: float = WITHIN_S) -> Answer:
+async def run_dry_run(load: LoadSpec, within_s: float = WITHIN_S) -> Answer:
     """Ask a child process what a model takes. Never raises for what is in the file.
 
     Returns: what llama.cpp says, or the problem: with the file, or that there was no answer in time.
@@ -123,7 +123,7 @@ async def probe(load: LoadSpec, within_s: float = WITHIN_S) -> Answer:
     await trio.lowlevel.checkpoint()
     frame = encode(start_of(load, logging.WARNING))
     try:
-        said = await ask_once(load.model_id, "modeld.worker.dry_run_child", frame, within_s)
+        said = await run_oneshot(load.model_id, "modeld.worker.dry_run_child", frame, within_s)
     except OSError as error:
         return _failed(load, f"no process could be started: {error.strerror or error}")
     if not said.in_time:

@@ -12,7 +12,7 @@ import os
 import socket
 from typing import NoReturn
 
-from modeld.worker.sandbox import die_with, leave_no_core, leave_the_daemon_alone
+from modeld.worker.sandbox import become_oom_victim, die_with_parent, disable_core_dumps
 
 _NICE = 5
 
@@ -23,10 +23,10 @@ def confined(arguments: list[str]) -> socket.socket:
     `arguments` are those of the command line: descriptor, process id of the daemon, a name for `ps`.
     """
     descriptor, daemon = int(arguments[0]), int(arguments[1])
-    if not die_with(daemon):
+    if not die_with_parent(daemon):
         os._exit(1)
-    leave_the_daemon_alone()
-    leave_no_core()
+    become_oom_victim()
+    disable_core_dumps()
     with contextlib.suppress(OSError):
         os.nice(_NICE)
     sock = socket.socket(fileno=descriptor)

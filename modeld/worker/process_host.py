@@ -21,21 +21,21 @@ from modeld.worker.child_log import ChildLog
 from modeld.worker.host import OnMessage
 from modeld.worker.messages import (
     Close,
-    Died,
     FrameError,
     FromWorker,
-    Held,
-    LoadFailed,
-    Ready,
-    Step,
-    Stopped,
+    MemoryHeld,
+    StepDone,
     ToWorker,
+    WorkerDied,
+    WorkerLoadFailed,
+    WorkerReady,
+    WorkerStopped,
     encode,
     frames_from_worker,
     start_of,
 )
 from modeld.worker.process_stats import Pulse, held_bytes, pulse_of
-from modeld.worker.spawn import CHUNK, GONE_S, Spawned, gone, spawn
+from modeld.worker.spawn import CHUNK, GONE_S, Spawned, spawn, wait_until_gone
 from modeld.worker.thread_outbox import merged
 
 CLOSE_S = 5.0
@@ -75,7 +75,7 @@ class ProcessWorker:
         self._ready = trio.Event()
         self._log_ended = trio.Event()
         self._steps = 0
-        self._last: Stopped | LoadFailed | Died | None = None
+        self._last: WorkerStopped | WorkerLoadFailed | WorkerDied | None = None
         self._killed_for: Problem | None = None
 
     async def run(self) -> None:
@@ -88,7 +88,7 @@ class ProcessWorker:
             child = spawn(self._load.model_id)
         except OSError as error:
             text = f"no process could be started for model {self._load.model_id}: {error.strerror or error}"
-            self._on_message(LoadFailed(ModelFailed(text).as_problem()))
+            self._on_message(WorkerLoadFailed(ModelFailed(text).as_problem()))
             return
         self._child, self.pid = child, child.process.pid
         log = ChildLog(self._load.model_id, child.process.pid)
@@ -100,12 +100,12 @@ class ProcessWorker:
                 nursery.start_soon(self._kill_when_stop_takes_long)
                 nursery.start_soon(self._measure, child.process.pid)
                 await self._listen(child)
-                await self._see_the_end(child)
+                await self._reap(child)
                 nursery.cancel_scope.cancel()
         finally:
             self._kill()
             with trio.move_on_after(GONE_S, shield=True):
-                await gone(child.process)
+                await wait_until_gone(child.process)
             if child.process.returncode is None:
                 _log.error("a killed worker is not gone", model=self._load.model_id, pid=self.pid)
             child.close()
@@ -137,7 +137,7 @@ class ProcessWorker:
             self.send(Close())
 
     def kill(self, problem: Problem, /) -> bool:
-        """Kill the process; the worker ends by `Died` with this problem."""
+        """Kill the process; the worker ends by `WorkerDied` with this problem."""
         if self._killed_for is None:
             self._killed_for = problem
         self._kill()
@@ -174,12 +174,12 @@ class ProcessWorker:
 
     def _take(self, message: FromWorker) -> None:
         match message:
-            case Stopped() | LoadFailed() | Died():
+            case WorkerStopped() | WorkerLoadFailed() | WorkerDied():
                 self._last = message  # Delivered when the process is gone.
                 return
-            case Ready():
+            case WorkerReady():
                 self._ready.set()
-            case Step():
+            case StepDone():
                 self._steps += 1
             case _:
                 pass
@@ -234,15 +234,15 @@ class ProcessWorker:
                 seen = self._steps
                 self.measured = await trio.to_thread.run_sync(held_bytes, pid, abandon_on_cancel=True)
                 if self.measured is not None:
-                    self._on_message(Held(self.measured))
+                    self._on_message(MemoryHeld(self.measured))
             await trio.sleep(MEASURE_S)
 
-    async def _see_the_end(self, child: Spawned) -> None:
+    async def _reap(self, child: Spawned) -> None:
         """Wait for the end of the process; what is not gone soon after its socket is killed."""
         with trio.move_on_after(EXIT_S):
-            await gone(child.process)
+            await wait_until_gone(child.process)
         self._kill()
-        await gone(child.process)
+        await wait_until_gone(child.process)
         with trio.move_on_after(_LOG_END_S):
             await self._log_ended.wait()
 
@@ -251,22 +251,22 @@ class ProcessWorker:
         if self._child is not None:
             self._child.process.kill()
 
-    def _last_message(self, code: int | None, log: ChildLog) -> Stopped | LoadFailed | Died:
+    def _last_message(self, code: int | None, log: ChildLog) -> WorkerStopped | WorkerLoadFailed | WorkerDied:
         """Return how it ended. One that was to stop has stopped, whatever it died of on the way."""
         if self._last is not None and self._killed_for is None:
             return self._last
         if self._killed_for is None:
-            problem = EngineFailed(self._obituary(code, log)).as_problem()
+            problem = EngineFailed(self._death_report(code, log)).as_problem()
         else:
             problem = self._killed_for
         if not self._stopping.is_set():
-            return Died(problem)
+            return WorkerDied(problem)
         _log.warning(
             "a worker died while it stopped", model=self._load.model_id, pid=self.pid, why=problem.message
         )
-        return Stopped()
+        return WorkerStopped()
 
-    def _obituary(self, code: int | None, log: ChildLog) -> str:
+    def _death_report(self, code: int | None, log: ChildLog) -> str:
         what = f"the worker process of model {self._load.model_id} (pid {self.pid})"
         doing = "served" if self._ready.is_set() else "loaded it"
         words = log.last_words(trio.current_time())

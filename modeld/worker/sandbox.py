@@ -17,7 +17,7 @@ OOM_SCORE_ADJ = 500
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with(daemon: int) -> bool:
+def die_with_parent(daemon: int) -> bool:
     """Let the kernel kill this process when the daemon's main thread ends, also while it is stopped.
 
     Returns: False if the daemon ended before that. `daemon` is its process id, 0 for one that is not tied.
@@ -29,7 +29,7 @@ def die_with(daemon: int) -> bool:
     return os.getppid() == daemon
 
 
-def leave_the_daemon_alone() -> None:
+def become_oom_victim() -> None:
     """Be the first to go where memory is short, and ignore SIGTERM.
 
     A stop is the daemon's to decide: whoever signals a whole group (a service manager, a shell)
@@ -41,7 +41,7 @@ def leave_the_daemon_alone() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ), encoding="ascii")
 
 
-def leave_no_core() -> None:
+def disable_core_dumps() -> None:
     """Tell where a crash was, and leave no core file of a model's size."""
     with contextlib.suppress(OSError, ValueError):
         hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
@@ -50,7 +50,7 @@ def leave_no_core() -> None:
     faulthandler.enable()
 
 
-def bound(*, memory: int, cpu_s: int) -> None:
+def limit_resources(*, memory: int, cpu_s: int) -> None:
     """Bound the memory that this process may write to (bytes), and its CPU time. No file may grow."""
     for name, value in (("RLIMIT_DATA", memory), ("RLIMIT_CPU", cpu_s), ("RLIMIT_FSIZE", 0)):
         kind = getattr(resource, name, None)

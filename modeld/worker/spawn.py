@@ -125,7 +125,7 @@ def spawn(model_id: str, module: str = "modeld.worker.child") -> Spawned:
     return Spawned(process, ours, reader)
 
 
-async def gone(process: subprocess.Popen[bytes]) -> None:
+async def wait_until_gone(process: subprocess.Popen[bytes]) -> None:
     """Wait until a process has ended, and take its exit code."""
     while process.poll() is None:
         try:

@@ -10,14 +10,14 @@ import trio
 from modeld.engine.load import load_engine
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import Problem
-from modeld.worker.engine_loop import Inbox, drive
+from modeld.worker.engine_loop import Inbox, run_engine
 from modeld.worker.host import OnMessage
-from modeld.worker.messages import Close, Died, FromWorker, LoadFailed, Stopped, ToWorker
-from modeld.worker.thread_outbox import Postbox
+from modeld.worker.messages import Close, FromWorker, ToWorker, WorkerDied, WorkerLoadFailed, WorkerStopped
+from modeld.worker.thread_outbox import ThreadOutbox
 
 
 class ThreadWorker:
-    """Runs `drive` by `trio.to_thread`; messages come back once a step at the most, by `run_sync_soon`.
+    """Runs `run_engine` by `trio.to_thread`; messages come back once a step at the most, by `run_sync_soon`.
 
     It has no process and no memory of its own to tell of, and cannot be killed.
     """
@@ -60,9 +60,9 @@ class ThreadWorker:
         """Return nothing: what one thread does cannot be told apart."""
 
     async def _run_thread(self) -> None:
-        post = Postbox(trio.lowlevel.current_trio_token().run_sync_soon, self._deliver).put
+        post = ThreadOutbox(trio.lowlevel.current_trio_token().run_sync_soon, self._deliver).put
         await trio.to_thread.run_sync(
-            drive,
+            run_engine,
             partial(load_engine, self._load),
             self._inbox,
             post,
@@ -72,6 +72,6 @@ class ThreadWorker:
         )
 
     def _deliver(self, message: FromWorker) -> None:
-        if isinstance(message, Stopped | LoadFailed | Died):
+        if isinstance(message, WorkerStopped | WorkerLoadFailed | WorkerDied):
             self._ended.set()
         self._on_message(message)

@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from modeld.worker.host import OnMessage
-from modeld.worker.messages import FromWorker, Step
+from modeld.worker.messages import FromWorker, StepDone
 
 CallSoon = Callable[[Callable[[], None]], None]
 """Has the event loop call a function soon; may be asked from any thread."""
 
 
-class Postbox:
+class ThreadOutbox:
     """Messages on their way. One thread puts, the event loop takes.
 
     Waking the event loop costs more than a message. When it is behind, it is called once for several
@@ -42,9 +42,9 @@ class Postbox:
 
 def merged(messages: Iterable[FromWorker]) -> Iterator[FromWorker]:
     """Yield messages in their order, with steps that follow one another made one."""
-    steps: list[Step] = []
+    steps: list[StepDone] = []
     for message in messages:
-        if isinstance(message, Step):
+        if isinstance(message, StepDone):
             steps.append(message)
             continue
         yield from _one_step(steps)
@@ -53,9 +53,9 @@ def merged(messages: Iterable[FromWorker]) -> Iterator[FromWorker]:
     yield from _one_step(steps)
 
 
-def _one_step(steps: list[Step]) -> Iterator[Step]:
+def _one_step(steps: list[StepDone]) -> Iterator[StepDone]:
     if len(steps) == 1:
         yield steps[0]
     elif steps:
         outputs = tuple(output for step in steps for output in step.outputs)
-        yield Step(outputs, sum(step.seconds for step in steps))
+        yield StepDone(outputs, sum(step.seconds for step in steps))

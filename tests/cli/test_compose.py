@@ -17,7 +17,7 @@ from support.backend import ScriptedBackend
 from modeld.cli import compose
 from modeld.config.settings import Settings
 from modeld.domain.request_events import Delta, Started, Usage
-from modeld.http.auth import Guard
+from modeld.http.auth import Authorizer
 from modeld.quotas.usage import NOBODY
 from modeld.runtime.keys.usage_store import UsageStore
 from modeld.runtime.ticket import Ticket
@@ -68,7 +68,7 @@ async def test_a_front_that_is_cut_writes_down_what_its_requests_used(
             compose._front,
             ScriptedBackend(nursery, endless),
             settings=settings,
-            guard=Guard(None),
+            authorizer=Authorizer(None),
             tls=None,
             metrics=Metrics(),
             binds=("127.0.0.1:0",),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.real import daemon
+from support.daemon_process import daemon
 from support.tiny_gguf import write_model
 
 from modeld.cli.main import modeld

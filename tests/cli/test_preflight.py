@@ -31,7 +31,7 @@ from modeld.cli.preflight import (
 from modeld.config.address import parse_address
 from modeld.config.settings import ModelSettings, Settings
 from modeld.domain.model import Catalog
-from modeld.runtime.catalog.scan import Scan, Scanner
+from modeld.runtime.catalog.scan import Scanner, ScanResult
 
 
 def why(verdict: Verdict) -> str:
@@ -49,7 +49,7 @@ def test_the_models_folder_must_be_a_readable_folder(tmp_path: Path) -> None:
 
 def test_an_empty_folder_does_not_keep_the_daemon_from_starting(tmp_path: Path) -> None:
     """Models may come later, so none is a note."""
-    verdict = check_models(Scan(), tmp_path)
+    verdict = check_models(ScanResult(), tmp_path)
     assert isinstance(verdict, Ok)
     assert "noticed without a restart" in verdict.note
     assert check_default_model(None, Catalog()) == Ok("none")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.real import Q4_0, Daemon, daemon
+from support.daemon_process import Q4_0, Daemon, daemon
 
 
 @pytest.fixture(scope="package")

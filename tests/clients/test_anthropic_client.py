@@ -11,7 +11,7 @@ import anthropic
 import httpx2
 import pytest
 import trio
-from support.real import Q4_0, Daemon, client, daemon, until
+from support.daemon_process import Q4_0, Daemon, client, daemon, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pydantic
 import pytest
-from support.real import Q4_0, Daemon
+from support.daemon_process import Q4_0, Daemon
 
 pytestmark = [
     pytest.mark.e2e,

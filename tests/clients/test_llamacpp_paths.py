@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from support.real import Q4_0, Q8_0, Daemon, until
+from support.daemon_process import Q4_0, Q8_0, Daemon, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real]
 

@@ -12,7 +12,7 @@ import httpx2
 import ollama
 import pytest
 import trio
-from support.real import Q4_0, Daemon, client, daemon, status, until
+from support.daemon_process import Q4_0, Daemon, client, daemon, status, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real]
 

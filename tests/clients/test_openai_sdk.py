@@ -13,7 +13,7 @@ import httpx2
 import openai
 import pydantic
 import pytest
-from support.real import Q4_0, Daemon, until
+from support.daemon_process import Q4_0, Daemon, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real]
 

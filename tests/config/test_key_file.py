@@ -26,9 +26,9 @@ from modeld.config.key_file import (
     read_keys,
     readable_by_others,
 )
-from modeld.domain.model import ModelSpec, make_catalog
+from modeld.domain.model import ModelSpec, catalog_of
 from modeld.domain.request import Priority
-from modeld.quotas.client import Client, Scope, redacted, visible
+from modeld.quotas.client import Client, Scope, redacted, visible_models
 
 
 def test_a_secret_matches_its_own_hash_and_no_other() -> None:
@@ -183,7 +183,7 @@ def test_keys_are_taken_out_of_what_is_logged() -> None:
     assert redacted("modeld serves") == "modeld serves"
 
 
-CATALOG = make_catalog(
+CATALOG = catalog_of(
     [
         ModelSpec(id="a-1.gguf", path="/a", aliases=("a-1", "fast")),
         ModelSpec(id="b-1.gguf", path="/b", aliases=("b-1",)),
@@ -206,7 +206,7 @@ def test_a_client_sees_its_models_only(
     patterns: tuple[str, ...], ids: list[str], default: str | None
 ) -> None:
     """By id, stem or alias; the default is the first healthy one that it sees."""
-    seen = visible(CATALOG, Client(models=patterns))
+    seen = visible_models(CATALOG, Client(models=patterns))
     assert list(seen.models) == ids
     assert seen.default == default
     assert set(seen.names.values()) == set(ids)

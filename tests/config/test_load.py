@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeld.config.fields import BY_NAME, FIELDS, LEGACY, show_default
-from modeld.config.load import ConfigError, Loaded, load_settings
+from modeld.config.load import ConfigError, LoadedSettings, load_settings
 from modeld.config.model_fields import MODEL_FIELDS
 from modeld.config.settings import AUTO, ModelSettings, Settings
 from modeld.domain.model import Isolation
@@ -25,7 +25,7 @@ def load(
     environ: Mapping[str, str] | None = None,
     file: str | None = None,
     folder: Path | None = None,
-) -> Loaded:
+) -> LoadedSettings:
     given = dict(flags or {})
     if file is not None and folder is not None:
         path = folder / "modeld.yaml"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from support.real import daemon
+from support.daemon_process import daemon
 from support.tiny_gguf import write_model
 from support.tool_answers import DIALECTS, Dialect
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.operator import modeld
-from support.real import Q4_0, daemon
+from support.cli_runner import modeld
+from support.daemon_process import Q4_0, daemon
 from support.terminal import terminal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real]

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import trio
-from support.real import Q4_0, Q8_0, Daemon, body, client, daemon, infer, status
+from support.daemon_process import Q4_0, Q8_0, Daemon, body, client, daemon, infer, status
 from support.tiny_gguf import write_model
 
 pytestmark = pytest.mark.e2e

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 import trio
-from support.live import live
-from support.real import Daemon, client, daemon
+from support.daemon_process import Daemon, client, daemon
+from support.event_client import event_client
 
 pytestmark = pytest.mark.e2e
 PATIENCE_S = 120.0
@@ -153,7 +153,7 @@ def test_standard_output_has_events_and_nothing_else(tmp_path: Path) -> None:
 async def test_live_readers_see_an_unload_and_a_clean_end(tmp_path: Path) -> None:
     """The story of a model that an operator unloads, and with the daemon the end of the stream."""
     with started(tmp_path, "--fake", "load_s=0.2") as running:
-        async with client(running) as http, live(running.port) as reader:
+        async with client(running) as http, event_client(running.port) as reader:
             await ask(http, "a")
             async with http.stream("POST", "/models/a/unload") as answer:
                 assert answer.status_code == 202

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 from support import tiny_gguf
-from support.real import Q4_0, client, daemon, infer, models_folder
+from support.daemon_process import Q4_0, client, daemon, infer, models_folder
 
 from modeld.domain.model import MIB
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from support.daemon_process import Daemon, client, daemon, until
+from support.event_client import NDJSON, event_client
 from support.keys import bearer, cheap_key
-from support.live import NDJSON, live
-from support.real import Daemon, client, daemon, until
 from support.tiny_gguf import write_model
 
 from modeld.config.key_file import changing
@@ -49,7 +49,7 @@ async def test_events_name_the_key_that_caused_them(house: House) -> None:
     """Those of its request from begin to end, and the load that it alone waits for; never a secret."""
     async with (
         client(house.running) as http,
-        live(house.running.port, Accept=NDJSON, **house.by("root")) as reader,
+        event_client(house.running.port, Accept=NDJSON, **house.by("root")) as reader,
     ):
         answer = await http.post("/infer", json=ASK, headers=house.by("alice"))
         assert answer.status_code == 200
@@ -68,7 +68,7 @@ async def test_operations_name_the_key_that_asked(house: House) -> None:
     """In the answer, in the list, and in all their events; so does a pin, and who gives one up."""
     async with (
         client(house.running) as http,
-        live(house.running.port, Accept=NDJSON, **house.by("root")) as reader,
+        event_client(house.running.port, Accept=NDJSON, **house.by("root")) as reader,
     ):
         headers = house.by("root")
         loaded = (await http.post("/models/tiny/load?wait=60s", headers=headers)).json()

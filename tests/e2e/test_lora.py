@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from support import tiny_gguf
+from support.daemon_process import client, daemon
 from support.lora_gguf import QUERY, pair_of, write_lora
-from support.real import client, daemon
 
 pytestmark = pytest.mark.e2e
 

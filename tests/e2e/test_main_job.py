@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import trio
-from support.real import Q4_0, Q8_0, Daemon, client, daemon, infer, models_folder, status, until
+from support.daemon_process import Q4_0, Q8_0, Daemon, client, daemon, infer, models_folder, status, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real]
 

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from support.operator import modeld
-from support.real import Daemon, client, daemon
+from support.cli_runner import modeld
+from support.daemon_process import Daemon, client, daemon
 from support.tiny_gguf import write_model
 
 pytestmark = pytest.mark.e2e

@@ -11,7 +11,7 @@ import time
 import httpx2
 import pytest
 import trio
-from support.real import Q4_0, Q8_0, Daemon, body, client, daemon, infer, until
+from support.daemon_process import Q4_0, Q8_0, Daemon, body, client, daemon, infer, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real]
 

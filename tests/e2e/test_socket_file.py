@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from support.children import poll
+from support.child_processes import poll
 
 pytestmark = pytest.mark.e2e
 

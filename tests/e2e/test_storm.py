@@ -10,7 +10,7 @@ import pytest
 from benchmark import storm
 from benchmark.daemon import modeld
 from benchmark.storm_trace import MODELS, waves
-from support.real import models_folder
+from support.daemon_process import models_folder
 
 pytestmark = [
     pytest.mark.real,

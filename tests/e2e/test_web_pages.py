@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from support.real import Daemon, daemon
+from support.daemon_process import Daemon, daemon
 from support.tiny_gguf import write_model
 
 pytestmark = pytest.mark.e2e

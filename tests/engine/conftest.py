@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from support.engines import Bench, ask, spec
+from support.engine_driver import EngineDriver, generate_request, spec
 from support.tiny_llama import TINY_CONTEXT, real_model, write_tiny
 
 from modeld.engine import fake
@@ -26,20 +26,22 @@ class Lab:
         """Load an engine of its own, maybe of another file; the caller closes it."""
         return self.load_engine(spec(path or self.path, fake=fake, **options), lambda _fraction: True)
 
-    def bench(self, **options):
-        """Return a bench around a shared engine with these options, idle."""
+    def driver(self, **options):
+        """Return a driver around a shared engine with these options, idle."""
         key = tuple(sorted(options.items()))
         if key not in self._engines:
             self._engines[key] = self.load(**options)
         assert not self._engines[key].busy
-        return Bench(self._engines[key])
+        return EngineDriver(self._engines[key])
 
     def prompt(self, tokens, word="x"):
         """Return a prompt of at most so many tokens, and hardly fewer."""
         if self._per_word is None:
-            bench = self.bench(slots=1, ctx=256)
-            ten, twenty = bench.run(ask("x " * 10, max_tokens=1), ask("x " * 20, max_tokens=1))
-            counts = [bench.outputs[request_id][0].prompt_tokens for request_id in (ten, twenty)]
+            driver = self.driver(slots=1, ctx=256)
+            ten, twenty = driver.run(
+                generate_request("x " * 10, max_tokens=1), generate_request("x " * 20, max_tokens=1)
+            )
+            counts = [driver.outputs[request_id][0].prompt_tokens for request_id in (ten, twenty)]
             self._per_word = (counts[1] - counts[0]) // 10
             self._overhead = counts[0] - 10 * self._per_word
         return f"{word} " * ((tokens - self._overhead) // self._per_word)

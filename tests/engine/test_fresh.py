@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from modeld.engine.llama.native.library import LogLines
+from modeld.engine.llama.native.library import LogCapture
 from modeld.engine.llama.native.model import failure_of
-from modeld.engine.load import check_unchanged
+from modeld.engine.load import check_file_unchanged
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import ModelFailed, OutOfMemory
 
@@ -57,10 +57,10 @@ def test_a_changed_file_is_told_by_what_happened_to_it(
 ) -> None:
     """Its memory was planned for the file that was looked at."""
     spec = looked_at(file)
-    check_unchanged(spec)
+    check_file_unchanged(spec)
     change(file)
     with pytest.raises(ModelFailed) as caught:
-        check_unchanged(spec)
+        check_file_unchanged(spec)
     assert words in caught.value.message
     assert "model.gguf" in caught.value.message
 
@@ -71,15 +71,15 @@ def test_all_parts_of_a_split_model_are_looked_at(tmp_path: Path) -> None:
     for part in parts:
         part.write_bytes(b"x" * 100)
     spec = looked_at(*parts)
-    check_unchanged(spec)
+    check_file_unchanged(spec)
     parts[1].write_bytes(b"x" * 90)
     with pytest.raises(ModelFailed, match="shrank"):
-        check_unchanged(spec)
+        check_file_unchanged(spec)
 
 
 def complaint(spec: LoadSpec) -> str | None:
     try:
-        check_unchanged(spec)
+        check_file_unchanged(spec)
     except ModelFailed as error:
         return error.message
     return None
@@ -106,6 +106,6 @@ def test_a_file_of_which_nothing_is_known_is_not_compared(tmp_path: Path) -> Non
 )
 def test_memory_that_ran_out_is_known_by_llama_cpps_words(line: str, kind: type[ModelFailed]) -> None:
     """So that the load can be planned anew with more."""
-    log = LogLines()
+    log = LogCapture()
     log.lines.append((4, line))
     assert failure_of(log) is kind

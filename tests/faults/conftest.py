@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 from soaking.world import World, world
-from support.faults import BUDGET
+from support.fault_cases import BUDGET
 
 
 @pytest.fixture(scope="package")

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 from soaking import files
 from soaking.world import World
-from support.faults import cases, what_stays
+from support.fault_cases import cases, what_stays
 
 pytestmark = [
     pytest.mark.e2e,

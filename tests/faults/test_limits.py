@@ -13,8 +13,8 @@ import httpx2
 import pytest
 from soaking import limits, others
 from soaking.world import World
-from support.children import poll
-from support.faults import TIMES, what_stays
+from support.child_processes import poll
+from support.fault_cases import TIMES, what_stays
 
 pytestmark = [
     pytest.mark.e2e,

@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 from soaking import workers
 from soaking.world import World
-from support.faults import TIMES, cases, what_stays
+from support.fault_cases import TIMES, cases, what_stays
 
 pytestmark = [
     pytest.mark.e2e,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 from soaking.wire import begin
-from support.children import descriptors_of
-from support.real import Daemon, client, daemon, infer, until
+from support.child_processes import descriptors_of
+from support.daemon_process import Daemon, client, daemon, infer, until
 
 pytestmark = [
     pytest.mark.e2e,

@@ -8,7 +8,7 @@ import sys
 import pytest
 from soaking import storms
 from soaking.world import World
-from support.faults import TIMES, what_stays
+from support.fault_cases import TIMES, what_stays
 
 pytestmark = [
     pytest.mark.e2e,

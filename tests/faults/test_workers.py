@@ -13,8 +13,19 @@ from pathlib import Path
 import httpx2
 import pytest
 import trio
-from support.children import children_of, descriptors_of, is_gone, poll
-from support.real import Q4_0, Q8_0, Daemon, body, client, daemon, infer, models_folder, status, until
+from support.child_processes import children_of, descriptors_of, is_gone, poll
+from support.daemon_process import (
+    Q4_0,
+    Q8_0,
+    Daemon,
+    body,
+    client,
+    daemon,
+    infer,
+    models_folder,
+    status,
+    until,
+)
 
 pytestmark = [
     pytest.mark.e2e,

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import httpx2
 import pytest
-from support.backend import DAMAGED, TINY, say
+from support.backend import DAMAGED, TINY, text_events
+from support.http_server import serving
 from support.keys import bearer, cheap_key, ring
-from support.served import serving
 
 from modeld.config.settings import Settings
 from modeld.domain.request import Priority
@@ -22,7 +22,7 @@ OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs"]
 
 async def test_without_keys_everybody_may_do_everything() -> None:
     """No key is asked for, and one that is sent harms nothing."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         assert (await client.post("/infer", json=ASK)).status_code == 200
         assert (await client.post("/infer", json=ASK, headers=bearer("anything"))).status_code == 200
         assert (await client.get("/status")).json()["keys"] is None
@@ -32,7 +32,7 @@ async def test_a_key_is_taken_from_either_header() -> None:
     """Bearer in any case, or X-API-Key; a scheme that is not Bearer leaves it to the latter."""
     keyring, texts = ring(alice={})
     alice = texts["alice"]
-    async with serving(say("a"), keyring=keyring) as served, served.client() as client:
+    async with serving(text_events("a"), keyring=keyring) as served, served.client() as client:
         for headers in (
             bearer(alice),
             {"Authorization": f"bEARER  {alice}"},
@@ -55,7 +55,7 @@ async def test_without_a_good_key_nothing_is_done(case: str) -> None:
         "basic": {"Authorization": "Basic eDp5"},
         "empty": {"Authorization": "Bearer", "X-API-Key": ""},
     }[case]
-    async with serving(say("a"), keyring=keyring) as served, served.client() as client:
+    async with serving(text_events("a"), keyring=keyring) as served, served.client() as client:
         answer = await client.post("/infer", json={"prompt": "x" * 200_000}, headers=headers)
         assert answer.status_code == 401
         assert answer.json()["type"] == "unauthorized"
@@ -85,7 +85,7 @@ async def test_a_scope_opens_what_it_says_and_no_more(scope: str) -> None:
     """Other routes are 403 with a sentence that names the scope."""
     keyring, texts = ring(alice={"scopes": [scope]})
     async with (
-        serving(say("a"), keyring=keyring) as served,
+        serving(text_events("a"), keyring=keyring) as served,
         served.client(headers=bearer(texts["alice"])) as client,
     ):
         for path, scopes in GETS.items():
@@ -112,7 +112,7 @@ async def test_a_refusal_has_the_shape_of_its_dialect(
 ) -> None:
     """401 and 403 look as clients of that API expect, and name the kind where it has kinds."""
     keyring, texts = ring(watch={"scopes": ["metrics"]})
-    async with serving(say("a"), keyring=keyring) as served, served.client() as client:
+    async with serving(text_events("a"), keyring=keyring) as served, served.client() as client:
         for headers, status, kind in (({}, 401, missing), (bearer(texts["watch"]), 403, denied)):
             answer = await client.post(path, json={"messages": []}, headers=headers)
             assert answer.status_code == status
@@ -135,7 +135,7 @@ async def test_a_path_that_is_not_there_tells_nothing() -> None:
 async def test_a_model_that_is_not_for_a_key_is_not_there() -> None:
     """It is not listed, not the default, and a request for it is answered like one for a name nobody has."""
     keyring, texts = ring(few={"models": ["zz-*"]}, all={})
-    async with serving(say("a"), keyring=keyring) as served, served.client() as client:
+    async with serving(text_events("a"), keyring=keyring) as served, served.client() as client:
         listed = (await client.get("/models", headers=bearer(texts["few"]))).json()["models"]
         assert [model["id"] for model in listed] == [DAMAGED.id]
         answers: list[httpx2.Response] = []
@@ -156,7 +156,7 @@ async def test_a_key_has_its_own_default_model() -> None:
     """Who names no model gets the first healthy one of those he sees."""
     keyring, texts = ring(alice={"models": ["tiny*"]})
     async with (
-        serving(say("a"), keyring=keyring) as served,
+        serving(text_events("a"), keyring=keyring) as served,
         served.client(headers=bearer(texts["alice"])) as client,
     ):
         assert (await client.post("/infer", json=ASK)).json()["model"] == TINY.id
@@ -166,7 +166,7 @@ async def test_a_priority_above_the_ceiling_is_lowered() -> None:
     """The request is served, in the highest class that its key may have."""
     keyring, texts = ring(alice={"priority": "normal"})
     async with (
-        serving(say("a"), keyring=keyring) as served,
+        serving(text_events("a"), keyring=keyring) as served,
         served.client(headers=bearer(texts["alice"])) as client,
     ):
         for asked in ("high", "low"):
@@ -252,11 +252,11 @@ async def test_an_open_door_is_marked_in_the_status() -> None:
     keyring, texts = ring(alice={"scopes": ["metrics"]})
     async with serving() as served, served.client() as client:
         assert (await client.get("/status")).json()["warnings"] == []
-        served.app.guard.listens_on(["http://0.0.0.0:8080"])
+        served.app.authorizer.listens_on(["http://0.0.0.0:8080"])
         [warning] = (await client.get("/status")).json()["warnings"]
         assert warning.startswith("NO KEYS: whoever reaches http://0.0.0.0:8080")
     async with serving(keyring=keyring) as served, served.client(headers=bearer(texts["alice"])) as client:
-        served.app.guard.listens_on(["http://0.0.0.0:8080"])
+        served.app.authorizer.listens_on(["http://0.0.0.0:8080"])
         status = (await client.get("/status")).json()
         assert (status["warnings"], status["keys"]) == ([], 1)
 
@@ -266,4 +266,4 @@ async def test_a_file_without_keys_lets_nobody_in() -> None:
     keyring, _ = ring()
     async with serving(keyring=keyring) as served, served.client() as client:
         assert (await client.post("/infer", json=ASK)).status_code == 401
-        assert "has no key" in served.app.guard.warnings[0]
+        assert "has no key" in served.app.authorizer.warnings[0]

@@ -10,10 +10,10 @@ import h11
 import pytest
 import trio
 import trio.testing
-from support.backend import say
-from support.served import Raw, Served, infer_bytes, serving
+from support.backend import text_events
+from support.http_server import Raw, Served, infer_bytes, serving
 
-from modeld.http.limits import Limits
+from modeld.http.limits import HttpLimits
 from modeld.http.server.request_checks import malformed
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -92,7 +92,7 @@ async def answer_to(served: Served, data: bytes) -> tuple[Raw, int, dict[str, st
 )
 async def test_nonsense_gets_its_error(data: bytes, status: int, told: str) -> None:
     """The status, a sentence in JSON, and a daemon that goes on."""
-    async with serving(say("a")) as served:
+    async with serving(text_events("a")) as served:
         raw, got, headers, body = await answer_to(served, data)
         assert got == status
         assert told in str(body["error"])
@@ -106,7 +106,7 @@ async def test_nonsense_gets_its_error(data: bytes, status: int, told: str) -> N
 @pytest.mark.parametrize("blank", [b"\r\n", b"\r\n\r\n", b"\n", b"\r\n\n"])
 async def test_empty_lines_before_a_request_are_skipped(blank: bytes) -> None:
     """First on a connection, behind a request, ahead of one that was sent ahead, and byte by byte."""
-    async with serving(say("a"), header_timeout_s=0.3) as served:
+    async with serving(text_events("a"), header_timeout_s=0.3) as served:
         raw = await served.connect()
         await raw.send(blank + HEALTH + blank + infer_bytes() + blank)
         assert (await raw.answer())[2] == b"ok"
@@ -150,7 +150,7 @@ async def test_head_is_refused_without_a_body(rest: bytes, caplog: pytest.LogCap
 
 async def test_a_content_type_may_have_parameters() -> None:
     """`application/json; charset=utf-8` is application/json, in any case."""
-    async with serving(say("a")) as served:
+    async with serving(text_events("a")) as served:
         raw = await served.connect()
         await raw.send(post(b'{"prompt":"x"}', "Content-Type: Application/JSON; charset=utf-8\r\n"))
         assert (await raw.answer())[0] == 200
@@ -192,7 +192,7 @@ def test_a_long_length_that_is_none_takes_no_time() -> None:
     """30,000 zeros and a letter: whoever tries each way to part them takes minutes of the event loop."""
     head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"0" * 30_000 + b"x\r\n\r\n"
     began = time.process_time()
-    refusal = malformed(h11.RemoteProtocolError("bad Content-Length"), head, Limits())
+    refusal = malformed(h11.RemoteProtocolError("bad Content-Length"), head, HttpLimits())
     assert refusal.status == 400
     assert time.process_time() - began < 5
 
@@ -208,7 +208,7 @@ def chunked(path: str) -> bytes:
 @pytest.mark.parametrize("chunks", [b"100001\r\n", b"F" * 20 + b"\r\n{", b"1\r\n{\r\n100000;ext=1\r\n"])
 async def test_a_chunk_that_makes_a_body_too_large_is_refused_by_its_size(chunks: bytes, path: str) -> None:
     """413 in the dialect's envelope when the size of the chunk is there, not when its last byte is."""
-    async with serving(say("a")) as served:
+    async with serving(text_events("a")) as served:
         raw = await served.connect()
         await raw.send(chunked(path))
         await trio.testing.wait_all_tasks_blocked(0.001)
@@ -221,7 +221,7 @@ async def test_a_chunk_that_makes_a_body_too_large_is_refused_by_its_size(chunks
 
 async def test_chunks_that_fit_together_are_read_to_the_end() -> None:
     """All of them may be as large as a body may be, and the connection goes on."""
-    async with serving(say("a")) as served:
+    async with serving(text_events("a")) as served:
         raw = await served.connect()
         await raw.send(chunked("/infer") + b'9\r\n{"prompt"\r\nFFFF7\r\n' + b"x" * 0xFFFF7 + b"\r\n0\r\n\r\n")
         status, headers, body = await raw.answer()
@@ -257,7 +257,7 @@ async def test_a_client_that_sends_all_of_a_large_body_can_read_its_answer(in_ch
 
 async def test_who_asks_before_sending_is_told_in_time() -> None:
     """`Expect: 100-continue` gets 100 for a body that fits, and 413 instead of it for one that does not."""
-    async with serving(say("a")) as served:
+    async with serving(text_events("a")) as served:
         raw = await served.connect()
         data = infer_bytes(headers="Expect: 100-continue\r\n")
         head, mark, body = data.partition(b"\r\n\r\n")
@@ -275,7 +275,7 @@ async def test_who_asks_before_sending_is_told_in_time() -> None:
 
 async def test_a_small_body_of_the_wrong_type_costs_no_connection() -> None:
     """415 is told after the body was read, so the next request can use the same connection."""
-    async with serving(say("a")) as served:
+    async with serving(text_events("a")) as served:
         raw = await served.connect()
         data = post(b'{"prompt":"x"}', "Content-Type: text/plain\r\n")
         await raw.send(data[:-5])

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.backend import say
-from support.served import serving
+from support.backend import text_events
+from support.http_server import serving
 
 from modeld.domain.request import GenerateRequest
 
@@ -143,7 +143,7 @@ CASES = {
 async def test_bad_input_is_a_400_that_says_what_is_wrong(case: str) -> None:
     """In each dialect that can say it; nothing of it reaches the runtime."""
     said, asked = CASES[case]
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         for path, body in asked:
             answer = await client.post(path, json=body)
             assert answer.status_code == 400, (path, body, answer.text)
@@ -157,7 +157,7 @@ async def test_half_a_surrogate_pair_is_told(path: str) -> None:
     body = b'{"model": "tiny-q4", "max_tokens": 4, "messages": [{"role": "user", "content": "\\ud83d"}]}'
     if path == "/api/chat":
         body = body.replace(b'"max_tokens": 4, ', b"")
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         answer = await client.post(path, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400
         assert "half of a character" in answer.text
@@ -174,7 +174,7 @@ async def test_ten_thousand_messages_reach_the_model(make: Any) -> None:
         user("a") if number % 2 == 0 else {"role": "assistant", "content": "b"} for number in range(MANY)
     ]
     path, body = make(*turns, user("c"))
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         answer = await client.post(path, json=body)
         assert answer.status_code == 200, answer.text
         request = served.backend.tickets[0].order.request

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from support.backend import say
-from support.served import serving
+from support.backend import text_events
+from support.http_server import serving
 
 from modeld.config.settings import Settings
 
@@ -15,7 +15,7 @@ PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-He
 
 async def test_without_configuration_there_is_no_cors() -> None:
     """No header of it appears, and OPTIONS is what it is without it."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         answer = await client.get("/models", headers={"Origin": ORIGIN})
         assert not [name for name in answer.headers if name.startswith("access-control")]
         answer = await client.options("/infer", headers={"Origin": ORIGIN, **PREFLIGHT})
@@ -25,7 +25,7 @@ async def test_without_configuration_there_is_no_cors() -> None:
 
 async def test_an_allowed_origin_may_read_every_answer() -> None:
     """Streams and errors too; caches are told that the answer depends on the origin."""
-    async with serving(say("a"), settings=ON) as served, served.client() as client:
+    async with serving(text_events("a"), settings=ON) as served, served.client() as client:
         for send in (
             client.get("/models", headers={"Origin": ORIGIN}),
             client.get("/nope", headers={"Origin": ORIGIN}),

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 import trio
-from support.backend import say
-from support.served import Served, infer_bytes, serving
+from support.backend import text_events
+from support.http_server import Served, infer_bytes, serving
 
 from modeld.config.settings import Settings
 
@@ -107,7 +107,7 @@ async def test_broken_requests_break_nothing(seed: int, caplog: pytest.LogCaptur
     settings = Settings(cors_enabled=True, cors_allowed_origins=("https://a",))
     bounds = {"header_timeout_s": 0.2, "body_timeout_s": 0.2, "keep_alive_s": 0.2, "linger_s": 0.2}
     answers: list[tuple[bytes, bytes]] = []
-    async with serving(say("a", "b"), settings=settings, **bounds) as served:
+    async with serving(text_events("a", "b"), settings=settings, **bounds) as served:
 
         async def one(data: bytes, cut: int, manner: float) -> None:
             answers.append((data, await speak(served, data, cut, manner)))

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.backend import TINY, say
-from support.served import serving
+from support.backend import TINY, text_events
+from support.http_server import serving
 
 from modeld.config.settings import Settings
 
@@ -161,7 +161,7 @@ async def test_no_body_breaks_a_dialect(path: str, caplog: pytest.LogCaptureFixt
     """Bodies with one thing wrong: an answer or a refusal, and nothing of them in the log."""
     dice = random.Random(path)  # noqa: S311 - the same bodies every time
     caplog.set_level("INFO")
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         for _ in range(BODIES_EACH):
             data = spoiled(BODIES[path], dice)
             answer = await client.post(path, content=data, headers={"Content-Type": "application/json"})
@@ -178,7 +178,7 @@ async def test_other_requests_than_a_post_of_json_are_told_so(path: str) -> None
     """Wrong methods with `Allow`, other types, no body, too much of it: each in the dialect's envelope."""
     body = json.dumps(BODIES[path])
     async with (
-        serving(say("a"), settings=Settings(max_body_bytes=20_000)) as served,
+        serving(text_events("a"), settings=Settings(max_body_bytes=20_000)) as served,
         served.client() as client,
     ):
         for method in ("GET", "PUT", "DELETE", "PATCH"):

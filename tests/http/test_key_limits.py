@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import httpx2
 import trio
-from support.backend import TINY, say
+from support.backend import TINY, text_events
+from support.http_server import serving
 from support.keys import bearer, ring
-from support.served import serving
 
 ASK = {"prompt": "Hello there, you", "max_tokens": 20, "stream": False}
 
@@ -15,7 +15,7 @@ ASK = {"prompt": "Hello there, you", "max_tokens": 20, "stream": False}
 async def test_a_key_over_its_limit_is_told_when_to_come_again() -> None:
     """429 with Retry-After, the policy, and what is left; other keys are served."""
     keyring, texts = ring(alice={"requests_per_minute": 2}, bob={})
-    async with serving(say("a"), keyring=keyring) as served, served.client() as client:
+    async with serving(text_events("a"), keyring=keyring) as served, served.client() as client:
         for left in ("1", "0"):
             answer = await client.post("/infer", json=ASK, headers=bearer(texts["alice"]))
             assert answer.status_code == 200
@@ -44,7 +44,7 @@ async def test_a_stream_holds_its_place_until_it_ends() -> None:
             assert refused.status_code == 429
             assert refused.headers["ratelimit"] == '"concurrent";r=0'
             nursery.cancel_scope.cancel()
-        served.backend.script = say("a")
+        served.backend.script = text_events("a")
         with trio.fail_after(30):
             while (await client.post("/infer", json=ASK)).status_code == 429:
                 await trio.sleep(0.01)
@@ -57,14 +57,14 @@ async def _ask(client: httpx2.AsyncClient) -> None:
 async def test_the_scheduler_hears_whose_a_request_is() -> None:
     """Its owner, his weight, and an estimate of its tokens; nothing of it where no keys are in force."""
     keyring, texts = ring(alice={"weight": 2.5})
-    async with serving(say("a"), keyring=keyring) as served, served.client() as client:
+    async with serving(text_events("a"), keyring=keyring) as served, served.client() as client:
         await client.post("/infer", json=ASK, headers=bearer(texts["alice"]))
-        its = served.backend.tickets[0].order.stake
+        its = served.backend.tickets[0].order.tenant
         [alice] = keyring.clients
         assert (its.owner, its.weight, its.tokens) == (alice, 2.5, 4 + 20)
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         await client.post("/infer", json=ASK)
-        assert served.backend.tickets[0].order.stake.owner == ""
+        assert served.backend.tickets[0].order.tenant.owner == ""
 
 
 async def test_a_key_sees_its_own_usage_and_who_watches_sees_all() -> None:
@@ -72,7 +72,7 @@ async def test_a_key_sees_its_own_usage_and_who_watches_sees_all() -> None:
     keyring, texts = ring(
         alice={"tokens_per_day": 1000}, bob={}, watch={"scopes": ["metrics"]}, root={"scopes": ["admin"]}
     )
-    async with serving(say("a", "b"), keyring=keyring) as served, served.client() as client:
+    async with serving(text_events("a", "b"), keyring=keyring) as served, served.client() as client:
         for name in ("alice", "bob"):
             assert (await client.post("/infer", json=ASK, headers=bearer(texts[name]))).status_code == 200
         mine = (await client.get("/usage", headers=bearer(texts["alice"]))).json()
@@ -97,7 +97,7 @@ async def test_a_key_sees_its_own_usage_and_who_watches_sees_all() -> None:
 
 async def test_usage_is_counted_without_keys_too() -> None:
     """Under an id of its own."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         await client.post("/infer", json=ASK)
         await client.post("/tokenize", json={"content": "x"})
         [its] = (await client.get("/usage")).json()["keys"]

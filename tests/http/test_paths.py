@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import pytest
-from support.backend import TINY, say
+from support.backend import TINY, text_events
+from support.http_server import serving
 from support.keys import bearer, ring
-from support.served import serving
 
 from modeld.config.settings import Settings
 from modeld.http.app import other_spellings
@@ -43,7 +43,7 @@ def test_a_path_is_spelled_without_what_clients_add(path: str, plain: str) -> No
 @pytest.mark.parametrize("path", CHATS)
 async def test_other_spellings_reach_the_endpoint(path: str) -> None:
     """No redirect: a POST would lose its body. Metrics count the endpoint."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         answer = await client.post(f"{served.url}{path}", json=CHAT)
         assert (answer.status_code, answer.json()["object"]) == (200, "chat.completion")
         metrics = (await client.get("/metrics")).text
@@ -52,7 +52,7 @@ async def test_other_spellings_reach_the_endpoint(path: str) -> None:
 
 async def test_each_dialect_is_found() -> None:
     """Also where a path has something variable in it."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         for path in ("/messages", "/v1/v1/messages/"):
             answer = await client.post(path, json={"model": "tiny-q4", **CHAT})
             assert answer.json()["type"] == "message", path
@@ -71,7 +71,7 @@ async def test_each_dialect_is_found() -> None:
 
 async def test_paths_that_two_dialects_have_stay_as_they_are() -> None:
     """`/completions`, `/embeddings` and `/models` are found as they are written, so `/v1` is not tried."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         for path in ("/completions", "/completions/"):
             assert (await client.post(path, json={"prompt": "x"})).json()["content"] == "a", path
         assert "models" in (await client.get("/models")).json()
@@ -120,7 +120,10 @@ async def test_the_scope_and_the_origins_are_those_of_the_endpoint() -> None:
     keyring, texts = ring(alice={}, root={"scopes": ("admin",)})
     settings = Settings(cors_enabled=True, cors_allowed_origins=("https://app.example",))
     origin = {"Origin": "https://app.example"}
-    async with serving(say("a"), keyring=keyring, settings=settings) as served, served.client() as client:
+    async with (
+        serving(text_events("a"), keyring=keyring, settings=settings) as served,
+        served.client() as client,
+    ):
         for path in CHATS:
             assert (await client.post(f"{served.url}{path}", json=CHAT)).status_code == 401, path
             wrong = await client.post(f"{served.url}{path}", json=CHAT, headers=bearer(texts["root"]))

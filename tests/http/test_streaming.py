@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 from support.backend import finish
-from support.served import Raw, Served, infer_bytes, lines_of, serving
+from support.http_server import Raw, Served, infer_bytes, lines_of, serving
 from trio.testing import MockClock
 
 from modeld.domain.request_events import Delta
@@ -69,7 +69,7 @@ async def test_a_reader_that_stalls_for_too_long_is_cut_in_its_time(mock_clock: 
     """Not before `write_timeout`, and soon after it; what it has read until then is its own."""
     mock_clock.rate = 20
     async with serving(much) as served:
-        assert served.app.edge.limits.write_timeout_s == 60
+        assert served.app.context.limits.write_timeout_s == 60
         stream = await stopped(served)
         began = trio.current_time()
         ticket = await served.backend.ticket()

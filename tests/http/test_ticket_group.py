@@ -12,7 +12,7 @@ from support.backend import TINY, finish
 
 from modeld.domain.request import GenerateRequest, Order
 from modeld.domain.request_events import Delta, Finished
-from modeld.http.ticket_group import Chorus, Voice
+from modeld.http.ticket_group import TicketGroup, Voice
 from modeld.runtime.ticket import Ticket
 
 
@@ -38,15 +38,15 @@ def texts(voices: Sequence[Voice]) -> list[tuple[int, str]]:
 async def test_events_come_with_the_index_of_their_ticket(count: int) -> None:
     """Whichever ticket has one, it comes; a ticket that ended is not waited for."""
     group = tickets(count)
-    chorus = Chorus(group)
+    ticket_group = TicketGroup(group)
     seen: list[Voice] = []
     for number in reversed(range(count)):
         group[number].put(Delta(text=f"a{number}"))
-        seen += await chorus.next()
+        seen += await ticket_group.next()
         group[number].put(Delta(text=f"b{number}"))
         finish(group[number])
         while not any(index == number and isinstance(event, Finished) for index, event in seen):
-            seen += await chorus.next()
+            seen += await ticket_group.next()
     expected = [(number, f"{letter}{number}") for number in reversed(range(count)) for letter in "ab"]
     assert texts(seen) == expected
 
@@ -55,13 +55,13 @@ async def test_events_come_with_the_index_of_their_ticket(count: int) -> None:
 async def test_cancellation_loses_no_event(count: int) -> None:
     """What was put while a reader was cancelled is there for the next one."""
     group = tickets(count)
-    chorus = Chorus(group)
+    ticket_group = TicketGroup(group)
     seen: list[Voice] = []
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
 
             async def read() -> None:
-                seen.extend(await chorus.next())
+                seen.extend(await ticket_group.next())
 
             nursery.start_soon(read)
             await trio.testing.wait_all_tasks_blocked()
@@ -69,7 +69,7 @@ async def test_cancellation_loses_no_event(count: int) -> None:
                 ticket.put(Delta(text="x"))
             scope.cancel()
     while len(seen) < count:
-        seen += await chorus.next()
+        seen += await ticket_group.next()
     assert sorted(texts(seen)) == [(number, "x") for number in range(count)]
 
 
@@ -77,7 +77,7 @@ async def test_cancellation_loses_no_event(count: int) -> None:
 async def test_events_pour_until_the_taker_has_enough(count: int) -> None:
     """In the turn of whoever puts them; what comes after False waits for the next call."""
     group = tickets(count)
-    chorus = Chorus(group)
+    ticket_group = TicketGroup(group)
     poured: list[Voice] = []
 
     def take(voices: Sequence[Voice]) -> bool:
@@ -85,7 +85,7 @@ async def test_events_pour_until_the_taker_has_enough(count: int) -> None:
         return len(poured) < 2 * count
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(chorus.pour, take)
+        nursery.start_soon(ticket_group.drain, take)
         await trio.testing.wait_all_tasks_blocked()
         for letter in "ab":
             for ticket in group:
@@ -95,7 +95,7 @@ async def test_events_pour_until_the_taker_has_enough(count: int) -> None:
         finish(ticket)
     seen: list[Voice] = []
     while len(seen) < count:
-        seen += await chorus.next()
+        seen += await ticket_group.next()
     assert texts(poured) == [(number, letter) for letter in "ab" for number in range(count)]
     assert all(isinstance(event, Finished) for _, event in seen)
 
@@ -103,8 +103,8 @@ async def test_events_pour_until_the_taker_has_enough(count: int) -> None:
 async def test_closing_closes_all() -> None:
     """Each ticket, once."""
     closed: list[int] = []
-    chorus = Chorus(tickets(3, closed))
-    chorus.close()
-    chorus.close()
+    ticket_group = TicketGroup(tickets(3, closed))
+    ticket_group.close()
+    ticket_group.close()
     assert closed == [0, 1, 2]
     await trio.lowlevel.checkpoint()

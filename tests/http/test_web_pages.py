@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What web pages can do to the edge, over a socket: nothing, unless CORS lets them in."""
+"""What web pages can do to the context, over a socket: nothing, unless CORS lets them in."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from support.backend import TINY, say
+from support.backend import TINY, text_events
 from support.browser import Blocked, Page
+from support.http_server import Served, serving
 from support.keys import bearer, ring
-from support.served import Served, serving
 
 from modeld.config.settings import Settings
 from modeld.http.endpoints import ENDPOINTS
@@ -71,7 +71,7 @@ async def test_a_page_of_another_site_does_nothing(path: str) -> None:
     """403 in the dialect's envelope, with the setting, before the route: nothing reaches the runtime."""
     keyring, _ = ring()
     for keys in (None, keyring):
-        async with serving(say("a"), keyring=keys) as served, served.client() as client:
+        async with serving(text_events("a"), keyring=keys) as served, served.client() as client:
             for headers in (EVIL, {"Origin": "null"}, {"Sec-Fetch-Site": "same-site"}):
                 for body in (b"", json.dumps(CHAT).encode()):
                     answer = await client.post(path, content=body, headers={**bearer("wrong"), **headers})
@@ -103,7 +103,7 @@ async def test_a_page_of_another_site_may_ask_and_cannot_read() -> None:
 @pytest.mark.parametrize("path", [*ACTIONS, "/", "/docs", "/models", "/status", "/metrics", "/openapi.json"])
 async def test_a_rebound_page_gets_nothing_without_keys(path: str) -> None:
     """421 in the dialect's envelope, with the setting: for reading, too, as the page could read it."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         host = f"evil.example:{served.port}"
         rebound = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
         for method in ("POST", "GET", "OPTIONS"):
@@ -134,7 +134,7 @@ async def test_a_name_that_is_listed_is_served() -> None:
     """As Kubernetes has it; another one is not."""
     name = "modeld.default.svc.cluster.local"
     settings = Settings(allowed_hosts=(name,))
-    async with serving(say("a"), settings=settings) as served, served.client() as client:
+    async with serving(text_events("a"), settings=settings) as served, served.client() as client:
         for host, status in ((name, 200), (f"{name.upper()}.:8080", 200), (f"x.{name}", 421)):
             answer = await client.post("/infer", json={"prompt": "x"}, headers={"Host": host})
             assert answer.status_code == status
@@ -143,7 +143,7 @@ async def test_a_name_that_is_listed_is_served() -> None:
 async def test_with_keys_a_rebound_page_has_none() -> None:
     """Any name is served to who has a key: clusters and proxies need no setting then."""
     keyring, texts = ring(alice={})
-    async with serving(say("a"), keyring=keyring) as served, served.client() as client:
+    async with serving(text_events("a"), keyring=keyring) as served, served.client() as client:
         host = f"evil.example:{served.port}"
         rebound = {"Host": host, "Origin": f"http://{host}"}
         assert (await client.post("/infer", json={"prompt": "x"}, headers=rebound)).status_code == 401
@@ -154,7 +154,7 @@ async def test_with_keys_a_rebound_page_has_none() -> None:
 async def test_pages_of_the_daemon_itself_work() -> None:
     """A script at its address, through whichever of its names, and behind a proxy that speaks TLS."""
     settings = Settings(allowed_hosts=("modeld.example",))
-    async with serving(say("a"), settings=settings) as served, served.client() as client:
+    async with serving(text_events("a"), settings=settings) as served, served.client() as client:
         for host, origin in (
             (f"127.0.0.1:{served.port}", served.url),
             (f"localhost:{served.port}", f"http://localhost:{served.port}"),
@@ -193,7 +193,7 @@ async def test_packages_work_in_a_page_that_is_let_in(package: str, path: str) -
     """Preflight, request and a readable answer, with all the headers that they send; other pages get none."""
     body = {**CHAT, "max_tokens": 8} if package == "anthropic" else CHAT
     headers = dict.fromkeys(SENT_BY_PACKAGES[package].split(), "1") | {"content-type": "application/json"}
-    async with serving(say("a"), settings=ON) as served, served.client() as client:
+    async with serving(text_events("a"), settings=ON) as served, served.client() as client:
         page = Page(client, APP)
         answer = await page.fetch("POST", path, headers, json=body)
         assert (answer.status_code, page.preflights) == (200, 1)
@@ -220,7 +220,7 @@ async def test_a_page_that_is_let_in_reads_refusals_too() -> None:
 async def test_a_star_for_headers_covers_authorization() -> None:
     """Browsers do not take a literal `*` for that one, so what is asked for is named."""
     settings = Settings(cors_enabled=True, cors_allowed_origins=("*",), cors_allowed_headers=("*",))
-    async with serving(say("a"), settings=settings) as served, served.client() as client:
+    async with serving(text_events("a"), settings=settings) as served, served.client() as client:
         headers = {"Authorization": "Bearer x", "X-Own": "1", "Content-Type": "application/json"}
         answer = await Page(client, "app://x").fetch("POST", "/infer", headers, json={"prompt": "x"})
         assert answer.status_code == 200

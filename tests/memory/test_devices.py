@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from modeld.domain.model import MIB
-from modeld.memory.devices import GRAIN, LOOKS, Device, DeviceKind, Reading, Watched, rooms, together, watched
+from modeld.memory.devices import (
+    GRAIN,
+    LOOKS,
+    Device,
+    DeviceKind,
+    DeviceReading,
+    DeviceState,
+    combined,
+    device_limits,
+    observe,
+)
 
 GIB = 1024 * MIB
 
@@ -17,12 +27,12 @@ def cpu(free: int, total: int = 24 * GIB, name: str = "CPU") -> Device:
     return Device(name=name, kind=DeviceKind.CPU, free=free, total=total)
 
 
-def look(known: tuple[Watched, ...], free: int, ours: int = 0, **more: int) -> tuple[Watched, ...]:
-    return watched(known, [Reading(device=cpu(free), ours=ours, **more)])
+def look(known: tuple[DeviceState, ...], free: int, ours: int = 0, **more: int) -> tuple[DeviceState, ...]:
+    return observe(known, [DeviceReading(device=cpu(free), ours=ours, **more)])
 
 
-def looks(*frees: int) -> Watched:
-    known: tuple[Watched, ...] = ()
+def looks(*frees: int) -> DeviceState:
+    known: tuple[DeviceState, ...] = ()
     for free in frees:
         known = look(known, free)
     return known[0]
@@ -70,40 +80,44 @@ def test_while_models_come_and_go_what_was_known_holds_within_the_bounds() -> No
     known = look((), 10 * GIB)
     for free in (10, 7, 4):  # As it loads, what is free shrinks.
         known = look(known, free * GIB, ours=6 * GIB, least=0)
-        assert known[0].recent[-1] == 10 * GIB
+        assert known[0].recent_foreign[-1] == 10 * GIB
     known = look(known, 2 * GIB, ours=6 * GIB, least=0)
     assert known[0].ceiling == 8 * GIB, "at the most 6 of what is taken are ours"
     known = look(known, 9 * GIB, ours=6 * GIB, least=0)
-    assert known[0].recent[-1] == 9 * GIB, "at the least what is free is for models"
+    assert known[0].recent_foreign[-1] == 9 * GIB, "at the least what is free is for models"
 
 
 def test_a_look_that_was_taken_already_is_not_taken_twice() -> None:
     """A device that is asked seldom keeps what is known of it between two looks."""
     card = Device(name="CUDA0", kind=DeviceKind.GPU, free=4 * GIB, total=8 * GIB, seen=1)
-    first = watched((), [Reading(device=card)])
-    again = watched(first, [Reading(device=card, ours=3 * GIB)])
+    first = observe((), [DeviceReading(device=card)])
+    again = observe(first, [DeviceReading(device=card, ours=3 * GIB)])
     assert again == first
-    later = watched(first, [Reading(device=replace(card, seen=2, free=1 * GIB), ours=3 * GIB)])
-    assert later[0].recent == (4 * GIB, 4 * GIB)
+    later = observe(first, [DeviceReading(device=replace(card, seen=2, free=1 * GIB), ours=3 * GIB)])
+    assert later[0].recent_foreign == (4 * GIB, 4 * GIB)
 
 
 def test_a_device_that_vanishes_has_nothing_left_and_may_come_back() -> None:
     """A card that fell off its bus takes no more loads; one that is there again begins anew."""
-    known = watched((), [Reading(device=cpu(8 * GIB)), Reading(device=cpu(6 * GIB, 8 * GIB, "CUDA0"))])
+    known = observe(
+        (), [DeviceReading(device=cpu(8 * GIB)), DeviceReading(device=cpu(6 * GIB, 8 * GIB, "CUDA0"))]
+    )
     gone = look(known, 8 * GIB)
     assert [(one.device.name, one.ceiling) for one in gone] == [("CPU", 8 * GIB), ("CUDA0", 0)]
     assert [one.ceiling for one in look(gone, 8 * GIB)] == [8 * GIB, 0]
-    back = watched(gone, [Reading(device=cpu(8 * GIB)), Reading(device=cpu(5 * GIB, 8 * GIB, "CUDA0"))])
+    back = observe(
+        gone, [DeviceReading(device=cpu(8 * GIB)), DeviceReading(device=cpu(5 * GIB, 8 * GIB, "CUDA0"))]
+    )
     assert [one.ceiling for one in back] == [8 * GIB, 5 * GIB]
 
 
 def test_a_system_that_does_not_tell_leaves_the_budget_alone() -> None:
     """Without a total there is no ceiling, also where there was one before."""
     known = look((), 8 * GIB)
-    silent = watched(known, [Reading(device=cpu(8 * GIB, 0))])
+    silent = observe(known, [DeviceReading(device=cpu(8 * GIB, 0))])
     assert silent[0].ceiling is None
     assert silent[0].foreign == 0
-    assert rooms(silent) == ()
+    assert device_limits(silent) == ()
     assert look(silent, 4 * GIB)[0].ceiling == 4 * GIB
 
 
@@ -111,24 +125,24 @@ def test_nonsense_is_bounded() -> None:
     """More free than there is, or less than nothing, cannot make a ceiling outside of the device."""
     assert look((), 99 * GIB, ours=99 * GIB)[0].ceiling == 24 * GIB
     assert look((), -5, ours=-7)[0].ceiling == 0
-    assert watched((), [Reading(device=cpu(5, -3))])[0].ceiling is None
+    assert observe((), [DeviceReading(device=cpu(5, -3))])[0].ceiling is None
 
 
 def test_a_gpu_that_tells_nothing_keeps_its_place_among_those_that_do() -> None:
     """llama.cpp counts it, so the others' numbers depend on it; where none tells, nothing is placed."""
     silent = Device(name="CUDA0", kind=DeviceKind.GPU)
     card = Device(name="CUDA1", kind=DeviceKind.GPU, free=4 * GIB, total=8 * GIB)
-    both = rooms(watched((), [Reading(device=silent), Reading(device=card)]))
+    both = device_limits(observe((), [DeviceReading(device=silent), DeviceReading(device=card)]))
     assert [(it.name, it.ceiling) for it in both] == [("CUDA0", 0), ("CUDA1", 4 * GIB)]
-    assert rooms(watched((), [Reading(device=silent)])) == ()
+    assert device_limits(observe((), [DeviceReading(device=silent)])) == ()
 
 
 def test_a_gpu_inside_the_cpu_adds_no_memory_but_its_own_where_it_is_alone() -> None:
     """It uses that of the machine, which counts already; unless the system does not tell that."""
     inside = Device(name="Vulkan0", kind=DeviceKind.IGPU, free=2 * GIB, total=4 * GIB)
-    found = rooms(watched((), [Reading(device=cpu(8 * GIB)), Reading(device=inside)]))
-    assert together(found, [it.ceiling for it in found]) == 8 * GIB
-    assert together(found[1:], [found[1].ceiling]) == 2 * GIB
+    found = device_limits(observe((), [DeviceReading(device=cpu(8 * GIB)), DeviceReading(device=inside)]))
+    assert combined(found, [it.ceiling for it in found]) == 8 * GIB
+    assert combined(found[1:], [found[1].ceiling]) == 2 * GIB
 
 
 _amounts = st.integers(-GIB, 30 * GIB)
@@ -140,12 +154,12 @@ def test_the_ceiling_is_never_above_a_look_that_counts_and_never_far_below(
     readings: list[tuple[int, int, int | None]],
 ) -> None:
     """Whatever the looks say: below each of the last ones, less than two grains below the least of them."""
-    known: tuple[Watched, ...] = ()
+    known: tuple[DeviceState, ...] = ()
     for free, ours, least in readings:
-        known = watched(known, [Reading(device=cpu(free), ours=ours, least=least)])
+        known = observe(known, [DeviceReading(device=cpu(free), ours=ours, least=least)])
         one = known[0]
         assert one.ceiling is not None
-        assert 0 <= one.ceiling <= min(one.recent) <= one.device.total
-        assert one.ceiling > min(one.recent) - 2 * GRAIN
-        assert one.certain is None or one.certain >= max(one.recent) >= one.ceiling
-        assert len(one.recent) <= LOOKS
+        assert 0 <= one.ceiling <= min(one.recent_foreign) <= one.device.total
+        assert one.ceiling > min(one.recent_foreign) - 2 * GRAIN
+        assert one.certain is None or one.certain >= max(one.recent_foreign) >= one.ceiling
+        assert len(one.recent_foreign) <= LOOKS

@@ -10,26 +10,43 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from support.fleets import spec
+from support.scheduler_driver import spec
 
-from modeld.domain.model import MIB, DeviceUse, Footprint, LoadOptions, ModelFacts, Scale, Source
+from modeld.domain.model import (
+    MIB,
+    DeviceUse,
+    Footprint,
+    FootprintCorrection,
+    FootprintSource,
+    LoadOptions,
+    ModelFacts,
+)
 from modeld.memory.devices import DeviceKind
-from modeld.memory.layer_placement import CPU, Parts, Placement, Spot, choices, fits, parts_of, place
+from modeld.memory.layer_placement import (
+    CPU,
+    DeviceSpace,
+    ModelParts,
+    Placement,
+    fits,
+    model_parts,
+    place,
+    placements,
+)
 
-TEN = Parts(layers=10, layer=100, output=50, compute=30, host=200, host_layer=150, alone=1900)
+TEN = ModelParts(layers=10, layer=100, output=50, compute=30, host=200, host_layer=150, alone=1900)
 """Ten layers of 100, the output of 50: 1,080 on one GPU, 200 of the machine's memory."""
 ANY = LoadOptions()
 
 
-def spots(*gpus: int, cpu: int = 10_000, kind: DeviceKind = DeviceKind.GPU) -> list[Spot]:
-    cards = [Spot(name=f"CUDA{place}", kind=kind, free=free) for place, free in enumerate(gpus)]
-    return [Spot(name=CPU, kind=DeviceKind.CPU, free=cpu), *cards]
+def spaces(*gpus: int, cpu: int = 10_000, kind: DeviceKind = DeviceKind.GPU) -> list[DeviceSpace]:
+    cards = [DeviceSpace(name=f"CUDA{place}", kind=kind, free=free) for place, free in enumerate(gpus)]
+    return [DeviceSpace(name=CPU, kind=DeviceKind.CPU, free=cpu), *cards]
 
 
 def placed(
-    *gpus: int, total: int | None = None, parts: Parts = TEN, cpu: int = 10_000, **more: object
+    *gpus: int, total: int | None = None, parts: ModelParts = TEN, cpu: int = 10_000, **more: object
 ) -> Placement:
-    found = place(parts, spots(*gpus, cpu=cpu), LoadOptions(**more), total)
+    found = place(parts, spaces(*gpus, cpu=cpu), LoadOptions(**more), total)
     assert found is not None
     return found
 
@@ -61,27 +78,27 @@ def test_a_gpu_without_room_for_a_layer_gets_none() -> None:
 
 def test_what_no_gpus_hold_stays_with_the_cpu_only_where_that_is_allowed() -> None:
     """As many layers as they hold go there; the caller says whether it is time for that."""
-    assert place(TEN, spots(500), ANY, None, partly=False) is None
+    assert place(TEN, spaces(500), ANY, None, partly=False) is None
     found = placed(500)
     assert (found.gpu_layers, found.main_gpu) == (5, 0)
     assert found.bytes == {"CUDA0": 4 * 100 + 50 + 30, CPU: 200 + 6 * 150 + 30}
     assert found.reason.startswith("5 of 11 layers")
     least = placed(10)
     assert (least.gpu_layers, least.bytes) == (0, {CPU: 1900})
-    assert place(TEN, spots(500, cpu=1000), ANY, None) is None, "and the machine has room for the rest"
+    assert place(TEN, spaces(500, cpu=1000), ANY, None) is None, "and the machine has room for the rest"
 
 
 def test_a_machine_without_gpus_has_one_way() -> None:
     """All of it with the CPU, as one footprint."""
     found = placed()
     assert (found.gpu_layers, found.bytes, found.total) == (0, {CPU: 1900}, 1900)
-    assert place(TEN, spots(cpu=1899), ANY, None) is None
+    assert place(TEN, spaces(cpu=1899), ANY, None) is None
 
 
 def test_the_budget_counts_besides_the_devices() -> None:
     """A split takes a buffer more; a budget that has no room for it refuses it."""
     assert placed(430, 830, total=1310).total == 1310
-    assert place(TEN, spots(430, 830), ANY, 1309, partly=False) is None
+    assert place(TEN, spaces(430, 830), ANY, 1309, partly=False) is None
 
 
 def test_what_the_operator_sets_is_heeded() -> None:
@@ -91,25 +108,25 @@ def test_what_the_operator_sets_is_heeded() -> None:
     assert (few.gpu_layers, few.bytes["CUDA0"]) == (3, 2 * 100 + 50 + 30)
     assert placed(5000, gpu_layers=99).gpu_layers == 11
     assert placed(2000, 5000, main_gpu=0).main_gpu == 0
-    assert place(TEN, spots(1000, 5000), LoadOptions(main_gpu=0, gpu_layers=11), None) is None
-    assert place(TEN, spots(5000), LoadOptions(main_gpu=1), None) is None, "there is no second one"
+    assert place(TEN, spaces(1000, 5000), LoadOptions(main_gpu=0, gpu_layers=11), None) is None
+    assert place(TEN, spaces(5000), LoadOptions(main_gpu=1), None) is None, "there is no second one"
     assert placed(5000, 5000, tensor_split=(10.0, 1.0)).split == (10, 1)
     assert placed(5000, 5000, tensor_split=(0.0, 2.0)).main_gpu == 1
-    assert place(TEN, spots(300, 5000), LoadOptions(tensor_split=(1.0, 1.0), gpu_layers=11), None) is None
+    assert place(TEN, spaces(300, 5000), LoadOptions(tensor_split=(1.0, 1.0), gpu_layers=11), None) is None
 
 
 def test_a_gpu_inside_the_cpu_takes_the_machines_memory() -> None:
     """Its bytes count in both places, and once in total."""
-    found = place(TEN, spots(5000, cpu=1500, kind=DeviceKind.IGPU), ANY, None)
+    found = place(TEN, spaces(5000, cpu=1500, kind=DeviceKind.IGPU), ANY, None)
     assert found is not None
     assert found.bytes == {CPU: 200 + 1080, "CUDA0": 1080}
     assert found.total == 1280
-    assert place(TEN, spots(5000, cpu=1200, kind=DeviceKind.IGPU), LoadOptions(gpu_layers=11), None) is None
+    assert place(TEN, spaces(5000, cpu=1200, kind=DeviceKind.IGPU), LoadOptions(gpu_layers=11), None) is None
 
 
 def test_memory_that_the_system_does_not_tell_does_not_refuse() -> None:
     """Without a device for the machine's memory only GPUs count."""
-    cards = spots(5000)[1:]
+    cards = spaces(5000)[1:]
     assert place(TEN, cards, ANY, None) is not None
 
 
@@ -121,7 +138,7 @@ def test_parts_by_formula_are_the_files_own_weights_without_the_copy_for_the_cpu
     model = replace(
         spec("a"), facts=FACTS, footprint=Footprint(weights=1800, kv=400, compute=60, overhead=70)
     )
-    assert parts_of(model) == Parts(
+    assert model_parts(model) == ModelParts(
         layers=4, layer=(1000 + 400 - 200) // 4, output=200, compute=60, host=200 + 70,
         host_layer=(1800 - 200 + 400) // 4, alone=2330,
     )  # fmt: skip
@@ -134,22 +151,22 @@ def test_parts_by_a_dry_run_on_gpus_are_what_that_has_told_and_what_was_learned(
         DeviceUse(device="CUDA0", weights=500, kv=200, compute=50),
         DeviceUse(device="CUDA1", weights=400, kv=200, compute=40),
     )
-    scale = Scale(source=Source.PROBE, ratio=1.5, devices=uses)
+    scale = FootprintCorrection(source=FootprintSource.PROBE, ratio=1.5, devices=uses)
     model = replace(spec("a"), facts=FACTS, scale=scale, footprint=Footprint(weights=1500, overhead=70))
-    parts = parts_of(model)
+    parts = model_parts(model)
     assert (parts.layer, parts.output, parts.compute) == ((1950 - 300 + 3) // 4, 300, 75)
     assert parts.host == 165 + 70
 
 
 def test_a_model_without_facts_is_one_piece() -> None:
     """What the fake engine serves goes on one GPU, or stays with the CPU."""
-    found = place(parts_of(spec("a", 100)), spots(99 * MIB, 100 * MIB), ANY, None)
+    found = place(model_parts(spec("a", 100)), spaces(99 * MIB, 100 * MIB), ANY, None)
     assert found is not None
     assert (found.main_gpu, found.split, found.gpu_layers) == (1, (), 1)
 
 
 _parts = st.builds(
-    Parts,
+    ModelParts,
     layers=st.integers(0, 12),
     layer=st.integers(0, 500),
     output=st.integers(0, 2000),
@@ -173,16 +190,16 @@ _machines = st.tuples(_frees, st.integers(0, 60_000))
 @given(_parts, _machines, _options, st.none() | st.integers(0, 80_000), st.booleans())
 @settings(max_examples=80, deadline=None)
 def test_no_placement_takes_more_than_there_is(
-    parts: Parts, machine: tuple[list[int], int], options: LoadOptions, total: int | None, partly: bool
+    parts: ModelParts, machine: tuple[list[int], int], options: LoadOptions, total: int | None, partly: bool
 ) -> None:
     """On no device, nor in total; every layer is somewhere, and the same question has the same answer."""
     gpus, cpu = machine
-    devices = spots(*gpus, cpu=cpu)
+    devices = spaces(*gpus, cpu=cpu)
     found = place(parts, devices, options, total, partly=partly)
     assert found == place(parts, devices, options, total, partly=partly)
     if found is None:
         return
-    free = {spot.name: spot.free for spot in devices}
+    free = {space.name: space.free for space in devices}
     assert all(0 <= size <= free[name] for name, size in found.bytes.items())
     assert total is None or found.total <= total
     assert 0 <= found.gpu_layers <= parts.layers + 1
@@ -195,14 +212,14 @@ def test_no_placement_takes_more_than_there_is(
 @given(_parts, _machines, st.integers(0, 4), st.integers(0, 5000), st.booleans())
 @settings(max_examples=80, deadline=None)
 def test_more_memory_never_makes_a_model_fit_less(
-    parts: Parts, machine: tuple[list[int], int], where: int, more: int, partly: bool
+    parts: ModelParts, machine: tuple[list[int], int], where: int, more: int, partly: bool
 ) -> None:
     """What fits still fits when a device has more free, and no fewer layers are on GPUs."""
     gpus, cpu = machine
-    before = place(parts, spots(*gpus, cpu=cpu), ANY, None, partly=partly)
+    before = place(parts, spaces(*gpus, cpu=cpu), ANY, None, partly=partly)
     larger = [free + more if place == where else free for place, free in enumerate(gpus)]
     after = place(
-        parts, spots(*larger, cpu=cpu + (more if where >= len(gpus) else 0)), ANY, None, partly=partly
+        parts, spaces(*larger, cpu=cpu + (more if where >= len(gpus) else 0)), ANY, None, partly=partly
     )
     if before is not None:
         assert after is not None
@@ -211,14 +228,14 @@ def test_more_memory_never_makes_a_model_fit_less(
 
 @given(_parts, _frees)
 @settings(max_examples=80, deadline=None)
-def test_no_gpu_is_added_where_one_would_do(parts: Parts, gpus: list[int]) -> None:
+def test_no_gpu_is_added_where_one_would_do(parts: ModelParts, gpus: list[int]) -> None:
     """A split is chosen only when no GPU holds all the layers that are to be there."""
-    found = place(parts, spots(*gpus), ANY, None, partly=False)
+    found = place(parts, spaces(*gpus), ANY, None, partly=False)
     whole = parts.layers * parts.layer + parts.output + parts.compute
     if found is not None and found.split:
         assert all(free < whole for free in gpus)
-    for one in choices(parts, spots(*gpus), ANY, partly=False):
-        assert fits(one, [*spots(*gpus, cpu=10**9)], None)
+    for one in placements(parts, spaces(*gpus), ANY, partly=False):
+        assert fits(one, [*spaces(*gpus, cpu=10**9)], None)
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from modeld.domain.model import MIB, LoadOptions, ModelFacts, ModelSpec
 from modeld.engine.llama.footprint import cells_of, estimate
 from modeld.memory.devices import DeviceKind
-from modeld.memory.layer_placement import Spot
-from modeld.memory.sizing import LEAST_A_SLOT, MOST_CELLS, MOST_SLOTS, Open, choose, largest_ctx
-from modeld.memory.space import space_of
+from modeld.memory.layer_placement import DeviceSpace
+from modeld.memory.sizing import LEAST_A_SLOT, MOST_CELLS, MOST_SLOTS, AutoSizes, choose_size, largest_ctx
+from modeld.memory.space import capacity_of
 
 MISTRAL = ModelFacts(
     architecture="llama",
@@ -31,7 +31,7 @@ MISTRAL = ModelFacts(
     weights_bytes=4_140_000_000,
 )
 GIB = 1024 * MIB
-BOTH = Open(ctx=True, slots=True)
+BOTH = AutoSizes(ctx=True, slots=True)
 
 facts = st.builds(
     lambda trained, layers, heads, weights, vocabulary: ModelFacts(
@@ -60,7 +60,7 @@ options = st.builds(
     ubatch=st.sampled_from((32, 512, 2048)),
     flash_attn=st.sampled_from((None, True)),
 )
-opens = st.sampled_from((Open(ctx=True), Open(slots=True), BOTH))
+opens = st.sampled_from((AutoSizes(ctx=True), AutoSizes(slots=True), BOTH))
 rooms = st.integers(0, 64 * GIB)
 
 
@@ -71,7 +71,7 @@ def takes(facts):
 @given(facts, options, opens, rooms)
 def test_a_choice_is_never_above_the_room_unless_nothing_fits(facts, options, left, room):
     """What is chosen fits; if it does not, then it is the least, and the reason says so."""
-    size = choose(facts, options, left, room, takes(facts))
+    size = choose_size(facts, options, left, room, takes(facts))
     assert size.footprint == estimate(facts, size.options, repacked=frozenset())
     if size.footprint.total > room:
         assert "even that does not fit" in size.reason
@@ -86,7 +86,9 @@ def test_a_choice_is_never_above_the_room_unless_nothing_fits(facts, options, le
 @given(facts, options, opens, rooms, rooms)
 def test_a_larger_room_never_gives_a_smaller_size(facts, options, left, one, other):
     """Neither fewer cells nor fewer slots come of more memory."""
-    small, large = (choose(facts, options, left, room, takes(facts)).options for room in sorted((one, other)))
+    small, large = (
+        choose_size(facts, options, left, room, takes(facts)).options for room in sorted((one, other))
+    )
     assert small.ctx <= large.ctx
     assert small.slots <= large.slots
 
@@ -94,7 +96,7 @@ def test_a_larger_room_never_gives_a_smaller_size(facts, options, left, one, oth
 @given(facts, options, opens, rooms | st.none())
 def test_only_what_is_open_is_chosen_and_within_bounds(facts, options, left, room):
     """Everything else stays, each slot has cells enough, and the bounds hold."""
-    chosen = choose(facts, options, left, room, takes(facts)).options
+    chosen = choose_size(facts, options, left, room, takes(facts)).options
     assert msgspec.structs.replace(chosen, ctx=options.ctx, slots=options.slots) == options
     assert left.ctx or chosen.ctx == options.ctx
     assert left.slots or chosen.slots == options.slots
@@ -135,42 +137,46 @@ def test_the_context_named_in_a_refusal_fits_and_is_the_largest(facts, options, 
 )
 def test_the_sizes_of_a_7b_model(room, cells, slots, reason):
     """What an operator gets for some budgets, and what he is told."""
-    size = choose(MISTRAL, LoadOptions(), BOTH, room, takes(MISTRAL))
+    size = choose_size(MISTRAL, LoadOptions(), BOTH, room, takes(MISTRAL))
     assert (size.options.ctx, size.options.slots, size.reason) == (cells, slots, reason)
 
 
 def test_a_short_trained_context_bounds_the_cells():
     """Cells that no slot could use are not taken."""
     small = msgspec.structs.replace(MISTRAL, context_length=1024)
-    size = choose(small, LoadOptions(), BOTH, 80 * GIB, takes(small))
+    size = choose_size(small, LoadOptions(), BOTH, 80 * GIB, takes(small))
     assert (size.options.ctx, size.options.slots) == (8 * 1024, 8)
-    assert choose(small, LoadOptions(), Open(ctx=True), 80 * GIB, takes(small)).options.ctx == 4 * 1024
+    assert (
+        choose_size(small, LoadOptions(), AutoSizes(ctx=True), 80 * GIB, takes(small)).options.ctx == 4 * 1024
+    )
 
 
 def test_slots_alone_follow_from_the_cells():
     """With a context that the config names, one slot for 2,048 cells."""
     wide = LoadOptions(ctx=12288)
-    assert choose(MISTRAL, wide, Open(slots=True), 80 * GIB, takes(MISTRAL)).options.slots == 6
+    assert choose_size(MISTRAL, wide, AutoSizes(slots=True), 80 * GIB, takes(MISTRAL)).options.slots == 6
 
 
 @given(facts, options, opens, rooms | st.none(), st.lists(st.integers(0, 40 * GIB), min_size=1, max_size=3))
 @settings(deadline=None, max_examples=40)
 def test_a_choice_has_a_place_on_the_devices_where_the_least_has(facts, options, left, room, cards):
     """On the GPUs, or divided between them and the machine; and it is no larger than without them."""
-    spots = [Spot(name=f"CUDA{place}", kind=DeviceKind.GPU, free=free) for place, free in enumerate(cards)]
-    space = space_of(room, [Spot(name="CPU", kind=DeviceKind.CPU, free=64 * GIB), *spots])
+    spaces = [
+        DeviceSpace(name=f"CUDA{place}", kind=DeviceKind.GPU, free=free) for place, free in enumerate(cards)
+    ]
+    space = capacity_of(room, [DeviceSpace(name="CPU", kind=DeviceKind.CPU, free=64 * GIB), *spaces])
 
     def spec_with(options):
         footprint = estimate(facts, options, repacked=frozenset())
         return ModelSpec(id="m", path="/m", facts=facts, options=options, footprint=footprint)
 
     on_gpus, together = fits = space.fits(spec_with)
-    size = choose(facts, options, left, room, takes(facts), devices=fits)
-    least = choose(facts, options, left, 0, takes(facts))
+    size = choose_size(facts, options, left, room, takes(facts), devices=fits)
+    least = choose_size(facts, options, left, 0, takes(facts))
     event("all on GPUs" if on_gpus(size.options, 1) else "partly" if together(size.options, 1) else "nowhere")
     if on_gpus(least.options, 1) or together(least.options, 1):
         assert on_gpus(size.options, 1) or together(size.options, 1)
-    bounded = choose(facts, options, left, room, takes(facts))
+    bounded = choose_size(facts, options, left, room, takes(facts))
     if room is not None:
         assert size.options.ctx <= bounded.options.ctx
         assert size.options.slots <= bounded.options.slots
@@ -193,10 +199,10 @@ def test_sizes_for_one_card(card, cells, reason):
         footprint = estimate(MISTRAL, options, repacked=frozenset())
         return ModelSpec(id="m", path="/m", facts=MISTRAL, options=options, footprint=footprint)
 
-    spots = [
-        Spot(name="CPU", kind=DeviceKind.CPU, free=256 * GIB),
-        Spot(name="CUDA0", kind=DeviceKind.GPU, free=card),
+    spaces = [
+        DeviceSpace(name="CPU", kind=DeviceKind.CPU, free=256 * GIB),
+        DeviceSpace(name="CUDA0", kind=DeviceKind.GPU, free=card),
     ]
-    fits = space_of(256 * GIB, spots).fits(spec_with)
-    size = choose(MISTRAL, LoadOptions(), BOTH, 256 * GIB, takes(MISTRAL), devices=fits)
+    fits = capacity_of(256 * GIB, spaces).fits(spec_with)
+    size = choose_size(MISTRAL, LoadOptions(), BOTH, 256 * GIB, takes(MISTRAL), devices=fits)
     assert (size.options.ctx, size.reason) == (cells, reason)

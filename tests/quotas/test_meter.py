@@ -13,14 +13,14 @@ from modeld.quotas.meter import (
     Meter,
     Today,
     Window,
-    begun,
+    amount_used,
     below_in,
-    ended,
-    less_in,
+    limit_statuses,
     refusal,
-    standings,
-    used,
-    with_use,
+    request_begun,
+    request_ended,
+    seconds_until_below,
+    with_usage,
 )
 
 TODAY = Today("2026-11-22", 3600.0)
@@ -33,19 +33,19 @@ def test_a_window_counts_the_last_minute(pauses: list[tuple[float, int]], later:
     now, window, plain = 0.0, Window(), list[tuple[float, int]]()
     for pause, amount in pauses:
         now += pause
-        window = with_use(window, now, amount)
+        window = with_usage(window, now, amount)
         plain.append((now, amount))
         assert len(window.used_in) <= 61
     now += later
     young = sum(amount for at, amount in plain if now - at < 60)
     old = sum(amount for at, amount in plain if now - at <= 61)
-    assert young <= used(window, now) <= old
+    assert young <= amount_used(window, now) <= old
     wait = below_in(window, now, most)
-    assert used(window, now + wait) < most
-    assert wait == 0 or used(window, now + wait - 0.01) >= most
-    soon = less_in(window, now)
-    assert (soon == 0) == (used(window, now) == 0)
-    assert soon == 0 or used(window, now + soon) < used(window, now)
+    assert amount_used(window, now + wait) < most
+    assert wait == 0 or amount_used(window, now + wait - 0.01) >= most
+    soon = seconds_until_below(window, now)
+    assert (soon == 0) == (amount_used(window, now) == 0)
+    assert soon == 0 or amount_used(window, now + soon) < amount_used(window, now)
 
 
 def test_requests_of_a_minute_are_bounded() -> None:
@@ -53,7 +53,7 @@ def test_requests_of_a_minute_are_bounded() -> None:
     client, meter = Client(name="a", requests_per_minute=2), Meter()
     for now in (0.5, 10.5):
         assert refusal(client, meter, now, TODAY) is None
-        meter = ended(begun(meter, 5, now), 5, 3, now, TODAY)
+        meter = request_ended(request_begun(meter, 5, now), 5, 3, now, TODAY)
     problem = refusal(client, meter, 20.0, TODAY)
     assert problem is not None
     assert (problem.kind, problem.status, problem.retry_after_s) == ("rate_limited", 429, 41)
@@ -63,23 +63,23 @@ def test_requests_of_a_minute_are_bounded() -> None:
 
 def test_tokens_are_counted_with_what_is_under_way() -> None:
     """Requests inside count with their estimate, ended ones with what they took."""
-    client, meter = Client(name="a", tokens_per_minute=100), begun(Meter(), 500, 0.0)
+    client, meter = Client(name="a", tokens_per_minute=100), request_begun(Meter(), 500, 0.0)
     problem = refusal(client, meter, 1.0, TODAY)
     assert problem is not None
     assert problem.retry_after_s == 1
-    meter = ended(meter, 500, 60, 2.0, TODAY)
+    meter = request_ended(meter, 500, 60, 2.0, TODAY)
     assert refusal(client, meter, 3.0, TODAY) is None
-    meter = ended(begun(meter, 10, 3.0), 10, 45, 4.0, TODAY)
+    meter = request_ended(request_begun(meter, 10, 3.0), 10, 45, 4.0, TODAY)
     problem = refusal(client, meter, 5.0, TODAY)
     assert problem is not None
     assert (problem.details["policy"], problem.retry_after_s) == ("tokens", 58)
-    assert meter.reserved == meter.inside == 0
+    assert meter.reserved == meter.running == 0
 
 
 def test_a_day_is_a_day() -> None:
     """A quota holds until the day ends, and says when; the next one begins anew."""
     client = Client(name="a", tokens_per_day=100)
-    meter = ended(begun(Meter(), 5, 0.0), 5, 120, 0.0, TODAY)
+    meter = request_ended(request_begun(Meter(), 5, 0.0), 5, 120, 0.0, TODAY)
     problem = refusal(client, meter, 9e9, TODAY)
     assert problem is not None
     assert (problem.kind, problem.retry_after_s) == ("quota_exceeded", 3600)
@@ -88,11 +88,11 @@ def test_a_day_is_a_day() -> None:
 
 def test_requests_at_once_are_bounded() -> None:
     """As many as the key may have; one that ends makes a place."""
-    client, meter = Client(name="a", concurrent_requests=1), begun(Meter(), 5, 0.0)
+    client, meter = Client(name="a", concurrent_requests=1), request_begun(Meter(), 5, 0.0)
     problem = refusal(client, meter, 0.0, TODAY)
     assert problem is not None
     assert problem.details["policy"] == "concurrent"
-    assert refusal(client, ended(meter, 5, 0, 0.0, TODAY), 0.0, TODAY) is None
+    assert refusal(client, request_ended(meter, 5, 0, 0.0, TODAY), 0.0, TODAY) is None
 
 
 def test_the_headers_have_the_drafts_form() -> None:
@@ -100,8 +100,8 @@ def test_the_headers_have_the_drafts_form() -> None:
     client = Client(
         name="a", requests_per_minute=60, tokens_per_minute=900, tokens_per_day=5000, concurrent_requests=4
     )
-    meter = begun(Meter(), 100, 10.2)
-    headers = rate_headers(standings(client, meter, 20.0, TODAY))
+    meter = request_begun(Meter(), 100, 10.2)
+    headers = rate_headers(limit_statuses(client, meter, 20.0, TODAY))
     assert headers["RateLimit-Policy"] == (
         '"requests";q=60;w=60, "tokens";q=900;w=60;qu="tokens", "day";q=5000;w=86400;qu="tokens", '
         '"concurrent";q=4;qu="concurrent-requests"'
@@ -109,11 +109,11 @@ def test_the_headers_have_the_drafts_form() -> None:
     assert headers["RateLimit"] == (
         '"requests";r=59;t=51, "tokens";r=800;t=0, "day";r=4900;t=3600, "concurrent";r=3'
     )
-    assert rate_headers(standings(Client(), meter, 20.0, TODAY)) == {}
+    assert rate_headers(limit_statuses(Client(), meter, 20.0, TODAY)) == {}
 
 
 @pytest.mark.parametrize("weight", [0.5, 4.0])
 def test_a_key_without_limits_is_never_refused(weight: float) -> None:
     """Whatever it has used."""
-    meter = Meter(inside=10**6, reserved=10**9, day=TODAY.name, day_tokens=10**12)
+    meter = Meter(running=10**6, reserved=10**9, day=TODAY.name, day_tokens=10**12)
     assert refusal(Client(name="a", weight=weight), meter, 0.0, TODAY) is None

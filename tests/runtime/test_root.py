@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import trio
-from support.house import read, text_of
-from support.inline import InlineWorker
-from support.machine import MadeUp, gpu, machine
+from support.fake_devices import FakeDevices, gpu, machine
+from support.inline_worker import InlineWorker
+from support.scheduler_harness import read, text_of
 from support.tiny_gguf import write_model
 
 from modeld.config.settings import AUTO, ModelSettings, Settings
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import MIB, EngineKind
 from modeld.domain.request import GenerateRequest, Order
 from modeld.domain.request_events import Failed, Finished, FinishReason
@@ -25,19 +25,19 @@ from modeld.errors import Draining
 from modeld.runtime.daemon import Daemon
 from modeld.runtime.memory.machine import budget_bytes, memory_of_machine
 from modeld.runtime.root import Root, limits_of
-from modeld.runtime.systemd import Notifier, Supervision
+from modeld.runtime.systemd import Notifier, SystemdContext
 from modeld.runtime.ticket import Ticket
 from modeld.telemetry.metrics import Metrics
 from modeld.worker.thread_host import ThreadWorker
 
 
 def root_of(
-    folder: Path, *, host: object = InlineWorker, devices: MadeUp | None = None, **more: object
+    folder: Path, *, host: object = InlineWorker, devices: FakeDevices | None = None, **more: object
 ) -> Root:
     """A root over the fake engine, with one model file."""
     (folder / "a.gguf").write_bytes(b"anything")
     settings = Settings(models_dir=folder, engine=EngineKind.FAKE, **more)
-    supervision = Supervision(notifier=Notifier(None), watchdog_s=None, binds=())
+    supervision = SystemdContext(notifier=Notifier(None), watchdog_s=None, binds=())
     return Root(
         settings,
         host=host,
@@ -174,7 +174,7 @@ async def test_sizes_are_chosen_by_the_devices_that_are_there(tmp_path: Path) ->
         await trio.lowlevel.checkpoint()
         told.append(daemon.catalog.models["a.gguf"].sizing)
 
-    for devices in (MadeUp(machine(9000, 9000)), MadeUp(machine(9000, 9000), gpu(0, 0, 150))):
+    for devices in (FakeDevices(machine(9000, 9000)), FakeDevices(machine(9000, 9000), gpu(0, 0, 150))):
         root = root_of(tmp_path, devices=devices, vram_budget_mb=4000, llama_ctx=AUTO)
         write_model(tmp_path / "a.gguf", extra={"llama.context_length": 65536})
         await root.run(Visitor(visit), lambda _urls: None)
@@ -190,7 +190,7 @@ async def test_what_is_to_be_preloaded_is_loaded_without_a_request(tmp_path: Pat
             assert daemon.readiness() == "loading"
             while daemon.readiness() != "ready":
                 await trio.sleep(0.01)
-        assert daemon.model_states() == {"a.gguf": State.READY}
+        assert daemon.model_states() == {"a.gguf": InstanceState.READY}
         status = daemon.status()
         assert status.loads_total == 1
         assert status.instances[0].model_id == "a.gguf"
@@ -209,7 +209,7 @@ async def test_the_devices_are_known_before_the_first_request(tmp_path: Path) ->
 
     told: list[tuple[float | None, bool, float | None]] = []
     for watches in (True, False):
-        source = MadeUp(machine(256, 1000))
+        source = FakeDevices(machine(256, 1000))
         root = root_of(tmp_path, devices=source, vram_budget_mb=500, vram_watch=watches)
         await root.run(Visitor(visit), lambda _urls: None)
         status = statuses[-1]
@@ -227,7 +227,7 @@ async def test_a_budget_of_auto_counts_what_the_cards_have_free(tmp_path: Path) 
 
     huge = 2**30  # MiB: a machine of this size is not about to run these tests
     for cards in ((), (gpu(0, huge, huge), gpu(1, huge, huge))):
-        root = root_of(tmp_path, devices=MadeUp(machine(1000), *cards), vram_budget_mb=None)
+        root = root_of(tmp_path, devices=FakeDevices(machine(1000), *cards), vram_budget_mb=None)
         await root.run(Visitor(visit), lambda _urls: None)
     assert 0 < told[0] < 0.9 * huge
     assert 1.8 * huge <= told[1] < 2.7 * huge

@@ -17,10 +17,10 @@ import trio.testing
 from modeld.runtime.systemd import (
     Notifier,
     compose,
-    feed,
+    feed_watchdog,
     listen_binds,
     notify_address,
-    take,
+    take_systemd_context,
     watchdog_interval,
 )
 
@@ -152,13 +152,13 @@ def test_the_environment_is_taken_once(manager: socket.socket) -> None:
         "LISTEN_FDNAMES": "http",
         "HOME": "/x",
     }
-    supervision = take(environ)
+    supervision = take_systemd_context(environ)
     assert environ == {"HOME": "/x"}
     assert supervision.watchdog_s == 5.0
     assert supervision.binds == ()
     assert supervision.notifier.ready()
     supervision.notifier.close()
-    assert take(environ).notifier.enabled is False
+    assert take_systemd_context(environ).notifier.enabled is False
 
 
 async def test_the_watchdog_is_fed_only_while_healthy(
@@ -168,7 +168,7 @@ async def test_the_watchdog_is_fed_only_while_healthy(
     assert autojump_clock.autojump_threshold == 0
     answers = iter([None, "the scheduler is silent for 31 s", "the scheduler is silent for 31 s", None])
     with trio.move_on_after(4 * 5.0 - 1):
-        await feed(notifier, 5.0, lambda: next(answers))
+        await feed_watchdog(notifier, 5.0, lambda: next(answers))
     assert received(manager) == [
         b"WATCHDOG=1",
         b"STATUS=no watchdog ping: the scheduler is silent for 31 s",
@@ -179,8 +179,8 @@ async def test_the_watchdog_is_fed_only_while_healthy(
 
 ACTIVATED = """
 import os, socket, subprocess, sys
-from modeld.runtime.systemd import take
-supervision = take(os.environ)
+from modeld.runtime.systemd import take_systemd_context
+supervision = take_systemd_context(os.environ)
 assert supervision.binds == ("fd://3",), supervision.binds
 child = subprocess.run([sys.executable, "-c", "import os; os.fstat(3)"], close_fds=False, capture_output=True)
 assert child.returncode != 0, "a child has inherited the socket"

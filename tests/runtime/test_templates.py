@@ -10,7 +10,7 @@ from support.tiny_gguf import write_model
 from modeld.domain.model import ModelSpec
 from modeld.engine.llama.gguf.facts import read_facts
 from modeld.engine.llama.prompts.template import MAX_SOURCE
-from modeld.runtime.daemon import KEPT, Templates, read_template
+from modeld.runtime.daemon import KEPT, ChatTemplates, read_template
 
 LONG = "{# " + "x" * 5000 + " #}{{ messages }}é"
 
@@ -39,7 +39,7 @@ def test_a_template_is_read_whole(tmp_path: Path) -> None:
 
 async def test_templates_are_read_once_for_each_version_of_a_file(tmp_path: Path) -> None:
     """What is remembered is told when the file has gone; a new version of it is read anew."""
-    templates = Templates()
+    templates = ChatTemplates()
     path = write_model(tmp_path / "m.gguf", chat_template="{{ one }}")
     first = spec_of(path)
     assert await templates.of(first) == "{{ one }}"

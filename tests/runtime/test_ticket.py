@@ -40,7 +40,7 @@ class Reader:
         return len(self.texts) < self.enough
 
     async def run(self) -> None:
-        await self.ticket.pour(self.take)
+        await self.ticket.drain(self.take)
 
 
 async def pouring(nursery: trio.Nursery, enough: int = 100) -> Reader:
@@ -72,7 +72,7 @@ async def test_what_is_added_is_poured_together(nursery: trio.Nursery) -> None:
 
 
 async def test_a_reader_that_has_enough_goes_on_and_misses_nothing() -> None:
-    """What comes between two calls of `pour` waits for the second, in order."""
+    """What comes between two calls of `drain` waits for the second, in order."""
     async with trio.open_nursery() as nursery:
         reader = await pouring(nursery, enough=1)
         reader.ticket.put(Delta("a"))
@@ -95,7 +95,7 @@ async def test_a_cancelled_reader_loses_nothing() -> None:
 
 
 async def test_the_last_event_wakes_who_waits_for_the_next() -> None:
-    """`next` and `put` are as ever beside `pour`."""
+    """`next` and `put` are as ever beside `drain`."""
     ticket = make_ticket()
     found: list[Event] = []
 

@@ -3,25 +3,25 @@
 
 from __future__ import annotations
 
-from support.fleets import Paper, limits, spec
+from support.scheduler_driver import SchedulerDriver, limits, spec
 
-from modeld.domain.instance_state import State
-from modeld.domain.model import MIB, make_catalog
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.model import MIB, catalog_of
 from modeld.errors import EngineFailed
 from modeld.scheduler.deadlines import next_deadline
-from modeld.scheduler.draining import is_closed
-from modeld.scheduler.effects import Tell
-from modeld.scheduler.inputs import CatalogChanged, GotSlot, Left, Released, Stuck, Tick
+from modeld.scheduler.draining import gate_is_closed
+from modeld.scheduler.effects import RecordDecision
+from modeld.scheduler.inputs import CatalogChanged, InstanceStuck, RequestLeft, SlotReleased, SlotTaken, Tick
 
 
-class Timed(Paper):
-    """A fleet on paper whose time passes as in the runtime."""
+class Timed(SchedulerDriver):
+    """A scheduler driver whose time passes as in the runtime."""
 
     def run(self, name: str) -> int:
         """Load a model and put one request into its slot."""
         ticket = self.arrive(name)
         self.loaded(name)
-        self.feed(GotSlot(ticket))
+        self.feed(SlotTaken(ticket))
         return ticket
 
     def pass_to(self, now: float) -> None:
@@ -32,7 +32,7 @@ class Timed(Paper):
         self.now = now
 
     def closed(self, name: str) -> bool:
-        return is_closed(self.fleet, self.fleet.instance(f"{name}.gguf"), self.now)
+        return gate_is_closed(self.fleet, self.fleet.instance(f"{name}.gguf"), self.now)
 
 
 class Pair(Timed):
@@ -58,7 +58,7 @@ def test_a_gate_closes_when_the_wait_and_the_turn_are_over() -> None:
     assert late not in pair.grants
     pair.serve(early)
     assert pair.stops == []
-    pair.feed(Released(pair.first, served=True))
+    pair.feed(SlotReleased(pair.first, served=True))
     assert pair.stops == ["a.gguf"]
     pair.stopped("a")
     pair.loaded("b")
@@ -71,18 +71,18 @@ def test_a_model_that_was_drained_gets_its_next_turn_with_the_old_arrival_times(
     pair.arrive("b")
     pair.pass_to(3.0)
     gated = pair.arrive("a")
-    pair.feed(Released(pair.first, served=True))
+    pair.feed(SlotReleased(pair.first, served=True))
     pair.stopped("a")
     assert [waiter.arrived for waiter in pair.fleet.waiters("a.gguf")] == [3.0]
     pair.loaded("b")
     for ticket in pair.grants[-1:]:
-        pair.feed(GotSlot(ticket))
+        pair.feed(SlotTaken(ticket))
     more = pair.arrive("b")
     assert more in pair.grants
     pair.pass_to(6.0)
     assert pair.closed("b")
     for ticket in pair.grants[-2:]:
-        pair.feed(Released(ticket, served=True))
+        pair.feed(SlotReleased(ticket, served=True))
     pair.stopped("b")
     pair.loaded("a")
     assert pair.grants[-1] == gated
@@ -95,7 +95,7 @@ def test_those_who_came_before_the_gate_closed_are_served_first() -> None:
     pair.arrive("b")
     pair.pass_to(3.0)
     later = pair.arrive("a")
-    pair.feed(Released(pair.first, served=True))
+    pair.feed(SlotReleased(pair.first, served=True))
     for ticket in before:
         pair.now += 1.0
         pair.serve(ticket)
@@ -110,7 +110,7 @@ def test_the_backlog_is_served_for_its_time_only() -> None:
     before = [pair.arrive("a") for _ in range(3)]
     pair.arrive("b")
     pair.pass_to(4.9)
-    pair.feed(Released(pair.first, served=True))
+    pair.feed(SlotReleased(pair.first, served=True))
     assert pair.grants[-1] == before[1]
     pair.pass_to(5.0)
     pair.serve(before[0])
@@ -126,10 +126,10 @@ def test_a_gate_opens_when_nobody_wants_the_room_any_more() -> None:
     pair.pass_to(3.0)
     gated = pair.arrive("a")
     assert gated not in pair.grants
-    pair.feed(Left(waiter))
+    pair.feed(RequestLeft(waiter))
     assert gated in pair.grants
-    assert pair.fleet.claims == ()
-    assert pair.state("a") is State.READY
+    assert pair.fleet.reservations == ()
+    assert pair.state("a") is InstanceState.READY
 
 
 def test_a_model_that_was_just_loaded_serves_its_waiters_even_with_a_quantum_of_zero() -> None:
@@ -139,7 +139,7 @@ def test_a_model_that_was_just_loaded_serves_its_waiters_even_with_a_quantum_of_
     waiter = pair.arrive("b")
     gated = pair.arrive("a")
     assert gated not in pair.grants
-    pair.feed(Released(pair.first, served=True))
+    pair.feed(SlotReleased(pair.first, served=True))
     pair.stopped("a")
     pair.loaded("b")
     assert pair.grants[-1] == waiter
@@ -162,111 +162,111 @@ def test_streams_are_cut_at_the_evict_timeout_where_that_is_allowed() -> None:
     assert pair.cuts == {}
     pair.pass_to(13.0)
     assert pair.cuts == {pair.first: "evicted"}
-    pair.feed(Released(pair.first, served=False))
+    pair.feed(SlotReleased(pair.first, served=False))
     assert pair.stops == ["a.gguf"]
 
 
 def test_a_drain_that_takes_too_long_asks_more_models() -> None:
     """The stream of a does not end; 10 s later c is closed as well, and goes as it is idle first."""
     terms = {"quantum_s": 3.0, "backlog_time_s": 4.0, "evict_timeout_s": 6.0, "max_wait_s": 1000.0}
-    paper = Timed([spec("a", 50, slots=1), spec("b", 50), spec("c", 50, slots=1)], limits(100, **terms))
-    streams = {name: paper.run(name) for name in "ac"}
-    paper.arrive("c")
-    paper.arrive("b")
-    paper.pass_to(12.9)
-    assert (paper.closed("a"), paper.closed("c")) == (True, False)
-    paper.pass_to(13.0)
-    assert (paper.closed("a"), paper.closed("c")) == (True, True)
-    queued = paper.grants[-1]
-    paper.feed(Released(streams["c"], served=True))
-    paper.serve(queued)
-    assert paper.stops == ["c.gguf"]
-    assert not paper.closed("a")
+    driver = Timed([spec("a", 50, slots=1), spec("b", 50), spec("c", 50, slots=1)], limits(100, **terms))
+    streams = {name: driver.run(name) for name in "ac"}
+    driver.arrive("c")
+    driver.arrive("b")
+    driver.pass_to(12.9)
+    assert (driver.closed("a"), driver.closed("c")) == (True, False)
+    driver.pass_to(13.0)
+    assert (driver.closed("a"), driver.closed("c")) == (True, True)
+    queued = driver.grants[-1]
+    driver.feed(SlotReleased(streams["c"], served=True))
+    driver.serve(queued)
+    assert driver.stops == ["c.gguf"]
+    assert not driver.closed("a")
 
 
 def test_the_bytes_of_a_victim_are_kept_for_whom_it_went() -> None:
     """B (80) had a (60) evicted; c (40) would fit into the free 40 meanwhile, but then b could not load."""
-    paper = Paper([spec("a", 60), spec("b", 80), spec("c", 40)], limits(100))
-    paper.up("a")
-    paper.arrive("b")
-    assert paper.stops == ["a.gguf"]
-    paper.arrive("c")
-    assert paper.loads == ["a.gguf"]
-    paper.stopped("a")
-    assert paper.loads == ["a.gguf", "b.gguf"]
+    driver = SchedulerDriver([spec("a", 60), spec("b", 80), spec("c", 40)], limits(100))
+    driver.up("a")
+    driver.arrive("b")
+    assert driver.stops == ["a.gguf"]
+    driver.arrive("c")
+    assert driver.loads == ["a.gguf"]
+    driver.stopped("a")
+    assert driver.loads == ["a.gguf", "b.gguf"]
 
 
-def test_what_a_claim_does_not_need_is_for_others() -> None:
+def test_what_a_reservation_does_not_need_is_for_others() -> None:
     """B (50) has a (60) evicted; of the 40 that are free, c may take 40 at once, as b's bytes come from a."""
-    paper = Paper([spec("a", 60), spec("b", 50), spec("c", 40)], limits(100))
-    paper.up("a")
-    paper.arrive("b")
-    paper.arrive("c")
-    assert paper.loads == ["a.gguf", "c.gguf"]
-    paper.stopped("a")
-    assert paper.loads == ["a.gguf", "c.gguf", "b.gguf"]
+    driver = SchedulerDriver([spec("a", 60), spec("b", 50), spec("c", 40)], limits(100))
+    driver.up("a")
+    driver.arrive("b")
+    driver.arrive("c")
+    assert driver.loads == ["a.gguf", "c.gguf"]
+    driver.stopped("a")
+    assert driver.loads == ["a.gguf", "c.gguf", "b.gguf"]
 
 
-def test_the_older_of_two_claims_is_met_first() -> None:
+def test_the_older_of_two_reservations_is_met_first() -> None:
     """A and b (30 each) go for x (70), then c for y (30): a's bytes would do for y, but they are x's."""
-    paper = Paper([*(spec(name, 30) for name in "abc"), spec("x", 70), spec("y", 30)], limits(100))
-    paper.up("a", "b", "c")
-    paper.arrive("x")
-    paper.arrive("y")
-    assert paper.stops == ["a.gguf", "b.gguf", "c.gguf"]
-    paper.stopped("a")
-    assert paper.loads[3:] == []
-    paper.stopped("b")
-    assert paper.loads[3:] == ["x.gguf"]
-    paper.stopped("c")
-    assert paper.loads[3:] == ["x.gguf", "y.gguf"]
+    driver = SchedulerDriver([*(spec(name, 30) for name in "abc"), spec("x", 70), spec("y", 30)], limits(100))
+    driver.up("a", "b", "c")
+    driver.arrive("x")
+    driver.arrive("y")
+    assert driver.stops == ["a.gguf", "b.gguf", "c.gguf"]
+    driver.stopped("a")
+    assert driver.loads[3:] == []
+    driver.stopped("b")
+    assert driver.loads[3:] == ["x.gguf"]
+    driver.stopped("c")
+    assert driver.loads[3:] == ["x.gguf", "y.gguf"]
 
 
 def test_small_models_cannot_keep_a_large_one_out() -> None:
     """Once the large one waited long enough, the free bytes are its own, however many small ones come."""
     specs = [spec("big", 90), *(spec(name, 30, slots=1) for name in "abcd")]
     terms = {"max_wait_before_drain_s": 2.0, "quantum_s": 1.0, "max_wait_s": 1000.0}
-    paper = Timed(specs, limits(100, **terms))
-    running = {name: paper.run(name) for name in "ab"}
-    paper.arrive("big")
-    paper.pass_to(2.0)
-    paper.arrive("c")
-    paper.arrive("d")
+    driver = Timed(specs, limits(100, **terms))
+    running = {name: driver.run(name) for name in "ab"}
+    driver.arrive("big")
+    driver.pass_to(2.0)
+    driver.arrive("c")
+    driver.arrive("d")
     for name in "ab":
-        paper.feed(Released(running[name], served=True))
-    paper.stopped("a")
-    assert "c.gguf" not in paper.loads
-    paper.stopped("b")
-    assert paper.loads == ["a.gguf", "b.gguf", "big.gguf"]
+        driver.feed(SlotReleased(running[name], served=True))
+    driver.stopped("a")
+    assert "c.gguf" not in driver.loads
+    driver.stopped("b")
+    assert driver.loads == ["a.gguf", "b.gguf", "big.gguf"]
 
 
 def test_victims_that_are_idle_stay_until_all_of_them_are() -> None:
     """Big needs a and b; a is idle long before b: it goes when b can go too, so no eviction is in vain."""
     specs = [spec("a", 50, slots=1), spec("b", 50, slots=1), spec("big", 90)]
-    paper = Timed(specs, limits(100, max_wait_before_drain_s=1.0, quantum_s=1.0, max_wait_s=1000.0))
-    paper.up("a")
-    stream = paper.run("b")
-    large = paper.arrive("big")
-    paper.pass_to(10.0)
-    assert paper.closed("a")
-    assert paper.stops == []
-    paper.feed(Left(large))
-    assert not paper.closed("a")
-    paper.arrive("big")
-    paper.pass_to(20.0)
-    paper.feed(Released(stream, served=True))
-    assert sorted(paper.stops) == ["a.gguf", "b.gguf"]
+    driver = Timed(specs, limits(100, max_wait_before_drain_s=1.0, quantum_s=1.0, max_wait_s=1000.0))
+    driver.up("a")
+    stream = driver.run("b")
+    large = driver.arrive("big")
+    driver.pass_to(10.0)
+    assert driver.closed("a")
+    assert driver.stops == []
+    driver.feed(RequestLeft(large))
+    assert not driver.closed("a")
+    driver.arrive("big")
+    driver.pass_to(20.0)
+    driver.feed(SlotReleased(stream, served=True))
+    assert sorted(driver.stops) == ["a.gguf", "b.gguf"]
 
 
 def test_an_idle_model_stays_for_its_minimum_residency() -> None:
     """With min_residency of 5 s a swap waits until a was ready for 5 s."""
-    paper = Timed([spec("a", 60), spec("b", 60)], limits(100, min_residency_s=5.0))
-    paper.up("a")
-    paper.arrive("b")
-    paper.pass_to(4.9)
-    assert paper.stops == []
-    paper.pass_to(5.0)
-    assert paper.stops == ["a.gguf"]
+    driver = Timed([spec("a", 60), spec("b", 60)], limits(100, min_residency_s=5.0))
+    driver.up("a")
+    driver.arrive("b")
+    driver.pass_to(4.9)
+    assert driver.stops == []
+    driver.pass_to(5.0)
+    assert driver.stops == ["a.gguf"]
 
 
 def test_a_pinned_model_is_no_victim_from_then_on() -> None:
@@ -275,7 +275,7 @@ def test_a_pinned_model_is_no_victim_from_then_on() -> None:
     waiter = pair.arrive("b")
     pair.pass_to(3.0)
     gated = pair.arrive("a")
-    pair.feed(CatalogChanged(make_catalog([spec("a", 60, slots=1, pinned=True), spec("b", 60)])))
+    pair.feed(CatalogChanged(catalog_of([spec("a", 60, slots=1, pinned=True), spec("b", 60)])))
     assert pair.refusals == {waiter: "does_not_fit"}
     assert gated in pair.grants
 
@@ -285,7 +285,9 @@ def test_each_drain_is_told_with_its_numbers() -> None:
     pair = Pair()
     pair.arrive("b")
     pair.pass_to(2.0)
-    told = next(effect for effect in pair.effects if isinstance(effect, Tell) and effect.action == "drain")
+    told = next(
+        effect for effect in pair.effects if isinstance(effect, RecordDecision) and effect.action == "drain"
+    )
     assert told.model_id == "a.gguf"
     assert "b.gguf" in told.reason
     assert told.numbers == {"waited_s": 2.0, "closes_in_s": 1.0, "running": 1, "frees_mb": 60.0}
@@ -296,12 +298,12 @@ def test_a_load_does_not_reset_what_a_request_has_waited_for_others() -> None:
     pair = Pair(max_wait_s=30.0, max_wait_before_drain_s=0.0, quantum_s=0.0)
     waiters = [pair.arrive("b") for _ in range(5)]
     pair.pass_to(20.0)
-    pair.feed(Released(pair.first, served=True))
+    pair.feed(SlotReleased(pair.first, served=True))
     pair.stopped("a")
     pair.pass_to(70.0)
     pair.loaded("b")
     for ticket in waiters[:2]:
-        pair.feed(GotSlot(ticket))
+        pair.feed(SlotTaken(ticket))
     pair.pass_to(79.9)
     assert {**pair.refusals, **pair.cuts} == {}
     pair.pass_to(80.0)
@@ -310,12 +312,12 @@ def test_a_load_does_not_reset_what_a_request_has_waited_for_others() -> None:
 
 def test_a_victim_that_hangs_is_not_waited_for() -> None:
     """When a is stopped for b and hangs, c, which is idle too, goes instead; a's bytes are still held."""
-    paper = Paper([spec("a", 50), spec("b", 50), spec("c", 50)], limits(100))
-    paper.up("a", "c")
-    paper.arrive("b")
-    assert paper.stops == ["a.gguf"]
-    paper.feed(Stuck("a.gguf", EngineFailed("it hangs").as_problem()))
-    assert paper.stops == ["a.gguf", "c.gguf"]
-    paper.stopped("c")
-    assert paper.loads == ["a.gguf", "c.gguf", "b.gguf"]
-    assert paper.fleet.held == 100 * MIB
+    driver = SchedulerDriver([spec("a", 50), spec("b", 50), spec("c", 50)], limits(100))
+    driver.up("a", "c")
+    driver.arrive("b")
+    assert driver.stops == ["a.gguf"]
+    driver.feed(InstanceStuck("a.gguf", EngineFailed("it hangs").as_problem()))
+    assert driver.stops == ["a.gguf", "c.gguf"]
+    driver.stopped("c")
+    assert driver.loads == ["a.gguf", "c.gguf", "b.gguf"]
+    assert driver.fleet.held == 100 * MIB

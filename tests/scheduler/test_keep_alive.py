@@ -4,37 +4,37 @@
 from __future__ import annotations
 
 import pytest
-from support.fleets import Paper, limits, spec
-from support.lever import Lever
+from support.operator_inputs import OperatorInputs
+from support.scheduler_driver import SchedulerDriver, limits, spec
 
-from modeld.domain.instance_state import State
-from modeld.domain.request import Stake
-from modeld.scheduler.inputs import Wanted
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.request import Tenant
+from modeld.scheduler.inputs import ModelWanted
 
-ALICE = Stake(owner="a1", name="alice", may_unload=False)
-BOB = Stake(owner="b2", name="bob", may_unload=False)
-ADMIN = Stake(owner="c3", name="root", may_unload=True)
-
-
-def paper(ttl_s: float | None = None) -> Paper:
-    return Paper([spec("a", ttl_s=ttl_s)], limits())
+ALICE = Tenant(owner="a1", name="alice", may_unload=False)
+BOB = Tenant(owner="b2", name="bob", may_unload=False)
+ADMIN = Tenant(owner="c3", name="root", may_unload=True)
 
 
-def ask(paper: Paper, stake: Stake, keep_alive_s: float | None = None) -> None:
+def driver(ttl_s: float | None = None) -> SchedulerDriver:
+    return SchedulerDriver([spec("a", ttl_s=ttl_s)], limits())
+
+
+def ask(driver: SchedulerDriver, tenant: Tenant, keep_alive_s: float | None = None) -> None:
     """Serve a request of a model, which is loaded for it where it is not."""
-    ticket = paper.arrive("a", stake=stake, keep_alive_s=keep_alive_s)
-    if paper.state("a") is State.LOADING:
-        paper.loaded("a")
-    paper.serve(ticket)
+    ticket = driver.arrive("a", tenant=tenant, keep_alive_s=keep_alive_s)
+    if driver.state("a") is InstanceState.LOADING:
+        driver.loaded("a")
+    driver.serve(ticket)
 
 
-def until(paper: Paper) -> float | None:
-    return paper.fleet.instance("a.gguf").keep_until
+def until(driver: SchedulerDriver) -> float | None:
+    return driver.fleet.instance("a.gguf").keep_until
 
 
 def test_one_key_alone_may_let_its_model_go() -> None:
     """What nobody else has asked for goes as soon as it is idle."""
-    here = paper()
+    here = driver()
     ask(here, ALICE, 0.0)
     assert here.stops == ["a.gguf"]
 
@@ -42,7 +42,7 @@ def test_one_key_alone_may_let_its_model_go() -> None:
 @pytest.mark.parametrize("keep_alive_s", [None, -1.0, 600.0])
 def test_a_key_takes_no_model_away_from_another(keep_alive_s: float | None) -> None:
     """Bob has it stay, by his request or by the model's time to live; alice's 0 changes nothing."""
-    here = paper(ttl_s=600.0 if keep_alive_s is None else None)
+    here = driver(ttl_s=600.0 if keep_alive_s is None else None)
     ask(here, BOB, keep_alive_s)
     stays = until(here)
     ask(here, ALICE, 0.0)
@@ -52,7 +52,7 @@ def test_a_key_takes_no_model_away_from_another(keep_alive_s: float | None) -> N
 
 def test_the_last_word_of_a_key_takes_the_place_of_its_own_before() -> None:
     """Longer, shorter, for ever: each only for itself, and the longest of all counts."""
-    here = paper()
+    here = driver()
     ask(here, BOB, 50.0)
     ask(here, ALICE, -1.0)
     assert until(here) is None
@@ -66,7 +66,7 @@ def test_the_last_word_of_a_key_takes_the_place_of_its_own_before() -> None:
 
 def test_who_may_unload_a_model_has_the_last_word() -> None:
     """An admin's `keep_alive` counts alone; without one he is like others."""
-    here = paper(ttl_s=5.0)
+    here = driver(ttl_s=5.0)
     ask(here, BOB, 600.0)
     ask(here, ADMIN)
     assert until(here) == 600.0
@@ -78,20 +78,20 @@ def test_who_may_unload_a_model_has_the_last_word() -> None:
 
 def test_without_keys_the_last_request_counts() -> None:
     """Everybody is one and the same."""
-    here = paper()
-    ask(here, Stake(), 600.0)
-    ask(here, Stake(), 3.0)
+    here = driver()
+    ask(here, Tenant(), 600.0)
+    ask(here, Tenant(), 3.0)
     assert until(here) == 3.0
 
 
 @pytest.mark.parametrize("how", ["preload", "load", "keep"])
 def test_a_key_takes_no_model_away_from_the_operator(how: str) -> None:
     """What he had loaded stays for the model's `ttl`, or as long as he said."""
-    here = paper(ttl_s=100.0)
+    here = driver(ttl_s=100.0)
     if how == "preload":
-        here.feed(Wanted("a.gguf"))
+        here.feed(ModelWanted("a.gguf"))
     else:
-        Lever(here).load("a", **{"keep_alive_s": 200.0} if how == "keep" else {})
+        OperatorInputs(here).load("a", **{"keep_alive_s": 200.0} if how == "keep" else {})
     here.loaded("a")
     ask(here, ALICE, 0.0)
     assert here.stops == []
@@ -100,9 +100,9 @@ def test_a_key_takes_no_model_away_from_the_operator(how: str) -> None:
 
 def test_words_are_forgotten_with_the_model() -> None:
     """A model that went and came again stays for who asks for it now."""
-    here = paper()
+    here = driver()
     ask(here, BOB, -1.0)
-    Lever(here).unload("a")
+    OperatorInputs(here).unload("a")
     here.stopped("a")
     ask(here, ALICE, 0.0)
     assert here.stops == ["a.gguf", "a.gguf"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Whatever happens, in whatever order: the ledger holds, and every ticket ends exactly once.
 
-The rules of the game and what must hold are in `tests/support/world.py`. MODELD_SCHEDULES=1000000 plays
-so many schedules instead of 10,000.
+The rules of the game and what must hold are in `tests/support/scheduler_world.py`. MODELD_SCHEDULES=1000000
+plays so many schedules instead of 10,000.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from support.world import World, play
+from support.scheduler_world import SchedulerWorld, play
 
 SCHEDULES = int(os.environ.get("MODELD_SCHEDULES", "10000"))
 
@@ -24,7 +24,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(data=st.data())
     def start(self, data: st.DataObject) -> None:
-        self.world = World(self._picks(data))
+        self.world = SchedulerWorld(self._picks(data))
 
     @rule(data=st.data())
     def act(self, data: st.DataObject) -> None:
@@ -45,9 +45,9 @@ TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-def is_over(world: World) -> bool:
+def is_over(world: SchedulerWorld) -> bool:
     """Whether nobody waits any more, and nothing is held for anybody: each step was checked before."""
-    return not world.live and not world.operations and not world.paper.fleet.claims
+    return not world.live and not world.operations and not world.driver.fleet.reservations
 
 
 @given(st.binary(max_size=240))

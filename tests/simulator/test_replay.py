@@ -15,9 +15,9 @@ from traces import make
 
 from modeld.domain.model import MIB
 from modeld.domain.request import Priority
-from modeld.scheduler.state import Eviction, Limits
+from modeld.scheduler.state import Eviction, SchedulerLimits
 from modeld.simulator.belady import belady_loads, fewest_loads
-from modeld.simulator.replay import Report, limits_of, simulate
+from modeld.simulator.replay import SimulationReport, limits_of, simulate
 from modeld.simulator.trace import BadTrace, Trace, TraceHead, TraceModel, TraceRequest, parse_trace
 
 TRACES = Path(__file__).parent.parent / "traces"
@@ -27,9 +27,9 @@ PATIENT = {"max_wait_s": 3600.0, "max_queue_depth": 10_000, "max_queue_total": 1
 
 
 @cache
-def played(name: str, policy: Eviction) -> Report:
+def played(name: str, policy: Eviction) -> SimulationReport:
     trace = parse_trace((TRACES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
-    limits = Limits(budget=round((trace.head.budget_mb or 0) * MIB), **PATIENT)
+    limits = SchedulerLimits(budget=round((trace.head.budget_mb or 0) * MIB), **PATIENT)
     return simulate(trace, limits_of(policy, limits))
 
 
@@ -76,7 +76,7 @@ def test_loads_stay_within_twice_those_of_a_server_that_knows_the_future(name: s
 def test_a_model_that_is_never_idle_does_not_keep_the_other_out() -> None:
     """With the daemon's own limits LRU serves none of the rare requests, ours all, within 15 s."""
     trace = parse_trace((TRACES / "starving.jsonl").read_text(encoding="utf-8").splitlines())
-    limits = Limits(budget=100 * MIB)
+    limits = SchedulerLimits(budget=100 * MIB)
     assert simulate(trace, limits_of(Eviction.LRU, limits)).refused == {"waited_too_long": 7}
     ours = simulate(trace, limits_of(Eviction.COST, limits))
     assert ours.refused == {}
@@ -87,7 +87,7 @@ def test_a_storm_over_three_models_with_room_for_one_is_served() -> None:
     """120 requests at once, 500 ms each: as many in 30 s as LRU serves, with as few loads."""
     models = [TraceModel(id=name, size_mb=60, load_ms=1000, slots=2) for name in "abc"]
     requests = [TraceRequest(at_ms=0, model="abc"[place % 3], service_ms=500) for place in range(120)]
-    limits = Limits(budget=100 * MIB, max_queue_depth=100)
+    limits = SchedulerLimits(budget=100 * MIB, max_queue_depth=100)
     ours, lru = (simulate(world(models, requests), limits_of(policy, limits)) for policy in Eviction)
     assert ours.served >= lru.served >= 110
     assert ours.loads == lru.loads == 3
@@ -96,14 +96,14 @@ def test_a_storm_over_three_models_with_room_for_one_is_served() -> None:
 def test_the_same_trace_gives_the_same_report() -> None:
     """Nothing of the real clock or of chance is in it."""
     trace = parse_trace((TRACES / "burst.jsonl").read_text(encoding="utf-8").splitlines())
-    limits = Limits(budget=100 * MIB, **PATIENT)
+    limits = SchedulerLimits(budget=100 * MIB, **PATIENT)
     assert simulate(trace, limits) == simulate(trace, limits)
 
 
 # --- the worst case ---------------------------------------------------------------------------------
 
 
-def longest_wait_ms(trace: Trace, limits: Limits) -> float:
+def longest_wait_ms(trace: Trace, limits: SchedulerLimits) -> float:
     """The formula of docs/scheduling.md, "How long a request can wait", for requests of one class.
 
     It counts as older whatever is in the trace besides the request itself, so it holds for each of them.
@@ -122,7 +122,7 @@ def longest_wait_ms(trace: Trace, limits: Limits) -> float:
 
 
 @st.composite
-def contended(draw: st.DrawFn) -> tuple[Trace, Limits]:
+def contended(draw: st.DrawFn) -> tuple[Trace, SchedulerLimits]:
     """A few models that do not fit together, and requests in a short time."""
     count = draw(st.integers(2, 4))
     models = [
@@ -140,7 +140,7 @@ def contended(draw: st.DrawFn) -> tuple[Trace, Limits]:
         TraceRequest(at_ms=at, model="abcd"[place], service_ms=service)
         for at, place, service in draw(st.lists(rows, min_size=2, max_size=40))
     ]
-    limits = Limits(
+    limits = SchedulerLimits(
         budget=100 * MIB,
         max_wait_s=1e6,
         max_queue_depth=1000,
@@ -155,7 +155,7 @@ def contended(draw: st.DrawFn) -> tuple[Trace, Limits]:
 
 @given(contended())
 @settings(max_examples=300, deadline=None)
-def test_every_wait_is_within_the_formula(case: tuple[Trace, Limits]) -> None:
+def test_every_wait_is_within_the_formula(case: tuple[Trace, SchedulerLimits]) -> None:
     """Whatever comes, whenever: everybody is served, and nobody waits longer than the documentation says."""
     trace, limits = case
     report = simulate(trace, limits)
@@ -169,7 +169,7 @@ def test_a_stream_of_requests_for_others_never_lengthens_a_wait(clients: int, qu
     """One request for b among endless ones for a: it has its slot within a turn, however many those are."""
     models = [TraceModel(id=name, size_mb=60, load_ms=1000, slots=1) for name in "ab"]
     requests = [TraceRequest(at_ms=100 * place, model="a", service_ms=900) for place in range(20 * clients)]
-    limits = Limits(budget=100 * MIB, **PATIENT, quantum_s=quantum, backlog_time_s=5.0)
+    limits = SchedulerLimits(budget=100 * MIB, **PATIENT, quantum_s=quantum, backlog_time_s=5.0)
     report = simulate(world([*models], [*requests, TraceRequest(at_ms=500, model="b", service_ms=1)]), limits)
     alone = next(wait for wait in report.waits_by_model["b"])
     assert alone <= (2.0 + quantum + 5.0) * 1000 + 2 * 900 + 1000 + 900
@@ -226,7 +226,7 @@ def test_priorities_and_deadlines_of_a_trace_are_honoured() -> None:
         TraceRequest(at_ms=1, model="a", service_ms=1000, priority=Priority.HIGH),
         TraceRequest(at_ms=2, model="a", service_ms=1000, deadline_ms=500),
     ]
-    report = simulate(world(models, requests), Limits())
+    report = simulate(world(models, requests), SchedulerLimits())
     assert report.served == 4
     assert report.refused == {"deadline_exceeded": 1}
     assert report.waits_by_model["a"] == (0, 500, 1000, 1999, 3000)
@@ -238,7 +238,7 @@ def test_tokens_take_the_time_of_their_model() -> None:
         '{"models": [{"id": "a", "size_mb": 1, "load_ms": 500, "token_ms": 30}]}',
         '{"at_ms": 10, "model": "a", "tokens": 100}',
     ]
-    report = simulate(parse_trace(lines), Limits())
+    report = simulate(parse_trace(lines), SchedulerLimits())
     assert report.took_ms == 10 + 500 + 3000
     assert report.loading_ms == 500
 
@@ -288,7 +288,7 @@ def test_streams_are_cut_only_where_that_is_allowed(policy: Eviction, cut: bool)
         TraceRequest(at_ms=0, model="a", service_ms=3_600_000),
         TraceRequest(at_ms=10, model="b", service_ms=10),
     ]
-    limits = Limits(budget=100 * MIB, max_wait_s=60.0, cut_streams=cut)
+    limits = SchedulerLimits(budget=100 * MIB, max_wait_s=60.0, cut_streams=cut)
     report = simulate(world(models, requests), limits_of(policy, limits))
     if policy is Eviction.COST and cut:
         assert report.refused == {"evicted": 1}

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
-from support.statuses import daemon_status, instance_status
+from support.daemon_statuses import daemon_status, instance_status
 
-from modeld.domain.instance_state import State
-from modeld.domain.model import Catalog, ModelFacts, ModelSpec, make_catalog
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.model import Catalog, ModelFacts, ModelSpec, catalog_of
 from modeld.domain.request import Order
 from modeld.domain.request_events import Delta, Finished, FinishReason, Started, Stats, Usage
 from modeld.domain.status import DaemonStatus
@@ -42,7 +42,7 @@ def finish(ticket: Ticket, reason: FinishReason = FinishReason.STOP, tokens: int
     )
 
 
-def say(*texts: str) -> Script:
+def text_events(*texts: str) -> Script:
     """A script that says these texts and stops."""
 
     async def script(ticket: Ticket) -> None:
@@ -54,11 +54,11 @@ def say(*texts: str) -> Script:
     return script
 
 
-async def silent(_: Ticket) -> None:
+async def no_events(_: Ticket) -> None:
     """A script that says nothing: the test puts the events itself."""
 
 
-def starting(events: int) -> Script:
+def start_events(events: int) -> Script:
     """Return the script of a generation that gets no further than so many of its first events."""
 
     async def script(ticket: Ticket) -> None:
@@ -77,18 +77,18 @@ class ScriptedBackend:
       tickets: all of them, oldest first. closed: those whose reader left, in that order.
     """
 
-    def __init__(self, nursery: trio.Nursery, script: Script = silent) -> None:
+    def __init__(self, nursery: trio.Nursery, script: Script = no_events) -> None:
         self.script = script
         self.refusal: Exception | None = None
         self.refusals: list[Exception] = []
         self.tickets: list[Ticket] = []
         self.closed: list[Ticket] = []
-        self.catalog: Catalog = make_catalog([TINY, DAMAGED])
+        self.catalog: Catalog = catalog_of([TINY, DAMAGED])
         self.arriving: list[ModelSpec] = []
         self.refreshes: list[float] = []
         self.state = "ready"
         self.templates: dict[str, str] = {}
-        self.states: Mapping[str, State] = {TINY.id: State.READY}
+        self.states: Mapping[str, InstanceState] = {TINY.id: InstanceState.READY}
         self.illness: str | None = None
         self.max_backlog_bytes = 1 << 20
         self.events = EventLog()
@@ -98,7 +98,9 @@ class ScriptedBackend:
     @property
     def control(self):
         """Operators find nothing here."""
-        raise AssertionError("this backend takes no orders of operators; support.lever has one that does")
+        raise AssertionError(
+            "this backend takes no orders of operators; support.operator_inputs has one that does"
+        )
 
     def submit(self, order: Order, *, request_id: str) -> Ticket:
         if self.refusals:
@@ -125,13 +127,13 @@ class ScriptedBackend:
         await trio.lowlevel.checkpoint()
         self.refreshes.append(max_age_s)
         if self.arriving:
-            self.catalog = make_catalog([*self.catalog.models.values(), *self.arriving])
+            self.catalog = catalog_of([*self.catalog.models.values(), *self.arriving])
 
     async def chat_template(self, spec: ModelSpec) -> str:
         await trio.lowlevel.checkpoint()
         return self.templates.get(spec.id, "")
 
-    def model_states(self) -> Mapping[str, State]:
+    def model_states(self) -> Mapping[str, InstanceState]:
         return self.states
 
     def status(self) -> DaemonStatus:

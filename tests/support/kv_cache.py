@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from modeld.engine.llama.kv.prefix_cache import Cut, Share
+from modeld.engine.llama.kv.prefix_cache import ShareCells, TrimSequence
 
 
 @dataclass
@@ -37,9 +37,9 @@ class KvCache:
         """Remove and copy, as `llama_memory_seq_rm` and `llama_memory_seq_cp` do."""
         for move in moves:
             match move:
-                case Cut(sequence=sequence, keep=keep):
+                case TrimSequence(sequence=sequence, keep=keep):
                     self.cut(sequence, keep)
-                case Share(source=source, sequence=sequence, upto=upto):
+                case ShareCells(source=source, sequence=sequence, upto=upto):
                     assert self.length(sequence) == 0, "it would have two cells at one position"
                     for cell in self.cells:
                         if source in cell.sequences and cell.position < upto:

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import openai
-from support.served import Served
+from support.http_server import Served
 
 
 @asynccontextmanager
-async def asking(served: Served, *, max_retries: int = 0) -> AsyncGenerator[openai.AsyncOpenAI]:
+async def client_for(served: Served, *, max_retries: int = 0) -> AsyncGenerator[openai.AsyncOpenAI]:
     """OpenAI's client; it tries nothing twice unless it is told to."""
     async with openai.AsyncOpenAI(
         base_url=f"{served.url}/v1", api_key="none", max_retries=max_retries, timeout=60

@@ -250,7 +250,7 @@ DIALECTS = {
         function,
         None,
         {},
-        lambda body: ollama.TextRenderer(ollama.parse_chat(body), TINY, created_at="", request_id="r"),
+        lambda body: ollama.OllamaTextRenderer(ollama.parse_chat(body), TINY, created_at="", request_id="r"),
         ollama_streamed,
         ollama_streamed,
         {

@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from modeld.domain.daemon_events import FleetEvent, Kind
-from modeld.telemetry.event_file import EventFile, StandardOutput, Target, Unwritable
+from modeld.domain.daemon_events import EventKind, FleetEvent
+from modeld.telemetry.event_file import CannotWrite, EventFile, EventTarget, StandardOutput
 from modeld.telemetry.event_writer import EventWriter
 
 PATIENCE_S = 60.0
 
 
 def event(seq: int, reason: str = "") -> FleetEvent:
-    return FleetEvent(seq=seq, run="r", at_unix=1.0, uptime_ms=1.0, kind=Kind.ARRIVED, reason=reason)
+    return FleetEvent(seq=seq, run="r", at_unix=1.0, uptime_ms=1.0, kind=EventKind.ARRIVED, reason=reason)
 
 
 def until(done: Callable[[], bool], what: str) -> None:
@@ -38,7 +38,7 @@ def until(done: Callable[[], bool], what: str) -> None:
 
 
 @contextmanager
-def writing(target: Target, **options: float) -> Iterator[EventWriter]:
+def writing(target: EventTarget, **options: float) -> Iterator[EventWriter]:
     """A writer that runs; at the end it stops, and its thread with it."""
     writer = EventWriter(target, **options)
     writer.start()
@@ -163,7 +163,7 @@ def test_one_file_has_one_writer(tmp_path: Path) -> None:
     path = tmp_path / "e"
     first, second = EventFile(path), EventFile(path)
     first.write(b"first\n", lambda: True)
-    with pytest.raises(Unwritable, match="another process writes events into it"):
+    with pytest.raises(CannotWrite, match="another process writes events into it"):
         second.write(b"second\n", lambda: True)
     first.close()
     second.write(b"second\n", lambda: True)
@@ -176,7 +176,7 @@ def test_a_full_disk_tears_no_line_and_is_waited_for(tmp_path: Path) -> None:
     program = """if True:
         import resource, signal, sys, time
         from pathlib import Path
-        from modeld.telemetry.event_file import EventFile, Unwritable
+        from modeld.telemetry.event_file import EventFile, CannotWrite
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
         path = Path(sys.argv[1])
@@ -185,7 +185,7 @@ def test_a_full_disk_tears_no_line_and_is_waited_for(tmp_path: Path) -> None:
         try:
             target.write(b"a long line\\n", lambda: True)
             raise SystemExit("it was written")
-        except Unwritable as error:
+        except CannotWrite as error:
             print(error)
         assert path.read_bytes() == b"one\\n", path.read_bytes()
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -211,7 +211,7 @@ def test_what_finds_no_room_is_counted_and_told_in_its_place() -> None:
         def write(self, lines: bytes, _late: Callable[[], bool]) -> int:
             self.tries += 1
             if self.full:
-                raise Unwritable("the disk is full")
+                raise CannotWrite("the disk is full")
             self.data += lines
             return len(lines)
 
@@ -327,7 +327,7 @@ def test_standard_output_is_written_whole_and_left_open() -> None:
 def test_a_process_without_standard_output_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python has none where the descriptor was closed at the start."""
     monkeypatch.setattr(sys, "stdout", None)
-    with pytest.raises(Unwritable, match="name an events_file"):
+    with pytest.raises(CannotWrite, match="name an events_file"):
         StandardOutput().write(b"x\n", lambda: True)
 
 
@@ -366,7 +366,7 @@ def test_a_file_that_may_not_be_rotated_keeps_its_bound(tmp_path: Path) -> None:
     (tmp_path / "e.1" / "full").touch()
     target = EventFile(path, max_bytes=5, keep=1)
     target.write(b"one\n", lambda: True)
-    with pytest.raises(Unwritable, match="set events_max_bytes: 0 and rotate it by other means"):
+    with pytest.raises(CannotWrite, match="set events_max_bytes: 0 and rotate it by other means"):
         target.write(b"two\n", lambda: True)
     assert path.read_bytes() == b"one\n"
     target.close()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
-from support.statuses import daemon_status, instance_status
+from support.daemon_statuses import daemon_status, instance_status
 
 from modeld.domain.model import MIB
 from modeld.domain.request_events import Usage
@@ -133,7 +133,7 @@ def test_a_model_that_is_gone_has_no_series_left() -> None:
             model, ttft_s=0.1, queue_s=0, duration_s=1, tokens_per_second=9, usage=usage, reason="stop"
         )
         metrics.instances.observe_load(model, 1.0, ok=True)
-        metrics.requests.count_aside(model, "stop")
+        metrics.requests.count_without_slot(model, "stop")
         metrics.instances.count_eviction(model, "room")
         metrics.instances.count_breaker(model)
         metrics.requests.count_cancel(model, "decode")

@@ -8,25 +8,25 @@ from collections.abc import Callable
 
 import pytest
 import trio
-from support.ear import PATIENCE_S, Ear, load_spec, request
-from support.inline import InlineWorker
+from support.inline_worker import InlineWorker
+from support.worker_listener import PATIENCE_S, WorkerListener, load_spec, request
 
 from modeld.domain.request_events import FinishReason
-from modeld.engine.protocol import Admitted, Done, Tokens
+from modeld.engine.protocol import RequestAdmitted, RequestDone, TokenOutput
 from modeld.errors import EngineFailed
 from modeld.worker.host import Worker
 from modeld.worker.messages import (
-    Cancel,
+    CancelRequest,
     Close,
-    Died,
     FromWorker,
-    LoadFailed,
     Progress,
-    Ready,
     SetThreads,
-    Step,
-    Stopped,
-    Submit,
+    StepDone,
+    SubmitRequest,
+    WorkerDied,
+    WorkerLoadFailed,
+    WorkerReady,
+    WorkerStopped,
 )
 from modeld.worker.process_host import ProcessWorker
 from modeld.worker.thread_host import ThreadWorker
@@ -38,51 +38,57 @@ HOSTS = [
 ]
 
 
-async def use(host: type, script: str, scene: Callable[[Worker, Ear], object]) -> list[FromWorker]:
+async def use(host: type, script: str, scene: Callable[[Worker, WorkerListener], object]) -> list[FromWorker]:
     """Run a worker beside a scene of a test; the worker must end by itself within the patience."""
-    ear = Ear()
-    worker: Worker = host(load_spec(script), ear)
+    listener = WorkerListener()
+    worker: Worker = host(load_spec(script), listener)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run)
-            await scene(worker, ear)
-    return ear.heard
+            await scene(worker, listener)
+    return listener.heard
 
 
 @pytest.mark.parametrize("host", HOSTS)
 async def test_a_good_life(host: type) -> None:
     """Progress, Ready, the steps of a request in order, Stopped as the last word."""
 
-    async def scene(worker: Worker, ear: Ear) -> None:
-        await ear.ready()
+    async def scene(worker: Worker, listener: WorkerListener) -> None:
+        await listener.ready()
         worker.send(SetThreads(1))
-        worker.send(Submit(7, request()))
-        await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(7)))
+        worker.send(SubmitRequest(7, request()))
+        await listener.until(lambda: any(isinstance(output, RequestDone) for output in listener.outputs(7)))
         worker.send(Close())
 
     heard = await use(host, "", scene)
     kinds = [type(message) for message in heard]
-    assert kinds[: kinds.index(Ready)] == [Progress] * kinds.index(Ready)
-    assert kinds[-1] is Stopped
-    assert kinds.count(Stopped) == 1
-    outputs = [output for message in heard if isinstance(message, Step) for output in message.outputs]
-    assert [type(output) for output in outputs] == [Admitted, Tokens, Tokens, Tokens, Done]
+    assert kinds[: kinds.index(WorkerReady)] == [Progress] * kinds.index(WorkerReady)
+    assert kinds[-1] is WorkerStopped
+    assert kinds.count(WorkerStopped) == 1
+    outputs = [output for message in heard if isinstance(message, StepDone) for output in message.outputs]
+    assert [type(output) for output in outputs] == [
+        RequestAdmitted,
+        TokenOutput,
+        TokenOutput,
+        TokenOutput,
+        RequestDone,
+    ]
 
 
 @pytest.mark.parametrize("host", HOSTS)
 async def test_a_cancel_acts_while_others_run(host: type) -> None:
     """The cancelled one is Done with that reason; its neighbour runs to its end."""
 
-    async def scene(worker: Worker, ear: Ear) -> None:
-        await ear.ready()
-        worker.send(Submit(1, request(max_tokens=100_000)))
-        worker.send(Submit(2, request(max_tokens=20)))
-        await ear.until(lambda: len(ear.outputs(1)) > 3)
-        worker.send(Cancel(1))
-        await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(2)))
-        await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(1)))
-        last = ear.outputs(1)[-1]
-        assert isinstance(last, Done)
+    async def scene(worker: Worker, listener: WorkerListener) -> None:
+        await listener.ready()
+        worker.send(SubmitRequest(1, request(max_tokens=100_000)))
+        worker.send(SubmitRequest(2, request(max_tokens=20)))
+        await listener.until(lambda: len(listener.outputs(1)) > 3)
+        worker.send(CancelRequest(1))
+        await listener.until(lambda: any(isinstance(output, RequestDone) for output in listener.outputs(2)))
+        await listener.until(lambda: any(isinstance(output, RequestDone) for output in listener.outputs(1)))
+        last = listener.outputs(1)[-1]
+        assert isinstance(last, RequestDone)
         assert last.reason is FinishReason.CANCELLED
         worker.stop()
 
@@ -93,16 +99,16 @@ async def test_a_cancel_acts_while_others_run(host: type) -> None:
 async def test_an_urgent_cancel_does_not_wait_for_a_long_prefill(host: type) -> None:
     """A prefill of a thousand seconds in one step is interrupted."""
 
-    async def scene(worker: Worker, ear: Ear) -> None:
-        await ear.ready()
-        worker.send(Submit(1, request("w " * 1000)))
-        await ear.until(lambda: len(ear.outputs(1)) == 1)
-        worker.send(Cancel(1, urgent=True))
-        await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(1)))
+    async def scene(worker: Worker, listener: WorkerListener) -> None:
+        await listener.ready()
+        worker.send(SubmitRequest(1, request("w " * 1000)))
+        await listener.until(lambda: len(listener.outputs(1)) == 1)
+        worker.send(CancelRequest(1, urgent=True))
+        await listener.until(lambda: any(isinstance(output, RequestDone) for output in listener.outputs(1)))
         worker.stop()
 
     heard = await use(host, "prefill_s=1 chunk=1000", scene)
-    assert isinstance(heard[-1], Stopped)
+    assert isinstance(heard[-1], WorkerStopped)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -110,28 +116,30 @@ async def test_an_urgent_cancel_does_not_wait_for_a_long_prefill(host: type) -> 
 async def test_stop_ends_whatever_it_does(host: type, script: str) -> None:
     """A load, a stalled step, a long prefill: each gives way to stop, and Stopped is said."""
 
-    async def scene(worker: Worker, ear: Ear) -> None:
+    async def scene(worker: Worker, listener: WorkerListener) -> None:
         if "load_s" in script:
-            await ear.until(lambda: len(ear.heard) > 0)
+            await listener.until(lambda: len(listener.heard) > 0)
         else:
-            await ear.ready()
-            worker.send(Submit(1, request()))
-            await ear.until(lambda: len(ear.outputs(1)) == 1)
+            await listener.ready()
+            worker.send(SubmitRequest(1, request()))
+            await listener.until(lambda: len(listener.outputs(1)) == 1)
         worker.stop()
 
     heard = await use(host, script if "load_s" not in script else "load_s=30", scene)
-    assert isinstance(heard[-1], Stopped)
+    assert isinstance(heard[-1], WorkerStopped)
 
 
 @pytest.mark.parametrize("host", HOSTS)
 async def test_a_failed_load_says_why(host: type) -> None:
     """LoadFailed with the engine's sentence is the last word, and `run` returns."""
 
-    async def scene(_worker: Worker, ear: Ear) -> None:
-        await ear.until(lambda: isinstance(ear.heard[-1], LoadFailed) if ear.heard else False)
+    async def scene(_worker: Worker, listener: WorkerListener) -> None:
+        await listener.until(
+            lambda: isinstance(listener.heard[-1], WorkerLoadFailed) if listener.heard else False
+        )
 
     heard = await use(host, "fail_load=no_such_luck", scene)
-    assert isinstance(heard[-1], LoadFailed)
+    assert isinstance(heard[-1], WorkerLoadFailed)
     assert heard[-1].problem.message == "no such luck"
 
 
@@ -139,27 +147,27 @@ async def test_a_failed_load_says_why(host: type) -> None:
 async def test_a_death_says_why(host: type) -> None:
     """Died is the last word of an engine that broke; messages after it are dropped."""
 
-    async def scene(worker: Worker, ear: Ear) -> None:
-        await ear.ready()
-        worker.send(Submit(1, request()))
-        await ear.until(lambda: isinstance(ear.heard[-1], Died))
-        worker.send(Submit(2, request()))
+    async def scene(worker: Worker, listener: WorkerListener) -> None:
+        await listener.ready()
+        worker.send(SubmitRequest(1, request()))
+        await listener.until(lambda: isinstance(listener.heard[-1], WorkerDied))
+        worker.send(SubmitRequest(2, request()))
 
     heard = await use(host, "die_at=2", scene)
-    assert isinstance(heard[-1], Died)
+    assert isinstance(heard[-1], WorkerDied)
 
 
 @pytest.mark.parametrize("host", HOSTS)
 async def test_cancellation_takes_the_worker_along(host: type) -> None:
     """A cancelled `run` returns promptly, with the worker stopped and its thread at rest."""
-    ear = Ear()
-    worker: Worker = host(load_spec("prefill_s=1000"), ear)
+    listener = WorkerListener()
+    worker: Worker = host(load_spec("prefill_s=1000"), listener)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run)
-            await ear.ready()
-            worker.send(Submit(1, request()))
-            await ear.until(lambda: len(ear.outputs(1)) == 1)
+            await listener.ready()
+            worker.send(SubmitRequest(1, request()))
+            await listener.until(lambda: len(listener.outputs(1)) == 1)
             nursery.cancel_scope.cancel()
     assert not [thread for thread in threading.enumerate() if thread.name == "modeld m"]
 
@@ -170,26 +178,26 @@ async def test_what_is_killed_dies_of_the_reason_given(host: type, script: str) 
     """Whatever it does: `kill` says that it can, and Died tells the reason."""
     reason = EngineFailed("it hung").as_problem()
 
-    async def scene(worker: Worker, ear: Ear) -> None:
+    async def scene(worker: Worker, listener: WorkerListener) -> None:
         if "load_s" in script:
-            await ear.until(lambda: len(ear.heard) > 0)
+            await listener.until(lambda: len(listener.heard) > 0)
         else:
-            await ear.ready()
-            worker.send(Submit(1, request(max_tokens=100_000)))
-            await ear.until(lambda: len(ear.outputs(1)) >= 1)
+            await listener.ready()
+            worker.send(SubmitRequest(1, request(max_tokens=100_000)))
+            await listener.until(lambda: len(listener.outputs(1)) >= 1)
         assert worker.kill(reason)
 
     heard = await use(host, script, scene)
-    assert heard[-1] == Died(reason)
+    assert heard[-1] == WorkerDied(reason)
 
 
 async def test_a_thread_says_that_it_cannot_be_killed() -> None:
     """It goes on, and ends when it is asked to."""
 
-    async def scene(worker: Worker, ear: Ear) -> None:
-        await ear.ready()
+    async def scene(worker: Worker, listener: WorkerListener) -> None:
+        await listener.ready()
         assert not worker.kill(EngineFailed("it hung").as_problem())
         worker.stop()
 
     heard = await use(ThreadWorker, "", scene)
-    assert isinstance(heard[-1], Stopped)
+    assert isinstance(heard[-1], WorkerStopped)

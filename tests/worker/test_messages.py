@@ -13,23 +13,30 @@ from hypothesis import strategies as st
 from modeld.domain.model import Isolation, LoadOptions, ModelFacts
 from modeld.domain.request import Constraint, ConstraintKind, GenerateRequest, Message, Sampling
 from modeld.domain.request_events import FinishReason, Logprobs, TokenLogprob, Usage
-from modeld.engine.protocol import Admitted, Broken, Done, EngineInfo, LoadSpec, Tokens
+from modeld.engine.protocol import (
+    EngineInfo,
+    LoadSpec,
+    RequestAdmitted,
+    RequestDone,
+    RequestFailed,
+    TokenOutput,
+)
 from modeld.errors import DoesNotFit
 from modeld.worker.messages import (
     LENGTH,
     MOST_FROM_WORKER,
-    Cancel,
+    CancelRequest,
     Close,
-    Died,
     FrameError,
-    LoadFailed,
     Progress,
-    Ready,
     SetThreads,
     Start,
-    Step,
-    Stopped,
-    Submit,
+    StepDone,
+    SubmitRequest,
+    WorkerDied,
+    WorkerLoadFailed,
+    WorkerReady,
+    WorkerStopped,
     encode,
     frames_from_worker,
     frames_to_worker,
@@ -46,20 +53,20 @@ REQUEST = GenerateRequest(
 LOGPROBS = (Logprobs(chosen=TokenLogprob(5, b"\xff\xfe", -0.25), top=(TokenLogprob(6, b"", -1.0),)),)
 FROM = [
     Progress(0.25),
-    Ready(EngineInfo(slots=2, cells=512, context=256, trained_context=256, vocabulary=9)),
-    Step((), 0.5),
-    Step(
+    WorkerReady(EngineInfo(slots=2, cells=512, context=256, trained_context=256, vocabulary=9)),
+    StepDone((), 0.5),
+    StepDone(
         (
-            Admitted(1, 20, 4),
-            Tokens(1, "é", 2, LOGPROBS),
-            Done(1, FinishReason.STOP, Usage(prompt_tokens=3)),
-            Broken(2, PROBLEM),
+            RequestAdmitted(1, 20, 4),
+            TokenOutput(1, "é", 2, LOGPROBS),
+            RequestDone(1, FinishReason.STOP, Usage(prompt_tokens=3)),
+            RequestFailed(2, PROBLEM),
         ),
         0.01,
     ),
-    Stopped(),
-    LoadFailed(PROBLEM),
-    Died(PROBLEM),
+    WorkerStopped(),
+    WorkerLoadFailed(PROBLEM),
+    WorkerDied(PROBLEM),
 ]
 LOAD = LoadSpec(
     model_id="m",
@@ -67,7 +74,13 @@ LOAD = LoadSpec(
     options=LoadOptions(isolation=Isolation.PROCESS),
     facts=ModelFacts(architecture="llama", kv_heads=(1, 2), matrix_bytes=(("Q4_0", 7),)),
 )
-TO = [Start(LOAD, b"/\xff", 20), Submit(1, REQUEST), Cancel(1, urgent=True), SetThreads(3), Close()]
+TO = [
+    Start(LOAD, b"/\xff", 20),
+    SubmitRequest(1, REQUEST),
+    CancelRequest(1, urgent=True),
+    SetThreads(3),
+    Close(),
+]
 
 
 @given(cuts=st.lists(st.integers(0, 3000), max_size=12))
@@ -95,8 +108,8 @@ def test_noise_is_an_error_or_waits_for_more_and_nothing_else(noise: bytes) -> N
 @pytest.mark.parametrize("length", [0, MOST_FROM_WORKER + 1, 2**32 - 1])
 def test_a_length_out_of_bounds_is_refused_before_it_is_waited_for(length: int) -> None:
     """What is whole before it is still delivered."""
-    messages = frames_from_worker().feed(bytes(encode(Stopped())) + LENGTH.pack(length))
-    assert next(messages) == Stopped()
+    messages = frames_from_worker().feed(bytes(encode(WorkerStopped())) + LENGTH.pack(length))
+    assert next(messages) == WorkerStopped()
     with pytest.raises(FrameError, match=str(length)):
         next(messages)
 
@@ -104,11 +117,11 @@ def test_a_length_out_of_bounds_is_refused_before_it_is_waited_for(length: int) 
 def test_text_that_is_no_unicode_does_not_stop_a_message() -> None:
     """Half a surrogate pair, as a path that is not UTF-8 brings it into a sentence, becomes a mark."""
     problem = DoesNotFit("no file /\udcff", details={"path": "\ud800", "mb": 1}).as_problem()
-    (heard,) = frames_from_worker().feed(bytes(encode(LoadFailed(problem))))
-    assert heard == LoadFailed(DoesNotFit("no file /?", details={"path": "?", "mb": 1}).as_problem())
+    (heard,) = frames_from_worker().feed(bytes(encode(WorkerLoadFailed(problem))))
+    assert heard == WorkerLoadFailed(DoesNotFit("no file /?", details={"path": "?", "mb": 1}).as_problem())
 
 
 def test_a_message_of_the_other_direction_is_refused() -> None:
     """A worker cannot submit requests."""
     with pytest.raises(FrameError, match="no message"):
-        list(frames_from_worker().feed(bytes(encode(Submit(1, REQUEST)))))
+        list(frames_from_worker().feed(bytes(encode(SubmitRequest(1, REQUEST)))))

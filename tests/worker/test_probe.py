@@ -15,17 +15,17 @@ import pytest
 import trio
 from support import tiny_gguf
 from support.bad_gguf import Parts, corpus, damaged
-from support.children import children_of
+from support.child_processes import children_of
+from support.daemon_process import Q4_0, Q8_0, models_folder
 from support.lora_gguf import write_lora
-from support.real import Q4_0, Q8_0, models_folder
-from support.scales import PATIENCE_S, dry, sure
+from support.memory_measurement import PATIENCE_S, certain_bytes, dry_run_of
 
 from modeld.domain.model import MIB, Adapter, DryRun, Isolation, LoadOptions
 from modeld.engine.llama.footprint import estimate
 from modeld.engine.llama.gguf.facts import read_facts
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import Problem
-from modeld.worker.oneshot import probe
+from modeld.worker.oneshot import run_dry_run
 from modeld.worker.spawn import child_environment
 
 
@@ -44,7 +44,7 @@ def strangers() -> set[int]:
 def test_a_dry_run_tells_weights_and_cells_to_the_byte(tiny: Path, strangers: set[int]) -> None:
     """Weights are those of the file, cells those of the formula; nothing is left of the process."""
     options = LoadOptions(ctx=256, slots=1, isolation=Isolation.PROCESS)
-    found, outline = sure(tiny, options), estimate(read_facts(tiny), options)
+    found, outline = certain_bytes(tiny, options), estimate(read_facts(tiny), options)
     assert found.peak.weights == outline.weights
     assert found.peak.kv == outline.kv
     assert found.peak.overhead > 10 * MIB
@@ -57,12 +57,12 @@ def test_the_dry_run_and_the_formula_agree_on_a_real_model() -> None:
     """For a split cache that may be unified the peak is the unified one, which the formula is for."""
     path = models_folder() / f"{Q4_0}.gguf"
     options = LoadOptions(ctx=4096, slots=4, isolation=Isolation.PROCESS)
-    found, outline = sure(path, options), estimate(read_facts(path), options)
+    found, outline = certain_bytes(path, options), estimate(read_facts(path), options)
     assert (found.peak.weights, found.peak.kv) == (outline.weights, outline.kv)
     assert found.peak.compute == pytest.approx(outline.compute, rel=0.1)
     assert found.peak.total == pytest.approx(outline.total, rel=0.15)
-    assert found.first.compute < found.peak.compute / 2
-    assert (found.first.weights, found.first.kv) == (found.peak.weights, found.peak.kv)
+    assert found.before_use.compute < found.peak.compute / 2
+    assert (found.before_use.weights, found.before_use.kv) == (found.peak.weights, found.peak.kv)
 
 
 @pytest.mark.real
@@ -83,7 +83,7 @@ def test_each_option_moves_its_part(change: dict[str, object], part: str, more: 
     path = models_folder() / f"{Q4_0}.gguf"
     usual = {"ctx": 1024, "slots": 1, "isolation": Isolation.PROCESS}
     options = [LoadOptions(**usual), LoadOptions(**{**usual, **change})]
-    before, after = (getattr(sure(path, each).peak, part) for each in options)
+    before, after = (getattr(certain_bytes(path, each).peak, part) for each in options)
     assert (after > before) is more
     assert after != before
     if part in {"weights", "kv"}:
@@ -95,8 +95,10 @@ def test_an_adapter_counts_with_its_tensors(tiny: Path, tmp_path: Path) -> None:
     """They are read into memory beside the weights."""
     adapter = write_lora(tmp_path / "lora.gguf")
     size = 123_456
-    plain = sure(tiny, LoadOptions(ctx=256, slots=1))
-    with_it = sure(tiny, LoadOptions(ctx=256, slots=1, lora=(Adapter(path=str(adapter), bytes=size),)))
+    plain = certain_bytes(tiny, LoadOptions(ctx=256, slots=1))
+    with_it = certain_bytes(
+        tiny, LoadOptions(ctx=256, slots=1, lora=(Adapter(path=str(adapter), bytes=size),))
+    )
     assert with_it.peak.weights - plain.peak.weights == size
 
 
@@ -125,7 +127,9 @@ def test_rows_of_logits_are_there_from_the_beginning() -> None:
     """llama.cpp clears one for each sequence, so they count with what a ready worker holds."""
     path = models_folder() / f"{Q4_0}.gguf"
     kept, alone = (
-        sure(path, LoadOptions(ctx=512, slots=1, prefix_cells=cells, isolation=Isolation.PROCESS)).first
+        certain_bytes(
+            path, LoadOptions(ctx=512, slots=1, prefix_cells=cells, isolation=Isolation.PROCESS)
+        ).before_use
         for cells in (None, 0)
     )
     rows = 32 * read_facts(path).vocabulary * 4
@@ -135,16 +139,16 @@ def test_rows_of_logits_are_there_from_the_beginning() -> None:
 def test_an_embedding_model_is_asked_for_its_own_context(tmp_path: Path) -> None:
     """An encoder has no cells; its buffers are those of a decode of whole inputs."""
     path = tiny_gguf.write_bert(tmp_path / "bert.gguf")
-    found = sure(path, LoadOptions(ctx=256, slots=2, ubatch=128))
+    found = certain_bytes(path, LoadOptions(ctx=256, slots=2, ubatch=128))
     assert found.peak.kv == 0
     assert found.peak.compute > 0
-    assert found.first == found.peak
+    assert found.before_use == found.peak
 
 
 async def test_a_probe_that_takes_too_long_is_killed_and_gone(tiny: Path, strangers: set[int]) -> None:
     """The answer says so, and no process is left."""
     spec = LoadSpec(model_id="slow", path=str(tiny))
-    answer = await probe(spec, 0.001)
+    answer = await run_dry_run(spec, 0.001)
     assert isinstance(answer, Problem)
     assert "slow" in answer.message
     assert "did not end within 0.001 s" in answer.message
@@ -154,7 +158,7 @@ async def test_a_probe_that_takes_too_long_is_killed_and_gone(tiny: Path, strang
 async def test_a_cancelled_probe_leaves_no_process(tiny: Path, strangers: set[int]) -> None:
     """Whoever asked may leave at any moment."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(probe, LoadSpec(model_id="left", path=str(tiny)), PATIENCE_S)
+        nursery.start_soon(run_dry_run, LoadSpec(model_id="left", path=str(tiny)), PATIENCE_S)
         await trio.testing.wait_all_tasks_blocked()
         assert len(set(children_of()) - strangers) == 1
         nursery.cancel_scope.cancel()
@@ -163,7 +167,7 @@ async def test_a_cancelled_probe_leaves_no_process(tiny: Path, strangers: set[in
 
 def test_a_file_that_is_gone_is_a_problem(tmp_path: Path) -> None:
     """It may vanish between the look at the folder and the dry run."""
-    answer = dry(tmp_path / "none.gguf")
+    answer = dry_run_of(tmp_path / "none.gguf")
     assert isinstance(answer, Problem)
     assert "none.gguf" in answer.message
 
@@ -217,7 +221,7 @@ async def test_twenty_kinds_of_damage_are_errors_and_harm_nobody(
         else:
             path.write_bytes(content)
         async with limit:
-            answers[name] = await probe(LoadSpec(model_id=path.name, path=str(path)), PATIENCE_S)
+            answers[name] = await run_dry_run(LoadSpec(model_id=path.name, path=str(path)), PATIENCE_S)
 
     async with trio.open_nursery() as nursery:
         for number, (name, content) in enumerate(bad_files(tiny)):
@@ -232,7 +236,7 @@ async def test_twenty_kinds_of_damage_are_errors_and_harm_nobody(
 def test_two_quantisations_differ_by_their_weights_only() -> None:
     """Cells and buffers do not depend on the type of the weights."""
     options = LoadOptions(ctx=1024, slots=1)
-    small, large = (sure(models_folder() / f"{quant}.gguf", options) for quant in (Q4_0, Q8_0))
+    small, large = (certain_bytes(models_folder() / f"{quant}.gguf", options) for quant in (Q4_0, Q8_0))
     assert small.peak.kv == large.peak.kv
     assert small.peak.compute == pytest.approx(large.peak.compute, abs=2 * MIB)
     assert small.peak.weights != large.peak.weights

@@ -15,22 +15,31 @@ from pathlib import Path
 
 import pytest
 import trio
-from support.children import children_of, descriptors_of, ignores, is_gone, poll
-from support.ear import PATIENCE_S, Ear, load_spec, request
+from support.child_processes import children_of, descriptors_of, ignores, is_gone, poll
 from support.tiny_llama import write_tiny
+from support.worker_listener import PATIENCE_S, WorkerListener, load_spec, request
 
 from modeld.domain.model import LoadOptions
-from modeld.engine.protocol import Broken, Done, LoadSpec, Tokens
+from modeld.engine.protocol import LoadSpec, RequestDone, RequestFailed, TokenOutput
 from modeld.worker import process_host as process_module
 from modeld.worker.child import LOST
-from modeld.worker.messages import Close, Died, FromWorker, LoadFailed, Progress, Ready, Stopped, Submit
+from modeld.worker.messages import (
+    Close,
+    FromWorker,
+    Progress,
+    SubmitRequest,
+    WorkerDied,
+    WorkerLoadFailed,
+    WorkerReady,
+    WorkerStopped,
+)
 from modeld.worker.process_host import ProcessWorker
 from modeld.worker.process_stats import held_bytes, pulse_of
 from modeld.worker.sandbox import OOM_SCORE_ADJ
 from modeld.worker.spawn import Spawned, child_environment, spawn
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is asserted is read from /proc")
-Test = Callable[[ProcessWorker, Ear], Awaitable[None]]
+Test = Callable[[ProcessWorker, WorkerListener], Awaitable[None]]
 
 
 @pytest.fixture(autouse=True)
@@ -46,20 +55,20 @@ def nothing_is_left() -> Iterator[None]:
 
 
 async def live(load: LoadSpec, scene: Test) -> list[FromWorker]:
-    ear = Ear()
-    worker = ProcessWorker(load, ear)
+    listener = WorkerListener()
+    worker = ProcessWorker(load, listener)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run)
-            await scene(worker, ear)
-    return ear.heard
+            await scene(worker, listener)
+    return listener.heard
 
 
-async def decoding(worker: ProcessWorker, ear: Ear) -> None:
+async def decoding(worker: ProcessWorker, listener: WorkerListener) -> None:
     """Bring it to the middle of an endless answer."""
-    await ear.ready()
-    worker.send(Submit(1, request(max_tokens=8000)))
-    await ear.until(lambda: any(isinstance(output, Tokens) for output in ear.outputs(1)))
+    await listener.ready()
+    worker.send(SubmitRequest(1, request(max_tokens=8000)))
+    await listener.until(lambda: any(isinstance(output, TokenOutput) for output in listener.outputs(1)))
 
 
 @pytest.mark.parametrize(
@@ -70,22 +79,22 @@ async def test_a_signal_is_told_by_its_name(number: signal.Signals, phase: str) 
     """Died is the last word in every phase, and says which signal it was and what it did."""
     script = {"loading": "load_s=30", "prefill": "prefill_s=1 chunk=1"}.get(phase, "step_s=0.001")
 
-    async def scene(worker: ProcessWorker, ear: Ear) -> None:
+    async def scene(worker: ProcessWorker, listener: WorkerListener) -> None:
         if phase == "loading":
-            await ear.until(lambda: any(isinstance(message, Progress) for message in ear.heard))
+            await listener.until(lambda: any(isinstance(message, Progress) for message in listener.heard))
         elif phase == "decode":
-            await decoding(worker, ear)
+            await decoding(worker, listener)
         else:
-            await ear.ready()
+            await listener.ready()
             if phase == "prefill":
-                worker.send(Submit(1, request("w " * 100)))
-                await ear.until(lambda: len(ear.outputs(1)) == 1)
+                worker.send(SubmitRequest(1, request("w " * 100)))
+                await listener.until(lambda: len(listener.outputs(1)) == 1)
         assert worker.pid
         os.kill(worker.pid, number)
 
     heard = await live(load_spec(script), scene)
     died = heard[-1]
-    assert isinstance(died, Died)
+    assert isinstance(died, WorkerDied)
     assert number.name in died.problem.message
     assert ("loaded" if phase == "loading" else "served") in died.problem.message
 
@@ -94,14 +103,14 @@ async def test_a_signal_is_told_by_its_name(number: signal.Signals, phase: str) 
 async def test_an_abort_tells_its_assertion(script: str) -> None:
     """What llama.cpp wrote before it aborted is in the report, the traceback of the crash is not."""
 
-    async def scene(worker: ProcessWorker, ear: Ear) -> None:
+    async def scene(worker: ProcessWorker, listener: WorkerListener) -> None:
         if "load" not in script:
-            await ear.ready()
-            worker.send(Submit(1, request()))
+            await listener.ready()
+            worker.send(SubmitRequest(1, request()))
 
     heard = await live(load_spec(script), scene)
     died = heard[-1]
-    assert isinstance(died, Died)
+    assert isinstance(died, WorkerDied)
     assert "SIGABRT" in died.problem.message
     assert "fake.c:1: GGML_ASSERT(false)" in died.problem.message
     assert "Fatal Python error" not in died.problem.message
@@ -110,15 +119,15 @@ async def test_an_abort_tells_its_assertion(script: str) -> None:
 async def test_a_death_while_it_closes_is_a_stop(caplog: pytest.LogCaptureFixture) -> None:
     """It was to go, and it is gone; the log tells how."""
 
-    async def scene(worker: ProcessWorker, ear: Ear) -> None:
-        await ear.ready()
+    async def scene(worker: ProcessWorker, listener: WorkerListener) -> None:
+        await listener.ready()
         assert worker.pid
         os.kill(worker.pid, signal.SIGSTOP)
         worker.stop()
         os.kill(worker.pid, signal.SIGKILL)
 
     heard = await live(load_spec(), scene)
-    assert heard[-1] == Stopped()
+    assert heard[-1] == WorkerStopped()
     assert "a worker died while it stopped" in caplog.text
 
 
@@ -126,28 +135,28 @@ async def test_a_worker_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyP
     """A stopped process cannot hear Close: after the deadline it is killed, and that is a stop."""
     monkeypatch.setattr(process_module, "CLOSE_S", 0.1)
 
-    async def scene(worker: ProcessWorker, ear: Ear) -> None:
-        await ear.ready()
+    async def scene(worker: ProcessWorker, listener: WorkerListener) -> None:
+        await listener.ready()
         assert worker.pid
         os.kill(worker.pid, signal.SIGSTOP)
         worker.stop()
 
-    assert (await live(load_spec(), scene))[-1] == Stopped()
+    assert (await live(load_spec(), scene))[-1] == WorkerStopped()
 
 
 async def test_cancellation_kills_what_cannot_hear() -> None:
     """A stopped child does not delay the end of its host, at whatever moment that is cancelled."""
     others = set(children_of())
     for moment in ("at once", "started", "ready"):
-        ear = Ear()
-        worker = ProcessWorker(load_spec("load_s=0.1"), ear)
+        listener = WorkerListener()
+        worker = ProcessWorker(load_spec("load_s=0.1"), listener)
         with trio.fail_after(PATIENCE_S):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(worker.run)
                 if moment == "started":
-                    await ear.until(lambda ear=ear: len(ear.heard) > 0)
+                    await listener.until(lambda listener=listener: len(listener.heard) > 0)
                 elif moment == "ready":
-                    await ear.ready()
+                    await listener.ready()
                     assert worker.pid
                     os.kill(worker.pid, signal.SIGSTOP)
                 nursery.cancel_scope.cancel()
@@ -173,11 +182,11 @@ async def test_a_worker_that_sends_noise_is_killed(noise: bytes, monkeypatch: py
 
     monkeypatch.setattr(process_module, "spawn", spawn_babbler)
 
-    async def scene(_worker: ProcessWorker, _ear: Ear) -> None:
+    async def scene(_worker: ProcessWorker, _ear: WorkerListener) -> None:
         await trio.lowlevel.checkpoint()
 
     died = (await live(load_spec(), scene))[-1]
-    assert isinstance(died, Died)
+    assert isinstance(died, WorkerDied)
     assert "no message" in died.problem.message or "a message of" in died.problem.message
 
 
@@ -189,43 +198,43 @@ async def test_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(process_module, "spawn", refuse)
 
-    async def scene(_worker: ProcessWorker, _ear: Ear) -> None:
+    async def scene(_worker: ProcessWorker, _ear: WorkerListener) -> None:
         await trio.lowlevel.checkpoint()
 
     failed = (await live(load_spec(), scene))[-1]
-    assert isinstance(failed, LoadFailed)
+    assert isinstance(failed, WorkerLoadFailed)
     assert "Resource temporarily unavailable" in failed.problem.message
 
 
 async def test_a_large_message_goes_in_pieces() -> None:
     """Eight MiB do not fit into a socket at once; what is sent behind them arrives after them."""
 
-    async def scene(worker: ProcessWorker, ear: Ear) -> None:
-        worker.send(Submit(1, request("x " * (4 << 20))))  # Before the process is there.
-        await ear.ready()
-        worker.send(Submit(2, request("y " * (4 << 20))))
-        worker.send(Submit(3, request()))
-        await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(3)))
+    async def scene(worker: ProcessWorker, listener: WorkerListener) -> None:
+        worker.send(SubmitRequest(1, request("x " * (4 << 20))))  # Before the process is there.
+        await listener.ready()
+        worker.send(SubmitRequest(2, request("y " * (4 << 20))))
+        worker.send(SubmitRequest(3, request()))
+        await listener.until(lambda: any(isinstance(output, RequestDone) for output in listener.outputs(3)))
         for number in (1, 2):
-            (refused,) = ear.outputs(number)
-            assert isinstance(refused, Broken)
+            (refused,) = listener.outputs(number)
+            assert isinstance(refused, RequestFailed)
             assert "4194304 tokens" in refused.problem.message
         worker.send(Close())
 
-    assert (await live(load_spec(), scene))[-1] == Stopped()
+    assert (await live(load_spec(), scene))[-1] == WorkerStopped()
 
 
 async def test_a_flood_on_standard_error_costs_no_token(caplog: pytest.LogCaptureFixture) -> None:
     """A thousand lines a step: all tokens arrive, and the log has a bounded part of the lines."""
 
-    async def scene(worker: ProcessWorker, ear: Ear) -> None:
-        await ear.ready()
-        worker.send(Submit(1, request(max_tokens=200)))
-        await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(1)))
-        assert sum(output.count for output in ear.outputs(1) if isinstance(output, Tokens)) == 200
+    async def scene(worker: ProcessWorker, listener: WorkerListener) -> None:
+        await listener.ready()
+        worker.send(SubmitRequest(1, request(max_tokens=200)))
+        await listener.until(lambda: any(isinstance(output, RequestDone) for output in listener.outputs(1)))
+        assert sum(output.count for output in listener.outputs(1) if isinstance(output, TokenOutput)) == 200
         worker.send(Close())
 
-    assert (await live(load_spec("spam=1000"), scene))[-1] == Stopped()
+    assert (await live(load_spec("spam=1000"), scene))[-1] == WorkerStopped()
     assert caplog.text.count("spam") < 5000
     assert "log lines of a model dropped" in caplog.text
 
@@ -236,8 +245,8 @@ async def test_a_child_has_what_it_needs_and_nothing_else(monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_TOKEN", "x")
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", "/nowhere")
 
-    async def scene(worker: ProcessWorker, ear: Ear) -> None:
-        await ear.ready()
+    async def scene(worker: ProcessWorker, listener: WorkerListener) -> None:
+        await listener.ready()
         assert worker.pid
         proc = Path(f"/proc/{worker.pid}")
         kinds = sorted(target.partition(":")[0] for target in descriptors_of(worker.pid).values())
@@ -251,13 +260,13 @@ async def test_a_child_has_what_it_needs_and_nothing_else(monkeypatch: pytest.Mo
         assert soft == (0 if hard == 0 else 1)
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(worker.pid, number)
-        worker.send(Submit(1, request()))
-        await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(1)))
+        worker.send(SubmitRequest(1, request()))
+        await listener.until(lambda: any(isinstance(output, RequestDone) for output in listener.outputs(1)))
         worker.send(Close())
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.set_inheritable(True)
-        assert (await live(load_spec(), scene))[-1] == Stopped()
+        assert (await live(load_spec(), scene))[-1] == WorkerStopped()
 
 
 def test_secrets_do_not_pass_under_an_allowed_name() -> None:
@@ -311,13 +320,13 @@ async def test_llama_cpp_serves_in_a_process(tmp_path: Path) -> None:
     """The tiny model answers; its memory is measured, and its pulse changes while it works."""
     load = LoadSpec(model_id="m", path=str(write_tiny(tmp_path)), options=LoadOptions(slots=2, ctx=512))
 
-    async def scene(worker: ProcessWorker, ear: Ear) -> None:
-        await ear.ready()
+    async def scene(worker: ProcessWorker, listener: WorkerListener) -> None:
+        await listener.ready()
         assert worker.pid
         before = worker.pulse()
         assert before is not None
-        worker.send(Submit(1, request("x x x", max_tokens=20)))
-        await ear.until(lambda: any(isinstance(output, Done) for output in ear.outputs(1)))
+        worker.send(SubmitRequest(1, request("x x x", max_tokens=20)))
+        await listener.until(lambda: any(isinstance(output, RequestDone) for output in listener.outputs(1)))
         with trio.fail_after(PATIENCE_S):
             while worker.pulse() == before or worker.measured is None:
                 await trio.sleep(0.01)
@@ -325,19 +334,19 @@ async def test_llama_cpp_serves_in_a_process(tmp_path: Path) -> None:
         worker.send(Close())
 
     heard = await live(load, scene)
-    assert any(isinstance(message, Ready) for message in heard)
-    assert heard[-1] == Stopped()
+    assert any(isinstance(message, WorkerReady) for message in heard)
+    assert heard[-1] == WorkerStopped()
 
 
 async def test_a_file_that_is_none_is_a_failed_load(tmp_path: Path) -> None:
     """The engine's own sentence arrives, also for a path that is not UTF-8."""
     path = os.fsdecode(bytes(tmp_path) + b"/\xff.gguf")
 
-    async def scene(_worker: ProcessWorker, _ear: Ear) -> None:
+    async def scene(_worker: ProcessWorker, _ear: WorkerListener) -> None:
         await trio.lowlevel.checkpoint()
 
     failed = (await live(LoadSpec(model_id="m", path=path), scene))[-1]
-    assert isinstance(failed, LoadFailed)
+    assert isinstance(failed, WorkerLoadFailed)
     assert "there is no file" in failed.problem.message
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from modeld.engine.protocol import Tokens
-from modeld.worker.messages import FromWorker, Progress, Step, Stopped
-from modeld.worker.thread_outbox import Postbox
+from modeld.engine.protocol import TokenOutput
+from modeld.worker.messages import FromWorker, Progress, StepDone, WorkerStopped
+from modeld.worker.thread_outbox import ThreadOutbox
 
 
-def step(text: str) -> Step:
-    return Step((Tokens(1, text),), 0.5)
+def step(text: str) -> StepDone:
+    return StepDone((TokenOutput(1, text),), 0.5)
 
 
 class Loop:
@@ -20,7 +20,7 @@ class Loop:
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
         self.heard: list[FromWorker] = []
-        self.box = Postbox(self.calls.append, self.heard.append)
+        self.box = ThreadOutbox(self.calls.append, self.heard.append)
 
     def run(self) -> list[FromWorker]:
         """Make the calls there are now; return what was heard in them."""
@@ -37,7 +37,7 @@ def test_a_loop_that_is_behind_is_called_once() -> None:
     for text in "abc":
         loop.box.put(step(text))
     assert len(loop.calls) == 1
-    assert loop.run() == [Step(tuple(Tokens(1, text) for text in "abc"), 1.5)]
+    assert loop.run() == [StepDone(tuple(TokenOutput(1, text) for text in "abc"), 1.5)]
 
 
 def test_a_loop_that_keeps_up_hears_each_step() -> None:
@@ -51,17 +51,19 @@ def test_a_loop_that_keeps_up_hears_each_step() -> None:
 def test_other_messages_keep_their_place_between_steps() -> None:
     """Only neighbouring steps become one."""
     loop = Loop()
-    for message in (step("a"), step("b"), Progress(0.5), step("c"), Stopped()):
+    for message in (step("a"), step("b"), Progress(0.5), step("c"), WorkerStopped()):
         loop.box.put(message)
     merged, *rest = loop.run()
     assert [output.text for output in merged.outputs] == ["a", "b"]
-    assert rest == [Progress(0.5), step("c"), Stopped()]
+    assert rest == [Progress(0.5), step("c"), WorkerStopped()]
 
 
 def test_what_is_posted_during_a_delivery_has_a_call_of_its_own() -> None:
     """Nothing is left lying, and a fast worker cannot hold the loop in one call for ever."""
     loop = Loop()
-    box = Postbox(loop.calls.append, lambda message: (loop.heard.append(message), box.put(step("next")))[0])
+    box = ThreadOutbox(
+        loop.calls.append, lambda message: (loop.heard.append(message), box.put(step("next")))[0]
+    )
     box.put(step("first"))
     assert loop.run() == [step("first")]
     assert loop.run() == [step("next")]

@@ -18,7 +18,7 @@ from benchmark.prompts import make_prompts
 from benchmark.report import Report
 from modeld.domain.model import LoadOptions
 from modeld.domain.request import GenerateRequest, Sampling
-from modeld.engine.protocol import Admitted, Broken, Done, Engine, LoadSpec, Tokens
+from modeld.engine.protocol import Engine, LoadSpec, RequestAdmitted, RequestDone, RequestFailed, TokenOutput
 
 DEFAULT = "default"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -89,9 +89,9 @@ def _prompt(engine: Engine, prompt: str) -> float:
     count = 0
     while engine.busy:
         for output in engine.step():
-            if isinstance(output, Admitted):
+            if isinstance(output, RequestAdmitted):
                 count = output.prompt_tokens
-            elif isinstance(output, Broken):
+            elif isinstance(output, RequestFailed):
                 raise BenchError(f"the prompt failed: {output.problem.message}")
     return count / (time.perf_counter() - began)
 
@@ -106,13 +106,13 @@ def _streams(engine: Engine, prompts: Sequence[str], tokens: int) -> float:
     while engine.busy:
         outputs = engine.step()
         now = time.perf_counter()
-        told = [output.id for output in outputs if isinstance(output, Tokens)]
+        told = [output.id for output in outputs if isinstance(output, TokenOutput)]
         if len(begun) == len(prompts) and not ended:
             counted, until = counted + len(told), now
         begun.update(told)
         if len(begun) == len(prompts) and not since:
             since = now
-        ended = ended or any(isinstance(output, Done | Broken) for output in outputs)
+        ended = ended or any(isinstance(output, RequestDone | RequestFailed) for output in outputs)
     if not counted:
         raise BenchError("the streams never decoded together; ask for more --tokens")
     return counted / (until - since)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from modeld.engine.llama.native.library import lib
-from modeld.engine.protocol import Tokens
+from modeld.engine.protocol import TokenOutput
 
 _TRIES = 20_000
 
@@ -121,7 +121,7 @@ def install(clocks: Clocks) -> None:
 
     def timed_step(self: engine.LlamaEngine) -> Any:
         outputs = step(self)
-        clocks.row(sum(isinstance(output, Tokens) for output in outputs))
+        clocks.row(sum(isinstance(output, TokenOutput) for output in outputs))
         return outputs
 
     engine.LlamaEngine.step = timed_step  # type: ignore[method-assign]  # this program exists to wrap it

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from modeld.domain.daemon_events import FleetEvent, Kind
+from modeld.domain.daemon_events import EventKind, FleetEvent
 from modeld.domain.model import MIB
-from modeld.scheduler.state import Eviction, Limits
+from modeld.scheduler.state import Eviction, SchedulerLimits
 from modeld.simulator.belady import belady_loads, fewest_loads
 from modeld.simulator.replay import limits_of, simulate
 from modeld.simulator.trace_from_events import parse_events
@@ -92,16 +92,16 @@ def read(lines: Sequence[str], room_mb: float) -> Record:
     """Read the events of one run; `room_mb` is the budget less the margin. Raises: BadTrace."""
     events = [msgspec.json.decode(line, type=FleetEvent) for line in lines if line.strip()]
     problems = [f"{event.kind}: {event.model} {event.reason}" for event in events if event.kind in _BAD]
-    begun = [event for event in events if event.kind is Kind.LOADING and "need_mb" in event.numbers]
+    begun = [event for event in events if event.kind is EventKind.LOADING and "need_mb" in event.numbers]
     changes = _changes(events)
     sizes: dict[str, tuple[float, ...]] = {}
     for event in begun:
         sizes[event.model] = (*sizes.get(event.model, ()), event.numbers["need_mb"])
     trace = parse_events(lines)
     arrivals = [request.model for request in trace.requests]
-    granted = [event.model for event in events if event.kind is Kind.GRANTED]
+    granted = [event.model for event in events if event.kind is EventKind.GRANTED]
     most = {model: max(found) for model, found in sizes.items()}
-    limits = Limits(
+    limits = SchedulerLimits(
         budget=int(room_mb * MIB), max_wait_s=1e9, max_queue_depth=1 << 20, max_queue_total=1 << 20
     )
     loads = Loads(
@@ -118,16 +118,16 @@ def read(lines: Sequence[str], room_mb: float) -> Record:
     return Record(Ledger(changes), loads, sizes, problems)
 
 
-_BAD = {Kind.FAILED, Kind.REFUSED, Kind.MISSED, Kind.BREAKER_OPENED}
+_BAD = {EventKind.FAILED, EventKind.REFUSED, EventKind.MISSED, EventKind.BREAKER_OPENED}
 
 
 def _changes(events: Sequence[FleetEvent]) -> list[Change]:
     held: dict[str, float] = {}
     changes: list[Change] = []
     for event in events:
-        if event.kind is Kind.LOADING and "need_mb" in event.numbers:
+        if event.kind is EventKind.LOADING and "need_mb" in event.numbers:
             held[event.model] = event.numbers["need_mb"]
-        elif event.kind in {Kind.STOPPED, Kind.FAILED}:
+        elif event.kind in {EventKind.STOPPED, EventKind.FAILED}:
             held.pop(event.model, None)
         else:
             continue

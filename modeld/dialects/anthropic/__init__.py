@@ -15,7 +15,7 @@ from modeld.dialects.anthropic.common import (
     AnthropicMessagesBody,
     error_answer,
 )
-from modeld.dialects.anthropic.messages import Asked, parse_count, parse_messages
+from modeld.dialects.anthropic.messages import ParsedMessages, parse_count, parse_messages
 from modeld.dialects.anthropic.messages_render import CountRenderer, MessageRenderer
 from modeld.dialects.anthropic.models import AnthropicModels, models_list, one_model
 
@@ -27,9 +27,9 @@ __all__ = [
     "AnthropicError",
     "AnthropicMessagesBody",
     "AnthropicModels",
-    "Asked",
     "CountRenderer",
     "MessageRenderer",
+    "ParsedMessages",
     "error_answer",
     "models_list",
     "one_model",

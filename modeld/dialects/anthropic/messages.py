@@ -22,7 +22,7 @@ from modeld.dialects.anthropic.common import (
 )
 from modeld.dialects.common.body import decode
 from modeld.dialects.common.schema import schema_text
-from modeld.dialects.common.tool_calls import check_tools, named, one_call_of, tool_of
+from modeld.dialects.common.tool_calls import check_tools, chosen_tool, one_call_of, tool_of
 from modeld.domain.request import (
     Constraint,
     ConstraintKind,
@@ -46,7 +46,7 @@ _PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
 _Body = AnthropicMessagesBody | AnthropicCountBody
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class ParsedMessages(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed request: the order for the scheduler, and how the answer is to be told."""
 
     order: Order
@@ -58,7 +58,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """Calls behind the first are left out."""
 
 
-def parse_messages(body: bytes) -> Asked:
+def parse_messages(body: bytes) -> ParsedMessages:
     """Read the body of `POST /v1/messages`. Raises: InvalidRequest with a sentence that names the key."""
     wire = decode(body, _messages, _EXAMPLE)
     messages = _conversation(wire)
@@ -76,7 +76,7 @@ def parse_messages(body: bytes) -> Asked:
         constraint=_constraint(wire, tools),
     )
     choice = wire.tool_choice
-    return Asked(
+    return ParsedMessages(
         order=Order(request=request, model=wire.model),
         request=request,
         stream=bool(wire.stream),
@@ -124,7 +124,7 @@ def _offered(wire: _Body) -> tuple[Tool, ...]:
     if not tools:
         raise InvalidRequest(f"`tool_choice` is {choice.type}, and there are no `tools`")
     if choice.type == "tool":
-        named(tools, choice.name or "", "tool_choice.name")
+        chosen_tool(tools, choice.name or "", "tool_choice.name")
     return tools
 
 
@@ -135,7 +135,7 @@ def _constraint(wire: AnthropicMessagesBody, tools: tuple[Tool, ...]) -> Constra
     if config is not None and config.format is not None:
         schema = schema_text(config.format.schema, "output_config.format.schema")
     if choice is not None and choice.type in {"any", "tool"}:
-        chosen = named(tools, choice.name or "", "tool_choice.name") if choice.type == "tool" else tools
+        chosen = chosen_tool(tools, choice.name or "", "tool_choice.name") if choice.type == "tool" else tools
         return one_call_of(chosen)
     if schema is None:
         return None

@@ -21,10 +21,10 @@ from modeld.dialects.anthropic.common import (
     AnthropicUsage,
     error_of,
 )
-from modeld.dialects.anthropic.messages import Asked
-from modeld.dialects.common.streaming import Gathering, Streaming, json_bytes, json_string
+from modeld.dialects.anthropic.messages import ParsedMessages
+from modeld.dialects.common.streaming import BaseResponseBuilder, StreamRenderer, json_bytes, json_string
 from modeld.dialects.common.tool_calls import call_id
-from modeld.dialects.common.tool_reader import Called, Piece, Said, ToolReader, joined
+from modeld.dialects.common.tool_reader import CallPiece, Piece, TextPiece, ToolReader, joined
 from modeld.domain.request_events import (
     Delta,
     Event,
@@ -41,7 +41,7 @@ from modeld.errors import CUT_SHORT, DeadlineExceeded, Draining, EngineFailed, P
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
-class MessageRenderer(Streaming):
+class MessageRenderer(StreamRenderer):
     """Writes the answer to `/v1/messages`. Feed it every event once, in order.
 
     Attributes:
@@ -50,9 +50,9 @@ class MessageRenderer(Streaming):
 
     last: Last | None
 
-    still_here = PING
+    keepalive = PING
 
-    def __init__(self, asked: Asked, *, model: str, request_id: str) -> None:
+    def __init__(self, asked: ParsedMessages, *, model: str, request_id: str) -> None:
         super().__init__()
         self._asked = asked
         self._model = model
@@ -103,7 +103,7 @@ class MessageRenderer(Streaming):
     def _pieces(self, text: str) -> list[Piece]:
         if self._reader is not None:
             return self._reader.feed(text)
-        return [Said(text)] if text else []
+        return [TextPiece(text)] if text else []
 
     def _rest(self) -> list[Piece]:
         return [] if self._reader is None else self._reader.end()
@@ -141,12 +141,12 @@ class MessageRenderer(Streaming):
 
     def _write(self, piece: Piece, out: list[bytes]) -> None:
         match piece:
-            case Said(text=text):
+            case TextPiece(text=text):
                 if not (self._open and self._in_text):
                     self._start(b'{"type":"text","text":""}', out)
                     self._in_text = True
                 self._delta(b'{"type":"text_delta","text":%b}' % json_string(text), out)
-            case Called(id=call, name=name, arguments=arguments):
+            case CallPiece(id=call, name=name, arguments=arguments):
                 names = json_string(call), json_string(name)
                 self._start(b'{"type":"tool_use","id":%b,"name":%b,"input":{}}' % names, out)
                 self._in_text = False
@@ -232,7 +232,7 @@ class MessageRenderer(Streaming):
         )
 
 
-class CountRenderer(Gathering):
+class CountRenderer(BaseResponseBuilder):
     """Writes the answer to `/v1/messages/count_tokens`.
 
     Attributes:
@@ -252,7 +252,7 @@ class CountRenderer(Gathering):
 
 
 def _block(piece: Piece) -> AnthropicText | AnthropicToolUse:
-    if isinstance(piece, Said):
+    if isinstance(piece, TextPiece):
         return AnthropicText(piece.text)
     return AnthropicToolUse(piece.id, piece.name, msgspec.Raw(piece.arguments.encode()))
 

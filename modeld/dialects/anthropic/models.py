@@ -7,7 +7,7 @@ import datetime as dt
 
 import msgspec
 
-from modeld.domain.catalog import named
+from modeld.domain.catalog import resolve_model
 from modeld.domain.model import Catalog, ModelSpec
 
 
@@ -40,7 +40,7 @@ def models_list(catalog: Catalog) -> AnthropicModels:
 
 def one_model(catalog: Catalog, name: str) -> AnthropicModel:
     """Return one model. Raises: ModelNotFound."""
-    return _model(named(catalog, name, listing="GET /v1/models"))
+    return _model(resolve_model(catalog, name, listing="GET /v1/models"))
 
 
 def _model(spec: ModelSpec) -> AnthropicModel:

@@ -38,7 +38,7 @@ _WORDS: Mapping[str, str] = {
 }
 
 
-def complain(reason: str, body: type[msgspec.Struct]) -> str:
+def explain(reason: str, body: type[msgspec.Struct]) -> str:
     """Return a sentence for the text of a `msgspec.ValidationError` about a body of this type."""
     match = _PLACE.fullmatch(reason)
     what, place = (match["what"], match["place"] or "$") if match else (reason, "$")
@@ -168,7 +168,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Body], example: str) -> Bo
     try:
         return _decode(text, decoder)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(complain(str(error), decoder.type)) from None
+        raise InvalidRequest(explain(str(error), decoder.type)) from None
     except (msgspec.DecodeError, UnicodeError) as error:
         raise InvalidRequest(malformed(text, str(error))) from None
     except RecursionError:

@@ -50,7 +50,7 @@ def number_list(vector: bytes) -> bytes:
 # How an answer that is told as a whole comes together, in whatever dialect. Pure.
 
 
-class Gathering(ABC):
+class BaseResponseBuilder(ABC):
     """Gathers one answer: what dialects whose answers tell nothing of failures have in common.
 
     Attributes:
@@ -84,7 +84,7 @@ class Gathering(ABC):
         """Return the answer, or None when its end is none for this dialect: then `last` is a `Failed`."""
 
 
-class Streaming(Gathering):
+class StreamRenderer(BaseResponseBuilder):
     """Writes one answer as a whole or as a stream, and tells in the stream of what broke it."""
 
     def failure(self, problem: Problem) -> bytes:
@@ -97,7 +97,7 @@ class Streaming(Gathering):
         """Return what tells of this problem."""
 
 
-class GatheredVectors(Gathering):
+class VectorResponseBuilder(BaseResponseBuilder):
     """Gathers vectors, each of which becomes text as it comes."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class GatheredVectors(Gathering):
 # What the edge needs of whoever writes an answer, in whatever dialect. Pure.
 
 
-class Gatherer(Protocol):
+class ResponseBuilder(Protocol):
     """Writes one answer as a whole. Feed it every event once, in order.
 
     Attributes:
@@ -135,11 +135,11 @@ class Gatherer(Protocol):
         ...
 
 
-class Renderer(Gatherer, Protocol):
+class EventRenderer(ResponseBuilder, Protocol):
     """Writes one answer, as a whole or as a stream."""
 
     @property
-    def still_here(self) -> bytes:
+    def keepalive(self) -> bytes:
         """What keeps a silent stream alive. Not empty, and readers of the dialect skip it."""
         ...
 
@@ -152,7 +152,7 @@ class Renderer(Gatherer, Protocol):
         ...
 
 
-def shows_text(event: Event) -> bool:
+def starts_response(event: Event) -> bool:
     """Whether this event gives a stream its status: the first token, or the end."""
     match event:
         case Delta() | Finished() | Failed():

@@ -14,7 +14,7 @@ import msgspec
 from modeld.dialects.common.schema import schema_text
 from modeld.dialects.common.streaming import json_bytes
 from modeld.domain.request import Constraint, ConstraintKind, Tool
-from modeld.domain.tool_calls import schema_of_call
+from modeld.domain.tool_calls import call_schema
 from modeld.errors import InvalidRequest
 
 MOST_TOOLS = 128
@@ -57,7 +57,7 @@ def check_tools(tools: Sequence[Tool], key: str = "tools") -> None:
         seen.add(tool.name)
 
 
-def named(tools: Sequence[Tool], name: str, key: str = "tool_choice") -> tuple[Tool, ...]:
+def chosen_tool(tools: Sequence[Tool], name: str, key: str = "tool_choice") -> tuple[Tool, ...]:
     """Return the one function of that name. Raises: InvalidRequest if there is none."""
     found = tuple(tool for tool in tools if tool.name == name)
     if not found:
@@ -72,7 +72,7 @@ def one_call_of(tools: Sequence[Tool], or_else: str | None = None) -> Constraint
 
     `or_else`: JSON text of a schema that it may satisfy instead.
     """
-    schema = schema_of_call(tools, or_else)
+    schema = call_schema(tools, or_else)
     return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=json_bytes(schema).decode())
 
 
@@ -112,7 +112,7 @@ NO_CALL = (msgspec.DecodeError, UnicodeError, ValueError, KeyError, RecursionErr
 """What is raised for a value that is no call."""
 
 
-class Call(NamedTuple):
+class ParsedCall(NamedTuple):
     """A call: the name of its function, and its arguments as they were written, the JSON of an object."""
 
     name: str
@@ -180,12 +180,12 @@ def begins_call(text: str) -> bool | None:
     return None if len(head) < _HEAD and _BEFORE_IT.fullmatch(head) else False
 
 
-def marked_call(value: str) -> list[Call]:
+def marked_call(value: str) -> list[ParsedCall]:
     """Return the call that a complete object behind a marker is. Raises: NO_CALL."""
     return [_call(value, _EMPTY_OBJECT)]
 
 
-def bare_calls(value: str) -> list[Call]:
+def bare_calls(value: str) -> list[ParsedCall]:
     """Return the calls that a complete object, or list of objects, is without a marker. Raises: NO_CALL.
 
     Each must have arguments: an object with nothing but a name is data.
@@ -205,7 +205,7 @@ def arguments_of(value: str) -> str:
     return value
 
 
-def _call(value: str, arguments: str | None = None) -> Call:
+def _call(value: str, arguments: str | None = None) -> ParsedCall:
     """Return the call that an object is; `arguments`: those of one that has none."""
     _refuse_twins(value)
     members = _members(value)
@@ -218,7 +218,7 @@ def _call(value: str, arguments: str | None = None) -> Call:
     name = msgspec.json.decode(members["name"], type=str)
     if not name or not members.keys() <= _KEYS or len(given) != 1:
         raise ValueError("this object has no name, too few keys or too many")
-    return Call(name, arguments_of(given[0]))
+    return ParsedCall(name, arguments_of(given[0]))
 
 
 def _members(value: str) -> dict[str, str]:

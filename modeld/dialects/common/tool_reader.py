@@ -31,7 +31,7 @@ import msgspec
 from modeld.dialects.common.argument_check import ArgumentCheck
 from modeld.dialects.common.tool_calls import (
     NO_CALL,
-    Call,
+    ParsedCall,
     ValueEnd,
     arguments_of,
     bare_calls,
@@ -56,13 +56,13 @@ _PART = 4096
 """Characters that are read at once: what is left of a text is copied with each step in it."""
 
 
-class Said(msgspec.Struct, frozen=True):
+class TextPiece(msgspec.Struct, frozen=True):
     """Text for the reader."""
 
     text: str
 
 
-class Called(msgspec.Struct, frozen=True):
+class CallPiece(msgspec.Struct, frozen=True):
     """A whole call; `number` counts from 0, and the arguments are the JSON of an object."""
 
     number: int
@@ -71,7 +71,7 @@ class Called(msgspec.Struct, frozen=True):
     arguments: str
 
 
-Piece = Said | Called
+Piece = TextPiece | CallPiece
 
 
 class _In(Enum):
@@ -127,7 +127,7 @@ class ToolReader:
         """Where among the parts that are held the value begins."""
         self._name = ""
         """The function whose arguments the value is; empty if it is a call."""
-        self._bare: list[Call] = []
+        self._bare: list[ParsedCall] = []
         """Calls without a marker: they count if nothing else follows."""
         self._thought = ""
         self._behind_thought = _In.START
@@ -143,14 +143,14 @@ class ToolReader:
     def feed(self, text: str) -> list[Piece]:
         """Take more text; return what is known now, in order."""
         if self._at is _In.TEXT and not self._text and not self._trims and _FIRST.isdisjoint(text):
-            return [Said(text)] if text else []  # nearly all text goes this way
+            return [TextPiece(text)] if text else []  # nearly all text goes this way
         if (
             self._at is _In.THOUGHT
             and not self._text
             and not self._trims
             and THOUGHTS[self._thought][0] not in text
         ):
-            return [Said(text)] if text else []  # and most of what a model thinks, this way
+            return [TextPiece(text)] if text else []  # and most of what a model thinks, this way
         for begin in range(0, len(text), _PART):
             self._text += text[begin : begin + _PART]
             while self._text and self._advance():
@@ -259,7 +259,7 @@ class ToolReader:
             self._at, self._next = _In.CALLS, ";" if value[0] == "{" else ""
         return True
 
-    def _calls_in(self, value: str) -> list[Call]:
+    def _calls_in(self, value: str) -> list[ParsedCall]:
         """Return what a complete value calls; nothing, if part of it is no call.
 
         Also behind a marker a function that was not offered is not called: no client could run it, and a text
@@ -267,7 +267,7 @@ class ToolReader:
         """
         try:
             if self._name:
-                calls = [Call(self._name, arguments_of(value))]
+                calls = [ParsedCall(self._name, arguments_of(value))]
             else:
                 calls = marked_call(value) if self._marker else bare_calls(value)
         except NO_CALL:
@@ -327,12 +327,14 @@ class ToolReader:
         self._held.append(self._text[:count])
         self._text = self._text[count:]
 
-    def _tell(self, calls: Sequence[Call]) -> None:
+    def _tell(self, calls: Sequence[ParsedCall]) -> None:
         if not calls:
             return
         for call in calls:
             if not (self._one_call and self.calls):
-                self._pieces.append(Called(self.calls, self._new_id(self.calls), call.name, call.arguments))
+                self._pieces.append(
+                    CallPiece(self.calls, self._new_id(self.calls), call.name, call.arguments)
+                )
                 self.calls += 1
         self._held.clear()
         self._trims = True
@@ -348,7 +350,7 @@ class ToolReader:
             text = text.lstrip()
         if text:
             self._trims = False
-            self._pieces.append(Said(text))
+            self._pieces.append(TextPiece(text))
 
     def _taken(self) -> list[Piece]:
         pieces, self._pieces = self._pieces, []
@@ -360,8 +362,8 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
     found: list[Piece] = []
     for _, group in groupby(pieces, type):
         some = list(group)
-        texts = [piece.text for piece in some if isinstance(piece, Said)]
-        found += [Said("".join(texts))] if texts else some
+        texts = [piece.text for piece in some if isinstance(piece, TextPiece)]
+        found += [TextPiece("".join(texts))] if texts else some
     return found
 
 

@@ -6,8 +6,8 @@ and `listing` tells of the models. `/tokenize`, `/detokenize` and `/apply-templa
 """
 
 from modeld.dialects.llamacpp.completion import (
-    Completion,
     LlamaCompletionBody,
+    LlamaCompletionOrder,
     LlamaEmbeddingBody,
     LlamaModelBody,
     parse_completion,
@@ -16,8 +16,8 @@ from modeld.dialects.llamacpp.completion import (
 )
 from modeld.dialects.llamacpp.listing import LlamaDone, LlamaHealth, LlamaProps, LlamaSlot, props, slots
 from modeld.dialects.llamacpp.render import (
-    CompletionRenderer,
     LlamaCompletion,
+    LlamaCompletionRenderer,
     LlamaEmbeddingRenderer,
     LlamaError,
     error_answer,
@@ -25,10 +25,10 @@ from modeld.dialects.llamacpp.render import (
 )
 
 __all__ = [
-    "Completion",
-    "CompletionRenderer",
     "LlamaCompletion",
     "LlamaCompletionBody",
+    "LlamaCompletionOrder",
+    "LlamaCompletionRenderer",
     "LlamaDone",
     "LlamaEmbeddingBody",
     "LlamaEmbeddingRenderer",

@@ -124,7 +124,7 @@ _embedding = msgspec.json.Decoder(LlamaEmbeddingBody)
 _model = msgspec.json.Decoder(LlamaModelBody)
 
 
-class Completion(msgspec.Struct, frozen=True, kw_only=True):
+class LlamaCompletionOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed request for text."""
 
     order: Order
@@ -132,7 +132,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
 
 
-def parse_completion(body: bytes) -> Completion:
+def parse_completion(body: bytes) -> LlamaCompletionOrder:
     """Read the body of `POST /completion`. Raises: InvalidRequest with a sentence that names the key."""
     wire = decode(body, _completion, '{"prompt": "Hello"}')
     if not wire.prompt:
@@ -150,7 +150,7 @@ def parse_completion(body: bytes) -> Completion:
         logprobs=wire.n_probs or None,
         constraint=_constraint(wire),
     )
-    return Completion(
+    return LlamaCompletionOrder(
         order=Order(request=request, model=model_of(wire.model)), request=request, stream=bool(wire.stream)
     )
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from modeld import __version__
 from modeld.dialects.llamacpp.render import settings_of
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import ModelSpec
 from modeld.domain.request import AS_MANY_AS_FIT, GenerateRequest
 from modeld.domain.status import DaemonStatus, InstanceStatus
@@ -79,14 +79,14 @@ def props(spec: ModelSpec, status: DaemonStatus, template: str) -> LlamaProps:
         chat_template=template,
         modalities=LlamaModalities(),
         build_info=f"modeld {__version__}",
-        is_sleeping=instance is None or instance.state is not State.READY,
+        is_sleeping=instance is None or instance.state is not InstanceState.READY,
     )
 
 
 def slots(spec: ModelSpec, status: DaemonStatus) -> list[LlamaSlot]:
     """Return the slots of a model; one that is not loaded has none."""
     instance = instance_of(spec, status)
-    if instance is None or instance.state not in {State.READY, State.DRAINING}:
+    if instance is None or instance.state not in {InstanceState.READY, InstanceState.DRAINING}:
         return []
     return [
         LlamaSlot(

@@ -11,8 +11,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from modeld.dialects.common.streaming import (
     LEAST_LOGPROB,
-    GatheredVectors,
-    Streaming,
+    StreamRenderer,
+    VectorResponseBuilder,
     json_bytes,
     rounded,
     text_of,
@@ -109,7 +109,7 @@ class LlamaError(msgspec.Struct, frozen=True):
 
 # ----------------------------------------------------------------------
 
-STILL_HERE = b": still here\n\n"
+KEEPALIVE = b": still here\n\n"
 """A comment of server-sent events."""
 _TYPES: Mapping[int, str] = {
     401: "authentication_error",
@@ -122,7 +122,7 @@ _TYPES: Mapping[int, str] = {
 _STOP_TYPES: Mapping[FinishReason, str] = {FinishReason.STOP: "eos", FinishReason.LENGTH: "limit"}
 
 
-class CompletionRenderer(Streaming):
+class LlamaCompletionRenderer(StreamRenderer):
     """Writes the answer to `/completion`. Feed it every event once, in order.
 
     Attributes:
@@ -131,7 +131,7 @@ class CompletionRenderer(Streaming):
 
     last: Last | None
 
-    still_here = STILL_HERE
+    keepalive = KEEPALIVE
 
     def __init__(self, request: GenerateRequest, *, model: str) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class CompletionRenderer(Streaming):
         )
 
 
-class LlamaEmbeddingRenderer(GatheredVectors):
+class LlamaEmbeddingRenderer(VectorResponseBuilder):
     """Writes the answer to `/embedding`.
 
     Attributes:

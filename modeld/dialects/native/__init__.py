@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """The native API: bodies in, lines and bodies out. Pure.
 
-`wire` holds the values as they are written, `infer` turns a body into a `Generate`, `render` turns
+`wire` holds the values as they are written, `infer` turns a body into an `InferOrder`, `render` turns
 the events of one request into lines; `embed` does both for vectors and
 `vocabulary` for what needs no slot; `listing` tells of the models and of what the daemon does, and
 `control` is what operators pull.
@@ -24,10 +24,10 @@ from modeld.dialects.native.control import (
     parse_wait,
 )
 from modeld.dialects.native.embed import EmbedAnswer, EmbedBody, EmbedRenderer, parse_embed
-from modeld.dialects.native.infer import Generate, parse
+from modeld.dialects.native.infer import InferOrder, parse_infer
 from modeld.dialects.native.listing import (
     SSE_BEGIN,
-    SSE_STILL_HERE,
+    SSE_KEEPALIVE,
     SSE_TYPE,
     ModelBody,
     ModelsBody,
@@ -38,7 +38,7 @@ from modeld.dialects.native.listing import (
     models_body,
     shown,
 )
-from modeld.dialects.native.render import Renderer, error_body
+from modeld.dialects.native.render import InferRenderer, error_body
 from modeld.dialects.native.vocabulary import (
     ContentBody,
     DetokenizeBody,
@@ -46,26 +46,27 @@ from modeld.dialects.native.vocabulary import (
     TemplateBody,
     TokenizeBody,
     TokensBody,
-    aside_body,
     parse_detokenize,
     parse_template,
     parse_tokenize,
+    vocabulary_answer,
 )
-from modeld.dialects.native.wire import Answer, ErrorBody, InferBody, LoadingLine, QueuedLine, TokenLine
+from modeld.dialects.native.wire import ErrorBody, FinalLine, InferBody, LoadingLine, QueuedLine, TokenLine
 
 __all__ = [
     "SSE_BEGIN",
-    "SSE_STILL_HERE",
+    "SSE_KEEPALIVE",
     "SSE_TYPE",
-    "Answer",
     "ContentBody",
     "DetokenizeBody",
     "EmbedAnswer",
     "EmbedBody",
     "EmbedRenderer",
     "ErrorBody",
-    "Generate",
+    "FinalLine",
     "InferBody",
+    "InferOrder",
+    "InferRenderer",
     "LoadBody",
     "LoadingLine",
     "ModelBody",
@@ -75,7 +76,6 @@ __all__ = [
     "PlanBody",
     "PromptBody",
     "QueuedLine",
-    "Renderer",
     "Show",
     "SwitchBody",
     "TemplateBody",
@@ -85,14 +85,13 @@ __all__ = [
     "UnloadBody",
     "as_line",
     "as_sse",
-    "aside_body",
     "error_body",
     "model_body",
     "models_body",
     "operations_body",
-    "parse",
     "parse_detokenize",
     "parse_embed",
+    "parse_infer",
     "parse_load",
     "parse_pin",
     "parse_plan",
@@ -102,4 +101,5 @@ __all__ = [
     "parse_unload",
     "parse_wait",
     "shown",
+    "vocabulary_answer",
 ]

@@ -80,7 +80,7 @@ class PlanOrder(msgspec.Struct, frozen=True):
     slots: int | None
 
 
-class Load(msgspec.Struct, frozen=True):
+class LoadOrder(msgspec.Struct, frozen=True):
     """A parsed load."""
 
     pin: bool | None
@@ -94,10 +94,10 @@ _plan = msgspec.json.Decoder(PlanBody)
 _pin = msgspec.json.Decoder(PinBody)
 
 
-def parse_load(body: bytes) -> Load:
+def parse_load(body: bytes) -> LoadOrder:
     """Read the body of a load. Raises: InvalidRequest with a sentence that names the key."""
     wire = _read(body, _load)
-    return Load(pin=wire.pin, keep_alive_s=keep_alive_of(wire.keep_alive))
+    return LoadOrder(pin=wire.pin, keep_alive_s=keep_alive_of(wire.keep_alive))
 
 
 def parse_unload(body: bytes) -> bool:

@@ -9,16 +9,16 @@ import msgspec
 from msgspec import Meta
 
 from modeld.dialects.common.body import MAX_INT32, decode, inputs_of, keep_alive_of, model_of, timeout_of
-from modeld.dialects.common.streaming import GatheredVectors, json_bytes, json_string
+from modeld.dialects.common.streaming import VectorResponseBuilder, json_bytes, json_string
 from modeld.dialects.native.render import stats_body
-from modeld.dialects.native.wire import StatsBody, Terms
+from modeld.dialects.native.wire import RequestTerms, StatsBody
 from modeld.domain.request import EmbedRequest, Order, Pooling, Priority
 from modeld.domain.request_events import Finished
 
 _Id = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 
 
-class EmbedBody(Terms, kw_only=True):
+class EmbedBody(RequestTerms, kw_only=True):
     """What `POST /embed` takes."""
 
     input: Annotated[
@@ -49,7 +49,7 @@ class EmbedAnswer(msgspec.Struct, frozen=True):
     id: str
 
 
-class Embed(msgspec.Struct, frozen=True, kw_only=True):
+class EmbedOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed request: the order for the scheduler; how the vectors are to be written would stand here."""
 
     order: Order
@@ -58,7 +58,7 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(EmbedBody)
 
 
-def parse_embed(body: bytes) -> Embed:
+def parse_embed(body: bytes) -> EmbedOrder:
     """Read the body of `POST /embed`. Raises: InvalidRequest with a sentence that names the key."""
     wire = decode(body, _decoder, '{"input": "Hello"}')
     request = EmbedRequest(
@@ -73,10 +73,10 @@ def parse_embed(body: bytes) -> Embed:
         priority=wire.priority or Priority.NORMAL,
         keep_alive_s=keep_alive_of(wire.keep_alive),
     )
-    return Embed(order=order)
+    return EmbedOrder(order=order)
 
 
-class EmbedRenderer(GatheredVectors):
+class EmbedRenderer(VectorResponseBuilder):
     """Writes one answer. Feed it every event once, in order; each vector becomes text as it comes.
 
     Attributes:

@@ -77,7 +77,7 @@ _decoder = msgspec.json.Decoder(InferBody)
 _request = GenerateRequest()
 
 
-class Generate(msgspec.Struct, frozen=True, kw_only=True):
+class InferOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed request: the order for the scheduler, and how the client wants its answer."""
 
     order: Order
@@ -87,7 +87,7 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True):
     """Text that comes before the answer."""
 
 
-def parse(body: bytes) -> Generate:
+def parse_infer(body: bytes) -> InferOrder:
     """Read the body of `POST /infer`.
 
     Raises: InvalidRequest with a sentence that names the key.
@@ -96,7 +96,7 @@ def parse(body: bytes) -> Generate:
     stream = wire.stream is not False
     if wire.events and not stream:
         raise InvalidRequest("events are lines of a stream: leave out `events`, or set `stream` to true")
-    return Generate(
+    return InferOrder(
         order=Order(
             request=_generation(wire),
             model=model_of(wire.model),

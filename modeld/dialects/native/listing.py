@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from modeld.domain.daemon_events import FleetEvent, as_json
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import MIB, Catalog, ModelFacts, ModelSpec
 
 
@@ -20,7 +20,7 @@ class AdapterBody(msgspec.Struct, frozen=True):
     scale: float
 
 
-class FootprintBody(msgspec.Struct, frozen=True, kw_only=True):
+class ModelFootprintBody(msgspec.Struct, frozen=True, kw_only=True):
     """What `est_vram_mb` is made of: the estimate by cause, MiB, and what loads have taught."""
 
     source: str
@@ -50,7 +50,7 @@ class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
     parameters: int
     modified_unix: int
-    state: State
+    state: InstanceState
     aliases: tuple[str, ...]
     default: bool
     pinned: bool
@@ -59,7 +59,7 @@ class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     est_vram_mb: float
     """What it takes, or would take."""
-    footprint: FootprintBody
+    footprint: ModelFootprintBody
     sizing: str | UnsetType = UNSET
     """Why `auto` chose these cells and slots, where the config left it to choose."""
     lora: list[AdapterBody] | UnsetType = UNSET
@@ -73,23 +73,23 @@ class ModelsBody(msgspec.Struct, frozen=True):
     models: list[ModelBody]
 
 
-def models_body(catalog: Catalog, states: Mapping[str, State]) -> ModelsBody:
+def models_body(catalog: Catalog, states: Mapping[str, InstanceState]) -> ModelsBody:
     """Return the list; a model without a state is stopped."""
     return ModelsBody(
         models=[
-            _model(spec, states.get(spec.id, State.STOPPED), is_default=spec.id == catalog.default)
+            _model(spec, states.get(spec.id, InstanceState.STOPPED), is_default=spec.id == catalog.default)
             for spec in catalog.models.values()
         ]
     )
 
 
-def model_body(catalog: Catalog, states: Mapping[str, State], model_id: str) -> ModelBody:
+def model_body(catalog: Catalog, states: Mapping[str, InstanceState], model_id: str) -> ModelBody:
     """Return what is told of one model. Raises: KeyError."""
     spec = catalog.models[model_id]
-    return _model(spec, states.get(model_id, State.STOPPED), is_default=model_id == catalog.default)
+    return _model(spec, states.get(model_id, InstanceState.STOPPED), is_default=model_id == catalog.default)
 
 
-def _model(spec: ModelSpec, state: State, *, is_default: bool) -> ModelBody:
+def _model(spec: ModelSpec, state: InstanceState, *, is_default: bool) -> ModelBody:
     facts = spec.facts or ModelFacts(architecture="")
     return ModelBody(
         id=spec.id,
@@ -115,9 +115,9 @@ def _model(spec: ModelSpec, state: State, *, is_default: bool) -> ModelBody:
     )
 
 
-def _footprint(spec: ModelSpec) -> FootprintBody:
+def _footprint(spec: ModelSpec) -> ModelFootprintBody:
     base, scale = spec.scale.base if spec.scale.base.total else spec.footprint, spec.scale
-    return FootprintBody(
+    return ModelFootprintBody(
         source=str(scale.source),
         estimate_mb=base.total / MIB,
         weights_mb=base.weights / MIB,
@@ -137,7 +137,7 @@ SSE_TYPE = "text/event-stream"
 """Content type of server-sent events (WHATWG HTML, 9.2)."""
 SSE_BEGIN = b"retry: 2000\n\n"
 """A client that lost its connection comes again after 2 s, and names the last event it has."""
-SSE_STILL_HERE = b":\n\n"
+SSE_KEEPALIVE = b":\n\n"
 """A comment: readers skip it."""
 
 Show = Callable[[FleetEvent], bytes]

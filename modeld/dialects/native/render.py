@@ -10,9 +10,9 @@ from msgspec import UNSET, UnsetType
 
 from modeld.dialects.common.streaming import BLANK_LINE, json_bytes, json_string, line, rounded, text_of
 from modeld.dialects.native.wire import (
-    Answer,
     CandidateBody,
     ErrorBody,
+    FinalLine,
     LoadingLine,
     LogprobBody,
     QueuedLine,
@@ -42,14 +42,14 @@ _ROUNDING = 1e-9
 """0.15 is three steps, though 0.15 * 20 in floating point may be a little less."""
 
 
-class Renderer:
+class InferRenderer:
     """Writes one request's answer, after the text `echo`. Feed it every event once, in order.
 
     Attributes:
       last: the event that ended the request, once it came.
     """
 
-    still_here = BLANK_LINE
+    keepalive = BLANK_LINE
 
     def __init__(self, *, model: str, request_id: str, events: bool = False, echo: str = "") -> None:
         self.last: Last | None = None
@@ -119,9 +119,9 @@ class Renderer:
         self._texts.append(text)
         return text
 
-    def _answer(self, last: Last) -> Answer:
+    def _answer(self, last: Last) -> FinalLine:
         problem = last.problem if isinstance(last, Failed) else None
-        return Answer(
+        return FinalLine(
             error=UNSET if problem is None else problem.message,
             code=UNSET if problem is None else problem.status,
             type=UNSET if problem is None else problem.kind,

@@ -13,17 +13,17 @@ from msgspec import UNSET, Meta, UnsetType
 
 from modeld.dialects.common.body import MAX_INT32, decode, keep_alive_of, model_of, timeout_of
 from modeld.dialects.common.streaming import json_bytes
-from modeld.dialects.native.wire import MessageBody, Terms
+from modeld.dialects.native.wire import MessageBody, RequestTerms
 from modeld.domain.request import (
-    Aside,
     DetokenizeRequest,
     Message,
     Order,
     Priority,
     TemplateRequest,
     TokenizeRequest,
+    VocabularyRequest,
 )
-from modeld.domain.request_events import AsideAnswer, Detokenized, Templated, Tokenized
+from modeld.domain.request_events import Detokenized, Templated, Tokenized, VocabularyAnswer
 from modeld.errors import InvalidRequest
 
 MOST = 131_072
@@ -32,7 +32,7 @@ MOST = 131_072
 _Token = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 
 
-class TokenizeBody(Terms):
+class TokenizeBody(RequestTerms):
     """What `POST /tokenize` takes."""
 
     content: Annotated[str, Meta(max_length=MOST, description="Any text")]
@@ -45,13 +45,13 @@ class TokenizeBody(Terms):
     with_pieces: Annotated[bool | None, Meta(description="Tell the text of each token, too")] = None
 
 
-class DetokenizeBody(Terms):
+class DetokenizeBody(RequestTerms):
     """What `POST /detokenize` takes."""
 
     tokens: Annotated[list[_Token], Meta(max_length=MOST, description="Ids of tokens")]
 
 
-class TemplateBody(Terms):
+class TemplateBody(RequestTerms):
     """What `POST /apply-template` takes."""
 
     messages: Annotated[list[MessageBody], Meta(min_length=1, description="As in `POST /infer`")]
@@ -116,7 +116,7 @@ def parse_template(body: bytes) -> Order:
     return _order(wire, TemplateRequest(messages=messages))
 
 
-def aside_body(answer: AsideAnswer) -> bytes:
+def vocabulary_answer(answer: VocabularyAnswer) -> bytes:
     """Return the JSON of an answer."""
     match answer:
         case Tokenized(tokens=tokens, pieces=pieces):
@@ -132,7 +132,7 @@ def aside_body(answer: AsideAnswer) -> bytes:
             return json_bytes(PromptBody(prompt))
 
 
-def _order(wire: Terms, request: Aside) -> Order:
+def _order(wire: RequestTerms, request: VocabularyRequest) -> Order:
     return Order(
         request=request,
         model=model_of(wire.model),

@@ -92,7 +92,7 @@ class InferBody(SamplingBody, forbid_unknown_fields=True, kw_only=True):
     ignore_eos: IgnoreEos = None
 
 
-class Terms(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class RequestTerms(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """On which terms it is answered; a model that is not loaded is, as for `POST /infer`."""
 
     model: Annotated[str | None, Meta(description="Id or alias; default: the default model")] = None
@@ -167,7 +167,7 @@ class LoadingLine(msgspec.Struct, frozen=True, tag="loading", tag_field="event")
     progress: float
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class FinalLine(msgspec.Struct, frozen=True, kw_only=True):
     """The last line of a stream, or the whole body with `stream: false`.
 
     The error keys are there only when the request failed; `content` is what had come until then.

@@ -15,10 +15,10 @@ from modeld.dialects.ollama.common import (
     OllamaShowBody,
 )
 from modeld.dialects.ollama.embed import (
-    AskedVectors,
     OllamaEmbedAnswer,
     OllamaEmbeddingsAnswer,
-    VectorRenderer,
+    OllamaEmbedRenderer,
+    ParsedEmbed,
     parse_embed,
     parse_embeddings,
 )
@@ -36,16 +36,21 @@ from modeld.dialects.ollama.listing import (
     show,
     tags,
 )
-from modeld.dialects.ollama.parse import Asked, Terms, order_of, parse_chat, parse_generate
-from modeld.dialects.ollama.render import OllamaAnswer, OllamaError, TextRenderer, error_answer
+from modeld.dialects.ollama.parse import (
+    OllamaRequestTerms,
+    ParsedOllama,
+    order_of,
+    parse_chat,
+    parse_generate,
+)
+from modeld.dialects.ollama.render import OllamaAnswer, OllamaError, OllamaTextRenderer, error_answer
 
 __all__ = [
-    "Asked",
-    "AskedVectors",
     "OllamaAnswer",
     "OllamaChatBody",
     "OllamaEmbedAnswer",
     "OllamaEmbedBody",
+    "OllamaEmbedRenderer",
     "OllamaEmbeddingsAnswer",
     "OllamaEmbeddingsBody",
     "OllamaError",
@@ -53,13 +58,14 @@ __all__ = [
     "OllamaProgress",
     "OllamaPs",
     "OllamaPullBody",
+    "OllamaRequestTerms",
     "OllamaShow",
     "OllamaShowBody",
     "OllamaTags",
+    "OllamaTextRenderer",
     "OllamaVersion",
-    "Terms",
-    "TextRenderer",
-    "VectorRenderer",
+    "ParsedEmbed",
+    "ParsedOllama",
     "error_answer",
     "find",
     "order_of",

@@ -10,9 +10,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from modeld.dialects.common.body import decode
-from modeld.dialects.common.streaming import GatheredVectors, json_string
+from modeld.dialects.common.streaming import VectorResponseBuilder, json_string
 from modeld.dialects.ollama.common import OllamaEmbedBody, OllamaEmbeddingsBody
-from modeld.dialects.ollama.parse import Terms, terms_of
+from modeld.dialects.ollama.parse import OllamaRequestTerms, terms_of
 from modeld.dialects.ollama.render import NS
 from modeld.domain.model import ModelSpec
 from modeld.domain.request import EmbedRequest, Order, TokenizeRequest
@@ -41,10 +41,10 @@ class OllamaEmbeddingsAnswer(msgspec.Struct, frozen=True):
     notice: str | UnsetType = UNSET
 
 
-class AskedVectors(msgspec.Struct, frozen=True, kw_only=True):
+class ParsedEmbed(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed request for vectors. Without a `request` the model is only to be loaded."""
 
-    terms: Terms
+    terms: OllamaRequestTerms
     request: EmbedRequest | None
     dimensions: int | None = None
     single: bool = False
@@ -56,7 +56,7 @@ class AskedVectors(msgspec.Struct, frozen=True, kw_only=True):
         return Order(request=request, model=spec.id, keep_alive_s=self.terms.keep_alive_s)
 
 
-def parse_embed(body: bytes) -> AskedVectors:
+def parse_embed(body: bytes) -> ParsedEmbed:
     """Read the body of `POST /api/embed`. Raises: InvalidRequest with a sentence that names the key."""
     wire = decode(body, _embed, '{"model": "llama", "input": "Hello"}')
     inputs = [wire.input] if isinstance(wire.input, str) else wire.input or []
@@ -65,28 +65,28 @@ def parse_embed(body: bytes) -> AskedVectors:
     for number, text in enumerate(inputs):
         if not text:
             raise InvalidRequest(f"`input[{number}]` is empty")
-    return AskedVectors(
+    return ParsedEmbed(
         terms=terms_of(wire),
         request=EmbedRequest(inputs=tuple(inputs), truncate=wire.truncate is not False) if inputs else None,
         dimensions=wire.dimensions,
     )
 
 
-def parse_embeddings(body: bytes) -> AskedVectors:
+def parse_embeddings(body: bytes) -> ParsedEmbed:
     """Read the body of `POST /api/embeddings`. Raises: InvalidRequest with a sentence that names the key."""
     wire = decode(body, _embeddings, '{"model": "llama", "prompt": "Hello"}')
     request = EmbedRequest(inputs=(wire.prompt,), normalize=False, truncate=True) if wire.prompt else None
-    return AskedVectors(terms=terms_of(wire), request=request, single=True)
+    return ParsedEmbed(terms=terms_of(wire), request=request, single=True)
 
 
-class VectorRenderer(GatheredVectors):
+class OllamaEmbedRenderer(VectorResponseBuilder):
     """Writes one answer. Feed it every event once, in order; each vector becomes text as it comes.
 
     Attributes:
       last: the event that ended the request, once it came.
     """
 
-    def __init__(self, asked: AskedVectors, spec: ModelSpec) -> None:
+    def __init__(self, asked: ParsedEmbed, spec: ModelSpec) -> None:
         super().__init__()
         self._asked = asked
         self._spec = spec

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from modeld import __version__
 from modeld.dialects.common.body import decode
 from modeld.dialects.ollama.common import OllamaPullBody, OllamaShowBody
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import MIB, Catalog, ModelFacts, ModelSpec
 from modeld.domain.status import DaemonStatus, InstanceStatus
 
@@ -144,7 +144,7 @@ def running(catalog: Catalog, status: DaemonStatus) -> OllamaPs:
     found = [
         (_expiry(instance, status.server_time_unix), instance, spec)
         for instance in status.instances
-        if instance.state in {State.READY, State.DRAINING}
+        if instance.state in {InstanceState.READY, InstanceState.DRAINING}
         and (spec := catalog.models.get(instance.model_id)) is not None
     ]
     found.sort(key=lambda entry: -entry[0])

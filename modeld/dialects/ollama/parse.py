@@ -42,7 +42,7 @@ _generate = msgspec.json.Decoder(OllamaGenerateBody)
 _chat = msgspec.json.Decoder(OllamaChatBody)
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
+class OllamaRequestTerms(msgspec.Struct, frozen=True, kw_only=True):
     """On which terms something is asked for, and of whom."""
 
     model: str | None
@@ -69,10 +69,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.num_ctx is None else context_of(spec)
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class ParsedOllama(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed request for text. Without a `request` the model is only to be loaded, or unloaded."""
 
-    terms: Terms
+    terms: OllamaRequestTerms
     chat: bool
     stream: bool
     request: GenerateRequest | None
@@ -85,7 +85,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         return self.request is None and self.terms.keep_alive_s == 0
 
 
-def parse_generate(body: bytes) -> Asked:
+def parse_generate(body: bytes) -> ParsedOllama:
     """Read the body of `POST /api/generate`. Raises: InvalidRequest with a sentence that names the key."""
     wire = decode(body, _generate, '{"model": "llama", "prompt": "Hello"}')
     if wire.suffix:
@@ -107,7 +107,7 @@ def parse_generate(body: bytes) -> Asked:
         turns = [("system", wire.system)] if wire.system else []
         messages = [Message(role=role, content=text) for role, text in (*turns, ("user", prompt))]
         request = _request(wire, wire.options, prompt=raw, messages=() if raw else tuple(messages))
-    return Asked(
+    return ParsedOllama(
         terms=terms_of(wire),
         chat=False,
         stream=wire.stream is not False and bool(prompt),
@@ -116,7 +116,7 @@ def parse_generate(body: bytes) -> Asked:
     )
 
 
-def parse_chat(body: bytes) -> Asked:
+def parse_chat(body: bytes) -> ParsedOllama:
     """Read the body of `POST /api/chat`. Raises: InvalidRequest with a sentence that names the key."""
     wire = decode(body, _chat, '{"model": "llama", "messages": [{"role": "user", "content": "Hello"}]}')
     request = None
@@ -124,7 +124,7 @@ def parse_chat(body: bytes) -> Asked:
     if wire.messages:
         messages = tuple(_message(turn, number) for number, turn in enumerate(wire.messages))
         request = _request(wire, wire.options, prompt=None, messages=messages, tools=tools)
-    return Asked(
+    return ParsedOllama(
         terms=terms_of(wire),
         chat=True,
         stream=wire.stream is not False and request is not None,
@@ -132,7 +132,7 @@ def parse_chat(body: bytes) -> Asked:
     )
 
 
-def order_of(asked: Asked, spec: ModelSpec) -> Order:
+def order_of(asked: ParsedOllama, spec: ModelSpec) -> Order:
     """Return the order for this model: of text, or of next to nothing for a model that is to be loaded."""
     request = asked.request or TokenizeRequest(content="")
     templateless = spec.facts is not None and not spec.facts.has_chat_template
@@ -141,9 +141,9 @@ def order_of(asked: Asked, spec: ModelSpec) -> Order:
     return Order(request=request, model=spec.id, keep_alive_s=asked.terms.keep_alive_s)
 
 
-def terms_of(wire: OllamaTerms) -> Terms:
+def terms_of(wire: OllamaTerms) -> OllamaRequestTerms:
     """Return the terms of a body. Raises: InvalidRequest."""
-    return Terms(
+    return OllamaRequestTerms(
         model=wire.model or None,
         keep_alive_s=keep_alive_of(wire.keep_alive),
         num_ctx=None if wire.options is None else wire.options.num_ctx,

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from modeld.dialects.common.streaming import Streaming, json_bytes, json_string, line, rounded, text_of
+from modeld.dialects.common.streaming import StreamRenderer, json_bytes, json_string, line, rounded, text_of
 from modeld.dialects.common.tool_calls import call_id
 from modeld.dialects.common.tool_reader import ToolReader
-from modeld.dialects.ollama.parse import Asked
+from modeld.dialects.ollama.parse import ParsedOllama
 from modeld.dialects.ollama.tools import OllamaAnswerCall, Part, part_of
 from modeld.domain.model import ModelSpec
 from modeld.domain.request_events import (
@@ -82,7 +82,7 @@ class OllamaError(msgspec.Struct, frozen=True):
     error: str
 
 
-class TextRenderer(Streaming):
+class OllamaTextRenderer(StreamRenderer):
     """Writes the answer to `/api/generate` or `/api/chat`. Feed it every event once, in order.
 
     Args:
@@ -97,7 +97,7 @@ class TextRenderer(Streaming):
 
     last: Last | None
 
-    def __init__(self, asked: Asked, spec: ModelSpec, *, created_at: str, request_id: str) -> None:
+    def __init__(self, asked: ParsedOllama, spec: ModelSpec, *, created_at: str, request_id: str) -> None:
         super().__init__()
         self._asked = asked
         self._spec = spec
@@ -119,7 +119,7 @@ class TextRenderer(Streaming):
             self._before, self._behind = head + b'"response":', b',"done":false}\n'
 
     @property
-    def still_here(self) -> bytes:
+    def keepalive(self) -> bytes:
         """A line without text. Clients parse every line, so a blank one would break them."""
         return self._before + b'""' + self._behind
 

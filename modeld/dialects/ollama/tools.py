@@ -9,7 +9,7 @@ import msgspec
 
 from modeld.dialects.common.streaming import json_bytes
 from modeld.dialects.common.tool_calls import call_id, check_tools, one_call_of, tool_of
-from modeld.dialects.common.tool_reader import Piece, Said
+from modeld.dialects.common.tool_reader import Piece, TextPiece
 from modeld.dialects.ollama.common import OllamaMessage, OllamaTool, OllamaToolCall
 from modeld.domain.request import Constraint, Message, Tool, ToolCall
 from modeld.errors import InvalidRequest
@@ -65,7 +65,7 @@ def message_of(turn: OllamaMessage, role: str, number: int) -> Message:
 
 def part_of(piece: Piece) -> Part:
     """Return a piece of an answer as it is written."""
-    if isinstance(piece, Said):
+    if isinstance(piece, TextPiece):
         return piece.text
     arguments = msgspec.json.decode(piece.arguments, type=dict[str, msgspec.Raw])
     function = OllamaAnswerFunction(index=piece.number, name=piece.name, arguments=arguments)

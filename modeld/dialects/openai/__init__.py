@@ -8,30 +8,27 @@ docs/compatibility.md tells what differs.
 
 from modeld.dialects.openai.chat import ChatBody, parse_chat
 from modeld.dialects.openai.chat_render import ChatAnswer, ChatRenderer
-from modeld.dialects.openai.common import Asked, OpenAIError, as_seen, error_answer
+from modeld.dialects.openai.common import OpenAIError, ParsedRequest, effective_end, error_answer
 from modeld.dialects.openai.completions import (
     CompletionAnswer,
     CompletionBody,
-    CompletionRenderer,
+    OpenAICompletionRenderer,
     parse_completion,
 )
 from modeld.dialects.openai.embeddings import (
-    AskedVectors,
     EmbeddingsAnswer,
     EmbeddingsBody,
-    VectorRenderer,
+    OpenAIEmbeddingsRenderer,
+    ParsedEmbeddings,
     parse_embeddings,
 )
 from modeld.dialects.openai.models import OpenAIModel, OpenAIModels, models_list, one_model
 from modeld.dialects.openai.render import SSE_TYPE, ChoiceEvent, ChoiceRenderer
-from modeld.dialects.openai.responses import AskedResponse, ResponseBody, ResponsesBody, parse_response
+from modeld.dialects.openai.responses import ParsedResponse, ResponseBody, ResponsesBody, parse_response
 from modeld.dialects.openai.responses_render import ResponseRenderer
 
 __all__ = [
     "SSE_TYPE",
-    "Asked",
-    "AskedResponse",
-    "AskedVectors",
     "ChatAnswer",
     "ChatBody",
     "ChatRenderer",
@@ -39,17 +36,20 @@ __all__ = [
     "ChoiceRenderer",
     "CompletionAnswer",
     "CompletionBody",
-    "CompletionRenderer",
     "EmbeddingsAnswer",
     "EmbeddingsBody",
+    "OpenAICompletionRenderer",
+    "OpenAIEmbeddingsRenderer",
     "OpenAIError",
     "OpenAIModel",
     "OpenAIModels",
+    "ParsedEmbeddings",
+    "ParsedRequest",
+    "ParsedResponse",
     "ResponseBody",
     "ResponseRenderer",
     "ResponsesBody",
-    "VectorRenderer",
-    "as_seen",
+    "effective_end",
     "error_answer",
     "models_list",
     "one_model",

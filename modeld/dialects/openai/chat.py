@@ -10,11 +10,11 @@ from msgspec import UNSET, Meta, UnsetType
 
 from modeld.dialects.common.body import MAX_INT32
 from modeld.dialects.common.schema import schema_text
-from modeld.dialects.common.tool_calls import check_tools, named, one_call_of, tool_of
+from modeld.dialects.common.tool_calls import check_tools, chosen_tool, one_call_of, tool_of
 from modeld.dialects.openai.common import (
     AnyJson,
-    Asked,
-    Choosing,
+    ChoiceKeys,
+    ParsedRequest,
     choices_of,
     include_usage,
     read,
@@ -130,7 +130,7 @@ class SchemaResponse(msgspec.Struct, forbid_unknown_fields=True, tag_field="type
     json_schema: SchemaFormat
 
 
-class ChatBody(Choosing, kw_only=True):
+class ChatBody(ChoiceKeys, kw_only=True):
     """What `POST /v1/chat/completions` takes."""
 
     messages: list[ChatMessage]
@@ -166,7 +166,7 @@ class ChatBody(Choosing, kw_only=True):
 _decoder = msgspec.json.Decoder(ChatBody)
 
 
-def parse_chat(body: bytes) -> Asked:
+def parse_chat(body: bytes) -> ParsedRequest:
     """Read the body of `POST /v1/chat/completions`. Raises: InvalidRequest, InvalidGrammar."""
     wire = read(body, _decoder, '{"model": "...", "messages": [{"role": "user", "content": "Hello"}]}')
     refuse(wire, "store", ", as nothing is stored")
@@ -197,7 +197,7 @@ def parse_chat(body: bytes) -> Asked:
         logprobs=_logprobs(wire),
         constraint=constraint,
     )
-    return Asked(
+    return ParsedRequest(
         orders=choices_of(wire, [request]),
         n=wire.n or 1,
         stream=bool(wire.stream),
@@ -233,7 +233,7 @@ def tools_of(
         case "required":
             return tuple(tools), one_call_of(tools)
         case name:
-            return tuple(tools), one_call_of(named(tools, name))
+            return tuple(tools), one_call_of(chosen_tool(tools, name))
 
 
 def message_of(

@@ -11,11 +11,11 @@ from msgspec import UNSET, UnsetType
 
 from modeld.dialects.common.streaming import json_bytes, json_string
 from modeld.dialects.common.tool_calls import call_id
-from modeld.dialects.common.tool_reader import Called, Piece, Said, ToolReader
+from modeld.dialects.common.tool_reader import CallPiece, Piece, TextPiece, ToolReader
 from modeld.dialects.openai.common import (
-    Asked,
     FinishText,
     OpenAIUsage,
+    ParsedRequest,
     TokenLogprobBody,
     logprob_body,
     usage_body,
@@ -78,7 +78,7 @@ class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class _Choice:
     """What is known of one choice."""
 
-    def __init__(self, index: int, asked: Asked, request_id: str) -> None:
+    def __init__(self, index: int, asked: ParsedRequest, request_id: str) -> None:
         self.begun = False
         self.texts: list[str] = []
         self.calls: list[ToolCallBody] = []
@@ -96,9 +96,9 @@ class _Choice:
         """Take pieces for the answer as a whole."""
         for piece in pieces:
             match piece:
-                case Said(text=text):
+                case TextPiece(text=text):
                     self.texts.append(text)
-                case Called(id=identity, name=name, arguments=arguments):
+                case CallPiece(id=identity, name=name, arguments=arguments):
                     self.calls.append(ToolCallBody(id=identity, function=FunctionCall(name, arguments)))
 
 
@@ -107,7 +107,7 @@ class ChatRenderer(ChoiceRenderer):
 
     kind = "chat.completion.chunk"
 
-    def __init__(self, asked: Asked, *, request_id: str, model: str, created: int) -> None:
+    def __init__(self, asked: ParsedRequest, *, request_id: str, model: str, created: int) -> None:
         super().__init__(asked, answer_id=f"chatcmpl-{request_id}", model=model, created=created)
         self._choices = [_Choice(index, asked, request_id) for index in range(len(asked.orders))]
         self._has_logprobs = any(
@@ -200,9 +200,9 @@ def _deltas(pieces: Iterable[Piece]) -> list[bytes]:
     deltas: list[bytes] = []
     for piece in pieces:
         match piece:
-            case Said(text=text):
+            case TextPiece(text=text):
                 deltas.append(b'{"content":%b}' % json_string(text))
-            case Called(number=number, id=identity, name=name, arguments=arguments):
+            case CallPiece(number=number, id=identity, name=name, arguments=arguments):
                 call = ToolCallBody(id=identity, function=FunctionCall(name, ""))
                 deltas += [
                     b'{"tool_calls":[{"index":%d,%b]}' % (number, json_bytes(call)[1:]),

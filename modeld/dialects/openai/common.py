@@ -47,7 +47,7 @@ class OwnKeys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ] = None
 
 
-class Asking(OwnKeys, kw_only=True):
+class SamplingKeys(OwnKeys, kw_only=True):
     """What every body that asks for text may have. null stands for the default."""
 
     model: Annotated[str | None, Meta(description="Id or alias; default: the default model")] = None
@@ -76,7 +76,7 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     include_obfuscation: Annotated[bool | None, Meta(description="Taken; streams are never padded")] = None
 
 
-class Choosing(Asking, kw_only=True):
+class ChoiceKeys(SamplingKeys, kw_only=True):
     """What bodies with choices may have: `/v1/chat/completions` and `/v1/completions`."""
 
     n: Annotated[
@@ -182,7 +182,7 @@ def _top(token: TokenLogprob) -> TopLogprob:
 _ONLY_NULL = re.compile(r"`(?P<key>[\w.\[\]]+)` must be null")
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed request: an order for each choice, and how the client wants its answer."""
 
     orders: tuple[Order, ...]
@@ -228,14 +228,14 @@ def order_of(wire: OwnKeys, model: str | None, request: GenerateRequest) -> Orde
     )
 
 
-def sampling_of(wire: Asking) -> Sampling:
+def sampling_of(wire: SamplingKeys) -> Sampling:
     """Return how tokens are chosen; what the body leaves out is modeld's default. Raises: InvalidRequest."""
     names = ["temperature", "top_p", "top_k", "min_p", "repeat_penalty"]
-    if isinstance(wire, Choosing):
+    if isinstance(wire, ChoiceKeys):
         names += ["presence_penalty", "frequency_penalty"]
     given = {name: value for name in names if (value := getattr(wire, name)) is not None}
     sampling = replace(Sampling(), **given)
-    if not isinstance(wire, Choosing):
+    if not isinstance(wire, ChoiceKeys):
         return sampling
     seed = None if wire.seed is None else wire.seed % (MAX_SEED + 1)
     biases = biases_of(None if wire.logit_bias is None else {**wire.logit_bias})
@@ -244,12 +244,12 @@ def sampling_of(wire: Asking) -> Sampling:
     return replace(sampling, seed=seed, logit_bias=biases)
 
 
-def stop_of(wire: Choosing) -> tuple[str, ...]:
+def stop_of(wire: ChoiceKeys) -> tuple[str, ...]:
     """Return the stop sequences."""
     return stops_of(wire.stop)
 
 
-def choices_of(wire: Choosing, prompts: Sequence[GenerateRequest]) -> tuple[Order, ...]:
+def choices_of(wire: ChoiceKeys, prompts: Sequence[GenerateRequest]) -> tuple[Order, ...]:
     """Return `n` orders for each prompt, whose seeds differ. Raises: InvalidRequest."""
     return tuple(
         order_of(wire, wire.model, replace(request, sampling=_seeded(request.sampling, number)))
@@ -258,7 +258,7 @@ def choices_of(wire: Choosing, prompts: Sequence[GenerateRequest]) -> tuple[Orde
     )
 
 
-def include_usage(wire: Choosing) -> bool:
+def include_usage(wire: ChoiceKeys) -> bool:
     """Return whether the last chunk has token counts. Raises: InvalidRequest without a stream."""
     if wire.stream_options is not None and not wire.stream:
         raise InvalidRequest("`stream_options` are for streams: set `stream` to true, or leave them out")
@@ -307,7 +307,7 @@ def error_bytes(problem: Problem) -> bytes:
     return json_bytes(OpenAIError(error_detail(problem)))
 
 
-def as_seen(event: Event) -> Event:
+def effective_end(event: Event) -> Event:
     """Return an event as OpenAI's clients can understand it.
 
     They know no reason for an answer that the server cut; as an error they try again.

@@ -13,10 +13,10 @@ from modeld.dialects.common.body import MAX_INT32, Input, inputs_of
 from modeld.dialects.common.streaming import json_bytes, json_string, rounded, text_of
 from modeld.dialects.openai.common import (
     MOST_CHOICES,
-    Asked,
-    Choosing,
+    ChoiceKeys,
     FinishText,
     OpenAIUsage,
+    ParsedRequest,
     choices_of,
     include_usage,
     read,
@@ -36,7 +36,7 @@ Token = Annotated[int, Meta(ge=0, le=MAX_INT32)]
 _Prompt = str | Annotated[list[str | Token | list[Token]], Meta(min_length=1)]
 
 
-class CompletionBody(Choosing, kw_only=True):
+class CompletionBody(ChoiceKeys, kw_only=True):
     """What `POST /v1/completions` takes."""
 
     prompt: Annotated[_Prompt, Meta(description="A text, the ids of its tokens, or a list of either")]
@@ -54,7 +54,7 @@ class CompletionBody(Choosing, kw_only=True):
 _decoder = msgspec.json.Decoder(CompletionBody)
 
 
-def parse_completion(body: bytes) -> Asked:
+def parse_completion(body: bytes) -> ParsedRequest:
     """Read the body of `POST /v1/completions`. Raises: InvalidRequest."""
     wire = read(body, _decoder, '{"model": "...", "prompt": "Hello"}')
     if wire.best_of not in (None, wire.n or 1):
@@ -77,7 +77,7 @@ def parse_completion(body: bytes) -> Asked:
         )
         for prompt in prompts
     ]
-    return Asked(
+    return ParsedRequest(
         orders=choices_of(wire, requests),
         n=wire.n or 1,
         stream=bool(wire.stream),
@@ -143,12 +143,12 @@ class _Choice:
         """Characters of its tokens that were told with log-probabilities."""
 
 
-class CompletionRenderer(ChoiceRenderer):
+class OpenAICompletionRenderer(ChoiceRenderer):
     """Writes one answer."""
 
     kind = "text_completion"
 
-    def __init__(self, asked: Asked, *, request_id: str, model: str, created: int) -> None:
+    def __init__(self, asked: ParsedRequest, *, request_id: str, model: str, created: int) -> None:
         super().__init__(asked, answer_id=f"cmpl-{request_id}", model=model, created=created)
         echo = asked.echo or ("",) * len(asked.orders)
         self._choices = [_Choice(echo[index // asked.n]) for index in range(len(asked.orders))]

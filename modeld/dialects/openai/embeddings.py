@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from modeld.dialects.common.body import Input, inputs_of, keep_alive_of, model_of, timeout_of
-from modeld.dialects.common.streaming import GatheredVectors, json_bytes, json_string
-from modeld.dialects.openai.common import OwnKeys, as_seen, read
+from modeld.dialects.common.streaming import VectorResponseBuilder, json_bytes, json_string
+from modeld.dialects.openai.common import OwnKeys, effective_end, read
 from modeld.dialects.openai.completions import Token
 from modeld.domain.request import EmbedRequest, Order, Priority
 from modeld.domain.request_events import Event, Finished
@@ -60,7 +60,7 @@ class EmbeddingsAnswer(msgspec.Struct, frozen=True):
     usage: EmbeddingsUsage
 
 
-class AskedVectors(msgspec.Struct, frozen=True, kw_only=True):
+class ParsedEmbeddings(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed request: the order, and how vectors are written."""
 
     order: Order
@@ -70,7 +70,7 @@ class AskedVectors(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(EmbeddingsBody)
 
 
-def parse_embeddings(body: bytes) -> AskedVectors:
+def parse_embeddings(body: bytes) -> ParsedEmbeddings:
     """Read the body of `POST /v1/embeddings`. Raises: InvalidRequest with a sentence that names the key."""
     wire = read(body, _decoder, '{"model": "...", "input": "Hello"}')
     order = Order(
@@ -80,24 +80,24 @@ def parse_embeddings(body: bytes) -> AskedVectors:
         priority=wire.priority or Priority.NORMAL,
         keep_alive_s=keep_alive_of(wire.keep_alive),
     )
-    return AskedVectors(order=order, in_base64=wire.encoding_format == "base64")
+    return ParsedEmbeddings(order=order, in_base64=wire.encoding_format == "base64")
 
 
-class VectorRenderer(GatheredVectors):
+class OpenAIEmbeddingsRenderer(VectorResponseBuilder):
     """Writes one answer. Feed it every event once, in order; each vector becomes text as it comes.
 
     Attributes:
       last: the event that ended the request, once it came.
     """
 
-    def __init__(self, asked: AskedVectors, *, model: str) -> None:
+    def __init__(self, asked: ParsedEmbeddings, *, model: str) -> None:
         super().__init__()
         self._model = model
         self._in_base64 = asked.in_base64
 
     def take(self, events: Iterable[Event]) -> bytes | None:
         """Return the whole answer when `Finished` is among these, else None; of a failure, nothing."""
-        return super().take(map(as_seen, events))
+        return super().take(map(effective_end, events))
 
     def _written(self, vector: bytes) -> bytes:
         return b'"%b"' % base64.b64encode(vector) if self._in_base64 else super()._written(vector)

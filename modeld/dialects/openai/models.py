@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from modeld.domain.catalog import named
+from modeld.domain.catalog import resolve_model
 from modeld.domain.model import Catalog, ModelSpec
 
 
@@ -34,7 +34,7 @@ def models_list(catalog: Catalog) -> OpenAIModels:
 
 def one_model(catalog: Catalog, name: str) -> OpenAIModel:
     """Return the model of an id or alias. Raises: ModelNotFound."""
-    return _model(named(catalog, name, listing="GET /v1/models"))
+    return _model(resolve_model(catalog, name, listing="GET /v1/models"))
 
 
 def _model(spec: ModelSpec) -> OpenAIModel:

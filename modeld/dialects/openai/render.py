@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from modeld.dialects.common.streaming import json_bytes, json_string
-from modeld.dialects.openai.common import Asked, FinishText, as_seen, error_bytes, usage_body
+from modeld.dialects.openai.common import FinishText, ParsedRequest, effective_end, error_bytes, usage_body
 from modeld.domain.request_events import (
     Delta,
     Event,
@@ -28,7 +28,7 @@ from modeld.domain.request_events import (
 from modeld.errors import Problem
 
 SSE_TYPE = "text/event-stream"
-STILL_HERE = b": still here\n\n"
+KEEPALIVE = b": still here\n\n"
 """A comment, which readers of server-sent events skip."""
 DONE = b"data: [DONE]\n\n"
 
@@ -43,11 +43,11 @@ class ChoiceRenderer(ABC):
       last: the event that ended the request: all choices have ended, or one of them failed.
     """
 
-    still_here = STILL_HERE
+    keepalive = KEEPALIVE
     kind: str
     """The `object` of a chunk."""
 
-    def __init__(self, asked: Asked, *, answer_id: str, model: str, created: int) -> None:
+    def __init__(self, asked: ParsedRequest, *, answer_id: str, model: str, created: int) -> None:
         self.last: Last | None = None
         self._asked = asked
         self._count = len(asked.orders)
@@ -135,7 +135,7 @@ class ChoiceRenderer(ABC):
         return data + usage + DONE
 
     def _note_end(self, index: int, event: Finished | Failed) -> Finished | Failed:
-        seen = as_seen(event)
+        seen = effective_end(event)
         if isinstance(seen, Failed):
             self.last = seen
         elif isinstance(seen, Finished):

@@ -21,7 +21,15 @@ from modeld.dialects.openai.chat import (
     raw_schema,
     tools_of,
 )
-from modeld.dialects.openai.common import AnyJson, Asking, TokenDetails, order_of, read, refuse, sampling_of
+from modeld.dialects.openai.common import (
+    AnyJson,
+    SamplingKeys,
+    TokenDetails,
+    order_of,
+    read,
+    refuse,
+    sampling_of,
+)
 from modeld.dialects.openai.content_parts import InputPart, text_of
 from modeld.domain.request import AS_MANY_AS_FIT, GenerateRequest, Message, Order, Sampling, Tool, ToolCall
 from modeld.domain.request_events import Usage
@@ -83,7 +91,7 @@ class ResponseStreamOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=
     include_obfuscation: bool | None = None
 
 
-class ResponsesBody(Asking, kw_only=True):
+class ResponsesBody(SamplingKeys, kw_only=True):
     """What `POST /v1/responses` takes."""
 
     input: Annotated[
@@ -113,7 +121,7 @@ class ResponsesBody(Asking, kw_only=True):
     top_logprobs: None = None
 
 
-class AskedResponse(msgspec.Struct, frozen=True, kw_only=True):
+class ParsedResponse(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed request: the order, and the body, parts of which come back."""
 
     order: Order
@@ -127,7 +135,7 @@ class AskedResponse(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(ResponsesBody)
 
 
-def parse_response(body: bytes) -> AskedResponse:
+def parse_response(body: bytes) -> ParsedResponse:
     """Read the body of `POST /v1/responses`. Raises: InvalidRequest, InvalidGrammar."""
     wire = read(body, _decoder, '{"model": "...", "input": "Hello"}')
     for key in ("store", "background", "include"):
@@ -156,7 +164,7 @@ def parse_response(body: bytes) -> AskedResponse:
         ignore_eos=bool(wire.ignore_eos),
         constraint=constraint,
     )
-    return AskedResponse(
+    return ParsedResponse(
         order=order_of(wire, wire.model, request),
         wire=wire,
         stream=bool(wire.stream),

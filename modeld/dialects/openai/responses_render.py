@@ -18,15 +18,15 @@ from msgspec.structs import replace
 
 from modeld.dialects.common.streaming import json_bytes, json_string
 from modeld.dialects.common.tool_calls import call_id
-from modeld.dialects.common.tool_reader import Called, Piece, Said, ToolReader
-from modeld.dialects.openai.common import as_seen
-from modeld.dialects.openai.render import STILL_HERE
+from modeld.dialects.common.tool_reader import CallPiece, Piece, TextPiece, ToolReader
+from modeld.dialects.openai.common import effective_end
+from modeld.dialects.openai.render import KEEPALIVE
 from modeld.dialects.openai.responses import (
-    AskedResponse,
     CallItem,
     IncompleteDetails,
     MessageItem,
     OutputTextBody,
+    ParsedResponse,
     ResponseError,
     response_body,
     response_usage,
@@ -44,9 +44,9 @@ class ResponseRenderer:
       last: the event that ended the request, once it came.
     """
 
-    still_here = STILL_HERE
+    keepalive = KEEPALIVE
 
-    def __init__(self, asked: AskedResponse, *, request_id: str, model: str, created: int) -> None:
+    def __init__(self, asked: ParsedResponse, *, request_id: str, model: str, created: int) -> None:
         self.last: Last | None = None
         self._asked = asked
         self._request_id = request_id
@@ -99,7 +99,7 @@ class ResponseRenderer:
                 else:
                     self._read(self._reader.feed(text))
             case Finished() | Failed() if self.last is None:
-                seen = as_seen(event)
+                seen = effective_end(event)
                 if isinstance(seen, Failed):
                     self._fail(seen)
                 elif isinstance(seen, Finished):
@@ -110,9 +110,9 @@ class ResponseRenderer:
     def _read(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
             match piece:
-                case Said(text=text):
+                case TextPiece(text=text):
                     self._say(text)
-                case Called(id=identity, name=name, arguments=arguments):
+                case CallPiece(id=identity, name=name, arguments=arguments):
                     self._close()
                     self._add(CallItem(id=f"fc_{identity}", call_id=f"call_{identity}", name=name))
                     self._texts.append(arguments)

@@ -10,21 +10,21 @@ from modeld.domain.request_events import FinishReason
 from modeld.engine.llama.embedding.decode import Embedder
 from modeld.engine.llama.embedding.job import EmbedJob
 from modeld.engine.llama.job import Job
-from modeld.engine.llama.kv.manager import Residency
-from modeld.engine.llama.kv.prefix_cache import Wait
+from modeld.engine.llama.kv.manager import KvManager
+from modeld.engine.llama.kv.prefix_cache import NoSlotReason
 from modeld.engine.llama.native.model import Model
-from modeld.engine.protocol import Admitted, Broken, Done, Output, Tokens
+from modeld.engine.protocol import Output, RequestAdmitted, RequestDone, RequestFailed, TokenOutput
 from modeld.errors import ModeldError
 
 
-class Seats:
+class ActiveRequests:
     """The jobs of one engine that have a slot. Whoever leaves gives it back here, and nowhere else.
 
     Attributes:
       running: those that generate, the oldest first.
     """
 
-    def __init__(self, model: Model, places: Residency, embedder: Embedder, cells: int) -> None:
+    def __init__(self, model: Model, places: KvManager, embedder: Embedder, cells: int) -> None:
         """`cells`: KV cells that one may have at the most, in any layout."""
         self.running: list[Job] = []
         self._model = model
@@ -52,7 +52,7 @@ class Seats:
                 job.reserve(self._embedder.rows, self._model.layout, self._cells)
             wait = self._places.admit(job, [*self.running, *self._embedder.jobs])
             if wait is not None:
-                self._full = wait is Wait.ROOM
+                self._full = wait is NoSlotReason.ROOM
                 return
             waiting.popleft()
             if isinstance(job, EmbedJob):
@@ -60,7 +60,7 @@ class Seats:
             else:
                 self.running.append(job)
             thought = "" if isinstance(job, EmbedJob) else job.thought
-            outputs.append(Admitted(job.id, job.prompt_length, job.cached, thought))
+            outputs.append(RequestAdmitted(job.id, job.prompt_length, job.cached, thought))
 
     def recheck(self) -> None:
         """Look for room again: another one is the first that waits."""
@@ -69,22 +69,22 @@ class Seats:
     def finish(self, job: Job, reason: FinishReason, rest: str, outputs: list[Output]) -> None:
         """End a generation; `rest` is the text that was held back. What it decoded may serve others."""
         if rest:
-            outputs.append(Tokens(id=job.id, text=rest, count=0))
+            outputs.append(TokenOutput(id=job.id, text=rest, count=0))
         self._places.finish(job)
         self._leave(job)
-        outputs.append(Done(id=job.id, reason=reason, usage=job.usage, stop=job.text.stop))
+        outputs.append(RequestDone(id=job.id, reason=reason, usage=job.usage, stop=job.text.stop))
 
-    def give_up(self, job: Job | EmbedJob, error: ModeldError, outputs: list[Output]) -> None:
+    def fail(self, job: Job | EmbedJob, error: ModeldError, outputs: list[Output]) -> None:
         """End a job that cannot go on; nothing of it is kept."""
         self._places.drop(job)
         self._leave(job)
-        outputs.append(Broken(id=job.id, problem=error.as_problem(), usage=job.usage))
+        outputs.append(RequestFailed(id=job.id, problem=error.as_problem(), usage=job.usage))
 
     def end_embedding(self, job: EmbedJob, reason: FinishReason, outputs: list[Output]) -> None:
         """End a job for embeddings."""
         self._places.drop(job)
         self._leave(job)
-        outputs.append(Done(job.id, reason, job.usage))
+        outputs.append(RequestDone(job.id, reason, job.usage))
 
     def cancel(self, ids: Collection[int], outputs: list[Output]) -> None:
         """End those of these jobs that have a slot."""

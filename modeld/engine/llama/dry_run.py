@@ -113,7 +113,7 @@ def buffers_of(context: int, log: Iterable[str]) -> tuple[Buffer, ...] | None:
     if tree.count > _MOST_BUFFERS:
         return None
     found = tuple(_buffer(node) for node in _walk(tree.root))
-    said = said_by(log)
+    said = read_log(log)
     kv, compute = sum(it.kv for it in found), sum(it.compute for it in found)
     if max(abs(kv - said.kv), abs(compute - said.compute)) > _TOLERANCE:
         return None
@@ -140,7 +140,7 @@ def _buffer(node: _Node) -> Buffer:
     )
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class DryRunLog(msgspec.Struct, frozen=True, kw_only=True):
     """What the log says of a context, bytes; `places`: where its buffers are."""
 
     kv: int = 0
@@ -149,7 +149,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     places: tuple[str, ...] = ()
 
 
-def said_by(log: Iterable[str]) -> Said:
+def read_log(log: Iterable[str]) -> DryRunLog:
     """Read the sizes out of llama.cpp's lines for one context. Those of several buffers are added."""
     kv = compute = output = 0.0
     places: dict[str, None] = {}
@@ -163,7 +163,9 @@ def said_by(log: Iterable[str]) -> Said:
             places[found[1]] = None
         elif found := _OUTPUT.search(line):
             output += float(found[2])
-    return Said(kv=int(kv * MIB), compute=int(compute * MIB), output=int(output * MIB), places=tuple(places))
+    return DryRunLog(
+        kv=int(kv * MIB), compute=int(compute * MIB), output=int(output * MIB), places=tuple(places)
+    )
 
 
 # ----------------------------------------------------------------------
@@ -189,7 +191,7 @@ class _UnallocatedEmbedding(_Unallocated, EmbeddingModel):
     """The same of an embedding model."""
 
 
-class _Account(msgspec.Struct, frozen=True):
+class _Accounting(msgspec.Struct, frozen=True):
     """The buffers of one context, and what is not among them."""
 
     buffers: tuple[Buffer, ...]
@@ -212,11 +214,11 @@ def dry_run(spec: LoadSpec, facts: ModelFacts, resident_bytes: Callable[[], int]
     with capture(_INFO, _LINES) as log:
         model = kind(spec, lambda _fraction: True, facts.pooling)
     try:
-        accounts = [_account(model, spec.options, facts, [line for _, line in log.lines])]
+        accounts = [_accounting(model, spec.options, facts, [line for _, line in log.lines])]
         if not facts.pooling and not model.layout.unified and spec.options.kv_unified is None:
             with capture(_INFO, _LINES) as log:
                 model.unify()
-            accounts.append(_account(model, spec.options, facts, [line for _, line in log.lines]))
+            accounts.append(_accounting(model, spec.options, facts, [line for _, line in log.lines]))
         vocab = Vocab(model.vocab)  # Its tables are part of what a worker holds.
         after = resident_bytes()
     finally:
@@ -228,12 +230,12 @@ def dry_run(spec: LoadSpec, facts: ModelFacts, resident_bytes: Callable[[], int]
     footprints = [_footprint(account, spec.options, lora, overhead) for account in accounts]
     place = max(range(len(footprints)), key=lambda place: footprints[place].total)
     devices = _devices(accounts[place], spec.options, lora)
-    return DryRun(peak=footprints[place], first=footprints[0], devices=devices)
+    return DryRun(peak=footprints[place], before_use=footprints[0], devices=devices)
 
 
-def _account(model: Model, options: LoadOptions, facts: ModelFacts, log: list[str]) -> _Account:
+def _accounting(model: Model, options: LoadOptions, facts: ModelFacts, log: list[str]) -> _Accounting:
     buffers = buffers_of(model.context, log)
-    said = said_by(log)
+    said = read_log(log)
     if buffers is None:
         outline = estimate(facts, options)
         place = next((place for place in said.places if not place.startswith(CPU)), CPU)
@@ -244,7 +246,7 @@ def _account(model: Model, options: LoadOptions, facts: ModelFacts, log: list[st
     served = served_bytes(facts, options) + on_cpu * _work(model, options, facts)
     if facts.pooling:
         served += max(0, embedding_rows(facts, options) - said.output)
-    return _Account(buffers, served, said.output)
+    return _Accounting(buffers, served, said.output)
 
 
 def _work(model: Model, options: LoadOptions, facts: ModelFacts) -> int:
@@ -262,7 +264,7 @@ def _work(model: Model, options: LoadOptions, facts: ModelFacts) -> int:
     return max(products, scores) + kept_bytes(step, scores)
 
 
-def _footprint(account: _Account, options: LoadOptions, lora: int, overhead: int) -> Footprint:
+def _footprint(account: _Accounting, options: LoadOptions, lora: int, overhead: int) -> Footprint:
     return Footprint(
         weights=sum(_weights(buffer, options) for buffer in account.buffers) + lora,
         kv=sum(buffer.kv for buffer in account.buffers),
@@ -278,7 +280,7 @@ def _weights(buffer: Buffer, options: LoadOptions) -> int:
     return buffer.weights * (2 if mapped and copied else 1)
 
 
-def _devices(account: _Account, options: LoadOptions, lora: int) -> tuple[DeviceUse, ...]:
+def _devices(account: _Accounting, options: LoadOptions, lora: int) -> tuple[DeviceUse, ...]:
     names = dict.fromkeys((CPU, *(buffer.device for buffer in account.buffers)))
     uses: list[DeviceUse] = []
     for name in names:

@@ -26,13 +26,13 @@ import numpy as np
 
 from modeld.domain.request import Request
 from modeld.domain.request_events import FinishReason
-from modeld.engine.llama.active_requests import Seats
+from modeld.engine.llama.active_requests import ActiveRequests
 from modeld.engine.llama.constraints.matcher import logits_of
 from modeld.engine.llama.embedding.decode import Embedder
 from modeld.engine.llama.embedding.engine import EmbeddingEngine
 from modeld.engine.llama.gguf.facts import GgufError, read_facts
 from modeld.engine.llama.job import Job
-from modeld.engine.llama.kv.manager import Residency
+from modeld.engine.llama.kv.manager import KvManager
 from modeld.engine.llama.kv.split_cache import order
 from modeld.engine.llama.native.batch import Batch
 from modeld.engine.llama.native.library import last_lines, lib, logger
@@ -40,9 +40,9 @@ from modeld.engine.llama.native.load_abort import abortable
 from modeld.engine.llama.native.model import Model
 from modeld.engine.llama.native.vocab import Vocab
 from modeld.engine.llama.prefill import ChunkRule, shares
-from modeld.engine.llama.prompts.renderer import Renderer
-from modeld.engine.llama.request_queue import Intake, Room
-from modeld.engine.llama.token_step import Draw, Faults, no_numbers
+from modeld.engine.llama.prompts.renderer import PromptRenderer
+from modeld.engine.llama.request_queue import ContextLimits, RequestQueue
+from modeld.engine.llama.token_step import DecodeFailures, TokenStep, without_numbers
 from modeld.engine.protocol import Engine, EngineInfo, LoadSpec, OnProgress, Output
 from modeld.errors import EngineFailed, ModelFailed
 
@@ -87,7 +87,7 @@ class LlamaEngine:
         self._closed = False
         self._flag = model.flag
         self._vocab = vocab = Vocab(model.vocab)
-        self._template = Renderer(
+        self._template = PromptRenderer(
             model.chat_template,
             bos=vocab.text(vocab.bos),
             eos=vocab.text(vocab.eos),
@@ -97,24 +97,24 @@ class LlamaEngine:
         self._cancelled: set[int] = set()
         self._shifting = False
         self._guessed = 0
-        self._faults = Faults(self._id)
+        self._faults = DecodeFailures(self._id)
         try:
             with abortable(self._flag, on_progress, self._id):
                 began = time.perf_counter()
                 self._warm_up()
                 self._chunks = ChunkRule(model.batch_tokens, time.perf_counter() - began)
-            self._places = Residency(model, spec.options, self._batch, max(vocab.bos, 0))
+            self._places = KvManager(model, spec.options, self._batch, max(vocab.bos, 0))
         except BaseException:  # whatever it is: what llama.cpp holds is freed
             self._template.close()
             model.close()
             raise
         can_guess = not (model.recurrent or model.windowed)
-        self._intake = Intake(self._id, vocab, self._template, can_guess=can_guess)
+        self._intake = RequestQueue(self._id, vocab, self._template, can_guess=can_guess)
         self._embedder = Embedder(model, self._batch)
         cells = max(model.cells, self._places.context)
-        self._seats = Seats(model, self._places, self._embedder, cells)
+        self._seats = ActiveRequests(model, self._places, self._embedder, cells)
         self._running = self._seats.running
-        self._draw = Draw(model, vocab, self._places, self._seats)
+        self._draw = TokenStep(model, vocab, self._places, self._seats)
         self._info = EngineInfo(
             slots=spec.options.slots,
             cells=cells,
@@ -192,12 +192,12 @@ class LlamaEngine:
             self._seats.admit(self._intake.waiting, outputs)
 
     @property
-    def _room(self) -> Room:
+    def _room(self) -> ContextLimits:
         """What a request may have, in the layout that the model has now."""
         layout = self._model.layout
         context = self._info.context
         share = min(context, layout.share // self._info.slots if layout.unified else layout.share)
-        return Room(context, share, self._places.shifts)
+        return ContextLimits(context, share, self._places.shifts)
 
     # schedule
 
@@ -257,9 +257,9 @@ class LlamaEngine:
         for job in members:
             job.kept = job.upto
             if job.guess:
-                self._draw.guessed(job, outputs)
+                self._draw.verify_draft(job, outputs)
             elif job.row >= 0:
-                self._draw.next(job, outputs)
+                self._draw.advance(job, outputs)
         self._chunks.learn(streams, prompt_tokens, time.perf_counter() - began)
 
     def _recover(self, members: list[Job], result: int, outputs: list[Output]) -> None:
@@ -278,7 +278,7 @@ class LlamaEngine:
         else:
             fault = self._faults.failed(f"llama_decode failed with {result} ({_said()})")
         logger.warning("%s", fault)
-        self._seats.give_up(newest, fault, outputs)
+        self._seats.fail(newest, fault, outputs)
 
     def _read_back(self, job: Job) -> None:
         """Take what the cache holds of a job as its state; a row whose logits are lost comes out again."""
@@ -302,11 +302,11 @@ class LlamaEngine:
         if result != _OK:
             fault = self._faults.failed(f"llama_decode failed with {result} for an embedding ({_said()})")
             logger.warning("%s", fault)
-            self._seats.give_up(parts[-1].job, fault, outputs)
+            self._seats.fail(parts[-1].job, fault, outputs)
             return
         self._faults.passed()
         for job in self._embedder.take(parts):
-            self._seats.give_up(job, no_numbers(self._model), outputs)
+            self._seats.fail(job, without_numbers(self._model), outputs)
         for job in [job for job in self._embedder.jobs if job.index > job.told]:
             outputs.append(job.tell())
             if job.ended:

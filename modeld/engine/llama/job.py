@@ -15,14 +15,14 @@ from msgspec.structs import replace
 from modeld.domain.request import AS_MANY_AS_FIT, GenerateRequest
 from modeld.domain.request_events import Logprobs, Usage
 from modeld.domain.text_filter import TextFilter
-from modeld.domain.tool_calls import open_thought
+from modeld.domain.tool_calls import ends_in_thought
 from modeld.engine.llama.constraints.grammar import Grammar
 from modeld.engine.llama.constraints.matcher import logits_of
 from modeld.engine.llama.constraints.slices import Constraints
 from modeld.engine.llama.native.vocab import TokenArray, Vocab
-from modeld.engine.llama.prompts.renderer import Renderer
+from modeld.engine.llama.prompts.renderer import PromptRenderer
 from modeld.engine.llama.prompts.tool_grammar import CallGrammars
-from modeld.engine.llama.sampling.prompt_lookup import Lookup
+from modeld.engine.llama.sampling.prompt_lookup import PromptLookup
 from modeld.engine.llama.sampling.sampler import Sampler, logprobs_of
 from modeld.errors import InvalidGrammar, InvalidRequest, PromptTooLong
 
@@ -109,7 +109,7 @@ class Job:
         self.pending = -1
         self.row = -1
         self.generated = 0
-        self.lookup = Lookup(prompt.tolist(), request.lookup) if request.lookup else None
+        self.lookup = PromptLookup(prompt.tolist(), request.lookup) if request.lookup else None
         self.guess: list[int] = []
         self.drafted = 0
         self.accepted = 0
@@ -179,7 +179,7 @@ def prepare(
     request: GenerateRequest,
     *,
     vocab: Vocab,
-    template: Renderer,
+    template: PromptRenderer,
     calls: CallGrammars,
     constraints: Constraints,
     context: int,
@@ -225,7 +225,7 @@ def prepare(
 
 
 def _prompt(
-    request: GenerateRequest, vocab: Vocab, template: Renderer, context: int
+    request: GenerateRequest, vocab: Vocab, template: PromptRenderer, context: int
 ) -> tuple[TokenArray, str]:
     """Return the tokens of the prompt, in whatever form it came, and the marker of a thought at its end."""
     if request.prompt_tokens:
@@ -241,7 +241,7 @@ def _prompt(
     many = max(vocab.excess(text, context), len(parts) if len(parts) > context else 0)
     if many:
         raise _too_long(f"about {many}", many, context)
-    return vocab.tokenize_parts(parts), open_thought(text)
+    return vocab.tokenize_parts(parts), ends_in_thought(text)
 
 
 def _sampler(

@@ -10,29 +10,36 @@ from functools import partial
 from typing import NamedTuple
 
 from modeld.domain.request import (
-    Aside,
     DetokenizeRequest,
     EmbedRequest,
     Request,
     TemplateRequest,
     TokenizeRequest,
+    VocabularyRequest,
 )
-from modeld.domain.request_events import AsideAnswer, Detokenized, FinishReason, Templated, Tokenized, Usage
+from modeld.domain.request_events import (
+    Detokenized,
+    FinishReason,
+    Templated,
+    Tokenized,
+    Usage,
+    VocabularyAnswer,
+)
 from modeld.engine.llama.constraints.slices import Constraints, StillCompiling
 from modeld.engine.llama.embedding.job import EmbedJob, prepare_embedding
 from modeld.engine.llama.job import Job, prepare
 from modeld.engine.llama.native.library import logger
 from modeld.engine.llama.native.vocab import Vocab
-from modeld.engine.llama.prompts.renderer import Renderer, StillRendering
+from modeld.engine.llama.prompts.renderer import PromptRenderer, StillRendering
 from modeld.engine.llama.prompts.tool_grammar import CallGrammars
-from modeld.engine.protocol import Answered, Broken, Done, Output
+from modeld.engine.protocol import AnswerOutput, Output, RequestDone, RequestFailed
 from modeld.errors import EngineFailed, ModeldError
 
 # ----------------------------------------------------------------------
 # The wall around one request's preparation: whatever breaks in it ends this request and no other.
 
 
-def attempt(
+def prepare_or_fail(
     model_id: str,
     request_id: int,
     prepare: Callable[[], None],
@@ -49,11 +56,11 @@ def attempt(
     except later:
         raise
     except ModeldError as error:
-        outputs.append(Broken(id=request_id, problem=error.as_problem()))
+        outputs.append(RequestFailed(id=request_id, problem=error.as_problem()))
     except Exception as error:  # noqa: BLE001  # our defect: logged, and told to its request alone
         logger.exception("%s: a request could not be prepared", model_id)
         fault = EngineFailed(f"{model_id}: this request could not be prepared: {error!r}")
-        outputs.append(Broken(id=request_id, problem=fault.as_problem()))
+        outputs.append(RequestFailed(id=request_id, problem=fault.as_problem()))
 
 
 # ----------------------------------------------------------------------
@@ -73,7 +80,7 @@ SLICE_S = 0.05
 """Seconds of one step for the preparation of requests; a usual one takes 0.3 ms."""
 
 
-class Turns:
+class PreparationTurns:
     """Whose turn it is. Times in seconds of any steady clock."""
 
     def __init__(self) -> None:
@@ -105,7 +112,7 @@ class Turns:
 # Answers what needs the vocabulary and the chat template only: no slot, no cells, no decode.
 
 
-def answer(request: Aside, vocab: Vocab, template: Renderer) -> AsideAnswer:
+def answer(request: VocabularyRequest, vocab: Vocab, template: PromptRenderer) -> VocabularyAnswer:
     """Answer a request that needs no slot.
 
     Raises: InvalidRequest for a token that the vocabulary does not have, and what the template objects to.
@@ -132,7 +139,7 @@ _IDLE_RENDER_PATIENCE = 0.02
 """The same when nobody streams. After it the owner looks for messages."""
 
 
-class Room(NamedTuple):
+class ContextLimits(NamedTuple):
     """What a request may have."""
 
     context: int
@@ -143,14 +150,14 @@ class Room(NamedTuple):
     """At the end of the context a generation goes on without its middle."""
 
 
-class Intake:
+class RequestQueue:
     """Takes requests in and prepares them: renders, tokenises, compiles, and refuses what is bad.
 
     Attributes:
       waiting: those that are prepared. Whoever gives the first one a slot takes it out.
     """
 
-    def __init__(self, model_id: str, vocab: Vocab, template: Renderer, *, can_guess: bool) -> None:
+    def __init__(self, model_id: str, vocab: Vocab, template: PromptRenderer, *, can_guess: bool) -> None:
         """`can_guess`: the memory of this model can be wound back."""
         self.waiting: deque[Job | EmbedJob] = deque()
         self._id = model_id
@@ -158,7 +165,7 @@ class Intake:
         self._template = template
         self._can_guess = can_guess
         self._submitted: deque[tuple[int, Request]] = deque()
-        self._turns = Turns()
+        self._turns = PreparationTurns()
         self._calls = CallGrammars()
         self._constraints = Constraints()
 
@@ -179,12 +186,12 @@ class Intake:
         """End those of these requests that are in here; return whether one of them was prepared."""
         for entry in [entry for entry in self._submitted if entry[0] in ids]:
             self._submitted.remove(entry)
-            outputs.append(Done(id=entry[0], reason=FinishReason.CANCELLED, usage=Usage()))
+            outputs.append(RequestDone(id=entry[0], reason=FinishReason.CANCELLED, usage=Usage()))
         left = [job for job in self.waiting if job.id in ids]
         for job in left:
             self.waiting.remove(job)
             _close(job)
-            outputs.append(Done(id=job.id, reason=FinishReason.CANCELLED, usage=Usage()))
+            outputs.append(RequestDone(id=job.id, reason=FinishReason.CANCELLED, usage=Usage()))
         return bool(left)
 
     def close(self) -> None:
@@ -194,7 +201,7 @@ class Intake:
         self.waiting.clear()
         self._submitted.clear()
 
-    def prepare(self, room: Room, outputs: list[Output], *, busy: bool, streams: bool) -> None:
+    def prepare(self, room: ContextLimits, outputs: list[Output], *, busy: bool, streams: bool) -> None:
         """Prepare requests in order, as long as it is their turn.
 
         The first whose prompt is still being rendered, or whose grammar is compiled, holds the others up.
@@ -213,7 +220,9 @@ class Intake:
             request_id, request = self._submitted[0]
             prepare = partial(self._prepare, request_id, request, room, outputs)
             try:
-                attempt(self._id, request_id, prepare, outputs, later=(StillRendering, StillCompiling))
+                prepare_or_fail(
+                    self._id, request_id, prepare, outputs, later=(StillRendering, StillCompiling)
+                )
             except (StillRendering, StillCompiling) as still:
                 compiling = isinstance(still, StillCompiling)
                 break
@@ -223,10 +232,10 @@ class Intake:
                 break
         self._turns.prepared(time.perf_counter(), unfinished=compiling)
 
-    def _prepare(self, request_id: int, request: Request, room: Room, outputs: list[Output]) -> None:
+    def _prepare(self, request_id: int, request: Request, room: ContextLimits, outputs: list[Output]) -> None:
         """Let a request wait for a slot, or answer it if it needs none. Raises what is wrong with it."""
-        if isinstance(request, Aside):
-            outputs.append(Answered(request_id, answer(request, self._vocab, self._template)))
+        if isinstance(request, VocabularyRequest):
+            outputs.append(AnswerOutput(request_id, answer(request, self._vocab, self._template)))
             return
         if isinstance(request, EmbedRequest):
             embedding = prepare_embedding(

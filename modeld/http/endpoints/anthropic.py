@@ -7,15 +7,15 @@ from quart import Response
 
 from modeld.dialects import anthropic
 from modeld.dialects.common.streaming import SSE_TYPE
-from modeld.http.context import Edge, EdgeRequest
-from modeld.http.endpoint import EMBEDDING, INFER, SSE_EVENT, Answer, Body, Endpoint
+from modeld.http.context import AppContext, HttpRequest
+from modeld.http.endpoint import EMBEDDING, INFER, SSE_EVENT, Body, Endpoint, Success
 from modeld.http.errors import ANTHROPIC
 from modeld.http.generation import gather, generate
 from modeld.http.streaming import read_json
 from modeld.runtime.ticket import Ticket
 
 
-async def messages(context: Edge, request: EdgeRequest) -> Response:
+async def messages(context: AppContext, request: HttpRequest) -> Response:
     """Return the next message of a conversation. Versions and betas that are named change nothing."""
     asked = anthropic.parse_messages(await read_json(request))
 
@@ -28,7 +28,7 @@ async def messages(context: Edge, request: EdgeRequest) -> Response:
     return response
 
 
-async def count_tokens(context: Edge, request: EdgeRequest) -> Response:
+async def count_tokens(context: AppContext, request: HttpRequest) -> Response:
     """Return how many tokens a message would have as a prompt."""
     order = anthropic.parse_count(await read_json(request))
     response = await gather(context, request, order, lambda _: anthropic.CountRenderer())
@@ -58,7 +58,7 @@ ENDPOINTS = (
             "`message_delta` and `message_stop`; `ping` in between, and `error` if it breaks."
         ),
         body=Body(type=anthropic.AnthropicMessagesBody, examples={"plain": {**_EXAMPLE, "max_tokens": 100}}),
-        answers=(Answer(type=anthropic.AnthropicAnswer), Answer(type=SSE_EVENT, media_type=SSE_TYPE)),
+        answers=(Success(type=anthropic.AnthropicAnswer), Success(type=SSE_EVENT, media_type=SSE_TYPE)),
         refusals=_REFUSALS,
     ),
     Endpoint(
@@ -69,7 +69,7 @@ ENDPOINTS = (
         errors=ANTHROPIC,
         summary="Anthropic: how many tokens a message would have",
         body=Body(type=anthropic.AnthropicCountBody, examples={"plain": _EXAMPLE}),
-        answers=(Answer(type=anthropic.AnthropicCount),),
+        answers=(Success(type=anthropic.AnthropicCount),),
         refusals=_REFUSALS,
     ),
 )

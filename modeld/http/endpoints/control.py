@@ -7,24 +7,24 @@ from quart import Response
 
 from modeld.dialects import native
 from modeld.domain.operation import OperationState, OperationStatus
-from modeld.http.context import Edge, EdgeRequest
+from modeld.http.context import AppContext, HttpRequest
 from modeld.http.endpoint import (
     ADMIN,
     MODEL_IN_PATH,
     READING,
-    Answer,
     Body,
     Endpoint,
     Parameter,
+    Success,
     refuse_unknown,
 )
 from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.replies import json_reply
 from modeld.http.streaming import read_json
-from modeld.scheduler.plan import Plan
+from modeld.scheduler.plan import LoadPlan
 
 
-async def load(context: Edge, request: EdgeRequest, model: str) -> Response:
+async def load(context: AppContext, request: HttpRequest, model: str) -> Response:
     """Begin to load a model."""
     order = native.parse_load(await read_json(request, needed=False))
     seconds = _wait(request)
@@ -35,7 +35,7 @@ async def load(context: Edge, request: EdgeRequest, model: str) -> Response:
     return await _begun(context, request, status, seconds)
 
 
-async def unload(context: Edge, request: EdgeRequest, model: str) -> Response:
+async def unload(context: AppContext, request: HttpRequest, model: str) -> Response:
     """Begin to unload a model."""
     force = native.parse_unload(await read_json(request, needed=False))
     seconds = _wait(request)
@@ -44,7 +44,7 @@ async def unload(context: Edge, request: EdgeRequest, model: str) -> Response:
     return await _begun(context, request, status, seconds)
 
 
-async def switch(context: Edge, request: EdgeRequest, model: str) -> Response:
+async def switch(context: AppContext, request: HttpRequest, model: str) -> Response:
     """Begin to switch to a model."""
     native.parse_switch(await read_json(request, needed=False))
     seconds = _wait(request)
@@ -53,7 +53,7 @@ async def switch(context: Edge, request: EdgeRequest, model: str) -> Response:
     return await _begun(context, request, status, seconds)
 
 
-async def pin(context: Edge, request: EdgeRequest, model: str) -> Response:
+async def pin(context: AppContext, request: HttpRequest, model: str) -> Response:
     """Pin or unpin a model, and return what `GET /models` says of it."""
     backend = context.backend
     pinned = native.parse_pin(await read_json(request, needed=False))
@@ -62,7 +62,7 @@ async def pin(context: Edge, request: EdgeRequest, model: str) -> Response:
     return json_reply(native.model_body(backend.catalog, backend.model_states(), model_id))
 
 
-async def plan(context: Edge, request: EdgeRequest) -> Response:
+async def plan(context: AppContext, request: HttpRequest) -> Response:
     """Say what would happen if a model were loaded now, without loading it."""
     order = native.parse_plan(await read_json(request, needed=False))
     if order.model is not None:
@@ -70,29 +70,31 @@ async def plan(context: Edge, request: EdgeRequest) -> Response:
     return json_reply(context.backend.control.plan(order.model, context=order.context, slots=order.slots))
 
 
-def list_operations(context: Edge, _request: EdgeRequest) -> Response:
+def list_operations(context: AppContext, _request: HttpRequest) -> Response:
     """List the latest operations."""
     return json_reply(native.operations_body(context.backend.control.operations()))
 
 
-async def get_operation(context: Edge, request: EdgeRequest, operation: str) -> Response:
+async def get_operation(context: AppContext, request: HttpRequest, operation: str) -> Response:
     """Return an operation; with `?wait=`, once it has ended."""
     status = context.backend.control.operation(operation)
     return json_reply(await _waited(context, request, status, _wait(request)))
 
 
-def cancel_operation(context: Edge, request: EdgeRequest, operation: str) -> Response:
+def cancel_operation(context: AppContext, request: HttpRequest, operation: str) -> Response:
     """End an operation that is no longer wanted."""
-    return json_reply(context.backend.control.give_up(operation, key=request.client.name))
+    return json_reply(context.backend.control.cancel(operation, key=request.client.name))
 
 
-async def _refresh_for(context: Edge, model: str) -> None:
+async def _refresh_for(context: AppContext, model: str) -> None:
     """Look for new files if a model is not known."""
     if context.backend.catalog.find(model) is None:
         await context.backend.refresh_catalog(CATALOG_MAX_AGE_S)
 
 
-async def _begun(context: Edge, request: EdgeRequest, status: OperationStatus, seconds: float) -> Response:
+async def _begun(
+    context: AppContext, request: HttpRequest, status: OperationStatus, seconds: float
+) -> Response:
     """Answer 202 with the location of an operation; 200 if it ended within the wait."""
     status = await _waited(context, request, status, seconds)
     ended = seconds > 0 and status.state is not OperationState.RUNNING
@@ -102,15 +104,15 @@ async def _begun(context: Edge, request: EdgeRequest, status: OperationStatus, s
 
 
 async def _waited(
-    context: Edge, request: EdgeRequest, status: OperationStatus, seconds: float
+    context: AppContext, request: HttpRequest, status: OperationStatus, seconds: float
 ) -> OperationStatus:
     if seconds == 0 or status.state is not OperationState.RUNNING:
         return status
-    request.inbound.work_began()  # A client that leaves ends the wait.
+    request.request_stream.cancel_on_disconnect()  # A client that leaves ends the wait.
     return await context.backend.control.wait(status.id, seconds)
 
 
-def _wait(request: EdgeRequest) -> float:
+def _wait(request: HttpRequest) -> float:
     refuse_unknown(request, ("wait",))
     return native.parse_wait(request.args.get("wait") if request.query_string else None)
 
@@ -127,13 +129,13 @@ _CHANGING = _BODY | {
 }
 _LOADING = _CHANGING | {507: "The model does not fit in the memory budget"}
 _OPERATION_BEGUN = (
-    Answer(
+    Success(
         type=OperationStatus,
         status=202,
         meaning="The operation has begun, or was done at once",
         headers={"Location": "Path of the operation"},
     ),
-    Answer(type=OperationStatus, meaning="It ended within the wait"),
+    Success(type=OperationStatus, meaning="It ended within the wait"),
 )
 _NO_OPERATION = {404: "There is no such operation, or it ended long ago"}
 
@@ -187,7 +189,7 @@ ENDPOINTS = (
         description="A pinned model is not evicted for others. Holds until the daemon ends.",
         parameters=(MODEL_IN_PATH,),
         body=Body(type=native.PinBody, examples={"plain": {"pinned": True}}, required=False),
-        answers=(Answer(type=native.ModelBody, meaning="The model"),),
+        answers=(Success(type=native.ModelBody, meaning="The model"),),
         refusals=_BODY,
     ),
     Endpoint(
@@ -205,7 +207,7 @@ ENDPOINTS = (
             examples={"plain": {"model": "tinyllama-q4", "context": 4096}},
             required=False,
         ),
-        answers=(Answer(type=Plan, meaning="The plan"),),
+        answers=(Success(type=LoadPlan, meaning="The plan"),),
         refusals=_BODY,
     ),
     Endpoint(
@@ -214,7 +216,7 @@ ENDPOINTS = (
         view=list_operations,
         scopes=ADMIN,
         summary="List the latest operations",
-        answers=(Answer(type=native.OperationsBody, meaning="The operations"),),
+        answers=(Success(type=native.OperationsBody, meaning="The operations"),),
     ),
     Endpoint(
         method="GET",
@@ -223,7 +225,7 @@ ENDPOINTS = (
         scopes=ADMIN,
         summary="Get an operation",
         parameters=(_OPERATION, _WAIT),
-        answers=(Answer(type=OperationStatus, meaning="The operation"),),
+        answers=(Success(type=OperationStatus, meaning="The operation"),),
         refusals=_NO_OPERATION | {400: "`wait` is no duration"},
     ),
     Endpoint(
@@ -233,7 +235,7 @@ ENDPOINTS = (
         scopes=ADMIN,
         summary="Cancel an operation; what others wait for goes on",
         parameters=(_OPERATION,),
-        answers=(Answer(type=OperationStatus, meaning="The operation"),),
+        answers=(Success(type=OperationStatus, meaning="The operation"),),
         refusals=_NO_OPERATION,
     ),
 )

@@ -7,10 +7,10 @@ from quart import Response
 
 from modeld.dialects import llamacpp
 from modeld.dialects.common.streaming import SSE_TYPE
-from modeld.domain.catalog import named
+from modeld.domain.catalog import resolve_model
 from modeld.domain.model import ModelSpec
 from modeld.errors import ModelNotFound
-from modeld.http.context import Edge, EdgeRequest
+from modeld.http.context import AppContext, HttpRequest
 from modeld.http.endpoint import (
     ADMIN,
     EMBEDDING,
@@ -20,21 +20,21 @@ from modeld.http.endpoint import (
     READ,
     READING,
     SSE_EVENT,
-    Answer,
     Body,
     Endpoint,
     Parameter,
+    Success,
 )
 from modeld.http.errors import LLAMACPP
 from modeld.http.generation import gather, generate
 from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.replies import json_reply
 from modeld.http.streaming import read_json
-from modeld.quotas.client import visible
+from modeld.quotas.client import visible_models
 from modeld.runtime.ticket import Ticket
 
 
-def health(context: Edge, _request: EdgeRequest) -> Response:
+def health(context: AppContext, _request: HttpRequest) -> Response:
     """Answer 200, or 503 with what is wrong. A model that is not loaded is not a fault."""
     reason = context.backend.health()
     if reason is not None:
@@ -42,14 +42,14 @@ def health(context: Edge, _request: EdgeRequest) -> Response:
     return json_reply(llamacpp.LlamaHealth())
 
 
-async def props(context: Edge, request: EdgeRequest) -> Response:
+async def props(context: AppContext, request: HttpRequest) -> Response:
     """Describe one model."""
     spec = await _spec(context, request, _model_in_query(request))
     template = await context.backend.chat_template(spec)
     return json_reply(llamacpp.props(spec, context.backend.status(), template))
 
 
-async def slots(context: Edge, request: EdgeRequest) -> Response:
+async def slots(context: AppContext, request: HttpRequest) -> Response:
     """List the slots of one model."""
     spec = await _spec(context, request, _model_in_query(request))
     found = llamacpp.slots(spec, context.backend.status())
@@ -58,24 +58,24 @@ async def slots(context: Edge, request: EdgeRequest) -> Response:
     return json_reply(found)
 
 
-async def completion(context: Edge, request: EdgeRequest) -> Response:
+async def completion(context: AppContext, request: HttpRequest) -> Response:
     """Return text that follows a prompt."""
     asked = llamacpp.parse_completion(await read_json(request))
 
-    def renderer_for(ticket: Ticket) -> llamacpp.CompletionRenderer:
-        return llamacpp.CompletionRenderer(asked.request, model=ticket.model.id)
+    def renderer_for(ticket: Ticket) -> llamacpp.LlamaCompletionRenderer:
+        return llamacpp.LlamaCompletionRenderer(asked.request, model=ticket.model.id)
 
     stream = SSE_TYPE if asked.stream else None
     return await generate(context, request, asked.order, renderer_for, stream=stream)
 
 
-async def embedding(context: Edge, request: EdgeRequest) -> Response:
+async def embedding(context: AppContext, request: HttpRequest) -> Response:
     """Return a vector for each text."""
     order = llamacpp.parse_embedding(await read_json(request))
     return await gather(context, request, order, lambda _: llamacpp.LlamaEmbeddingRenderer())
 
 
-async def load(context: Edge, request: EdgeRequest) -> Response:
+async def load(context: AppContext, request: HttpRequest) -> Response:
     """Begin to load a model; `GET /operations` shows its progress."""
     name = llamacpp.parse_model(await read_json(request))
     spec = await _spec(context, request, name)
@@ -83,7 +83,7 @@ async def load(context: Edge, request: EdgeRequest) -> Response:
     return json_reply(llamacpp.LlamaDone())
 
 
-async def unload(context: Edge, request: EdgeRequest) -> Response:
+async def unload(context: AppContext, request: HttpRequest) -> Response:
     """Begin to unload a model: its streams may end."""
     name = llamacpp.parse_model(await read_json(request))
     spec = await _spec(context, request, name)
@@ -91,17 +91,17 @@ async def unload(context: Edge, request: EdgeRequest) -> Response:
     return json_reply(llamacpp.LlamaDone())
 
 
-def _model_in_query(request: EdgeRequest) -> str | None:
+def _model_in_query(request: HttpRequest) -> str | None:
     return request.args.get("model") or None
 
 
-async def _spec(context: Edge, request: EdgeRequest, name: str | None) -> ModelSpec:
+async def _spec(context: AppContext, request: HttpRequest, name: str | None) -> ModelSpec:
     """Return the model of a name; look for new files if it is not known."""
     try:
-        return named(visible(context.backend.catalog, request.client), name)
+        return resolve_model(visible_models(context.backend.catalog, request.client), name)
     except ModelNotFound:
         await context.backend.refresh_catalog(CATALOG_MAX_AGE_S)
-        return named(visible(context.backend.catalog, request.client), name)
+        return resolve_model(visible_models(context.backend.catalog, request.client), name)
 
 
 _MODEL = Parameter(name="model", meaning="Id or alias; default: the default model")
@@ -133,7 +133,7 @@ ENDPOINTS = (
         scopes=OPEN,
         errors=LLAMACPP,
         summary="llama.cpp: health; a model that is not loaded is not a fault",
-        answers=(Answer(type=llamacpp.LlamaHealth),),
+        answers=(Success(type=llamacpp.LlamaHealth),),
         refusals={503: "The scheduler makes no progress"},
         any_host=True,
     ),
@@ -145,7 +145,7 @@ ENDPOINTS = (
         errors=LLAMACPP,
         summary="llama.cpp: what is known of a model",
         parameters=(_MODEL,),
-        answers=(Answer(type=llamacpp.LlamaProps),),
+        answers=(Success(type=llamacpp.LlamaProps),),
         refusals={404: READING[404]},
     ),
     Endpoint(
@@ -156,7 +156,7 @@ ENDPOINTS = (
         errors=LLAMACPP,
         summary="llama.cpp: the slots of a model",
         parameters=(_MODEL, _NO_FREE_SLOT),
-        answers=(Answer(type=list[llamacpp.LlamaSlot]),),
+        answers=(Success(type=list[llamacpp.LlamaSlot]),),
         refusals={404: READING[404], 503: "No slot is free, and `fail_on_no_slot` is set"},
     ),
     Endpoint(
@@ -173,7 +173,7 @@ ENDPOINTS = (
                 "plain": {"prompt": "Building a website can be done in 10 simple steps:", "n_predict": 64}
             },
         ),
-        answers=(Answer(type=llamacpp.LlamaCompletion), Answer(type=SSE_EVENT, media_type=SSE_TYPE)),
+        answers=(Success(type=llamacpp.LlamaCompletion), Success(type=SSE_EVENT, media_type=SSE_TYPE)),
         refusals=GENERATING,
     ),
     Endpoint(
@@ -185,7 +185,7 @@ ENDPOINTS = (
         errors=LLAMACPP,
         summary="llama.cpp: a vector for each text",
         body=Body(type=llamacpp.LlamaEmbeddingBody, examples={"plain": {"content": "Hello"}}),
-        answers=(Answer(type=_VECTORS),),
+        answers=(Success(type=_VECTORS),),
         refusals=EMBEDDING,
     ),
     Endpoint(
@@ -196,7 +196,7 @@ ENDPOINTS = (
         errors=LLAMACPP,
         summary="llama.cpp: begin to load a model",
         body=_MODEL_BODY,
-        answers=(Answer(type=llamacpp.LlamaDone),),
+        answers=(Success(type=llamacpp.LlamaDone),),
         refusals=_CHANGING,
     ),
     Endpoint(
@@ -207,7 +207,7 @@ ENDPOINTS = (
         errors=LLAMACPP,
         summary="llama.cpp: begin to unload a model",
         body=_MODEL_BODY,
-        answers=(Answer(type=llamacpp.LlamaDone),),
+        answers=(Success(type=llamacpp.LlamaDone),),
         refusals=_CHANGING,
     ),
 )

@@ -11,20 +11,20 @@ from modeld.dialects import native
 from modeld.dialects.common.streaming import NDJSON_TYPE
 from modeld.domain.request import Order
 from modeld.domain.request_events import Detokenized, Failed, Finished, Templated, Tokenized
-from modeld.http.context import Edge, EdgeRequest
-from modeld.http.endpoint import EMBEDDING, GENERATING, INFER, Answer, Body, Endpoint, Parameter
-from modeld.http.generation import gather, generate, submit
+from modeld.http.context import AppContext, HttpRequest
+from modeld.http.endpoint import EMBEDDING, GENERATING, INFER, Body, Endpoint, Parameter, Success
+from modeld.http.generation import gather, generate, submit_request
 from modeld.http.replies import json_reply
 from modeld.http.streaming import read_json
 from modeld.runtime.ticket import Ticket
 
 
-async def infer(context: Edge, request: EdgeRequest) -> Response:
+async def infer(context: AppContext, request: HttpRequest) -> Response:
     """Stream text, or return it whole. The status waits for the first token or the first failure."""
-    command = native.parse(await read_json(request))
+    command = native.parse_infer(await read_json(request))
 
-    def renderer_for(ticket: Ticket) -> native.Renderer:
-        return native.Renderer(
+    def renderer_for(ticket: Ticket) -> native.InferRenderer:
+        return native.InferRenderer(
             model=ticket.model.id, request_id=request.id, events=command.events, echo=command.echo
         )
 
@@ -38,7 +38,7 @@ async def infer(context: Edge, request: EdgeRequest) -> Response:
     )
 
 
-async def embed(context: Edge, request: EdgeRequest) -> Response:
+async def embed(context: AppContext, request: HttpRequest) -> Response:
     """Return a vector for each input. Each becomes text as it comes, so that no long step holds up others."""
     command = native.parse_embed(await read_json(request))
 
@@ -48,25 +48,27 @@ async def embed(context: Edge, request: EdgeRequest) -> Response:
     return await gather(context, request, command.order, renderer_for)
 
 
-async def tokenize(context: Edge, request: EdgeRequest) -> Response:
+async def tokenize(context: AppContext, request: HttpRequest) -> Response:
     """Return the tokens of a text."""
     return await _without_slot(context, request, native.parse_tokenize)
 
 
-async def detokenize(context: Edge, request: EdgeRequest) -> Response:
+async def detokenize(context: AppContext, request: HttpRequest) -> Response:
     """Return the text of tokens."""
     return await _without_slot(context, request, native.parse_detokenize)
 
 
-async def apply_template(context: Edge, request: EdgeRequest) -> Response:
+async def apply_template(context: AppContext, request: HttpRequest) -> Response:
     """Return the prompt that the model's chat template makes of messages."""
     return await _without_slot(context, request, native.parse_template)
 
 
-async def _without_slot(context: Edge, request: EdgeRequest, parse: Callable[[bytes], Order]) -> Response:
+async def _without_slot(
+    context: AppContext, request: HttpRequest, parse: Callable[[bytes], Order]
+) -> Response:
     order = parse(await read_json(request))
-    ticket = await submit(context, request, order)
-    request.inbound.work_began()
+    ticket = await submit_request(context, request, order)
+    request.request_stream.cancel_on_disconnect()
     return json_reply(await _answer_of(ticket))
 
 
@@ -77,7 +79,7 @@ async def _answer_of(ticket: Ticket) -> bytes:
         for event in await ticket.next():
             match event:
                 case Tokenized() | Detokenized() | Templated():
-                    body = native.aside_body(event)
+                    body = native.vocabulary_answer(event)
                 case Failed(problem=problem):
                     raise problem.as_error()
                 case Finished():
@@ -144,13 +146,13 @@ ENDPOINTS = (
             },
         ),
         answers=(
-            Answer(
-                type=(native.TokenLine, native.QueuedLine, native.LoadingLine, native.Answer),
+            Success(
+                type=(native.TokenLine, native.QueuedLine, native.LoadingLine, native.FinalLine),
                 media_type=NDJSON_TYPE,
                 meaning="The text",
                 example=_LINES,
             ),
-            Answer(type=native.Answer, example=_LAST_LINE),
+            Success(type=native.FinalLine, example=_LAST_LINE),
         ),
         refusals=GENERATING,
     ),
@@ -165,7 +167,7 @@ ENDPOINTS = (
             "of the model run alongside. Any model that generates text can embed, too."
         ),
         body=Body(type=native.EmbedBody, examples={"plain": {"input": ["Hello", "world"]}}),
-        answers=(Answer(type=native.EmbedAnswer),),
+        answers=(Success(type=native.EmbedAnswer),),
         refusals=EMBEDDING,
     ),
     Endpoint(
@@ -176,7 +178,7 @@ ENDPOINTS = (
         summary="Text to tokens",
         description=_NO_SLOT,
         body=Body(type=native.TokenizeBody, examples={"plain": {"content": "Hello"}}),
-        answers=(Answer(type=native.TokensBody),),
+        answers=(Success(type=native.TokensBody),),
         refusals=EMBEDDING,
     ),
     Endpoint(
@@ -187,7 +189,7 @@ ENDPOINTS = (
         summary="Tokens to text",
         description=_NO_SLOT,
         body=Body(type=native.DetokenizeBody, examples={"plain": {"tokens": [19556]}}),
-        answers=(Answer(type=native.ContentBody),),
+        answers=(Success(type=native.ContentBody),),
         refusals=EMBEDDING,
     ),
     Endpoint(
@@ -200,7 +202,7 @@ ENDPOINTS = (
         body=Body(
             type=native.TemplateBody, examples={"plain": {"messages": [{"role": "user", "content": "Hello"}]}}
         ),
-        answers=(Answer(type=native.PromptBody),),
+        answers=(Success(type=native.PromptBody),),
         refusals=EMBEDDING,
     ),
 )

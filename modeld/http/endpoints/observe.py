@@ -15,18 +15,18 @@ from modeld.config.values import did_you_mean
 from modeld.dialects.common.streaming import BLANK_LINE, NDJSON_TYPE
 from modeld.dialects.native import (
     SSE_BEGIN,
-    SSE_STILL_HERE,
+    SSE_KEEPALIVE,
     SSE_TYPE,
     ModelsBody,
     as_line,
     as_sse,
     models_body,
 )
-from modeld.domain.catalog import named
-from modeld.domain.daemon_events import FleetEvent, Kind, Position, parse_position
+from modeld.domain.catalog import resolve_model
+from modeld.domain.daemon_events import EventKind, FleetEvent, Position, parse_position
 from modeld.domain.status import DaemonStatus
 from modeld.errors import Draining, InvalidRequest
-from modeld.http.context import Edge, EdgeRequest
+from modeld.http.context import AppContext, HttpRequest
 from modeld.http.endpoint import (
     ADMIN,
     ANY,
@@ -34,26 +34,26 @@ from modeld.http.endpoint import (
     READ,
     READING,
     SSE_EVENT,
-    Answer,
     Endpoint,
     Parameter,
+    Success,
     refuse_unknown,
 )
 from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.openapi.page import CONTENT_SECURITY_POLICY
 from modeld.http.replies import json_reply, stream_reply, text_reply
-from modeld.http.streaming import LiveBody
-from modeld.quotas.client import EVERYBODY, Scope, visible
+from modeld.http.streaming import EventStreamBody
+from modeld.quotas.client import EVERYBODY, Scope, visible_models
 from modeld.quotas.usage import KeyBody, KeysBody, UsageReport
 
 
-def healthz(context: Edge, _request: EdgeRequest) -> Response:
+def healthz(context: AppContext, _request: HttpRequest) -> Response:
     """200 while the scheduler makes progress, else 503 with the reason."""
     reason = context.backend.health()
     return text_reply("ok") if reason is None else text_reply(reason, 503)
 
 
-def readyz(context: Edge, _request: EdgeRequest) -> Response:
+def readyz(context: AppContext, _request: HttpRequest) -> Response:
     """200 `ready`; 503 `loading` while models are preloaded at start, or `draining`."""
     state = context.backend.readiness()
     if state == "ready":
@@ -63,53 +63,53 @@ def readyz(context: Edge, _request: EdgeRequest) -> Response:
     return response
 
 
-async def list_models(context: Edge, request: EdgeRequest) -> Response:
+async def list_models(context: AppContext, request: HttpRequest) -> Response:
     """List the models, with files that were just added and without those that were just removed."""
     await context.backend.refresh_catalog(CATALOG_MAX_AGE_S)
-    catalog = visible(context.backend.catalog, request.client)
+    catalog = visible_models(context.backend.catalog, request.client)
     return json_reply(models_body(catalog, context.backend.model_states()))
 
 
-def status(context: Edge, _request: EdgeRequest) -> Response:
+def status(context: AppContext, _request: HttpRequest) -> Response:
     """Return everything that the scheduler knows."""
-    guard = context.guard
+    authorizer = context.authorizer
     current = msgspec.structs.replace(
         context.backend.status(),
-        keys=None if guard.keyring is None else len(guard.keyring),
-        warnings=guard.warnings,
+        keys=None if authorizer.keyring is None else len(authorizer.keyring),
+        warnings=authorizer.warnings,
     )
     return json_reply(current)
 
 
-def usage(context: Edge, request: EdgeRequest) -> Response:
+def usage(context: AppContext, request: HttpRequest) -> Response:
     """Return the use of all keys to a client that may read metrics; to others their own."""
     client = request.client
     everybody = client.may((Scope.METRICS, Scope.ADMIN))
-    ring = context.guard.keyring
+    ring = context.authorizer.keyring
     known = () if ring is None else tuple(ring.clients.values())
     clients = (client,) if not everybody else known or (EVERYBODY,)
     return json_reply(context.accounts.report(clients, everybody=everybody))
 
 
-def keys(context: Edge, _request: EdgeRequest) -> Response:
+def keys(context: AppContext, _request: HttpRequest) -> Response:
     """List the keys in force and their terms, without their secrets."""
-    ring = context.guard.keyring
+    ring = context.authorizer.keyring
     clients = () if ring is None else ring.clients.values()
     return json_reply(KeysBody(keys=tuple(KeyBody.of(client) for client in clients)))
 
 
-def metrics(context: Edge, request: EdgeRequest) -> Response:
+def metrics(context: AppContext, request: HttpRequest) -> Response:
     """Return metrics in Prometheus' text format, or in OpenMetrics if the client asks for it."""
     data, content_type = context.metrics.expose(request.headers.get("Accept", ""))
     return Response(data, content_type=content_type)
 
 
-def openapi(context: Edge, _request: EdgeRequest) -> Response:
+def openapi(context: AppContext, _request: HttpRequest) -> Response:
     """Return the OpenAPI 3.1 document."""
     return json_reply(context.openapi)
 
 
-def docs(context: Edge, _request: EdgeRequest) -> Response:
+def docs(context: AppContext, _request: HttpRequest) -> Response:
     """Return the same as one page that needs nothing from elsewhere."""
     response = Response(context.docs_page, content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
@@ -121,10 +121,10 @@ def docs(context: Edge, _request: EdgeRequest) -> Response:
 # `GET /events`
 
 _KEYS = ("model", "kind", "last_event_id")
-_KINDS = tuple(kind.value for kind in Kind)
+_KINDS = tuple(kind.value for kind in EventKind)
 
 
-def events(context: Edge, request: EdgeRequest) -> Response:
+def events(context: AppContext, request: HttpRequest) -> Response:
     """Stream what happens from now on, or after `Last-Event-ID`: as SSE, or as NDJSON by `Accept`."""
     refuse_unknown(request, _KEYS)
     wanted = _filter(context, request)
@@ -138,30 +138,30 @@ def events(context: Edge, request: EdgeRequest) -> Response:
         return stream_reply(b"", content_type)
     reader = context.backend.events.follow(after)
     request.cleanup.callback(reader.close)
-    request.inbound.work_began()
-    body = LiveBody(
+    request.request_stream.cancel_on_disconnect()
+    body = EventStreamBody(
         reader,
         wanted=wanted,
         show=as_line if lines else as_sse,
         begin=BLANK_LINE if lines else SSE_BEGIN,
-        still_here=BLANK_LINE if lines else SSE_STILL_HERE,
+        keepalive=BLANK_LINE if lines else SSE_KEEPALIVE,
         keep_alive_s=context.limits.stream_keep_alive_s,
     )
     return stream_reply(body, content_type)
 
 
-def _filter(context: Edge, request: EdgeRequest) -> Callable[[FleetEvent], bool]:
+def _filter(context: AppContext, request: HttpRequest) -> Callable[[FleetEvent], bool]:
     """Return the filter that a request asks for. `missed` always passes.
 
     Raises: InvalidRequest for an unknown kind, ModelNotFound.
     """
     catalog = context.backend.catalog
     names = _values(request, "model", lambda name: catalog.find(name) is not None)
-    models = {named(catalog, name).id for name in names}
+    models = {resolve_model(catalog, name).id for name in names}
     kinds = {_kind(name) for name in _values(request, "kind")}
 
     def passes(event: FleetEvent) -> bool:
-        if event.kind is Kind.MISSED:
+        if event.kind is EventKind.MISSED:
             return True
         if kinds and event.kind not in kinds:
             return False
@@ -171,7 +171,7 @@ def _filter(context: Edge, request: EdgeRequest) -> Callable[[FleetEvent], bool]
 
 
 def _values(
-    request: EdgeRequest, key: str, is_one: Callable[[str], bool] = lambda _value: False
+    request: HttpRequest, key: str, is_one: Callable[[str], bool] = lambda _value: False
 ) -> list[str]:
     """Return the values of a parameter that may be repeated or contain commas, unless `is_one` knows it."""
     found: list[str] = []
@@ -180,15 +180,15 @@ def _values(
     return found
 
 
-def _kind(name: str) -> Kind:
+def _kind(name: str) -> EventKind:
     if name not in _KINDS:
         raise InvalidRequest(
             f'there is no kind "{name[:40]}"{did_you_mean(name, _KINDS)} (there are: {", ".join(_KINDS)})'
         )
-    return Kind(name)
+    return EventKind(name)
 
 
-def _position(request: EdgeRequest) -> Position | None:
+def _position(request: HttpRequest) -> Position | None:
     """Return the event after which to go on: by header, as browsers do, or by parameter."""
     text = request.sent(b"last-event-id") or request.args.get("last_event_id", "")
     if not text:
@@ -217,7 +217,7 @@ ENDPOINTS = (
         view=list_models,
         scopes=ANY,
         summary="List the models",
-        answers=(Answer(type=ModelsBody),),
+        answers=(Success(type=ModelsBody),),
     ),
     Endpoint(
         method="GET",
@@ -225,7 +225,7 @@ ENDPOINTS = (
         view=status,
         scopes=READ,
         summary="Everything the scheduler knows: memory, models, queues, the last 50 decisions with reasons",
-        answers=(Answer(type=DaemonStatus),),
+        answers=(Success(type=DaemonStatus),),
     ),
     Endpoint(
         method="GET",
@@ -234,7 +234,7 @@ ENDPOINTS = (
         scopes=ANY,
         summary="What keys have used: all of them for `metrics` and `admin`, else the client's own",
         description="Today, by model, and in the last 400 days, and what is left of their limits.",
-        answers=(Answer(type=UsageReport),),
+        answers=(Success(type=UsageReport),),
     ),
     Endpoint(
         method="GET",
@@ -242,7 +242,7 @@ ENDPOINTS = (
         view=keys,
         scopes=ADMIN,
         summary="The keys in force and their terms, without secrets",
-        answers=(Answer(type=KeysBody),),
+        answers=(Success(type=KeysBody),),
     ),
     Endpoint(
         method="GET",
@@ -271,13 +271,13 @@ ENDPOINTS = (
             ),
         ),
         answers=(
-            Answer(
+            Success(
                 type=SSE_EVENT,
                 media_type=SSE_TYPE,
                 meaning="Events",
                 example=f"id: 1a205316f2a-46\nevent: evicting\ndata: {_LINE}\n\n",
             ),
-            Answer(type=FleetEvent, media_type=NDJSON_TYPE, example=f"{_LINE}\n"),
+            Success(type=FleetEvent, media_type=NDJSON_TYPE, example=f"{_LINE}\n"),
         ),
         refusals={
             400: "A parameter is unknown or wrong",
@@ -292,7 +292,7 @@ ENDPOINTS = (
         scopes=OPEN,
         summary="Health: 200 `ok`, or 503 with the reason",
         answers=tuple(
-            Answer(type=_TEXT, media_type="text/plain", status=status, example="ok") for status in (200, 503)
+            Success(type=_TEXT, media_type="text/plain", status=status, example="ok") for status in (200, 503)
         ),
         any_host=True,
     ),
@@ -303,7 +303,7 @@ ENDPOINTS = (
         scopes=OPEN,
         summary="Readiness: 200 `ready`, or 503 `loading` or `draining`",
         answers=tuple(
-            Answer(type=_TEXT, media_type="text/plain", status=status, example=text)
+            Success(type=_TEXT, media_type="text/plain", status=status, example=text)
             for status, text in ((200, "ready"), (503, "loading"))
         ),
         any_host=True,
@@ -314,7 +314,7 @@ ENDPOINTS = (
         view=metrics,
         scopes=READ,
         summary="Metrics for Prometheus",
-        answers=(Answer(type=_TEXT, media_type="text/plain"),),
+        answers=(Success(type=_TEXT, media_type="text/plain"),),
     ),
     Endpoint(
         method="GET",
@@ -322,7 +322,7 @@ ENDPOINTS = (
         view=openapi,
         scopes=OPEN,
         summary="This document",
-        answers=(Answer(type={"type": "object"}),),
+        answers=(Success(type={"type": "object"}),),
     ),
     Endpoint(
         method="GET",
@@ -330,6 +330,6 @@ ENDPOINTS = (
         view=docs,
         scopes=OPEN,
         summary="This document as a page that works without internet",
-        answers=(Answer(type=_TEXT, media_type="text/html", meaning="The page"),),
+        answers=(Success(type=_TEXT, media_type="text/html", meaning="The page"),),
     ),
 )

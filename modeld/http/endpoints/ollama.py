@@ -10,72 +10,72 @@ from quart import Response
 
 from modeld.dialects import ollama
 from modeld.dialects.common.streaming import NDJSON_TYPE, line
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import Catalog, ModelSpec
 from modeld.domain.request_events import Finished, FinishReason, Stats, Usage
 from modeld.errors import ModelNotFound, NotFound
-from modeld.http.context import Edge, EdgeRequest
-from modeld.http.endpoint import EMBEDDING, GENERATING, INFER, OPEN, READ, READING, Answer, Body, Endpoint
+from modeld.http.context import AppContext, HttpRequest
+from modeld.http.endpoint import EMBEDDING, GENERATING, INFER, OPEN, READ, READING, Body, Endpoint, Success
 from modeld.http.errors import OLLAMA
 from modeld.http.generation import gather, generate
 from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.replies import json_reply, text_reply
 from modeld.http.streaming import read_json
-from modeld.quotas.client import visible
+from modeld.quotas.client import visible_models
 from modeld.runtime.ticket import Ticket
 
 _HOW_TO = "put a GGUF file into models_dir, or take it away: modeld sees that within seconds"
-_GONE = frozenset({State.STOPPED, State.ERROR})
+_GONE = frozenset({InstanceState.STOPPED, InstanceState.ERROR})
 
 
-def root(_context: Edge, _request: EdgeRequest) -> Response:
+def root(_context: AppContext, _request: HttpRequest) -> Response:
     """Say that a server is here."""
     return text_reply("modeld is running; clients of Ollama find what they know, and /docs tells the rest")
 
 
-def version(_context: Edge, _request: EdgeRequest) -> Response:
+def version(_context: AppContext, _request: HttpRequest) -> Response:
     """Return the version of the API, and modeld's own."""
     return json_reply(ollama.OllamaVersion())
 
 
-async def tags(context: Edge, request: EdgeRequest) -> Response:
+async def tags(context: AppContext, request: HttpRequest) -> Response:
     """List the models, with files that were just added and without those that were just removed."""
     await context.backend.refresh_catalog(CATALOG_MAX_AGE_S)
     return json_reply(ollama.tags(_catalog(context, request)))
 
 
-def running(context: Edge, request: EdgeRequest) -> Response:
+def running(context: AppContext, request: HttpRequest) -> Response:
     """List the models in memory."""
     return json_reply(ollama.running(_catalog(context, request), context.backend.status()))
 
 
-async def show(context: Edge, request: EdgeRequest) -> Response:
+async def show(context: AppContext, request: HttpRequest) -> Response:
     """Describe one model, without loading it."""
     spec = await _spec(context, request, ollama.parse_show(await _body(request)))
     return json_reply(ollama.show(spec, await context.backend.chat_template(spec)))
 
 
-async def generate_text(context: Edge, request: EdgeRequest) -> Response:
+async def generate_text(context: AppContext, request: HttpRequest) -> Response:
     """Return text that follows a prompt."""
     return await _text(context, request, ollama.parse_generate)
 
 
-async def chat(context: Edge, request: EdgeRequest) -> Response:
+async def chat(context: AppContext, request: HttpRequest) -> Response:
     """Return the next message of a conversation."""
     return await _text(context, request, ollama.parse_chat)
 
 
-async def embed(context: Edge, request: EdgeRequest) -> Response:
+async def embed(context: AppContext, request: HttpRequest) -> Response:
     """Return a vector for each input."""
     return await _vectors(context, request, ollama.parse_embed)
 
 
-async def embeddings(context: Edge, request: EdgeRequest) -> Response:
+async def embeddings(context: AppContext, request: HttpRequest) -> Response:
     """Return the vector of one prompt."""
     return await _vectors(context, request, ollama.parse_embeddings)
 
 
-async def pull(context: Edge, request: EdgeRequest) -> Response:
+async def pull(context: AppContext, request: HttpRequest) -> Response:
     """Say that a model is here, which is all that clients want to know before they use it."""
     name, stream = ollama.parse_pull(await _body(request))
     try:
@@ -86,20 +86,22 @@ async def pull(context: Edge, request: EdgeRequest) -> Response:
     return Response(line(done), content_type=NDJSON_TYPE) if stream else json_reply(done)
 
 
-def not_served(_context: Edge, request: EdgeRequest) -> Response:
+def not_served(_context: AppContext, request: HttpRequest) -> Response:
     """Refuse what would change the files."""
     raise NotFound(f"{request.path} is not served: {_HOW_TO}")
 
 
-async def _text(context: Edge, request: EdgeRequest, parse: Callable[[bytes], ollama.Asked]) -> Response:
+async def _text(
+    context: AppContext, request: HttpRequest, parse: Callable[[bytes], ollama.ParsedOllama]
+) -> Response:
     asked = parse(await _body(request))
     spec = await _spec(context, request, asked.terms.model)
     created_at = ollama.rfc3339(time.time())
 
-    def renderer_of(spec: ModelSpec) -> ollama.TextRenderer:
-        return ollama.TextRenderer(asked, spec, created_at=created_at, request_id=request.id)
+    def renderer_of(spec: ModelSpec) -> ollama.OllamaTextRenderer:
+        return ollama.OllamaTextRenderer(asked, spec, created_at=created_at, request_id=request.id)
 
-    if asked.unloads and context.backend.model_states().get(spec.id, State.STOPPED) in _GONE:
+    if asked.unloads and context.backend.model_states().get(spec.id, InstanceState.STOPPED) in _GONE:
         nothing = Finished(reason=FinishReason.STOP, usage=Usage(), stats=Stats())
         return json_reply(renderer_of(spec).take([nothing]))
     stream = NDJSON_TYPE if asked.stream else None
@@ -108,23 +110,23 @@ async def _text(context: Edge, request: EdgeRequest, parse: Callable[[bytes], ol
 
 
 async def _vectors(
-    context: Edge, request: EdgeRequest, parse: Callable[[bytes], ollama.AskedVectors]
+    context: AppContext, request: HttpRequest, parse: Callable[[bytes], ollama.ParsedEmbed]
 ) -> Response:
     asked = parse(await _body(request))
     spec = await _spec(context, request, asked.terms.model)
 
-    def renderer_for(ticket: Ticket) -> ollama.VectorRenderer:
-        return ollama.VectorRenderer(asked, ticket.model)
+    def renderer_for(ticket: Ticket) -> ollama.OllamaEmbedRenderer:
+        return ollama.OllamaEmbedRenderer(asked, ticket.model)
 
     return await gather(context, request, asked.order(spec), renderer_for)
 
 
-def _catalog(context: Edge, request: EdgeRequest) -> Catalog:
+def _catalog(context: AppContext, request: HttpRequest) -> Catalog:
     """Return the models that this client may see."""
-    return visible(context.backend.catalog, request.client)
+    return visible_models(context.backend.catalog, request.client)
 
 
-async def _spec(context: Edge, request: EdgeRequest, name: str | None) -> ModelSpec:
+async def _spec(context: AppContext, request: HttpRequest, name: str | None) -> ModelSpec:
     """Return the model of a name; look for new files if it is not known."""
     spec = ollama.find(_catalog(context, request), name)
     if spec is None:
@@ -136,12 +138,12 @@ async def _spec(context: Edge, request: EdgeRequest, name: str | None) -> ModelS
     return spec
 
 
-async def _body(request: EdgeRequest) -> bytes:
+async def _body(request: HttpRequest) -> bytes:
     """Return the body. Ollama's own examples send JSON without declaring it; no foreign web page may."""
     return await read_json(request, undeclared=request.sent(b"origin", None) is None)
 
 
-_LINES = Answer(type=(ollama.OllamaAnswer, ollama.OllamaError), media_type=NDJSON_TYPE)
+_LINES = Success(type=(ollama.OllamaAnswer, ollama.OllamaError), media_type=NDJSON_TYPE)
 _DEFECT = {500: GENERATING[500]}
 
 ENDPOINTS = (
@@ -151,7 +153,7 @@ ENDPOINTS = (
         view=root,
         scopes=OPEN,
         summary="Ollama: whether a server is here",
-        answers=(Answer(type={"type": "string"}, media_type="text/plain", meaning="A sentence"),),
+        answers=(Success(type={"type": "string"}, media_type="text/plain", meaning="A sentence"),),
     ),
     Endpoint(
         method="POST",
@@ -165,7 +167,7 @@ ENDPOINTS = (
             type=ollama.OllamaGenerateBody,
             examples={"plain": {"model": "tinyllama-q4", "prompt": "Why is the sky blue?"}},
         ),
-        answers=(Answer(type=ollama.OllamaAnswer), _LINES),
+        answers=(Success(type=ollama.OllamaAnswer), _LINES),
         refusals=GENERATING,
     ),
     Endpoint(
@@ -179,7 +181,7 @@ ENDPOINTS = (
             type=ollama.OllamaChatBody,
             examples={"plain": {"model": "tinyllama-q4", "messages": [{"role": "user", "content": "Hello"}]}},
         ),
-        answers=(Answer(type=ollama.OllamaAnswer), _LINES),
+        answers=(Success(type=ollama.OllamaAnswer), _LINES),
         refusals=GENERATING,
     ),
     Endpoint(
@@ -193,7 +195,7 @@ ENDPOINTS = (
             type=ollama.OllamaEmbedBody,
             examples={"plain": {"model": "tinyllama-q4", "input": ["Hello", "world"]}},
         ),
-        answers=(Answer(type=ollama.OllamaEmbedAnswer),),
+        answers=(Success(type=ollama.OllamaEmbedAnswer),),
         refusals=EMBEDDING,
     ),
     Endpoint(
@@ -207,7 +209,7 @@ ENDPOINTS = (
             type=ollama.OllamaEmbeddingsBody,
             examples={"plain": {"model": "tinyllama-q4", "prompt": "Hello"}},
         ),
-        answers=(Answer(type=ollama.OllamaEmbeddingsAnswer),),
+        answers=(Success(type=ollama.OllamaEmbeddingsAnswer),),
         refusals=EMBEDDING,
     ),
     Endpoint(
@@ -218,7 +220,7 @@ ENDPOINTS = (
         errors=OLLAMA,
         summary="Ollama: what is known of a model",
         body=Body(type=ollama.OllamaShowBody, examples={"plain": {"model": "tinyllama-q4"}}),
-        answers=(Answer(type=ollama.OllamaShow),),
+        answers=(Success(type=ollama.OllamaShow),),
         refusals=READING,
     ),
     Endpoint(
@@ -230,8 +232,8 @@ ENDPOINTS = (
         summary="Ollama: success for a model that is here; nothing is fetched",
         body=Body(type=ollama.OllamaPullBody, examples={"plain": {"model": "tinyllama-q4"}}),
         answers=(
-            Answer(type=ollama.OllamaProgress),
-            Answer(type=ollama.OllamaProgress, media_type=NDJSON_TYPE),
+            Success(type=ollama.OllamaProgress),
+            Success(type=ollama.OllamaProgress, media_type=NDJSON_TYPE),
         ),
         refusals=READING,
     ),
@@ -242,7 +244,7 @@ ENDPOINTS = (
         scopes=INFER,
         errors=OLLAMA,
         summary="Ollama: list the models",
-        answers=(Answer(type=ollama.OllamaTags),),
+        answers=(Success(type=ollama.OllamaTags),),
         refusals=_DEFECT,
     ),
     Endpoint(
@@ -252,7 +254,7 @@ ENDPOINTS = (
         scopes=READ | INFER,
         errors=OLLAMA,
         summary="Ollama: the models in memory",
-        answers=(Answer(type=ollama.OllamaPs),),
+        answers=(Success(type=ollama.OllamaPs),),
         refusals=_DEFECT,
     ),
     Endpoint(
@@ -262,7 +264,7 @@ ENDPOINTS = (
         scopes=OPEN,
         errors=OLLAMA,
         summary="Ollama: the version of its API",
-        answers=(Answer(type=ollama.OllamaVersion),),
+        answers=(Success(type=ollama.OllamaVersion),),
         refusals=_DEFECT,
     ),
     *(

@@ -10,16 +10,16 @@ from quart import Response
 from modeld.dialects import anthropic, openai
 from modeld.domain.model import ModelSpec
 from modeld.errors import ModelNotFound
-from modeld.http.context import Edge, EdgeRequest
+from modeld.http.context import AppContext, HttpRequest
 from modeld.http.endpoint import (
     EMBEDDING,
     GENERATING,
     INFER,
     MODEL_IN_PATH,
     SSE_EVENT,
-    Answer,
     Body,
     Endpoint,
+    Success,
 )
 from modeld.http.errors import OPENAI
 from modeld.http.generation import gather, generate
@@ -27,28 +27,28 @@ from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.replies import json_reply
 from modeld.http.streaming import read_json
 from modeld.http.ticket_group import answer
-from modeld.quotas.client import visible
+from modeld.quotas.client import visible_models
 from modeld.runtime.ticket import Ticket
 
 
-async def list_models(context: Edge, request: EdgeRequest) -> Response:
+async def list_models(context: AppContext, request: HttpRequest) -> Response:
     """List the models, with files that were just added and without those that were just removed."""
     await context.backend.refresh_catalog(CATALOG_MAX_AGE_S)
-    catalog = visible(context.backend.catalog, request.client)
+    catalog = visible_models(context.backend.catalog, request.client)
     return json_reply((anthropic if _is_anthropics(request) else openai).models_list(catalog))
 
 
-async def get_model(context: Edge, request: EdgeRequest, model: str) -> Response:
+async def get_model(context: AppContext, request: HttpRequest, model: str) -> Response:
     """Describe one model, without loading it."""
     describe = (anthropic if _is_anthropics(request) else openai).one_model
     try:
-        return json_reply(describe(visible(context.backend.catalog, request.client), model))
+        return json_reply(describe(visible_models(context.backend.catalog, request.client), model))
     except ModelNotFound:
         await context.backend.refresh_catalog(CATALOG_MAX_AGE_S)
-        return json_reply(describe(visible(context.backend.catalog, request.client), model))
+        return json_reply(describe(visible_models(context.backend.catalog, request.client), model))
 
 
-async def chat(context: Edge, request: EdgeRequest) -> Response:
+async def chat(context: AppContext, request: HttpRequest) -> Response:
     """Answer a conversation."""
     asked = openai.parse_chat(await read_json(request))
     created = int(time.time())
@@ -59,18 +59,18 @@ async def chat(context: Edge, request: EdgeRequest) -> Response:
     return await answer(context, request, asked, renderer_for)
 
 
-async def complete(context: Edge, request: EdgeRequest) -> Response:
+async def complete(context: AppContext, request: HttpRequest) -> Response:
     """Continue texts."""
     asked = openai.parse_completion(await read_json(request))
     created = int(time.time())
 
-    def renderer_for(model: ModelSpec) -> openai.CompletionRenderer:
-        return openai.CompletionRenderer(asked, request_id=request.id, model=model.id, created=created)
+    def renderer_for(model: ModelSpec) -> openai.OpenAICompletionRenderer:
+        return openai.OpenAICompletionRenderer(asked, request_id=request.id, model=model.id, created=created)
 
     return await answer(context, request, asked, renderer_for)
 
 
-async def respond(context: Edge, request: EdgeRequest) -> Response:
+async def respond(context: AppContext, request: HttpRequest) -> Response:
     """Answer in the newer form; nothing is kept."""
     asked = openai.parse_response(await read_json(request))
     created = int(time.time())
@@ -82,22 +82,22 @@ async def respond(context: Edge, request: EdgeRequest) -> Response:
     return await generate(context, request, asked.order, renderer_for, stream=stream)
 
 
-async def embed(context: Edge, request: EdgeRequest) -> Response:
+async def embed(context: AppContext, request: HttpRequest) -> Response:
     """Return a vector for each input."""
     asked = openai.parse_embeddings(await read_json(request))
 
-    def renderer_for(ticket: Ticket) -> openai.VectorRenderer:
-        return openai.VectorRenderer(asked, model=ticket.model.id)
+    def renderer_for(ticket: Ticket) -> openai.OpenAIEmbeddingsRenderer:
+        return openai.OpenAIEmbeddingsRenderer(asked, model=ticket.model.id)
 
     return await gather(context, request, asked.order, renderer_for)
 
 
-def _is_anthropics(request: EdgeRequest) -> bool:
+def _is_anthropics(request: HttpRequest) -> bool:
     """Whether this is a client of Anthropic, whose API has the same paths for models."""
     return request.sent(b"anthropic-version", None) is not None
 
 
-_STREAM = Answer(
+_STREAM = Success(
     type=SSE_EVENT,
     media_type=openai.SSE_TYPE,
     example='data: {"id":"chatcmpl-5f1d",...}\n\ndata: [DONE]\n\n',
@@ -113,7 +113,7 @@ ENDPOINTS = (
         errors=OPENAI,
         summary="OpenAI: list the models",
         description="A request with the header `anthropic-version` gets Anthropic's list.",
-        answers=(Answer(type=openai.OpenAIModels),),
+        answers=(Success(type=openai.OpenAIModels),),
         refusals=_NO_MODEL,
     ),
     Endpoint(
@@ -124,7 +124,7 @@ ENDPOINTS = (
         errors=OPENAI,
         summary="OpenAI: one model",
         parameters=(MODEL_IN_PATH,),
-        answers=(Answer(type=openai.OpenAIModel),),
+        answers=(Success(type=openai.OpenAIModel),),
         refusals=_NO_MODEL,
     ),
     Endpoint(
@@ -142,7 +142,7 @@ ENDPOINTS = (
             type=openai.ChatBody,
             examples={"plain": {"model": "tinyllama-q4", "messages": [{"role": "user", "content": "Hello"}]}},
         ),
-        answers=(Answer(type=openai.ChatAnswer), _STREAM),
+        answers=(Success(type=openai.ChatAnswer), _STREAM),
         refusals=GENERATING,
     ),
     Endpoint(
@@ -156,7 +156,7 @@ ENDPOINTS = (
             type=openai.CompletionBody,
             examples={"plain": {"model": "tinyllama-q4", "prompt": "The capital of France is"}},
         ),
-        answers=(Answer(type=openai.CompletionAnswer), _STREAM),
+        answers=(Success(type=openai.CompletionAnswer), _STREAM),
         refusals=GENERATING,
     ),
     Endpoint(
@@ -170,7 +170,7 @@ ENDPOINTS = (
             type=openai.EmbeddingsBody,
             examples={"plain": {"model": "tinyllama-q4", "input": ["Hello", "world"]}},
         ),
-        answers=(Answer(type=openai.EmbeddingsAnswer),),
+        answers=(Success(type=openai.EmbeddingsAnswer),),
         refusals=EMBEDDING,
     ),
     Endpoint(
@@ -182,7 +182,7 @@ ENDPOINTS = (
         summary="OpenAI: answer, in the newer form",
         description="Stateless: nothing is stored, and no earlier response can be named.",
         body=Body(type=openai.ResponsesBody, examples={"plain": {"model": "tinyllama-q4", "input": "Hello"}}),
-        answers=(Answer(type=openai.ResponseBody), _STREAM),
+        answers=(Success(type=openai.ResponseBody), _STREAM),
         refusals=GENERATING,
     ),
 )

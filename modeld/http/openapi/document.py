@@ -10,7 +10,7 @@ import msgspec
 
 from modeld import __version__
 from modeld.errors import ERRORS, ModelNotFound
-from modeld.http.endpoint import Answer, Endpoint, Parameter
+from modeld.http.endpoint import Endpoint, Parameter, Success
 from modeld.http.errors import NATIVE
 from modeld.http.origin_checks import READING_METHODS
 
@@ -101,7 +101,7 @@ def _parameter(it: Parameter) -> Json:
     return found
 
 
-def _add_answer(responses: Json, answer: Answer, summary: str, schemas: Mapping[str, Json]) -> None:
+def _add_answer(responses: Json, answer: Success, summary: str, schemas: Mapping[str, Json]) -> None:
     """Add an answer to those of its status, which it is an alternative to."""
     response = responses.setdefault(
         str(answer.status), {"description": answer.meaning or summary, "content": {}}
@@ -118,7 +118,7 @@ def _add_answer(responses: Json, answer: Answer, summary: str, schemas: Mapping[
         }
 
 
-def _types(answer: Answer) -> Sequence[object]:
+def _types(answer: Success) -> Sequence[object]:
     """Return the types of an answer; none where it has a schema of its own."""
     if isinstance(answer.type, dict):
         return ()

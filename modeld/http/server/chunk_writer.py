@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, cast
 
-_KEY = "modeld.pen"
+_KEY = "modeld.chunk_writer"
 
 
-class Paper(Protocol):
-    """The connection, as a pen sees it."""
+class ChunkedConnection(Protocol):
+    """The connection, as a chunk writer sees it."""
 
     @property
     def chunked(self) -> bool:
@@ -32,10 +32,10 @@ class Paper(Protocol):
         ...
 
 
-class Pen:
+class ChunkWriter:
     """Writes one answer."""
 
-    def __init__(self, paper: Paper) -> None:
+    def __init__(self, paper: ChunkedConnection) -> None:
         self._paper = paper
         self._rest = b""
 
@@ -63,13 +63,13 @@ class Pen:
         if rest:
             await self._paper.write(rest)
 
-    def into(self, state: Mapping[str, object]) -> dict[str, object]:
-        """Return an ASGI scope's state with this pen in it."""
+    def attach(self, state: Mapping[str, object]) -> dict[str, object]:
+        """Return an ASGI scope's state with this chunk writer in it."""
         return {**state, _KEY: self}
 
 
-def pen_of(scope: Mapping[str, object]) -> Pen | None:
-    """Return the pen that the listener put into an ASGI scope; another server puts none."""
+def chunk_writer_of(scope: Mapping[str, object]) -> ChunkWriter | None:
+    """Return the chunk writer that the listener put into an ASGI scope; another server puts none."""
     state = cast("Mapping[str, object] | None", scope.get("state"))
-    pen = None if state is None else state.get(_KEY)
-    return pen if isinstance(pen, Pen) else None
+    chunk_writer = None if state is None else state.get(_KEY)
+    return chunk_writer if isinstance(chunk_writer, ChunkWriter) else None

@@ -23,9 +23,9 @@ from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper
 
-from modeld.http.limits import Limits
-from modeld.http.server.protocol import Http1
-from modeld.http.server.socket_writer import GONE, Outgoing
+from modeld.http.limits import HttpLimits
+from modeld.http.server.protocol import GuardedH11Protocol
+from modeld.http.server.socket_writer import GONE, SocketWriter
 from modeld.telemetry.log import get_logger
 
 log = get_logger("modeld.http")
@@ -43,7 +43,7 @@ class Connection:
         app: AppWrapper,
         config: Config,
         context: WorkerContext,
-        limits: Limits,
+        limits: HttpLimits,
         on_refusal: Callable[[int], None],
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -52,14 +52,14 @@ class Connection:
             None if tls is None else trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
         )
         self._socket = stream.socket
-        self._outgoing = Outgoing(self._socket, self._tls, stall_s=limits.write_timeout_s)
+        self._outgoing = SocketWriter(self._socket, self._tls, stall_s=limits.write_timeout_s)
         self.write_now = self._outgoing.write_now  # bound, not wrapped: it is called for every token
         self._app = app
         self._config = config
         self._context = context
         self._limits = limits
         self._on_refusal = on_refusal
-        self._protocol: Http1 | None = None
+        self._protocol: GuardedH11Protocol | None = None
         self._reading: trio.CancelScope | None = None
         self._deadline = trio.current_time() + limits.keep_alive_s
         self._expects_header = True
@@ -77,10 +77,10 @@ class Connection:
         """Serve the client. Never raises an `Exception`: what goes wrong here is logged and stays here."""
         try:
             _watch_peer(self._socket, self._limits.write_timeout_s)
-            if self._tls is not None and not await self._shake_hands(self._tls):
+            if self._tls is not None and not await self._handshake(self._tls):
                 return
             async with TaskGroup() as group:
-                self._protocol = Http1(
+                self._protocol = GuardedH11Protocol(
                     app=self._app,
                     config=self._config,
                     context=self._context,
@@ -104,7 +104,7 @@ class Connection:
         """Whether this is a connection over TLS."""
         return self._tls is not None
 
-    async def _shake_hands(self, tls: trio.SSLStream[trio.SocketStream]) -> bool:
+    async def _handshake(self, tls: trio.SSLStream[trio.SocketStream]) -> bool:
         """Agree on keys; False when that took longer than headers may, or the listener stops meanwhile."""
         self._deadline = min(self._deadline, trio.current_time() + self._limits.header_timeout_s)
         with trio.CancelScope(deadline=self._deadline) as self._reading:
@@ -114,7 +114,7 @@ class Connection:
         self._wait_until(trio.current_time() + self._limits.keep_alive_s)
         return True
 
-    async def _read(self, protocol: Http1) -> None:
+    async def _read(self, protocol: GuardedH11Protocol) -> None:
         try:
             while True:
                 data = await self._receive(protocol)
@@ -129,7 +129,7 @@ class Connection:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                     await protocol.handle(Closed())
 
-    async def _receive(self, protocol: Http1) -> bytes | None:
+    async def _receive(self, protocol: GuardedH11Protocol) -> bytes | None:
         """Return what the client sent (nothing: it left), or None when its time is over."""
         while True:
             if self._woken:
@@ -137,7 +137,7 @@ class Connection:
                 await protocol.resume()
                 continue
             if self._lingering and self._tls is not None:
-                await self._say_goodbye(self._tls)
+                await self._linger(self._tls)
                 return None
             with trio.CancelScope(deadline=self._deadline) as self._reading:
                 data = await (self._tls or self._stream).receive_some(_CHUNK_BYTES)
@@ -159,7 +159,7 @@ class Connection:
                     continue
                 return None
 
-    async def _say_goodbye(self, tls: trio.SSLStream[trio.SocketStream]) -> None:
+    async def _linger(self, tls: trio.SSLStream[trio.SocketStream]) -> None:
         """Tell the client that nothing follows, so that it can tell the end from a cut; then await its end.
 
         What it still sends is thrown away: bytes nobody took would reset the connection under its answer.
@@ -171,7 +171,7 @@ class Connection:
                 while await self._stream.receive_some(_CHUNK_BYTES):
                     pass
 
-    def _note_header(self, protocol: Http1) -> None:
+    def _note_header(self, protocol: GuardedH11Protocol) -> None:
         """The first byte of a request starts the clock for its headers."""
         if self._expects_header and protocol.idle:
             self._expects_header = False
@@ -227,7 +227,7 @@ class Connection:
 
     def stop(self) -> None:
         """The listener stops: leave if idle; else end with this request, and wait less for the reader."""
-        self._outgoing.hurry(self._limits.shutdown_timeout_s)
+        self._outgoing.set_deadline(self._limits.shutdown_timeout_s)
         if self._lingering:
             self._wait_until(min(self._deadline, trio.current_time() + 0.5))
         elif self.idle_since is not None:
@@ -239,7 +239,7 @@ class Connection:
 
     def cut(self) -> None:
         """Close at once and throw away what the client did not take. Idempotent."""
-        self._outgoing.cut()
+        self._outgoing.abort()
 
 
 def _host_and_port(address: object) -> tuple[str, int] | None:

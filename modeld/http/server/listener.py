@@ -27,8 +27,8 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
 from modeld.config.address import Address, parse_address
-from modeld.http.app import EdgeApp
-from modeld.http.limits import Limits
+from modeld.http.app import ModeldApp
+from modeld.http.limits import HttpLimits
 from modeld.http.server.connection import Connection
 from modeld.http.server.tls import Tls
 from modeld.telemetry.log import get_logger
@@ -163,7 +163,7 @@ _COMPLAIN_EVERY_S = 10.0
 
 
 async def serve(
-    app: EdgeApp,
+    app: ModeldApp,
     binds: Sequence[str],
     *,
     shutdown: trio.Event,
@@ -184,7 +184,7 @@ async def serve(
     Raises: OSError when an address cannot be bound, before `started`.
     Cancellation: everything is cut at once.
     """
-    limits = app.edge.limits
+    limits = app.context.limits
     config = _config(limits)
     server = _Server(app, config, limits, None if tls is None else tls.context)
     listeners = open_listeners(binds)
@@ -195,7 +195,7 @@ async def serve(
                 for listener in listeners.sockets:
                     accepting.start_soon(server.accept, listener, connections)
                 urls = [url_of(listener, encrypted=tls is not None) for listener in listeners.sockets]
-                app.guard.listens_on(urls)
+                app.authorizer.listens_on(urls)
                 task_status.started(urls)
                 await shutdown.wait()
                 accepting.cancel_scope.cancel()
@@ -206,7 +206,7 @@ async def serve(
         listeners.close()
 
 
-def _config(limits: Limits) -> Config:
+def _config(limits: HttpLimits) -> Config:
     config = Config()
     config.errorlog = logging.getLogger("modeld.http")
     config.accesslog = None
@@ -228,13 +228,15 @@ def connection_bound(wanted: int) -> int:
 class _Server:
     """All connections of one listener."""
 
-    def __init__(self, app: EdgeApp, config: Config, limits: Limits, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, app: ModeldApp, config: Config, limits: HttpLimits, tls: ssl.SSLContext | None
+    ) -> None:
         self._tls = tls
         self._app = ASGIWrapper(app)
         self._config = config
         self._limits = limits
         self._bound = connection_bound(limits.max_connections)
-        self._on_refusal = app.edge.metrics.http.refused
+        self._on_refusal = app.context.metrics.http.refused
         self._context = WorkerContext(None)
         self._connections: set[Connection] = set()
         self._one_ended = trio.Event()

@@ -7,7 +7,8 @@ What differs from `hypercorn.protocol.h11.H11Protocol`:
 - `Upgrade` (WebSocket, h2c) is ignored, as RFC 9110 section 7.8 allows; the app refuses the former.
 - HTTP/2 is off: its flow control would hide a reader that takes nothing from the write deadline.
 - Malformed requests get JSON, and the connection says when it will close.
-- The app finds a `Pen` in its scope, to write parts of a chunked answer past all of this, and an `Inbound`,
+- The app finds a `ChunkWriter` in its scope, to write parts of a chunked answer past all of this, and a
+  `RequestStream`,
   by which the body and the client's leaving come to it.
 """
 
@@ -30,24 +31,24 @@ from hypercorn.typing import AppWrapper, ASGISendEvent, ConnectionState
 
 from modeld.dialects.native import error_body
 from modeld.errors import Problem
-from modeld.http.limits import Limits
+from modeld.http.limits import HttpLimits
 from modeld.http.request_id import new_id
-from modeld.http.server.chunk_writer import Pen
+from modeld.http.server.chunk_writer import ChunkWriter
 from modeld.http.server.request_checks import (
     BodySize,
-    Refusal,
+    HeadRefusal,
     headers_of,
     is_too_large,
     malformed,
     target_of,
 )
-from modeld.http.server.request_stream import Inbound
+from modeld.http.server.request_stream import RequestStream
 
 # ----------------------------------------------------------------------
 # What the HTTP/1.1 protocol needs of the connection that it speaks over.
 
 
-class Wire(Protocol):
+class Transport(Protocol):
     """What the protocol needs of its connection. Nothing here waits, but `send`."""
 
     @property
@@ -81,7 +82,7 @@ _OPEN = (h11.IDLE, h11.SEND_RESPONSE)
 """States in which an answer can still be given."""
 
 
-class Http1(H11Protocol):
+class GuardedH11Protocol(H11Protocol):
     """The protocol of one connection.
 
     Attributes:
@@ -97,8 +98,8 @@ class Http1(H11Protocol):
         task_group: TaskGroup,
         client: tuple[str, int] | None,
         server: tuple[str, int] | None,
-        wire: Wire,
-        limits: Limits,
+        wire: Transport,
+        limits: HttpLimits,
         on_refusal: Callable[[int], None],
     ) -> None:
         super().__init__(
@@ -114,7 +115,7 @@ class Http1(H11Protocol):
         self._is_chunked = False
         self._received = b""
         self._size = BodySize(self._h11, limits.max_body_bytes)
-        self._inbound: Inbound | None = None
+        self._request_stream: RequestStream | None = None
 
     @property
     def chunked(self) -> bool:
@@ -187,7 +188,7 @@ class Http1(H11Protocol):
                 await super().stream_send(event)
 
     def write_now(self, data: bytes) -> int:
-        """Write what goes at once; see `Wire`."""
+        """Write what goes at once; see `Transport`."""
         return self._wire.write_now(data)
 
     async def write(self, data: bytes) -> None:
@@ -257,15 +258,15 @@ class Http1(H11Protocol):
 
     def _grew(self, size: int) -> None:
         """Have a body refused as soon as it says that it will be too large."""
-        if self._inbound is not None and self._size.grew(size):
-            self._inbound.refuse_body()
+        if self._request_stream is not None and self._size.grew(size):
+            self._request_stream.refuse_body()
 
     async def _begin(self, request: h11.Request) -> bool:
         """Start the app on a request; False when it was refused."""
         self._method = request.method
         self._received = b""
         target = target_of(request, self._limits)
-        if isinstance(target, Refusal):
+        if isinstance(target, HeadRefusal):
             await self.refuse(*target)
             return False
         if self._h11.they_are_waiting_for_100_continue and not is_too_large(request, self._limits):
@@ -273,7 +274,7 @@ class Http1(H11Protocol):
             await self.send(RawData(data=self._h11.send(go_on) or b""))
         self._size = BodySize(self._h11, self._limits.max_body_bytes)
         self.stream = stream = _Stream(self)
-        self._inbound = stream.inbound
+        self._request_stream = stream.request_stream
         await stream.handle(
             Request(
                 stream_id=STREAM_ID,
@@ -281,7 +282,9 @@ class Http1(H11Protocol):
                 http_version=request.http_version.decode(),
                 method=request.method.decode("ascii"),
                 raw_path=target,
-                state=ConnectionState(stream.inbound.into(Pen(self).into(self.connection_state))),
+                state=ConnectionState(
+                    stream.request_stream.into(ChunkWriter(self).attach(self.connection_state))
+                ),
             )
         )
         return True
@@ -303,10 +306,10 @@ class _Stream(HTTPStream):
     """One request and its answer; tells its protocol which part of the body is the last.
 
     Attributes:
-      inbound: where what the client sends goes.
+      request_stream: where what the client sends goes.
     """
 
-    def __init__(self, protocol: Http1) -> None:
+    def __init__(self, protocol: GuardedH11Protocol) -> None:
         super().__init__(
             protocol.app,
             protocol.config,
@@ -319,16 +322,16 @@ class _Stream(HTTPStream):
             STREAM_ID,
         )
         self._protocol = protocol
-        self.inbound = Inbound()
+        self.request_stream = RequestStream()
 
     async def handle(self, event: StreamEvent) -> None:
-        """Take what the client sends. The app does not ask for it: it finds it in `Inbound`."""
+        """Take what the client sends. The app does not ask for it: it finds it in `RequestStream`."""
         if isinstance(event, StreamClosed) and self.state is ASGIHTTPState.CLOSED:
             self.closed = True  # The app said all it had to say: its end is no client's leaving.
             return
         await super().handle(event)
         if isinstance(event, Request):
-            self.app_put = self.inbound.put
+            self.app_put = self.request_stream.feed
 
     async def app_send(self, message: ASGISendEvent | None) -> None:
         """Take what the app sends."""

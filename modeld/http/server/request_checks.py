@@ -11,7 +11,7 @@ from typing import NamedTuple
 import h11
 
 from modeld.http.errors import body_too_large
-from modeld.http.limits import Limits
+from modeld.http.limits import HttpLimits
 from modeld.telemetry.metrics import METHODS
 
 # ----------------------------------------------------------------------
@@ -70,7 +70,7 @@ _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]+)[ \t]*\r?$", re.IGNORECAS
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 
 
-class Refusal(NamedTuple):
+class HeadRefusal(NamedTuple):
     """What is answered in place of a request: a status, the kind of error, and a sentence."""
 
     status: int
@@ -78,10 +78,10 @@ class Refusal(NamedTuple):
     message: str
 
 
-def target_of(request: h11.Request, limits: Limits) -> bytes | Refusal:
+def target_of(request: h11.Request, limits: HttpLimits) -> bytes | HeadRefusal:
     """Return path and query of a request that can be served, or else why it cannot."""
     if request.http_version not in (b"1.0", b"1.1"):
-        return Refusal(
+        return HeadRefusal(
             505,
             "invalid_request",
             f"HTTP/{request.http_version.decode()} is not spoken here; use HTTP/1.1",
@@ -89,7 +89,7 @@ def target_of(request: h11.Request, limits: Limits) -> bytes | Refusal:
     if request.method != request.method.upper():
         return _unknown_method(request.method.decode("ascii"))
     if _is_ambiguous(request):
-        return Refusal(
+        return HeadRefusal(
             400,
             "invalid_request",
             "send a Content-Length or a Transfer-Encoding, not both; HTTP/1.0 has no Transfer-Encoding",
@@ -99,13 +99,13 @@ def target_of(request: h11.Request, limits: Limits) -> bytes | Refusal:
         return large_headers(limits)
     target = origin_form(request.target)
     if target is None:
-        return Refusal(400, "invalid_request", "the request target is neither a path nor a URL")
+        return HeadRefusal(400, "invalid_request", "the request target is neither a path nor a URL")
     return target
 
 
-def large_headers(limits: Limits) -> Refusal:
+def large_headers(limits: HttpLimits) -> HeadRefusal:
     """Return the refusal of a head that is larger than any may be."""
-    return Refusal(
+    return HeadRefusal(
         431,
         "invalid_request",
         f"the request's headers have more than {limits.max_header_bytes} bytes; "
@@ -113,23 +113,23 @@ def large_headers(limits: Limits) -> Refusal:
     )
 
 
-def is_too_large(request: h11.Request, limits: Limits) -> bool:
+def is_too_large(request: h11.Request, limits: HttpLimits) -> bool:
     """Whether the body is declared larger than any may be."""
     declared = next((value for name, value in request.headers if name == b"content-length"), b"0")
     return int(declared) > limits.max_body_bytes
 
 
-def malformed(error: h11.RemoteProtocolError, received: bytes, limits: Limits) -> Refusal:
+def malformed(error: h11.RemoteProtocolError, received: bytes, limits: HttpLimits) -> HeadRefusal:
     """Return the refusal of bytes that h11 cannot read; `received`: what it had when the request began."""
     if error.error_status_hint == 431:
         return large_headers(limits)
     if str(error) == "bad Content-Length" and _declares_too_much(received, limits):
         large = body_too_large(limits.max_body_bytes)
-        return Refusal(large.status, large.kind, str(large))
-    return Refusal(error.error_status_hint, "invalid_request", why_malformed(str(error)))
+        return HeadRefusal(large.status, large.kind, str(large))
+    return HeadRefusal(error.error_status_hint, "invalid_request", why_malformed(str(error)))
 
 
-def _declares_too_much(received: bytes, limits: Limits) -> bool:
+def _declares_too_much(received: bytes, limits: HttpLimits) -> bool:
     """Whether the only fault of a head is a length with more digits than h11 reads (20)."""
     found = _LENGTH.search(_END_OF_HEAD.split(received, 1)[0])
     if found is None:
@@ -167,11 +167,11 @@ def _is_ambiguous(request: h11.Request) -> bool:
     return b"content-length" in names or request.http_version == b"1.0"
 
 
-def _unknown_method(method: str) -> Refusal:
+def _unknown_method(method: str) -> HeadRefusal:
     """Methods are case-sensitive (RFC 9110, 9.1), and what is behind this protocol ignores that."""
     known = method.upper() if method.upper() in METHODS else None
     hint = f"; did you mean {known}?" if known else "; methods are written in capitals"
-    return Refusal(501, "method_not_allowed", f'there is no method "{method[:20]}"{hint}')
+    return HeadRefusal(501, "method_not_allowed", f'there is no method "{method[:20]}"{hint}')
 
 
 # ----------------------------------------------------------------------

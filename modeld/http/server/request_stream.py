@@ -16,10 +16,10 @@ from hypercorn.typing import ASGIReceiveEvent
 from quart_trio.wrappers.request import TrioBody
 from werkzeug.exceptions import RequestEntityTooLarge
 
-_KEY = "modeld.inbound"
+_KEY = "modeld.request_stream"
 
 
-class InboundBody(TrioBody):
+class RequestBody(TrioBody):
     """The body of a request as it arrives."""
 
     def refuse(self) -> None:
@@ -28,8 +28,8 @@ class InboundBody(TrioBody):
         self.set_complete()
 
 
-class Inbound:
-    """The inbound side of one exchange.
+class RequestStream:
+    """The request_stream side of one exchange.
 
     A client that has said all it has to say may close its half at once, and still reads. So a request that
     is whole is not ended before its work began: whatever is refused until then is told.
@@ -38,14 +38,14 @@ class Inbound:
     def __init__(self) -> None:
         self._early: list[ASGIReceiveEvent] = []
         """What came before the exchange began."""
-        self._body: InboundBody | None = None
+        self._body: RequestBody | None = None
         self._scope: trio.CancelScope | None = None
         self._refused = False
         self._whole = False
         self._working = False
         self._left = False
 
-    def attach(self, body: InboundBody, scope: trio.CancelScope) -> None:
+    def bind(self, body: RequestBody, scope: trio.CancelScope) -> None:
         """Begin: give what comes to this body, and cancel this scope when the client left."""
         self._body = body
         self._scope = scope
@@ -55,12 +55,12 @@ class Inbound:
         if self._refused:
             body.refuse()
 
-    def detach(self) -> None:
+    def unbind(self) -> None:
         """End: nobody wants what still comes."""
         self._body = self._scope = None
         self._left = True
 
-    def work_began(self) -> None:
+    def cancel_on_disconnect(self) -> None:
         """Say that there is work from now on which a client who leaves no longer wants."""
         self._working = True
         self._end_if_left()
@@ -71,7 +71,7 @@ class Inbound:
         if self._body is not None:
             self._body.refuse()
 
-    async def put(self, message: ASGIReceiveEvent) -> None:
+    async def feed(self, message: ASGIReceiveEvent) -> None:
         """Take a message of the listener. Never waits."""
         if self._body is not None:
             self._take(self._body, message)
@@ -82,7 +82,7 @@ class Inbound:
         """Return an ASGI scope's state with this in it."""
         return {**state, _KEY: self}
 
-    def _take(self, body: InboundBody, message: ASGIReceiveEvent) -> None:
+    def _take(self, body: RequestBody, message: ASGIReceiveEvent) -> None:
         if message["type"] != "http.request":
             self._left = True
             self._end_if_left()
@@ -97,7 +97,7 @@ class Inbound:
             self._scope.cancel()
 
 
-def inbound_of(scope: Mapping[str, object]) -> Inbound:
+def request_stream_of(scope: Mapping[str, object]) -> RequestStream:
     """Return what the listener put into an ASGI scope. Raises: KeyError under another server."""
     state = cast("Mapping[str, object]", scope["state"])
-    return cast("Inbound", state[_KEY])
+    return cast("RequestStream", state[_KEY])

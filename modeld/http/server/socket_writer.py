@@ -22,7 +22,7 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: on, zero seconds. Closing then throws away what was not sent."""
 
 
-class Outgoing:
+class SocketWriter:
     """Writes to one client, and cuts one that takes nothing."""
 
     def __init__(
@@ -66,13 +66,13 @@ class Outgoing:
                         sent += await self._socket.send(view[sent:])
                     if self._writing.cancelled_caught:
                         log.info("a client that took nothing was cut", seconds=self._stall_s)
-                        self.cut()
+                        self.abort()
                         return
         except GONE:
-            self.cut()
+            self.abort()
         finally:
             if sent < len(data):
-                self.cut()
+                self.abort()
             self._writing = None
             self._lock.release()
 
@@ -91,7 +91,7 @@ class Outgoing:
             pass
         finally:
             if not whole:
-                self.cut()
+                self.abort()
             self._writing = None
             self._lock.release()
 
@@ -107,16 +107,16 @@ class Outgoing:
         except BlockingIOError:
             return 0
         except GONE:
-            self.cut()
+            self.abort()
             return len(data)
 
-    def hurry(self, seconds: float) -> None:
+    def set_deadline(self, seconds: float) -> None:
         """From now on a client that takes nothing is cut after so many seconds at the latest."""
         self._stall_s = min(self._stall_s, seconds)
         if self._writing is not None:
             self._writing.deadline = min(self._writing.deadline, trio.current_time() + self._stall_s)
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Close at once and throw away what the client did not take. Idempotent."""
         if self._socket.fileno() != -1:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -19,7 +19,7 @@ from modeld.engine.llama.gguf.adapter import AdapterFacts, adapter_facts, check_
 from modeld.engine.llama.gguf.facts import GgufError, read_header
 
 
-class Stamp(msgspec.Struct, frozen=True):
+class FileStamp(msgspec.Struct, frozen=True):
     """What tells one state of a file from another. Only the path: it cannot be looked at."""
 
     path: str
@@ -28,7 +28,7 @@ class Stamp(msgspec.Struct, frozen=True):
     inode: int = 0
 
 
-class Look(msgspec.Struct, frozen=True):
+class AdapterLook(msgspec.Struct, frozen=True):
     """What the adapters of one model are, and a sentence where they cannot be used.
 
     `refused`: the error is the operating system's, and may be gone next time though no file changed.
@@ -44,16 +44,16 @@ class AdapterFiles:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._known: dict[Stamp, AdapterFacts | str] = {}
+        self._known: dict[FileStamp, AdapterFacts | str] = {}
 
-    def stamps(self) -> tuple[Stamp, ...]:
+    def stamps(self) -> tuple[FileStamp, ...]:
         """Return the states of all adapters that the settings name, at the cost of a `stat` each."""
         paths = sorted({path for entry in self._settings.models.values() for path in self._paths(entry.lora)})
         found = tuple(map(_stamp, paths))
         self._known = {stamp: facts for stamp, facts in self._known.items() if stamp in found}
         return found
 
-    def look(self, wanted: Sequence[LoraSettings], architecture: str | None) -> Look:
+    def look(self, wanted: Sequence[LoraSettings], architecture: str | None) -> AdapterLook:
         """Look at the adapters of one model; `architecture` is its own, None where that is not known.
 
         All of them are returned in any case, so that they can be shown.
@@ -78,14 +78,14 @@ class AdapterFiles:
             adapters.append(
                 Adapter(path=path, scale=setting.scale, bytes=size, modified_ns=stamp.modified_ns)
             )
-        return Look(tuple(adapters), errors[0] if errors else None, refused)
+        return AdapterLook(tuple(adapters), errors[0] if errors else None, refused)
 
     def _paths(self, wanted: Iterable[LoraSettings]) -> list[str]:
         """Where the adapters are. What is no UTF-8 is replaced (any message carries it), and not found."""
         folder = self._settings.models_dir.expanduser()
         return [os.fsencode(folder / setting.path).decode(errors="replace") for setting in wanted]
 
-    def _facts(self, stamp: Stamp) -> AdapterFacts:
+    def _facts(self, stamp: FileStamp) -> AdapterFacts:
         """Raises: GgufError, OSError."""
         known = self._known.get(stamp)
         if known is None:
@@ -113,9 +113,9 @@ def adapter_problems(settings: Settings) -> list[str]:
     return [f"models.{name}: {look.error}" for name, look in looks if look.error is not None]
 
 
-def _stamp(path: str) -> Stamp:
+def _stamp(path: str) -> FileStamp:
     try:
         info = Path(path).stat()
     except (OSError, ValueError):
-        return Stamp(path)
-    return Stamp(path, info.st_size, info.st_mtime_ns, info.st_ino)
+        return FileStamp(path)
+    return FileStamp(path, info.st_size, info.st_mtime_ns, info.st_ino)

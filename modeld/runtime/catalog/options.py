@@ -10,7 +10,7 @@ import msgspec
 
 from modeld.config.settings import AUTO, ModelSettings, Settings
 from modeld.domain.model import Adapter, LoadOptions
-from modeld.memory.sizing import Open
+from modeld.memory.sizing import AutoSizes
 
 _DEFAULT = LoadOptions()
 _PLAIN = ModelSettings()
@@ -21,14 +21,14 @@ class _Gpus(TypedDict):
     tensor_split: tuple[float, ...]
 
 
-class Assignment(msgspec.Struct, frozen=True):
+class OptionAssignment(msgspec.Struct, frozen=True):
     """The entry of each model (of several that name it, one that unites them), and the useless ones."""
 
     entries: Mapping[str, ModelSettings]
     unmatched: tuple[str, ...]
 
 
-def assign(entries: Mapping[str, ModelSettings], names: Iterable[Sequence[str]]) -> Assignment:
+def assign(entries: Mapping[str, ModelSettings], names: Iterable[Sequence[str]]) -> OptionAssignment:
     """Give every entry to the model it names.
 
     `names` has for each model its id, then its stem, then its further names. An entry's key is
@@ -50,12 +50,12 @@ def assign(entries: Mapping[str, ModelSettings], names: Iterable[Sequence[str]])
     for key in (*direct, *indirect):
         earlier = found.get(known[key])
         found[known[key]] = entries[key] if earlier is None else _united(earlier, entries[key])
-    return Assignment(found, tuple(sorted(key for key in entries if key not in known)))
+    return OptionAssignment(found, tuple(sorted(key for key in entries if key not in known)))
 
 
-def left_open(settings: Settings, entry: ModelSettings) -> Open:
+def left_open(settings: Settings, entry: ModelSettings) -> AutoSizes:
     """Return what of a model's size is `auto`."""
-    return Open(
+    return AutoSizes(
         ctx=_first(entry.llama_ctx, settings.llama_ctx) == AUTO,
         slots=_first(entry.llama_slots, settings.llama_slots) == AUTO,
     )

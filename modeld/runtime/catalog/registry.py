@@ -20,8 +20,8 @@ import trio
 
 from modeld.config.settings import ModelSettings, Settings
 from modeld.domain.model import MIB, Catalog
-from modeld.memory.space import Space
-from modeld.runtime.catalog.scan import Scan, Scanner
+from modeld.memory.space import Capacity
+from modeld.runtime.catalog.scan import Scanner, ScanResult
 
 INTERVAL_S = 2.0
 """Seconds between two looks."""
@@ -33,7 +33,7 @@ GRACE_S = 1.0
 _log = structlog.stdlib.get_logger("modeld.registry")
 
 
-class Registry:
+class ModelRegistry:
     """The models folder, as known from the last look.
 
     Attributes:
@@ -45,13 +45,13 @@ class Registry:
         settings: Settings,
         *,
         on_change: Callable[[Catalog], None] | None = None,
-        scan: Callable[[], Scan] | None = None,
+        scan: Callable[[], ScanResult] | None = None,
     ) -> None:
         """`on_change` is called in the event loop with each catalogue that differs from the last.
 
         `scan` looks at the folder, in a thread (default: a `Scanner` of `settings`).
         """
-        self.scanned = Scan()
+        self.scanned = ScanResult()
         self._folder = settings.models_dir
         self._scanner = Scanner(settings)
         self._scan = self._scanner.scan if scan is None else scan
@@ -87,7 +87,7 @@ class Registry:
         """Keys of the setting `models` that name no model."""
         return self.scanned.unmatched
 
-    def size_by(self, space: Space) -> None:
+    def size_by(self, space: Capacity) -> None:
         """Have sizes that are `auto` follow from this space for models. Before it runs."""
         self._scanner.space = space
 
@@ -115,7 +115,7 @@ class Registry:
         """
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._look_again_and_again)
+                nursery.start_soon(self._rescan_loop)
                 await self._done.wait()
                 task_status.started()
         finally:
@@ -129,7 +129,7 @@ class Registry:
                     seconds=GRACE_S,
                 )
 
-    async def _look_again_and_again(self) -> None:
+    async def _rescan_loop(self) -> None:
         while True:
             await self._look()
             with trio.move_on_after(INTERVAL_S):
@@ -140,7 +140,7 @@ class Registry:
         self._wanted = trio.Event()
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._lose_patience)
+            nursery.start_soon(self._report_slow_scan)
             # Abandoned on cancel, so that a dead mount cannot stop the shutdown; `run` sees to the rest.
             scanned = await trio.to_thread.run_sync(
                 self._guarded_scan, abandon_on_cancel=True, limiter=self._limiter
@@ -151,7 +151,7 @@ class Registry:
         self._age_from = began
         self._wake()
 
-    def _guarded_scan(self) -> Scan:
+    def _guarded_scan(self) -> ScanResult:
         """Look, in the thread. A defect of ours costs what is new, not the models that are known."""
         try:
             return self._scan()
@@ -161,13 +161,13 @@ class Registry:
                 self.scanned, error=f"the look at the models folder broke: {error!r}"
             )
 
-    async def _lose_patience(self) -> None:
+    async def _report_slow_scan(self) -> None:
         await trio.sleep(PATIENCE_S)
         self._stalled = True
         _log.error("the models folder does not answer", folder=str(self._folder), seconds=PATIENCE_S)
         self._wake()
 
-    def _publish(self, scanned: Scan) -> None:
+    def _publish(self, scanned: ScanResult) -> None:
         before, self.scanned = self.scanned, scanned
         if scanned is before:
             return
@@ -180,7 +180,7 @@ class Registry:
         self._done = trio.Event()
 
 
-def _report(before: Scan, now: Scan) -> None:
+def _report(before: ScanResult, now: ScanResult) -> None:
     """Log what is new about a look: once when it appears, not at every look."""
     if now.error != before.error:
         if now.error is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from modeld.config.settings import ModelSettings, Settings
-from modeld.domain.catalog import Candidate, File, candidates_of
+from modeld.domain.catalog import File, ModelFiles, model_files
 from modeld.domain.model import (
     Catalog,
     EngineKind,
@@ -24,18 +24,18 @@ from modeld.domain.model import (
     LoadOptions,
     ModelFacts,
     ModelSpec,
-    make_catalog,
+    catalog_of,
 )
 from modeld.engine.llama.footprint import estimate
-from modeld.engine.llama.gguf.facts import GgufError, Kind, facts_of, kind_of, read_header, split_of
-from modeld.memory.sizing import choose, largest_ctx
-from modeld.memory.space import Space
-from modeld.runtime.catalog.adapters import AdapterFiles, Stamp
+from modeld.engine.llama.gguf.facts import FileKind, GgufError, facts_of, kind_of, read_header, split_of
+from modeld.memory.sizing import choose_size, largest_ctx
+from modeld.memory.space import Capacity
+from modeld.runtime.catalog.adapters import AdapterFiles, FileStamp
 from modeld.runtime.catalog.model_files import folder_error, is_our_own_lack, list_files, reason_of
 from modeld.runtime.catalog.options import assign, left_open, options_of
 
 
-class Scan(msgspec.Struct, frozen=True, kw_only=True):
+class ScanResult(msgspec.Struct, frozen=True, kw_only=True):
     """What one look found.
 
     `ignored`: id to kind of the files that are no models by themselves (projectors, adapters).
@@ -60,7 +60,7 @@ class _Outcome(msgspec.Struct, frozen=True):
     """
 
     facts: ModelFacts | None = None
-    kind: Kind = Kind.MODEL
+    kind: FileKind = FileKind.MODEL
     error: str | None = None
     refused: bool = False
 
@@ -72,16 +72,16 @@ class Scanner:
       space: what there is for models; sizes that are `auto` follow from it.
     """
 
-    def __init__(self, settings: Settings, space: Space | None = None) -> None:
-        self.space = space or Space()
+    def __init__(self, settings: Settings, space: Capacity | None = None) -> None:
+        self.space = space or Capacity()
         self._settings = settings
         self._known: dict[tuple[File, ...], _Outcome] = {}
         self._adapters = AdapterFiles(settings)
         self._refused_adapter = False
-        self._found = Scan()
-        self._last: tuple[list[File], tuple[str, ...], tuple[Stamp, ...], Scan] | None = None
+        self._found = ScanResult()
+        self._last: tuple[list[File], tuple[str, ...], tuple[FileStamp, ...], ScanResult] | None = None
 
-    def scan(self) -> Scan:
+    def scan(self) -> ScanResult:
         """Look at the folder. Never raises for what is in it, or for its absence."""
         folder = self._settings.models_dir
         try:
@@ -90,12 +90,12 @@ class Scanner:
             told = folder_error(folder, error)
             if is_our_own_lack(error):
                 return msgspec.structs.replace(self._found, error=told)
-            return Scan(error=told, unmatched=tuple(sorted(self._settings.models)))
+            return ScanResult(error=told, unmatched=tuple(sorted(self._settings.models)))
         stamps = self._adapters.stamps()
         if self._last is not None and self._last[:3] == (files, problems, stamps):
             return self._last[3]
         self._refused_adapter = False
-        candidates = candidates_of(files)
+        candidates = model_files(files)
         outcomes = {candidate.id: self._outcome(candidate) for candidate in candidates}
         for candidate in candidates:
             if outcomes[candidate.id].error is not None and candidate.path in {
@@ -103,7 +103,7 @@ class Scanner:
             }:
                 # A damaged file that is named as an adapter is no damaged model.
                 refused = outcomes[candidate.id].refused
-                outcomes[candidate.id] = _Outcome(kind=Kind.ADAPTER, refused=refused)
+                outcomes[candidate.id] = _Outcome(kind=FileKind.ADAPTER, refused=refused)
         scan = self._put_together(candidates, outcomes, problems)
         lasting = [each for each in candidates if not outcomes[each.id].refused]
         self._known = {candidate.files: outcomes[candidate.id] for candidate in lasting}
@@ -113,25 +113,27 @@ class Scanner:
         return scan
 
     def _put_together(
-        self, candidates: list[Candidate], outcomes: Mapping[str, _Outcome], problems: tuple[str, ...]
-    ) -> Scan:
-        models = [candidate for candidate in candidates if outcomes[candidate.id].kind is Kind.MODEL]
+        self, candidates: list[ModelFiles], outcomes: Mapping[str, _Outcome], problems: tuple[str, ...]
+    ) -> ScanResult:
+        models = [candidate for candidate in candidates if outcomes[candidate.id].kind is FileKind.MODEL]
         assignment = assign(self._settings.models, ((model.id, *model.aliases) for model in models))
         specs = self._specs(models, outcomes, assignment.entries)
-        catalog = make_catalog(specs, self._settings.default_model)
+        catalog = catalog_of(specs, self._settings.default_model)
         if catalog.default is None and self._settings.default_model is not None:
             problems = (*problems, f"default_model {self._settings.default_model!r} names no model")
-        return Scan(
+        return ScanResult(
             catalog=catalog,
             ignored={
-                key: str(outcome.kind) for key, outcome in outcomes.items() if outcome.kind is not Kind.MODEL
+                key: str(outcome.kind)
+                for key, outcome in outcomes.items()
+                if outcome.kind is not FileKind.MODEL
             },
             entries=assignment.entries,
             unmatched=assignment.unmatched,
             problems=problems,
         )
 
-    def _outcome(self, candidate: Candidate) -> _Outcome:
+    def _outcome(self, candidate: ModelFiles) -> _Outcome:
         if candidate.error is not None:
             return _Outcome(error=candidate.error)
         known = self._known.get(candidate.files)
@@ -139,7 +141,7 @@ class Scanner:
 
     def _specs(
         self,
-        models: list[Candidate],
+        models: list[ModelFiles],
         outcomes: Mapping[str, _Outcome],
         entries: Mapping[str, ModelSettings],
     ) -> list[ModelSpec]:
@@ -155,7 +157,7 @@ class Scanner:
         fixed = [pair for pair in pinned if not left_open(self._settings, pair[1])]
         sharing = [pair for pair in pinned if left_open(self._settings, pair[1])]
 
-        def specs_of(pairs: list[tuple[Candidate, ModelSettings]], space: Space) -> list[ModelSpec]:
+        def specs_of(pairs: list[tuple[ModelFiles, ModelSettings]], space: Capacity) -> list[ModelSpec]:
             return [self._spec(model, outcomes[model.id], entry, space) for model, entry in pairs]
 
         specs = specs_of(fixed, self.space)
@@ -163,7 +165,9 @@ class Scanner:
         specs += (shared := specs_of(sharing, rest.part(len(sharing) + bool(others) or 1)))
         return specs + specs_of(others, rest.less(shared))
 
-    def _spec(self, candidate: Candidate, outcome: _Outcome, entry: ModelSettings, space: Space) -> ModelSpec:
+    def _spec(
+        self, candidate: ModelFiles, outcome: _Outcome, entry: ModelSettings, space: Capacity
+    ) -> ModelSpec:
         """The model as it is served. The fake engine takes any file that can be read, GGUF or not."""
         facts, error = outcome.facts, outcome.error
         look = self._adapters.look(entry.lora, facts.architecture if facts is not None else None)
@@ -180,7 +184,9 @@ class Scanner:
             left = left_open(self._settings, entry)
             if left:
                 fits = space.fits(partial(_sized, candidate, facts))
-                chosen = choose(facts, options, left, space.total, partial(estimate, facts), devices=fits)
+                chosen = choose_size(
+                    facts, options, left, space.total, partial(estimate, facts), devices=fits
+                )
                 options, footprint, sizing = chosen.options, chosen.footprint, chosen.reason
             elif space.total is not None and footprint.total > space.total:
                 fitting_ctx = largest_ctx(facts, options, space.total, partial(estimate, facts))
@@ -204,19 +210,19 @@ class Scanner:
         )
 
 
-def _sized(candidate: Candidate, facts: ModelFacts, options: LoadOptions) -> ModelSpec:
+def _sized(candidate: ModelFiles, facts: ModelFacts, options: LoadOptions) -> ModelSpec:
     """Return the model as far as its size goes."""
     footprint = estimate(facts, options)
     return ModelSpec(id=candidate.id, path=candidate.path, facts=facts, options=options, footprint=footprint)
 
 
-def _read(candidate: Candidate) -> _Outcome:
+def _read(candidate: ModelFiles) -> _Outcome:
     """Read the headers of all parts."""
     name = Path(candidate.path).name
     try:
         headers = [read_header(Path(file.path)) for file in candidate.files]
         kind = kind_of(headers[0])
-        if kind is not Kind.MODEL:
+        if kind is not FileKind.MODEL:
             return _Outcome(kind=kind)
         for place, header in enumerate(headers):
             index, parts = split_of(header)

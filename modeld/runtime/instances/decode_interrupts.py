@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from modeld.engine.protocol import Output, Tokens, Vectors
+from modeld.engine.protocol import Output, TokenOutput, VectorOutput
 
 
 class InterruptRule:
@@ -28,5 +28,5 @@ class InterruptRule:
         """Take in what a step brought: nothing, if it was interrupted or only read a chunk of a prompt."""
         if self._pending and not outputs:
             self._pending, self._owed = False, True
-        elif not outputs or any(isinstance(output, Tokens | Vectors) for output in outputs):
+        elif not outputs or any(isinstance(output, TokenOutput | VectorOutput) for output in outputs):
             self._pending = self._owed = False

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 from modeld.domain.model import EngineKind, LoadOptions, ModelSpec
 from modeld.engine.protocol import LoadSpec
 from modeld.runtime.instances.instance import Instance
-from modeld.runtime.memory.footprints import Gauge
-from modeld.scheduler.effects import Load
+from modeld.runtime.memory.footprints import MemoryObserver
+from modeld.scheduler.effects import StartLoad
 from modeld.scheduler.inputs import Input
 from modeld.worker.host import Host
 
 
-class Launcher:
+class InstanceFactory:
     """Makes the instance of a model; whoever asked for it runs it."""
 
     def __init__(
@@ -27,18 +27,18 @@ class Launcher:
         engine: EngineKind,
         fake_script: Callable[[ModelSpec], str],
         stall_timeout_s: float,
-        gauge: Gauge | None,
+        memory_observer: MemoryObserver | None,
     ) -> None:
-        """`gauge` hears what models really take."""
+        """`memory_observer` hears what models really take."""
         self._host = host
         self._engine = engine
         self._fake_script = fake_script
         self._stall_timeout_s = stall_timeout_s
-        self._gauge = gauge
+        self._memory_observer = memory_observer
 
     def instance(
         self,
-        load: Load,
+        load: StartLoad,
         *,
         feed: Callable[[Input], None],
         on_progress: Callable[[str, float], None],
@@ -65,20 +65,20 @@ class Launcher:
 
     def out_of_memory(self, spec: ModelSpec) -> None:
         """Note that memory ran out while this model was loaded."""
-        if self._gauge is not None:
-            self._gauge.short(spec)
+        if self._memory_observer is not None:
+            self._memory_observer.out_of_memory(spec)
 
-    def _held(self, load: Load, held: int, ready: bool) -> None:
+    def _held(self, load: StartLoad, held: int, ready: bool) -> None:
         spec = load.spec
-        if self._gauge is None or (load.placement is not None and load.placement.gpu_layers):
+        if self._memory_observer is None or (load.placement is not None and load.placement.gpu_layers):
             return  # Of what is on a GPU, the memory of the process says nothing.
         if ready:
-            self._gauge.ready(spec, held)
+            self._memory_observer.ready(spec, held)
         else:
-            self._gauge.seen(spec, held)
+            self._memory_observer.measured(spec, held)
 
 
-def _options(load: Load) -> LoadOptions:
+def _options(load: StartLoad) -> LoadOptions:
     """Return how a model is loaded at the place that was chosen for it."""
     options, place = replace(load.spec.options, threads=load.threads), load.placement
     if place is None:

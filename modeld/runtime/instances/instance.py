@@ -14,39 +14,39 @@ from collections.abc import Callable
 import trio
 from trio_util import AsyncValue
 
-from modeld.domain.instance_state import State, move
+from modeld.domain.instance_state import InstanceState, transition
 from modeld.domain.request_events import Delta, Embedded, FinishReason, Started
 from modeld.engine.protocol import (
-    Admitted,
-    Answered,
-    Broken,
-    Done,
+    AnswerOutput,
     EngineInfo,
     LoadSpec,
     Output,
-    Tokens,
-    Vectors,
+    RequestAdmitted,
+    RequestDone,
+    RequestFailed,
+    TokenOutput,
+    VectorOutput,
 )
 from modeld.errors import EngineFailed
 from modeld.runtime.instances.decode_interrupts import InterruptRule
-from modeld.runtime.instances.slots_queue import Fifo
-from modeld.runtime.instances.stall_detector import StallWatch, describe_stall, first_stall
+from modeld.runtime.instances.slots_queue import SlotsQueue
+from modeld.runtime.instances.stall_detector import StallDetector, describe_stall, first_stall
 from modeld.runtime.ticket import Ticket
-from modeld.scheduler.effects import Cut, CutReason
-from modeld.scheduler.inputs import GotSlot, Input, Loaded, Released, Stuck
+from modeld.scheduler.effects import CutReason, CutRequest
+from modeld.scheduler.inputs import Input, InstanceLoaded, InstanceStuck, SlotReleased, SlotTaken
 from modeld.worker.host import Host
 from modeld.worker.messages import (
-    Cancel,
-    Died,
+    CancelRequest,
     FromWorker,
-    Held,
-    LoadFailed,
+    MemoryHeld,
     Progress,
-    Ready,
     SetThreads,
-    Step,
-    Stopped,
-    Submit,
+    StepDone,
+    SubmitRequest,
+    WorkerDied,
+    WorkerLoadFailed,
+    WorkerReady,
+    WorkerStopped,
 )
 
 # ----------------------------------------------------------------------
@@ -84,7 +84,7 @@ class TokenRate:
 
 # ----------------------------------------------------------------------
 
-Ending = Stopped | LoadFailed | Died
+Ending = WorkerStopped | WorkerLoadFailed | WorkerDied
 
 
 class Instance:
@@ -110,7 +110,7 @@ class Instance:
     ) -> None:
         """`on_held` is told bytes that the worker holds, and whether it became ready just then."""
         self.model_id = load.model_id
-        self.state: AsyncValue[State] = AsyncValue(State.LOADING)
+        self.state: AsyncValue[InstanceState] = AsyncValue(InstanceState.LOADING)
         self.info: EngineInfo | None = None
         self.progress = 0.0
         self.unstarted: frozenset[int] = frozenset()
@@ -121,8 +121,8 @@ class Instance:
         self._on_held = on_held
         self._worker = host(load, self._on_message)
         self._stall_timeout_s = stall_timeout_s
-        self._watch = StallWatch()
-        self._fifo = Fifo(load.options.slots)
+        self._watch = StallDetector()
+        self._fifo = SlotsQueue(load.options.slots)
         self._running: dict[int, Ticket] = {}
         self._ending: Ending | None = None
         self._interrupts = InterruptRule()
@@ -144,8 +144,10 @@ class Instance:
             self._fifo.close()
             self._fail_running()
         if self._ending is None:
-            self._ending = Died(EngineFailed("the worker ended without a word").as_problem())
-        self.state.value = State.STOPPED if isinstance(self._ending, Stopped) else State.ERROR
+            self._ending = WorkerDied(EngineFailed("the worker ended without a word").as_problem())
+        self.state.value = (
+            InstanceState.STOPPED if isinstance(self._ending, WorkerStopped) else InstanceState.ERROR
+        )
         return self._ending
 
     def grant(self, ticket: Ticket) -> None:
@@ -153,7 +155,7 @@ class Instance:
 
         One that needs no slot goes to the worker at once.
         """
-        if ticket.order.aside:
+        if ticket.order.needs_no_slot:
             self._submit(ticket)
         else:
             self._fifo.put(ticket)
@@ -163,11 +165,11 @@ class Instance:
         if ticket.id in self._running:
             in_prefill = ticket.admitted is not None and ticket.first_token is None
             urgent = in_prefill and self._interrupts.may_interrupt(alone=len(self._running) == 1)
-            self._worker.send(Cancel(ticket.id, urgent=urgent))
+            self._worker.send(CancelRequest(ticket.id, urgent=urgent))
         elif self._fifo.withdraw(ticket):
-            self._feed(Released(ticket.id, served=False))
+            self._feed(SlotReleased(ticket.id, served=False))
 
-    def cut(self, ticket: Ticket, cut: Cut) -> None:
+    def cut(self, ticket: Ticket, cut: CutRequest) -> None:
         """End a ticket with a legal last event, and take it out of its slot."""
         if ticket.first_token is None or cut.reason is CutReason.WAITED:
             ticket.fail(cut.problem)
@@ -181,7 +183,7 @@ class Instance:
 
     def stop(self) -> None:
         """Ask the worker to stop; `run` returns when it has."""
-        self.state.value = move(self.state.value, State.DRAINING)
+        self.state.value = transition(self.state.value, InstanceState.DRAINING)
         self._worker.stop()
 
     def tokens_per_second(self) -> float:
@@ -210,10 +212,10 @@ class Instance:
 
     def _hangs(self) -> bool:
         state = self.state.value
-        if state is State.LOADING:
+        if state is InstanceState.LOADING:
             pulse = self._worker.pulse()
-            return self._watch.look(busy=pulse is not None, pulse=pulse)
-        return self._watch.look(busy=bool(self._running) or state is State.DRAINING)
+            return self._watch.check(busy=pulse is not None, pulse=pulse)
+        return self._watch.check(busy=bool(self._running) or state is InstanceState.DRAINING)
 
     def _end_stalled(self) -> None:
         text = describe_stall(self.model_id, self.state.value, self._stall_timeout_s)
@@ -223,52 +225,52 @@ class Instance:
             f"{text}; a thread cannot be killed (isolation: process can), so its memory stays held "
             "until it comes back or the daemon is restarted"
         ).as_problem()
-        self.state.value = move(self.state.value, State.DRAINING)
+        self.state.value = transition(self.state.value, InstanceState.DRAINING)
         for ticket in self._running.values():
             ticket.fail(problem)
         self._running.clear()
         self._worker.stop()
-        self._feed(Stuck(self.model_id, problem))
+        self._feed(InstanceStuck(self.model_id, problem))
 
     async def _fill_slots(self) -> None:
         while True:
             ticket = await self._fifo.next()
             if ticket.closed or ticket.ended:  # It ended on its way from the channel to here.
                 self._fifo.free()
-                self._feed(Released(ticket.id, served=False, tokens=0))
+                self._feed(SlotReleased(ticket.id, served=False, tokens=0))
             else:
                 self._submit(ticket)
 
     def _submit(self, ticket: Ticket) -> None:
         self._running[ticket.id] = ticket
-        self._watch.sign()
-        self._worker.send(Submit(ticket.id, ticket.order.request))
+        self._watch.alive()
+        self._worker.send(SubmitRequest(ticket.id, ticket.order.request))
 
     def _on_message(self, message: FromWorker) -> None:
-        if isinstance(message, Held):
+        if isinstance(message, MemoryHeld):
             self._on_held(message.bytes, False)
             return
-        self._watch.sign()
+        self._watch.alive()
         match message:
-            case Step(outputs=outputs):
+            case StepDone(outputs=outputs):
                 self._stepped(outputs)
             case Progress(fraction=fraction):
                 self.progress = fraction
                 self._on_progress(self.model_id, fraction)
-            case Ready(info=info, held=held):
+            case WorkerReady(info=info, held=held):
                 self._become_ready(info)
                 self._on_held(held, True)
-            case Stopped() | LoadFailed() | Died():
+            case WorkerStopped() | WorkerLoadFailed() | WorkerDied():
                 self._ending = message
 
     def _become_ready(self, info: EngineInfo) -> None:
         self.info = info
         self.progress = 1.0
-        if self.state.value is not State.LOADING:  # It was told to stop meanwhile.
+        if self.state.value is not InstanceState.LOADING:  # It was told to stop meanwhile.
             return
-        self.state.value = State.READY
+        self.state.value = InstanceState.READY
         self._fifo.free(info.slots)
-        self._feed(Loaded(self.model_id, info.slots))
+        self._feed(InstanceLoaded(self.model_id, info.slots))
 
     def _stepped(self, outputs: tuple[Output, ...]) -> None:
         """Deliver what a step brought; each reader gets all that is his at once."""
@@ -279,7 +281,7 @@ class Instance:
             ticket = self._running.get(output.id)
             if ticket is None:
                 continue
-            if isinstance(output, Tokens):
+            if isinstance(output, TokenOutput):
                 tokens += output.count
                 if ticket.first_token is None:
                     ticket.add(Started(ticket.usage, ticket.thought), now)
@@ -294,40 +296,44 @@ class Instance:
         if tokens:
             self._rate.add(tokens, now)
 
-    def _deliver(self, ticket: Ticket, output: Admitted | Vectors | Answered | Done | Broken) -> None:
+    def _deliver(
+        self,
+        ticket: Ticket,
+        output: RequestAdmitted | VectorOutput | AnswerOutput | RequestDone | RequestFailed,
+    ) -> None:
         match output:
-            case Admitted(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, thought=thought):
+            case RequestAdmitted(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, thought=thought):
                 ticket.admit(prompt_tokens, cached_tokens, thought)
-                self._feed(GotSlot(ticket.id))
-            case Vectors(first=first, vectors=vectors):
+                self._feed(SlotTaken(ticket.id))
+            case VectorOutput(first=first, vectors=vectors):
                 ticket.put(Embedded(first, vectors))
-            case Answered(answer=answer):
+            case AnswerOutput(answer=answer):
                 ticket.put(answer)
                 ticket.finish(FinishReason.STOP)
                 self._release(ticket, served=False)  # It does not show that the model computes.
-            case Done(reason=reason, stop=stop):
+            case RequestDone(reason=reason, stop=stop):
                 ticket.finish(reason, stop)
                 self._release(ticket, served=reason is not FinishReason.CANCELLED)
-            case Broken(problem=problem):
+            case RequestFailed(problem=problem):
                 ticket.fail(problem)
                 self._release(ticket, served=False)
 
     def _release(self, ticket: Ticket, *, served: bool) -> None:
         del self._running[ticket.id]
-        if not ticket.order.aside:
+        if not ticket.order.needs_no_slot:
             self._fifo.free()
         tokens = ticket.prompt_tokens + ticket.completion_tokens
-        self._feed(Released(ticket.id, served=served, tokens=tokens))
+        self._feed(SlotReleased(ticket.id, served=served, tokens=tokens))
 
     def _fail_running(self) -> None:
         """Fail what was in the slots. After a death, those of whose answer nothing came may begin anew."""
-        died = self._ending if isinstance(self._ending, Died) else None
+        died = self._ending if isinstance(self._ending, WorkerDied) else None
         text = f"model {self.model_id} was stopped while it served this request"
         problem = EngineFailed(text).as_problem() if died is None else died.problem
         again: set[int] = set()
         for ticket in self._running.values():
             if died is not None and not ticket.begun:
-                ticket.begin_anew()
+                ticket.restart()
                 again.add(ticket.id)
             else:
                 ticket.fail(problem)

@@ -11,12 +11,12 @@ import trio
 
 from modeld.domain.model import ModelSpec
 from modeld.errors import EngineFailed, OutOfMemory, Problem
-from modeld.runtime.instances.factory import Launcher
+from modeld.runtime.instances.factory import InstanceFactory
 from modeld.runtime.instances.instance import Instance
 from modeld.scheduler import inputs
-from modeld.scheduler.effects import Load
+from modeld.scheduler.effects import StartLoad
 from modeld.scheduler.inputs import Input
-from modeld.worker.messages import Died, LoadFailed, Stopped
+from modeld.worker.messages import WorkerDied, WorkerLoadFailed, WorkerStopped
 
 # ----------------------------------------------------------------------
 # The wall around one model: however its instance ends, the scheduler hears of it and goes on.
@@ -32,18 +32,18 @@ async def supervise(instance: Instance, feed: Callable[[Input], None]) -> None:
     """
     try:
         ending = await instance.run()
-    except* Exception as group:  # noqa: BLE001  # the wall: told as `Died`, with the traceback in the log; other models serve on
+    except* Exception as group:  # noqa: BLE001  # the wall: told as `InstanceDied`, with the traceback in the log; other models serve on
         _log.exception("the instance of model %s broke", instance.model_id, exc_info=group)
         problem = EngineFailed(f"the instance broke: {group.exceptions[0]!r}").as_problem()
-        ending = Died(problem)
+        ending = WorkerDied(problem)
         await trio.lowlevel.cancel_shielded_checkpoint()
     match ending:
-        case Stopped():
-            feed(inputs.Stopped(instance.model_id))
-        case LoadFailed(problem=problem):
-            feed(inputs.LoadFailed(instance.model_id, problem))
-        case Died(problem=problem):
-            feed(inputs.Died(instance.model_id, problem, instance.unstarted))
+        case WorkerStopped():
+            feed(inputs.InstanceStopped(instance.model_id))
+        case WorkerLoadFailed(problem=problem):
+            feed(inputs.InstanceLoadFailed(instance.model_id, problem))
+        case WorkerDied(problem=problem):
+            feed(inputs.InstanceDied(instance.model_id, problem, instance.unstarted))
 
 
 # ----------------------------------------------------------------------
@@ -58,7 +58,7 @@ class Instances:
 
     def __init__(
         self,
-        launcher: Launcher,
+        launcher: InstanceFactory,
         *,
         feed: Callable[[Input], None],
         on_progress: Callable[[str, float], None],
@@ -72,7 +72,7 @@ class Instances:
         self.there: Mapping[str, Instance] = self._there
 
     @contextmanager
-    def below(self, nursery: trio.Nursery) -> Generator[None]:
+    def running_in(self, nursery: trio.Nursery) -> Generator[None]:
         """Run new instances in this nursery, until the end of the block."""
         self._nursery = nursery
         try:
@@ -81,11 +81,11 @@ class Instances:
             self._nursery = None
 
     @property
-    def may_begin(self) -> bool:
+    def may_start(self) -> bool:
         """Whether there is a nursery to run them in."""
         return self._nursery is not None
 
-    def begin(self, load: Load) -> None:
+    def start(self, load: StartLoad) -> None:
         """Begin to load a model as it was ordered."""
         if self._nursery is None:
             raise RuntimeError("the scheduler does not run")

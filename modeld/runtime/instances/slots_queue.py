@@ -10,7 +10,7 @@ import trio
 from modeld.runtime.ticket import Ticket
 
 
-class Fifo:
+class SlotsQueue:
     """Tickets in the order of their grants, each of which comes out when there is a slot for it."""
 
     def __init__(self, slots: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import trio
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 
 LOOKS = 8
 """So many looks without a sign of life make a stall; they are `stall_timeout / LOOKS` apart.
@@ -17,7 +17,7 @@ CPU), that is one look, and the signs that waited meanwhile are read before the 
 """
 
 
-class StallWatch:
+class StallDetector:
     """Counts looks at a worker between signs of life."""
 
     def __init__(self) -> None:
@@ -25,11 +25,11 @@ class StallWatch:
         self._busy = False
         self._pulse: object = None
 
-    def sign(self) -> None:
+    def alive(self) -> None:
         """Take in a sign of life: a message."""
         self._silent = 0
 
-    def look(self, *, busy: bool, pulse: object = None) -> bool:
+    def check(self, *, busy: bool, pulse: object = None) -> bool:
         """Look once more; return whether it hangs.
 
         `busy`: it has something to do. `pulse`: a value that changes while it works at something it sends
@@ -53,9 +53,9 @@ async def first_stall(look: Callable[[], bool], stall_timeout_s: float) -> None:
             return
 
 
-def describe_stall(model_id: str, state: State, stall_timeout_s: float) -> str:
+def describe_stall(model_id: str, state: InstanceState, stall_timeout_s: float) -> str:
     """Say that the engine of a model, which is in this state, hangs."""
-    doing = {State.LOADING: "was loaded", State.DRAINING: "was unloaded"}.get(state, "served")
+    doing = {InstanceState.LOADING: "was loaded", InstanceState.DRAINING: "was unloaded"}.get(state, "served")
     return (
         f"the engine of model {model_id} hangs: no sign of life for {stall_timeout_s:g} s "
         f"(stall_timeout) while it {doing}"

@@ -17,9 +17,17 @@ import trio
 
 from modeld.domain.request_events import Usage
 from modeld.quotas.client import Client
-from modeld.quotas.meter import Meter, Standing, Today, begun, ended, refusal, standings
+from modeld.quotas.meter import (
+    LimitStatus,
+    Meter,
+    Today,
+    limit_statuses,
+    refusal,
+    request_begun,
+    request_ended,
+)
 from modeld.quotas.usage import NOBODY, Counts, KeyUsage, LimitBody, Row, UsageReport
-from modeld.runtime.keys.usage_store import CannotKeep, UsageStore
+from modeld.runtime.keys.usage_store import CannotStore, UsageStore
 from modeld.telemetry.log import get_logger
 from modeld.telemetry.metrics import Metrics
 
@@ -30,10 +38,10 @@ _DAY_S = 86_400
 _log = get_logger("modeld.keys")
 
 
-class Visit:
+class RequestAccount:
     """One request of a key, from its admission to its end."""
 
-    def __init__(self, accounts: Accounts, client: Client, cost: int, model: str) -> None:
+    def __init__(self, accounts: KeyAccounts, client: Client, cost: int, model: str) -> None:
         self._accounts = accounts
         self._client = client
         self._cost = cost
@@ -44,7 +52,7 @@ class Visit:
         self._accounts.left(self._client, self._cost, self._model, usage)
 
 
-class Accounts:
+class KeyAccounts:
     """The use of all keys since the file began, or without a file since the start.
 
     Args:
@@ -78,16 +86,16 @@ class Accounts:
             self._metrics.keys.count_refusal(client.name, str(problem.details["policy"]))
             raise problem.as_error()
 
-    def begin(self, client: Client, cost: int, model: str) -> Visit:
+    def begin(self, client: Client, cost: int, model: str) -> RequestAccount:
         """Note that it was taken, and is estimated to cost so many tokens."""
-        self._meters[client.id or NOBODY] = begun(self._meter(client.id), cost, trio.current_time())
-        return Visit(self, client, cost, model)
+        self._meters[client.id or NOBODY] = request_begun(self._meter(client.id), cost, trio.current_time())
+        return RequestAccount(self, client, cost, model)
 
     def left(self, client: Client, cost: int, model: str, usage: Usage) -> None:
-        """See `Visit.end`."""
+        """See `RequestAccount.end`."""
         tokens = usage.prompt_tokens + usage.completion_tokens
         now, today = trio.current_time(), self._day()
-        self._meters[client.id or NOBODY] = ended(self._meter(client.id), cost, tokens, now, today)
+        self._meters[client.id or NOBODY] = request_ended(self._meter(client.id), cost, tokens, now, today)
         self._metrics.keys.count(client.name or NOBODY, usage)
         counts = Counts(
             requests=1,
@@ -97,9 +105,9 @@ class Accounts:
         )
         self._count(client.id, model, counts)
 
-    def standings(self, client: Client) -> tuple[Standing, ...]:
+    def limit_statuses(self, client: Client) -> tuple[LimitStatus, ...]:
         """Return what is left of this key's limits."""
-        return tuple(standings(client, self._meter(client.id), trio.current_time(), self._day()))
+        return tuple(limit_statuses(client, self._meter(client.id), trio.current_time(), self._day()))
 
     def report(self, clients: Iterable[Client], *, everybody: bool) -> UsageReport:
         """Return the use of these keys; with `everybody` also that of keys which are gone, and of no key."""
@@ -123,7 +131,7 @@ class Accounts:
         day = self._day().name
         try:
             totals, rows = await trio.to_thread.run_sync(self._store.open, day, limiter=self._limiter)
-        except CannotKeep as error:
+        except CannotStore as error:
             _log.warning("usage is not kept over a restart", reason=str(error))
             self._store = None
             return
@@ -154,7 +162,7 @@ class Accounts:
         write = partial(self._store.add, rows)
         try:
             await trio.to_thread.run_sync(write, limiter=self._limiter, abandon_on_cancel=True)
-        except CannotKeep as error:
+        except CannotStore as error:
             for row, counts in rows.items():
                 self._unwritten[row] = self._unwritten.get(row, Counts()) + counts
             if not self._complained:
@@ -190,12 +198,12 @@ class Accounts:
         return KeyUsage(
             id=key,
             name=client.name,
-            inside=self._meter(client.id).inside,
+            inside=self._meter(client.id).running,
             today=sum(rows.values(), Counts()),
             models={model: counts for model, counts in rows.items() if model},
             total=self._totals.get(key, Counts()),
             limits=tuple(
                 LimitBody(policy=it.policy, unit=it.unit, quota=it.quota, left=it.left, reset_s=it.reset_s)
-                for it in self.standings(client)
+                for it in self.limit_statuses(client)
             ),
         )

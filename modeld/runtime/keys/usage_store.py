@@ -43,7 +43,7 @@ _BUSY_S = 1.0
 """How long to wait for another process that reads the file."""
 
 
-class CannotKeep(Exception):
+class CannotStore(Exception):
     """Usage cannot be kept; the message says why."""
 
 
@@ -61,13 +61,13 @@ class UsageStore:
     def open(self, today: str) -> tuple[Mapping[str, Counts], Mapping[Row, Counts]]:
         """Open the file, and return the totals by key, and the rows of today. Rows older than a year go.
 
-        Raises: CannotKeep.
+        Raises: CannotStore.
         """
         try:
             self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             db = sqlite3.connect(self._path, timeout=_BUSY_S, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
-            raise CannotKeep(f"{self._path}: {error}") from None
+            raise CannotStore(f"{self._path}: {error}") from None
         try:
             self._make_ready(db, today)
             totals = {_text(key): _counts(*numbers) for key, *numbers in db.execute(_TOTALS)}
@@ -77,7 +77,7 @@ class UsageStore:
             }
         except (sqlite3.Error, _ForeignRow) as error:
             db.close()
-            raise CannotKeep(f"{self._path}: {error}") from None
+            raise CannotStore(f"{self._path}: {error}") from None
         except BaseException:  # whatever it is: the file is closed, and it goes on
             db.close()
             raise
@@ -85,10 +85,10 @@ class UsageStore:
         return totals, rows
 
     def _make_ready(self, db: sqlite3.Connection, today: str) -> None:
-        """Make the table if it is not there, and drop what is too old. Raises: CannotKeep, sqlite3.Error."""
+        """Make the table if it is not there, and drop what is too old. Raises: CannotStore, sqlite3.Error."""
         [(version,)] = db.execute("PRAGMA user_version")
         if version not in {0, _VERSION}:
-            raise CannotKeep(f"{self._path} was written by a newer modeld (version {version})")
+            raise CannotStore(f"{self._path} was written by a newer modeld (version {version})")
         with db:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
@@ -97,9 +97,9 @@ class UsageStore:
             db.execute("DELETE FROM usage WHERE day < date(?, ?)", (today, f"-{KEPT_DAYS} days"))
 
     def add(self, rows: Mapping[Row, Counts]) -> None:
-        """Add these counts, all or none. Raises: CannotKeep."""
+        """Add these counts, all or none. Raises: CannotStore."""
         if self._db is None:
-            raise CannotKeep(f"{self._path} is not open")
+            raise CannotStore(f"{self._path} is not open")
         values = [
             (
                 *(row.day, row.key, row.model),
@@ -111,7 +111,7 @@ class UsageStore:
             with self._db:
                 self._db.executemany(_ADD, values)
         except sqlite3.Error as error:
-            raise CannotKeep(f"{self._path}: {error}") from None
+            raise CannotStore(f"{self._path}: {error}") from None
 
     def close(self) -> None:
         """Close the file. Idempotent."""

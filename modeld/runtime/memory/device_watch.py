@@ -20,17 +20,17 @@ import structlog
 import trio
 from msgspec.structs import replace
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import MIB, Isolation
 from modeld.domain.status import DeviceStatus
 from modeld.engine.llama.native.backends import other_backends
 from modeld.errors import ModelFailed, Problem
-from modeld.memory.devices import Device, DeviceKind, Reading, Watched, rooms, watched
+from modeld.memory.devices import Device, DeviceKind, DeviceReading, DeviceState, device_limits, observe
 from modeld.runtime.memory.machine import machine_as_device
 from modeld.runtime.scheduling.scheduler import Scheduler
-from modeld.scheduler.capacity import places
+from modeld.scheduler.capacity import places_on_devices
 from modeld.scheduler.state import Fleet
-from modeld.worker.oneshot import ask_once
+from modeld.worker.oneshot import run_oneshot
 from modeld.worker.process_stats import anonymous_bytes
 
 # ----------------------------------------------------------------------
@@ -43,14 +43,14 @@ WITHIN_S = 20.0
 """Seconds after which a look is given up. The driver of a GPU that slept takes some to wake it."""
 
 
-async def look_at_devices(within_s: float = WITHIN_S) -> tuple[Device, ...] | Problem:
+async def read_devices(within_s: float = WITHIN_S) -> tuple[Device, ...] | Problem:
     """Ask a child process for all devices. Never raises for what a driver does.
 
     Cancellation: kills the child, and waits until it is gone.
     """
     await trio.lowlevel.checkpoint()
     try:
-        said = await ask_once("devices", "modeld.worker.device_child", b"", within_s)
+        said = await run_oneshot("devices", "modeld.worker.device_child", b"", within_s)
     except OSError as error:
         return _look_failed(f"no process could be started: {error.strerror or error}")
     if not said.in_time:
@@ -96,14 +96,14 @@ class DeviceSource(Protocol):
         ...
 
 
-class Machine:
+class MachineDevices:
     """The devices of this machine: its memory, and the GPUs that llama.cpp would use."""
 
     def __init__(
         self,
         *,
         backends: tuple[str, ...] | None = None,
-        ask: Callable[[], Awaitable[tuple[Device, ...] | Problem]] = look_at_devices,
+        ask: Callable[[], Awaitable[tuple[Device, ...] | Problem]] = read_devices,
         read: Callable[[], Device] = machine_as_device,
     ) -> None:
         """`backends`: of llama.cpp's library, beside the CPU (default: looked up when it runs)."""
@@ -174,7 +174,7 @@ class DeviceWatch:
         self._source = source
         self._scheduler = scheduler
         self._watches = watches
-        self._known: tuple[Watched, ...] = ()
+        self._known: tuple[DeviceState, ...] = ()
         self._own = anonymous_bytes(os.getpid()) or 0
         self._ledger: deque[Mapping[str, tuple[int, int]]] = deque(maxlen=_LEDGERS)
 
@@ -204,22 +204,22 @@ class DeviceWatch:
         ours = self._on_machine(fleet)
         self._ledger.append(_on_gpus(fleet))
         readings = [self._reading(device, ours) for device in self._source.look()]
-        self._known = watched(self._known, readings)
-        found = rooms(self._known)
+        self._known = observe(self._known, readings)
+        found = device_limits(self._known)
         after = replace(fleet, devices=found)
-        matters = places(after) or places(fleet) or after.budget != fleet.limits.budget
+        matters = places_on_devices(after) or places_on_devices(fleet) or after.budget != fleet.limits.budget
         if after.budget != fleet.budget or (matters and found != fleet.devices):
             self._scheduler.set_devices(found)
 
-    def _reading(self, device: Device, on_machine: int) -> Reading:
+    def _reading(self, device: Device, on_machine: int) -> DeviceReading:
         """Return a look with what is ours there: on the machine measured, on a GPU what the ledger has.
 
         A look at a GPU takes its time, so the ledger of all that time counts: the most and the least.
         """
         if device.kind is DeviceKind.CPU:
-            return Reading(device=device, ours=on_machine)
+            return DeviceReading(device=device, ours=on_machine)
         held = [ledger.get(device.name, (0, 0)) for ledger in self._ledger]
-        return Reading(
+        return DeviceReading(
             device=device, ours=max(most for most, _ in held), least=min(least for _, least in held)
         )
 
@@ -254,7 +254,7 @@ class DeviceWatch:
     def statuses(self) -> tuple[DeviceStatus, ...]:
         """Return what `/status` tells of each device."""
         if not self._known:
-            return tuple(_status(Watched(device=device)) for device in self._source.look())
+            return tuple(_status(DeviceState(device=device)) for device in self._source.look())
         return tuple(_status(one) for one in self._known)
 
 
@@ -266,11 +266,11 @@ def _on_gpus(fleet: Fleet) -> Mapping[str, tuple[int, int]]:
             continue
         for name, size in view.placement.bytes.items():
             most, least = held.get(name, (0, 0))
-            held[name] = (most + size, least + (size if view.state is State.READY else 0))
+            held[name] = (most + size, least + (size if view.state is InstanceState.READY else 0))
     return held
 
 
-def _status(one: Watched) -> DeviceStatus:
+def _status(one: DeviceState) -> DeviceStatus:
     device = one.device
     return DeviceStatus(
         name=device.name,

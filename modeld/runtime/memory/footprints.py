@@ -25,12 +25,12 @@ import structlog
 import trio
 from msgspec.structs import replace
 
-from modeld.domain.model import MIB, Catalog, DryRun, Isolation, ModelSpec, Source
+from modeld.domain.model import MIB, Catalog, DryRun, FootprintSource, Isolation, ModelSpec
 from modeld.engine.llama.footprint import repacked_types
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import Problem
-from modeld.memory.calibration import NOTABLE, Learned, scaled, when_ready, when_seen
-from modeld.worker.oneshot import probe
+from modeld.memory.calibration import NOTABLE, Calibration, after_load, after_measurement, calibrated
+from modeld.worker.oneshot import run_dry_run
 
 # ----------------------------------------------------------------------
 # What is remembered of footprints between runs: dry runs, and what loads have taught. A file in `state_dir`.
@@ -43,7 +43,7 @@ MOST_ENTRIES = 1000
 _MOST_BYTES = 16 << 20
 _FORMAT = 1
 
-_store_log = structlog.stdlib.get_logger("modeld.scales")
+_store_log = structlog.stdlib.get_logger("modeld.footprints")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     """Its id, for people who read the file."""
     run: DryRun | None = None
-    learned: Learned | None = None
+    learned: Calibration | None = None
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
     entries: dict[str, Entry] = {}
 
 
-class Book:
+class FootprintStore:
     """The entries, in the order of their last change. `load` and `save` block on the disk."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -143,15 +143,15 @@ def _read(path: Path) -> dict[str, Entry]:
 SETTLE_S = 2.0
 """A catalogue that changes settles for so long before its models are asked for."""
 PATIENCE_S = 2.0
-"""The book is not waited for longer: a disk that does not answer holds no start up."""
+"""The store is not waited for longer: a disk that does not answer holds no start up."""
 RETRY_S = 300.0
 """A dry run that did not end in time is tried again after so many seconds, or with the next change."""
 SAVE_S = 1.0
 """What changes within so many seconds is written at once."""
 
-_log = structlog.stdlib.get_logger("modeld.scales")
+_log = structlog.stdlib.get_logger("modeld.footprints")
 
-Prober = Callable[[LoadSpec], Awaitable[DryRun | Problem]]
+DryRunner = Callable[[LoadSpec], Awaitable[DryRun | Problem]]
 Disk = Callable[[Callable[[], None]], Awaitable[None]]
 
 
@@ -159,32 +159,32 @@ async def _in_thread(work: Callable[[], None]) -> None:
     await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
 
-class Gauge(Protocol):
+class MemoryObserver(Protocol):
     """Who hears what models really take."""
 
     def ready(self, spec: ModelSpec, held: int) -> None:
         """A worker became ready, and held so many bytes."""
         ...
 
-    def seen(self, spec: ModelSpec, held: int) -> None:
+    def measured(self, spec: ModelSpec, held: int) -> None:
         """A worker that serves holds so many bytes."""
         ...
 
-    def short(self, spec: ModelSpec) -> None:
+    def out_of_memory(self, spec: ModelSpec) -> None:
         """Memory ran out while this model was loaded."""
         ...
 
 
-class Scales:
-    """Keeps the contract of `Gauge`."""
+class FootprintEstimator:
+    """Keeps the contract of `MemoryObserver`."""
 
     def __init__(
         self,
-        book: Book,
+        store: FootprintStore,
         *,
         publish: Callable[[Catalog], None],
         idle: Callable[[], Awaitable[object]],
-        prober: Prober = probe,
+        prober: DryRunner = run_dry_run,
         disk: Disk = _in_thread,
         dry_runs: bool = True,
     ) -> None:
@@ -194,7 +194,7 @@ class Scales:
         """
         self._disk = disk
         self._dry_runs = dry_runs
-        self._book = book
+        self._store = store
         self._publish = publish
         self._idle = idle
         self._prober = prober
@@ -207,31 +207,31 @@ class Scales:
     def take(self, catalog: Catalog) -> None:
         """Take over what a look at the folder has found, and publish it with what is known."""
         self._catalog = catalog
-        keys = {self._book.key(spec) for spec in catalog.models.values()}
+        keys = {self._store.key(spec) for spec in catalog.models.values()}
         self._problems = {key: text for key, text in self._problems.items() if key in keys}
-        self._publish(self._weighed())
+        self._publish(self._estimated())
         self._changed.set()
 
     def ready(self, spec: ModelSpec, held: int) -> None:
         """Learn from a worker that became ready."""
         if held:
-            self._learn(spec, lambda learned: when_ready(learned, spec.scale, held))
+            self._learn(spec, lambda learned: after_load(learned, spec.scale, held))
 
-    def seen(self, spec: ModelSpec, held: int) -> None:
+    def measured(self, spec: ModelSpec, held: int) -> None:
         """Learn from a worker that holds more than was expected."""
-        self._learn(spec, lambda learned: when_seen(learned, spec.scale, held))
+        self._learn(spec, lambda learned: after_measurement(learned, spec.scale, held))
 
-    def short(self, spec: ModelSpec) -> None:
+    def out_of_memory(self, spec: ModelSpec) -> None:
         """Raise the estimate."""
         self._learn(spec, lambda learned: replace(learned, raised=True))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Read the book, then ask for what is not known. `started()` when the book is read.
+        """Read the store, then ask for what is not known. `started()` when the store is read.
 
         Never returns. Cancellation: ends a dry run.
         """
         with trio.move_on_after(PATIENCE_S):
-            await self._disk(self._book.load)
+            await self._disk(self._store.load)
         task_status.started()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep)
@@ -251,14 +251,14 @@ class Scales:
         """Return a model that can be loaded, has a process of its own, and was not asked for."""
         for spec in self._catalog.models.values():
             if spec.error is None and spec.facts is not None and spec.options.isolation is Isolation.PROCESS:
-                key = self._book.key(spec)
-                entry = self._book.find(key)
+                key = self._store.key(spec)
+                entry = self._store.find(key)
                 if key not in self._problems and (entry is None or entry.run is None):
                     return spec
         return None
 
     async def _ask(self, spec: ModelSpec) -> None:
-        key = self._book.key(spec)
+        key = self._store.key(spec)
         load = LoadSpec(model_id=spec.id, path=spec.path, options=spec.options, facts=spec.facts)
         answer = await self._prober(load)
         if isinstance(answer, Problem):
@@ -267,7 +267,7 @@ class Scales:
                 self._retry.append(key)
             _log.warning("a model's footprint is only a formula's", model=spec.id, reason=answer.message)
         else:
-            entry = self._book.find(key) or Entry(model=spec.id)
+            entry = self._store.find(key) or Entry(model=spec.id)
             # What was learned beside the formula says nothing of the dry run.
             self._put(key, replace(entry, run=answer, learned=None))
             _log.info(
@@ -276,15 +276,15 @@ class Scales:
                 probed_mb=answer.peak.total // MIB,
                 formula_mb=spec.footprint.total // MIB,
             )
-        self._publish(self._weighed())
+        self._publish(self._estimated())
 
-    def _learn(self, spec: ModelSpec, how: Callable[[Learned], Learned]) -> None:
-        key = self._book.key(spec)
-        entry = self._book.find(key) or Entry(model=spec.id)
-        source = Source.FORMULA if entry.run is None else Source.PROBE
+    def _learn(self, spec: ModelSpec, how: Callable[[Calibration], Calibration]) -> None:
+        key = self._store.key(spec)
+        entry = self._store.find(key) or Entry(model=spec.id)
+        source = FootprintSource.FORMULA if entry.run is None else FootprintSource.PROBE
         if source is not spec.scale.source or not spec.scale.base.total:
             return  # It was loaded by another estimate than the one that is known by now.
-        before = entry.learned or Learned()
+        before = entry.learned or Calibration()
         after = how(before)
         if after == entry.learned:
             return
@@ -293,28 +293,28 @@ class Scales:
             _log.info(
                 "learned", model=spec.id, ratio=round(after.ratio, 3), measured_mb=after.measured // MIB
             )
-        self._publish(self._weighed())
+        self._publish(self._estimated())
 
     def _put(self, key: str, entry: Entry) -> None:
-        self._book.put(key, entry)
+        self._store.put(key, entry)
         self._dirty.set()
 
-    def _weighed(self) -> Catalog:
+    def _estimated(self) -> Catalog:
         return replace(
             self._catalog,
-            models={model_id: self._weigh(spec) for model_id, spec in self._catalog.models.items()},
+            models={model_id: self._estimate_dry(spec) for model_id, spec in self._catalog.models.items()},
         )
 
-    def _weigh(self, spec: ModelSpec) -> ModelSpec:
+    def _estimate_dry(self, spec: ModelSpec) -> ModelSpec:
         if spec.error is not None or spec.facts is None:
             return spec
-        key = self._book.key(spec)
-        entry = self._book.find(key) or Entry(model=spec.id)
-        return scaled(spec, entry.run, entry.learned, self._problems.get(key, ""))
+        key = self._store.key(spec)
+        entry = self._store.find(key) or Entry(model=spec.id)
+        return calibrated(spec, entry.run, entry.learned, self._problems.get(key, ""))
 
     async def _keep(self) -> None:
         while True:
             await self._dirty.wait()
             await trio.sleep(SAVE_S)
             self._dirty = trio.Event()
-            await self._disk(partial(self._book.save, self._book.frozen()))
+            await self._disk(partial(self._store.save, self._store.frozen()))

@@ -11,28 +11,28 @@ import msgspec
 from modeld.config.machine import memory_now
 from modeld.domain.model import MIB
 from modeld.memory.devices import Device, DeviceKind
-from modeld.memory.layer_placement import Spot
-from modeld.memory.space import Space, space_of
-from modeld.scheduler.state import Limits
+from modeld.memory.layer_placement import DeviceSpace
+from modeld.memory.space import Capacity, capacity_of
+from modeld.scheduler.state import SchedulerLimits
 
 AUTO_SHARE = 0.9
 """`auto` leaves a tenth of what is available to everybody else."""
 
 
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
+class MachineMemory(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes, within the cgroup's limit where there is one."""
 
     total: int
     available: int
 
 
-def memory_of_machine(root: Path = Path("/")) -> Memory:
+def memory_of_machine(root: Path = Path("/")) -> MachineMemory:
     """Read what the machine has, and what is available of it. Zeros: not told. Takes less than 1 ms.
 
     ggml's CPU device reports all memory as free, so it is not asked.
     """
     total, available = memory_now(root)
-    return Memory(total=total or 0, available=min(available or 0, total or 0))
+    return MachineMemory(total=total or 0, available=min(available or 0, total or 0))
 
 
 def machine_as_device(root: Path = Path("/")) -> Device:
@@ -60,14 +60,14 @@ def auto_share(available: int) -> int:
     return int(available * AUTO_SHARE) // MIB * MIB
 
 
-def sizing_space(limits: Limits, devices: Sequence[Device]) -> Space:
+def sizing_capacity(limits: SchedulerLimits, devices: Sequence[Device]) -> Capacity:
     """Return the space for all models together, by which sizes that are `auto` are chosen.
 
     The budget less the margin; without a budget, nine tenths of what the machine and its cards have: that
     does not change, what is available does. Of each device as much, less the margin.
     """
     spots = tuple(
-        Spot(
+        DeviceSpace(
             name=device.name,
             kind=device.kind,
             free=max(0, auto_share(device.total) - limits.margin),
@@ -76,7 +76,7 @@ def sizing_space(limits: Limits, devices: Sequence[Device]) -> Space:
         if device.total
     )
     if limits.budget is not None:
-        return space_of(max(0, limits.budget - limits.margin), spots)
+        return capacity_of(max(0, limits.budget - limits.margin), spots)
     cards = sum(device.total for device in devices if device.kind is DeviceKind.GPU)
     machine = memory_of_machine().total
-    return space_of(int((machine + cards) * AUTO_SHARE) if machine else None, spots)
+    return capacity_of(int((machine + cards) * AUTO_SHARE) if machine else None, spots)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import trio
 
-from modeld.domain.daemon_events import MOST_REASON, FleetEvent, Kind, Position
+from modeld.domain.daemon_events import MOST_REASON, EventKind, FleetEvent, Position
 from modeld.domain.request import Priority
 from modeld.domain.status import EventsStatus
 from modeld.errors import QueueFull
@@ -27,7 +27,7 @@ MOST_AT_ONCE = 256
 """Events that a reader is given at a time: some 64 KiB of lines."""
 
 
-class Sink(Protocol):
+class EventSink(Protocol):
     """Where all events go besides. Nothing of it may wait."""
 
     def put(self, event: FleetEvent) -> None:
@@ -54,7 +54,7 @@ class EventLog:
 
     def __init__(
         self,
-        sink: Sink | None = None,
+        sink: EventSink | None = None,
         *,
         kept: int = KEPT_EVENTS,
         clock: Callable[[], float] = time.monotonic,
@@ -73,7 +73,7 @@ class EventLog:
 
     def record(
         self,
-        kind: Kind,
+        kind: EventKind,
         *,
         model: str = "",
         ticket: int = 0,
@@ -112,7 +112,7 @@ class EventLog:
         if self._news:
             self._news.unpark_all()
 
-    def follow(self, after: Position | None = None) -> Reader:
+    def follow(self, after: Position | None = None) -> EventReader:
         """Read along: from now on, or after an event that was seen. The caller closes the reader.
 
         Raises: QueueFull when `MOST_READERS` do so already.
@@ -122,7 +122,7 @@ class EventLog:
                 f"{MOST_READERS} readers follow the events already; close one of them, or read events_file",
                 retry_after_s=5.0,
             )
-        return Reader(self, after)
+        return EventReader(self, after)
 
     def close(self) -> None:
         """Let readers have what there is, and then their end. What comes later only goes to the sink."""
@@ -179,13 +179,13 @@ class EventLog:
             run=self.run,
             at_unix=round(time.time(), 3),
             uptime_ms=round((self._clock() - self._began) * 1000, 1),
-            kind=Kind.MISSED,
+            kind=EventKind.MISSED,
             reason=reason,
             numbers={"events": missed} if missed else {},
         )
 
 
-class Reader:
+class EventReader:
     """One who reads along."""
 
     def __init__(self, log: EventLog, after: Position | None) -> None:

@@ -9,7 +9,7 @@ from collections import deque
 
 import structlog
 
-from modeld.domain.daemon_events import Kind
+from modeld.domain.daemon_events import EventKind
 from modeld.domain.model import MIB
 from modeld.domain.operation import OperationKind
 from modeld.domain.request_events import Stats
@@ -17,7 +17,7 @@ from modeld.domain.status import Decision
 from modeld.runtime.reporting.event_log import EventLog
 from modeld.runtime.ticket import Ticket
 from modeld.scheduler import inputs
-from modeld.scheduler.effects import EndOperation, RefuseOperation, Tell, kind_of
+from modeld.scheduler.effects import EndOperation, RecordDecision, RefuseOperation, kind_of
 from modeld.scheduler.state import Instant
 from modeld.telemetry.metrics import Metrics
 
@@ -28,7 +28,7 @@ PROGRESS_STEP = 0.05
 _LOUD = {"load_failed", "died", "stuck"}
 
 
-class Observer:
+class SchedulerObserver:
     """Records what happened. Owns the last decisions and the last error; decides nothing.
 
     Attributes:
@@ -50,7 +50,7 @@ class Observer:
         everything = sorted((*self._decisions, *self._refusals.values()), key=lambda it: it.at_unix)
         return tuple(everything[-KEPT_DECISIONS:])
 
-    def decided(self, tell: Tell) -> None:
+    def decided(self, tell: RecordDecision) -> None:
         """Record a decision with its reason and numbers."""
         if tell.action == "refuse":
             self._refused(tell)  # Its event is told with the end of the request.
@@ -80,16 +80,16 @@ class Observer:
         level = "error" if tell.action in _LOUD else "info"
         getattr(self._log, level)(tell.action, model=tell.model_id, reason=tell.reason, **numbers)
         match kind:
-            case Kind.EVICTING | Kind.UNLOADING:
+            case EventKind.EVICTING | EventKind.UNLOADING:
                 self._metrics.instances.count_eviction(tell.model_id, cause)
-            case Kind.BREAKER_OPENED:
+            case EventKind.BREAKER_OPENED:
                 self._metrics.instances.count_breaker(tell.model_id)
-            case Kind.FAILED if cause == "load":
+            case EventKind.FAILED if cause == "load":
                 self._metrics.instances.observe_load(tell.model_id, 0.0, ok=False)
             case _:
                 pass
 
-    def _refused(self, tell: Tell) -> None:
+    def _refused(self, tell: RecordDecision) -> None:
         """Count a refusal together with those before it for the same reason; the request's log has each."""
         key = (tell.model_id, tell.kind)
         before = self._refusals.pop(key, None)
@@ -118,7 +118,7 @@ class Observer:
             **({"key": one.key} if one.key else {}),
         )
         self.events.record(
-            Kind.OPERATION_ENDED,
+            EventKind.OPERATION_ENDED,
             model=one.model_id,
             operation=one.id,
             key=one.key,
@@ -141,23 +141,23 @@ class Observer:
         if told <= fraction < told + PROGRESS_STEP and (fraction < 1 or told == 1):
             return
         self._progress[model_id] = fraction
-        self.events.record(Kind.LOADING, model=model_id, numbers={"progress": round(fraction, 3)})
+        self.events.record(EventKind.LOADING, model=model_id, numbers={"progress": round(fraction, 3)})
 
-    def daemon(self, kind: Kind, reason: str, **numbers: float) -> None:
+    def daemon(self, kind: EventKind, reason: str, **numbers: float) -> None:
         """Record a turn in the life of the daemon itself."""
         self.events.record(kind, reason=reason, numbers=numbers)
 
     def operation_started(self, event: inputs.Asked) -> None:
         """Record what an operator asked for."""
         match event:
-            case inputs.LoadAsked():
+            case inputs.LoadRequested():
                 kind = OperationKind.LOAD
-            case inputs.UnloadAsked():
+            case inputs.UnloadRequested():
                 kind = OperationKind.UNLOAD
-            case inputs.SwitchAsked():
+            case inputs.SwitchRequested():
                 kind = OperationKind.SWITCH
         self.events.record(
-            Kind.OPERATION_STARTED,
+            EventKind.OPERATION_STARTED,
             model=event.model_id,
             operation=event.operation,
             key=event.key,
@@ -167,7 +167,7 @@ class Observer:
     def operation_refused(self, refused: RefuseOperation) -> None:
         """Record that an operation was not begun."""
         self.events.record(
-            Kind.OPERATION_ENDED,
+            EventKind.OPERATION_ENDED,
             model=refused.model_id,
             operation=refused.operation,
             key=refused.key,
@@ -185,12 +185,12 @@ class Observer:
         if order.timeout_s is not None:
             numbers["deadline_ms"] = round(order.timeout_s * 1000)
         self.events.record(
-            Kind.ARRIVED,
+            EventKind.ARRIVED,
             model=spec.id,
             ticket=ticket.id,
             request=ticket.request_id,
-            key=order.stake.name,
-            cause="aside" if order.aside else "",
+            key=order.tenant.name,
+            cause="aside" if order.needs_no_slot else "",
             priority=order.priority,
             numbers=numbers,
         )
@@ -200,11 +200,11 @@ class Observer:
         numbers: dict[str, float] = {"position": position}
         if eta_s is not None:
             numbers["eta_ms"] = round(eta_s * 1000)
-        self._of(Kind.QUEUED, ticket, numbers)
+        self._instance_of(EventKind.QUEUED, ticket, numbers)
 
     def granted(self, ticket: Ticket, now: Instant) -> None:
         """Record that a request has a place at its model."""
-        self._of(Kind.GRANTED, ticket, {"waited_ms": _ms(now - ticket.created)})
+        self._instance_of(EventKind.GRANTED, ticket, {"waited_ms": _ms(now - ticket.created)})
 
     def started(self, ticket: Ticket) -> None:
         """Record that a request has a slot."""
@@ -215,15 +215,15 @@ class Observer:
             "prompt_tokens": ticket.prompt_tokens,
             "cached_tokens": ticket.cached_tokens,
         }
-        self._of(Kind.STARTED, ticket, numbers)
+        self._instance_of(EventKind.STARTED, ticket, numbers)
 
-    def _of(self, kind: Kind, ticket: Ticket, numbers: dict[str, float]) -> None:
+    def _instance_of(self, kind: EventKind, ticket: Ticket, numbers: dict[str, float]) -> None:
         self.events.record(
             kind,
             model=ticket.model.id,
             ticket=ticket.id,
             request=ticket.request_id,
-            key=ticket.order.stake.name,
+            key=ticket.order.tenant.name,
             numbers=numbers,
         )
 
@@ -231,8 +231,8 @@ class Observer:
         """Record a request that ended, or whose client left."""
         stats = ticket.stats()
         self._tell_end(ticket, stats)
-        if ticket.order.aside:
-            self._metrics.requests.count_aside(ticket.model.id, ticket.outcome)
+        if ticket.order.needs_no_slot:
+            self._metrics.requests.count_without_slot(ticket.model.id, ticket.outcome)
             return
         if ticket.closed and not ticket.ended:
             self._metrics.requests.count_cancel(ticket.model.id, _phase(ticket))
@@ -261,11 +261,11 @@ class Observer:
             numbers["ttft_ms"] = _ms(stats.ttft_s)
         left = ticket.closed and not ticket.ended
         self.events.record(
-            Kind.REFUSED if problem is not None and ticket.admitted is None else Kind.ENDED,
+            EventKind.REFUSED if problem is not None and ticket.admitted is None else EventKind.ENDED,
             model=ticket.model.id,
             ticket=ticket.id,
             request=ticket.request_id,
-            key=ticket.order.stake.name,
+            key=ticket.order.tenant.name,
             cause=ticket.outcome,
             reason=f"its client left ({_phase(ticket)})" if left else problem.brief if problem else "",
             numbers=numbers,

@@ -8,15 +8,15 @@ import time
 import trio
 
 import modeld
-from modeld.domain.instance_state import State
-from modeld.domain.model import MIB, Source
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.model import MIB, FootprintSource
 from modeld.domain.status import DaemonStatus, DeviceStatus, InstanceStatus
 from modeld.memory.layer_placement import in_mib
 from modeld.runtime.instances.instance import Instance
-from modeld.runtime.reporting.observer import Observer
+from modeld.runtime.reporting.observer import SchedulerObserver
 from modeld.runtime.scheduling.scheduler import Scheduler
 from modeld.scheduler.capacity import shortage
-from modeld.scheduler.deadlines import stays_until
+from modeld.scheduler.deadlines import stay_deadline
 from modeld.scheduler.eta import eta
 from modeld.scheduler.state import Fleet, InstanceView
 
@@ -24,7 +24,7 @@ from modeld.scheduler.state import Fleet, InstanceView
 class StatusReporter:
     """Knows when the daemon started and who it is; everything else it looks up."""
 
-    def __init__(self, scheduler: Scheduler, observer: Observer, *, node_id: str) -> None:
+    def __init__(self, scheduler: Scheduler, observer: SchedulerObserver, *, node_id: str) -> None:
         self._scheduler = scheduler
         self._observer = observer
         self._node_id = node_id
@@ -40,7 +40,7 @@ class StatusReporter:
             for view in sorted(fleet.instances.values(), key=lambda view: view.model_id)
         )
         stuck = [view for view in fleet.instances.values() if view.stuck is not None]
-        loading = [view for view in fleet.instances.values() if view.state is State.LOADING]
+        loading = [view for view in fleet.instances.values() if view.state is InstanceState.LOADING]
         return DaemonStatus(
             state=self._scheduler.readiness(),
             version=modeld.__version__,
@@ -60,7 +60,7 @@ class StatusReporter:
             evictions_total=fleet.evictions,
             loads_total=fleet.loads,
             warmups_in_progress=len(loading),
-            draining_count=sum(view.state is State.DRAINING for view in fleet.instances.values()),
+            draining_count=sum(view.state is InstanceState.DRAINING for view in fleet.instances.values()),
             queued_total=sum(instance.queue_len for instance in instances),
             inflight_total=sum(instance.inflight for instance in instances),
             devices=devices,
@@ -77,10 +77,10 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
     waiting = fleet.queue_len(view.model_id)
     now = trio.current_time()
     eta_s = eta(fleet, view.model_id, waiting, now) if waiting else None
-    stays = stays_until(fleet, view, now)
+    stays = stay_deadline(fleet, view, now)
     return InstanceStatus(
         model_id=view.model_id,
-        state=State.ERROR if view.stuck is not None else view.state,
+        state=InstanceState.ERROR if view.stuck is not None else view.state,
         last_used_unix=view.last_used + wall if view.last_used else 0.0,
         est_vram_mb=(view.reserved or (spec.footprint.total if spec else 0)) / MIB,
         devices_mb=in_mib({} if view.placement is None else view.placement.bytes),
@@ -91,7 +91,7 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
         max_queue_depth=fleet.queue_depth(view.model_id),
         pid=None if instance is None else instance.pid,
         estimate_mb=0.0 if spec is None else (spec.scale.base.total or spec.footprint.total) / MIB,
-        estimate_source=str(Source.FORMULA if spec is None else spec.scale.source),
+        estimate_source=str(FootprintSource.FORMULA if spec is None else spec.scale.source),
         learned_ratio=1.0 if spec is None else spec.scale.ratio,
         measured_mb=None if measured is None else measured / MIB,
         slots=view.slots,
@@ -99,7 +99,9 @@ def _instance(fleet: Fleet, view: InstanceView, instance: Instance | None, wall:
         pinned=spec is not None and spec.pinned,
         ttl_s=None if spec is None else spec.ttl_s,
         keep_until_unix=None if stays is None else stays + wall,
-        load_progress=instance.progress if instance is not None and view.state is State.LOADING else None,
+        load_progress=instance.progress
+        if instance is not None and view.state is InstanceState.LOADING
+        else None,
         load_ms=view.load_s * 1000 if view.load_s else None,
         tokens_per_second=0.0 if instance is None else instance.tokens_per_second(),
         restarts=view.restarts,

@@ -13,10 +13,10 @@ from modeld.domain.operation import OperationStatus
 from modeld.engine.llama.footprint import estimate
 from modeld.runtime.scheduling.scheduler import Scheduler
 from modeld.scheduler import inputs
-from modeld.scheduler.plan import Plan, plan
+from modeld.scheduler.plan import LoadPlan, plan
 
 
-class Control:
+class OperatorControl:
     """A facade without state of its own. Names are ids or aliases; `key` is the name of the operator's key.
 
     Each method that begins an operation raises ModeldError for what is known at once: ModelNotFound,
@@ -32,7 +32,7 @@ class Control:
         """Have a model loaded, and pinned or let go if that is said, too."""
         spec = self._scheduler.find(name)
         return self._scheduler.begin(
-            inputs.LoadAsked(
+            inputs.LoadRequested(
                 operation=_new_id(), model_id=spec.id, pin=pin, keep_alive_s=keep_alive_s, key=key
             )
         )
@@ -41,19 +41,19 @@ class Control:
         """Have a model unloaded: once it is idle, or with `force` at once."""
         spec = self._scheduler.find(name)
         return self._scheduler.begin(
-            inputs.UnloadAsked(operation=_new_id(), model_id=spec.id, force=force, key=key)
+            inputs.UnloadRequested(operation=_new_id(), model_id=spec.id, force=force, key=key)
         )
 
     def switch(self, name: str, *, key: str = "") -> OperationStatus:
         """Have a model loaded, and then all others unloaded that are not pinned."""
         spec = self._scheduler.find(name)
-        return self._scheduler.begin(inputs.SwitchAsked(operation=_new_id(), model_id=spec.id, key=key))
+        return self._scheduler.begin(inputs.SwitchRequested(operation=_new_id(), model_id=spec.id, key=key))
 
     def pin(self, name: str, *, pinned: bool, key: str = "") -> ModelSpec:
         """Pin a model or let it go, until the daemon ends. Returns: the model. Raises: ModelNotFound."""
         return self._scheduler.pin(self._scheduler.find(name).id, pinned=pinned, key=key)
 
-    def plan(self, name: str | None, *, context: int | None = None, slots: int | None = None) -> Plan:
+    def plan(self, name: str | None, *, context: int | None = None, slots: int | None = None) -> LoadPlan:
         """Return what would happen if a model were loaded now, perhaps of another size.
 
         Raises: ModelNotFound.
@@ -69,13 +69,13 @@ class Control:
         """Return an operation. Raises: OperationNotFound."""
         return self._scheduler.operations.get(operation_id)
 
-    def give_up(self, operation_id: str, *, key: str = "") -> OperationStatus:
+    def cancel(self, operation_id: str, *, key: str = "") -> OperationStatus:
         """End an operation that is not wanted any more; one that has ended stays as it is.
 
         Raises: OperationNotFound.
         """
         self._scheduler.operations.get(operation_id)
-        return self._scheduler.give_up(operation_id, key=key)
+        return self._scheduler.cancel_operation(operation_id, key=key)
 
     async def wait(self, operation_id: str, seconds: float) -> OperationStatus:
         """Return an operation when it has ended, or as it is after so long. Raises: OperationNotFound."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The book of operations: those that run, and the last that ended, for who asks or waits."""
+"""The store of operations: those that run, and the last that ended, for who asks or waits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 import trio
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.operation import Operation, OperationState, OperationStatus, Phase
 from modeld.errors import OperationNotFound, Problem
 from modeld.scheduler.effects import EndOperation, RefuseOperation
@@ -19,7 +19,7 @@ from modeld.scheduler.state import Fleet, Instant
 # How far an operation is, and what it waits for: read off the fleet whenever somebody asks.
 
 
-class Stage(msgspec.Struct, frozen=True):
+class OperationStage(msgspec.Struct, frozen=True):
     """Where an operation is, and a sentence on it."""
 
     phase: Phase
@@ -28,54 +28,62 @@ class Stage(msgspec.Struct, frozen=True):
     """0 to 1, without the progress of a load that is under way, which its instance knows."""
 
 
-def stage_of(fleet: Fleet, one: Operation, now: Instant) -> Stage:
+def operation_stage(fleet: Fleet, one: Operation, now: Instant) -> OperationStage:
     """Say what a running operation waits for."""
     return _of_load(fleet, one, now) if one.wants_load else _of_leaving(fleet, one)
 
 
-def _of_load(fleet: Fleet, one: Operation, now: Instant) -> Stage:
+def _of_load(fleet: Fleet, one: Operation, now: Instant) -> OperationStage:
     view = fleet.instance(one.model_id)
-    claim = next((claim for claim in fleet.claims if claim.model_id == one.model_id), None)
+    reservation = next(
+        (reservation for reservation in fleet.reservations if reservation.model_id == one.model_id), None
+    )
     match view.state:
-        case State.LOADING:
-            return Stage(Phase.LOADING, f"it is being loaded, for {now - view.load_started:.1f} s", 0.0)
-        case State.DRAINING:
-            return Stage(Phase.STOPPING, "it is being unloaded, and is loaded again after that", 0.0)
-        case State.ERROR if view.failures.retry_at > now:
+        case InstanceState.LOADING:
+            return OperationStage(
+                Phase.LOADING, f"it is being loaded, for {now - view.load_started:.1f} s", 0.0
+            )
+        case InstanceState.DRAINING:
+            return OperationStage(Phase.STOPPING, "it is being unloaded, and is loaded again after that", 0.0)
+        case InstanceState.ERROR if view.failures.retry_at > now:
             wait = view.failures.retry_at - now
-            return Stage(Phase.QUEUED, f"its engine died; it is tried again in {wait:.1f} s", 0.0)
-        case _ if claim is None:
-            return Stage(Phase.QUEUED, "it waits for room in memory", 0.0)
-        case _ if claim.committed:
-            return Stage(Phase.EVICTING, f"{', '.join(claim.victims)} makes room for it", 0.0)
+            return OperationStage(Phase.QUEUED, f"its engine died; it is tried again in {wait:.1f} s", 0.0)
+        case _ if reservation is None:
+            return OperationStage(Phase.QUEUED, "it waits for room in memory", 0.0)
+        case _ if reservation.committed:
+            return OperationStage(Phase.EVICTING, f"{', '.join(reservation.victims)} makes room for it", 0.0)
         case _:
-            names = ", ".join(claim.victims)
-            return Stage(Phase.DRAINING, f"{names} makes room for it as soon as no request holds it", 0.0)
+            names = ", ".join(reservation.victims)
+            return OperationStage(
+                Phase.DRAINING, f"{names} makes room for it as soon as no request holds it", 0.0
+            )
 
 
-def _of_leaving(fleet: Fleet, one: Operation) -> Stage:
-    gone = one.leaving_total - len(one.leaving)
-    progress = gone / one.leaving_total if one.leaving_total else 0.0
-    busy = [view for view in map(fleet.instance, one.leaving) if not view.idle]
+def _of_leaving(fleet: Fleet, one: Operation) -> OperationStage:
+    gone = one.departing_total - len(one.departing)
+    progress = gone / one.departing_total if one.departing_total else 0.0
+    busy = [view for view in map(fleet.instance, one.departing) if not view.idle]
     if busy:
         requests = sum(len(view.leases) for view in busy)
         names = ", ".join(view.model_id for view in busy)
         hold = "1 request still holds" if requests == 1 else f"{requests} requests still hold"
-        return Stage(Phase.DRAINING, f"{hold} {names}", progress)
-    loading = [view.model_id for view in map(fleet.instance, one.leaving) if view.state is State.LOADING]
+        return OperationStage(Phase.DRAINING, f"{hold} {names}", progress)
+    loading = [
+        view.model_id for view in map(fleet.instance, one.departing) if view.state is InstanceState.LOADING
+    ]
     if loading:
         reason = f"{', '.join(loading)} is being loaded for requests, and goes after them"
-        return Stage(Phase.DRAINING, reason, progress)
-    return Stage(Phase.STOPPING, f"{', '.join(one.leaving)} gives its memory back", progress)
+        return OperationStage(Phase.DRAINING, reason, progress)
+    return OperationStage(Phase.STOPPING, f"{', '.join(one.departing)} gives its memory back", progress)
 
 
 # ----------------------------------------------------------------------
 
 KEPT = 100
-"""Operations that ended of which the book still tells."""
+"""Operations that ended of which the store still tells."""
 
 
-class OperationBook:
+class OperationStore:
     """Knows operations by id. The scheduler tells it when one begins and ends."""
 
     def __init__(self, fleet: Callable[[], Fleet], progress: Callable[[str], float]) -> None:
@@ -159,7 +167,7 @@ class OperationBook:
         return self.get(operation_id)
 
     def _told(self, one: Operation) -> OperationStatus:
-        stage = stage_of(self._fleet(), one, trio.current_time())
+        stage = operation_stage(self._fleet(), one, trio.current_time())
         loading = stage.phase is Phase.LOADING and one.wants_load
         return OperationStatus(
             id=one.id,

@@ -22,7 +22,7 @@ def tell_progress(fleet: Fleet, tickets: Mapping[int, Ticket], model_id: str, fr
         tickets[waiter.ticket].put(Loading(fraction))
 
 
-class Positions:
+class QueuePositions:
     """Tells those who wait their place in the queue, and how long it will take.
 
     Attributes:
@@ -35,7 +35,7 @@ class Positions:
         self._told_at = -math.inf
         self._on_queued = on_queued
 
-    def came(self, fleet: Fleet, ticket: Ticket, now: Instant) -> None:
+    def on_arrival(self, fleet: Fleet, ticket: Ticket, now: Instant) -> None:
         """Tell one that just came its place, if it has to wait for a slot."""
         order = queue_order(fleet, ticket.model.id, now)
         if ticket.id not in order:
@@ -45,7 +45,7 @@ class Positions:
             _tell(fleet, ticket, position, now)
         self._on_queued(ticket, position, eta(fleet, ticket.model.id, position, now))
 
-    def changed(self, fleet: Fleet, tickets: Mapping[int, Ticket], now: Instant) -> None:
+    def refresh(self, fleet: Fleet, tickets: Mapping[int, Ticket], now: Instant) -> None:
         """Something happened: tell those whose place changed, or whose wait can now be estimated."""
         if now < self._told_at + TELL_EVERY_S:
             self.due = self._told_at + TELL_EVERY_S

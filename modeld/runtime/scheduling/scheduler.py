@@ -16,29 +16,29 @@ from collections.abc import Callable, Iterable, Mapping
 import trio
 from trio_util import AsyncValue
 
-from modeld.domain.catalog import named, unfit
-from modeld.domain.daemon_events import Kind
-from modeld.domain.instance_state import State
+from modeld.domain.catalog import resolve_model, unsupported_reason
+from modeld.domain.daemon_events import EventKind
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import Catalog, EngineKind, ModelSpec
 from modeld.domain.operation import OperationStatus
 from modeld.domain.request import Order
 from modeld.domain.request_events import Loading
-from modeld.memory.devices import DeviceRoom
-from modeld.runtime.instances.factory import Launcher
+from modeld.memory.devices import DeviceLimit
+from modeld.runtime.instances.factory import InstanceFactory
 from modeld.runtime.instances.instance import Instance
 from modeld.runtime.instances.instances import Instances
-from modeld.runtime.memory.footprints import Gauge
-from modeld.runtime.reporting.observer import Observer
-from modeld.runtime.scheduling.effect_runner import Performer
-from modeld.runtime.scheduling.operations import OperationBook
-from modeld.runtime.scheduling.queue_positions import Positions, tell_progress
-from modeld.runtime.scheduling.scheduler_loop import Decider
+from modeld.runtime.memory.footprints import MemoryObserver
+from modeld.runtime.reporting.observer import SchedulerObserver
+from modeld.runtime.scheduling.effect_runner import EffectRunner
+from modeld.runtime.scheduling.operations import OperationStore
+from modeld.runtime.scheduling.queue_positions import QueuePositions, tell_progress
+from modeld.runtime.scheduling.scheduler_loop import SchedulerLoop
 from modeld.runtime.scheduling.tickets import Tickets
 from modeld.runtime.ticket import Ticket
 from modeld.scheduler import inputs
-from modeld.scheduler.capacity import fits_not_now
+from modeld.scheduler.capacity import cannot_fit_yet
 from modeld.scheduler.inputs import Input
-from modeld.scheduler.state import Fleet, Limits
+from modeld.scheduler.state import Fleet, SchedulerLimits
 from modeld.worker.host import Host
 
 # ----------------------------------------------------------------------
@@ -57,10 +57,10 @@ def preloads_under_way(fleet: Fleet, models: Iterable[str]) -> frozenset[str]:
 def _is_under_way(fleet: Fleet, model_id: str) -> bool:
     spec = fleet.catalog.models.get(model_id)
     view = fleet.instance(model_id)
-    if spec is None or not view.wanted or view.state is State.QUEUED:
+    if spec is None or not view.wanted or view.state is InstanceState.QUEUED:
         return False
     # A first failure that is tried again at once is not one: neither it nor a death sets `while_loading`.
-    return not view.failures.while_loading and fits_not_now(fleet, spec) is None
+    return not view.failures.while_loading and cannot_fit_yet(fleet, spec) is None
 
 
 # ----------------------------------------------------------------------
@@ -81,26 +81,30 @@ class Scheduler:
     def __init__(
         self,
         *,
-        limits: Limits,
+        limits: SchedulerLimits,
         host: Host,
-        observer: Observer,
+        observer: SchedulerObserver,
         engine: EngineKind = EngineKind.LLAMA,
         fake_script: Callable[[ModelSpec], str] = lambda _spec: "",
         max_stream_backlog: int = 1024 * 1024,
         stall_timeout_s: float = math.inf,
-        gauge: Gauge | None = None,
+        memory_observer: MemoryObserver | None = None,
     ) -> None:
-        """`gauge` hears what models really take."""
-        launcher = Launcher(
-            host, engine=engine, fake_script=fake_script, stall_timeout_s=stall_timeout_s, gauge=gauge
+        """`memory_observer` hears what models really take."""
+        launcher = InstanceFactory(
+            host,
+            engine=engine,
+            fake_script=fake_script,
+            stall_timeout_s=stall_timeout_s,
+            memory_observer=memory_observer,
         )
         self._observer = observer
         self._tickets = Tickets(observer, max_backlog_bytes=max_stream_backlog)
         self._instances = Instances(launcher, feed=self._feed, on_progress=self._progressed)
-        self._positions = Positions(observer.queued)
-        self.operations = OperationBook(lambda: self.fleet, self._instances.progress_of)
-        performer = Performer(self._tickets, self._instances, self.operations, observer)
-        self._decider = Decider(limits, performer, self._tickets, self._positions)
+        self._positions = QueuePositions(observer.queued)
+        self.operations = OperationStore(lambda: self.fleet, self._instances.progress_of)
+        effect_runner = EffectRunner(self._tickets, self._instances, self.operations, observer)
+        self._loop = SchedulerLoop(limits, effect_runner, self._tickets, self._positions)
         self.inside: AsyncValue[int] = self._tickets.count
         self.instances: Mapping[str, Instance] = self._instances.there
         self._preloads: frozenset[str] = frozenset()
@@ -114,9 +118,9 @@ class Scheduler:
         Cancellation: ends all instances, and returns when their workers are gone.
         """
         async with trio.open_nursery() as nursery:
-            with self._instances.below(nursery):
+            with self._instances.running_in(nursery):
                 task_status.started()
-                await self._decider.run()
+                await self._loop.run()
 
     # --- requests ---------------------------------------------------------------------------------
 
@@ -127,33 +131,33 @@ class Scheduler:
         QueueFull, Draining.
         """
         spec = self.find(order.model)
-        problem = unfit(order.request, spec)
+        problem = unsupported_reason(order.request, spec)
         if problem is not None:
             raise problem.as_error()
         now = trio.current_time()
-        ticket = self._tickets.come(order, spec, request_id=request_id, on_close=self._left)
+        ticket = self._tickets.add(order, spec, request_id=request_id, on_close=self._left)
         self._feed(
-            inputs.Arrived(
+            inputs.RequestArrived(
                 ticket=ticket.id,
                 model_id=spec.id,
                 priority=order.priority,
                 deadline=None if order.timeout_s is None else now + order.timeout_s,
                 keep_alive_s=order.keep_alive_s,
-                aside=order.aside,
-                stake=order.stake,
+                needs_no_slot=order.needs_no_slot,
+                tenant=order.tenant,
             )
         )
         if ticket.problem is not None:
             raise ticket.problem.as_error()
-        self._positions.came(self.fleet, ticket, now)
+        self._positions.on_arrival(self.fleet, ticket, now)
         instance = self.instances.get(spec.id)
-        if instance is not None and instance.state.value is State.LOADING:
+        if instance is not None and instance.state.value is InstanceState.LOADING:
             ticket.put(Loading(instance.progress))
         return ticket
 
     def find(self, name: str | None) -> ModelSpec:
         """Return the model of an id or alias, the default one for None. Raises: ModelNotFound."""
-        return named(self.fleet.catalog, name)
+        return resolve_model(self.fleet.catalog, name)
 
     # --- operators --------------------------------------------------------------------------------
 
@@ -167,29 +171,29 @@ class Scheduler:
         self._feed(event)
         return self.operations.begun(event.operation)
 
-    def give_up(self, operation_id: str, *, key: str = "") -> OperationStatus:
+    def cancel_operation(self, operation_id: str, *, key: str = "") -> OperationStatus:
         """End an operation. Raises: OperationNotFound."""
-        self._feed(inputs.GivenUp(operation_id, key))
+        self._feed(inputs.OperationCancelled(operation_id, key))
         return self.operations.get(operation_id)
 
     def pin(self, model_id: str, *, pinned: bool, key: str = "") -> ModelSpec:
         """Pin a model or let it go; return it as it is then. Raises: ModelNotFound."""
-        self._feed(inputs.Pinned(model_id, pinned, key))
+        self._feed(inputs.PinChanged(model_id, pinned, key))
         return self.find(model_id)
 
     def drain(self) -> None:
         """Take no new requests; those inside go on."""
         reason = "the daemon stops: new requests are refused, those inside may end"
-        self._observer.daemon(Kind.DAEMON_DRAINING, reason, inside=self.inside.value)
-        self._feed(inputs.Drain())
+        self._observer.daemon(EventKind.DAEMON_DRAINING, reason, inside=self.inside.value)
+        self._feed(inputs.DrainAll())
 
     def cut_all(self) -> None:
         """End every request with its legal last event."""
-        self._feed(inputs.CutAll())
+        self._feed(inputs.CutAllRequests())
 
     def preload(self, model_id: str, *, at_start: bool) -> None:
         """Load a model although nobody waits for it; one `at_start` is waited for by `readiness`."""
-        self._feed(inputs.Wanted(model_id))
+        self._feed(inputs.ModelWanted(model_id))
         if at_start:
             self._preloads |= {model_id}
 
@@ -204,9 +208,9 @@ class Scheduler:
 
     def widen_budget(self, more: int) -> None:
         """Add bytes to the budget, before anything is loaded."""
-        self._decider.widen_budget(more)
+        self._loop.widen_budget(more)
 
-    def set_devices(self, devices: tuple[DeviceRoom, ...]) -> None:
+    def set_devices(self, devices: tuple[DeviceLimit, ...]) -> None:
         """Take over what the devices leave to models."""
         self._feed(inputs.DevicesChanged(devices))
 
@@ -215,21 +219,21 @@ class Scheduler:
     @property
     def fleet(self) -> Fleet:
         """The snapshot all decisions are made on."""
-        return self._decider.fleet
+        return self._loop.fleet
 
     @property
     def catalog(self) -> Catalog:
         """The models known now."""
         return self.fleet.catalog
 
-    def model_states(self) -> Mapping[str, State]:
+    def model_states(self) -> Mapping[str, InstanceState]:
         """Return the state of every model of the catalogue."""
         return {model_id: self.fleet.instance(model_id).state for model_id in self.fleet.catalog.models}
 
     def health(self) -> str | None:
         """Return None while the scheduler makes progress and no engine hangs that only a restart ends."""
-        silent = trio.current_time() - self._decider.alive_at
-        if not self._instances.may_begin:
+        silent = trio.current_time() - self._loop.alive_at
+        if not self._instances.may_start:
             return "the scheduler does not run"
         for view in self.fleet.instances.values():
             if view.stuck is not None:
@@ -246,7 +250,7 @@ class Scheduler:
     # --- what comes back -------------------------------------------------------------------------
 
     def _feed(self, event: Input) -> None:
-        self._decider.feed(event)
+        self._loop.feed(event)
         self._update_preloads()
 
     def _update_preloads(self) -> None:
@@ -261,7 +265,7 @@ class Scheduler:
         instance = self.instances.get(ticket.model.id)
         if instance is not None:
             instance.cancel(ticket)
-        self._feed(inputs.Left(ticket.id))
+        self._feed(inputs.RequestLeft(ticket.id))
 
     def _progressed(self, model_id: str, fraction: float) -> None:
         self._observer.progressed(model_id, fraction)

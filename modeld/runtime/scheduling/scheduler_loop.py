@@ -13,20 +13,20 @@ from collections import deque
 import trio
 from msgspec.structs import replace
 
-from modeld.runtime.scheduling.effect_runner import Performer
-from modeld.runtime.scheduling.queue_positions import Positions
+from modeld.runtime.scheduling.effect_runner import EffectRunner
+from modeld.runtime.scheduling.queue_positions import QueuePositions
 from modeld.runtime.scheduling.tickets import Tickets
 from modeld.scheduler import inputs
 from modeld.scheduler.deadlines import next_deadline
 from modeld.scheduler.inputs import Input
-from modeld.scheduler.state import Fleet, Limits
+from modeld.scheduler.state import Fleet, SchedulerLimits
 from modeld.scheduler.step import step
 
 HEARTBEAT_S = 1.0
 """The loop's task shows a sign of life at least so often."""
 
 
-class Decider:
+class SchedulerLoop:
     """Takes inputs in, one after the other: input -> `step` -> fleet and effects -> effect runner.
 
     Attributes:
@@ -34,11 +34,17 @@ class Decider:
       alive_at: the last sign of life of its task.
     """
 
-    def __init__(self, limits: Limits, performer: Performer, tickets: Tickets, positions: Positions) -> None:
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        effect_runner: EffectRunner,
+        tickets: Tickets,
+        positions: QueuePositions,
+    ) -> None:
         """`positions` tells the `tickets` that wait where they are in the queue, after each turn."""
         self.fleet = Fleet(limits=limits)
         self.alive_at = trio.current_time()
-        self._performer = performer
+        self._effect_runner = effect_runner
         self._waiting = tickets.inside
         self._positions = positions
         self._inputs: deque[Input] = deque()
@@ -59,7 +65,7 @@ class Decider:
             if now >= self._due:
                 self.feed(inputs.Tick())
             if now >= self._positions.due:
-                self._positions.changed(self.fleet, self._waiting, now)
+                self._positions.refresh(self.fleet, self._waiting, now)
 
     def feed(self, event: Input) -> None:
         """Take in an input; inputs that its effects cause are taken in after it."""
@@ -71,7 +77,7 @@ class Decider:
         try:
             while self._inputs:
                 event = self._inputs.popleft()
-                decided = decided or not isinstance(event, inputs.GotSlot)
+                decided = decided or not isinstance(event, inputs.SlotTaken)
                 self._take(event)
         finally:
             self._feeding = False
@@ -91,9 +97,9 @@ class Decider:
 
     def _take(self, event: Input) -> None:
         now = trio.current_time()
-        self._performer.note(event, self.fleet, now)
+        self._effect_runner.before_step(event, self.fleet, now)
         self.fleet, effects = step(self.fleet, event, now)
         for effect in effects:
-            self._performer.perform(effect)
-        self._performer.tidy(event)
-        self._positions.changed(self.fleet, self._waiting, now)
+            self._effect_runner.run_effects(effect)
+        self._effect_runner.after_step(event)
+        self._positions.refresh(self.fleet, self._waiting, now)

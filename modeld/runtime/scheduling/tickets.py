@@ -9,7 +9,7 @@ from trio_util import AsyncValue
 
 from modeld.domain.model import ModelSpec
 from modeld.domain.request import Order
-from modeld.runtime.reporting.observer import Observer
+from modeld.runtime.reporting.observer import SchedulerObserver
 from modeld.runtime.ticket import Ticket
 
 
@@ -21,7 +21,7 @@ class Tickets:
       count: how many these are; tasks may wait for it to be 0.
     """
 
-    def __init__(self, observer: Observer, *, max_backlog_bytes: int) -> None:
+    def __init__(self, observer: SchedulerObserver, *, max_backlog_bytes: int) -> None:
         """`observer` hears of each that comes and goes; a reader so far behind loses his stream."""
         self._observer = observer
         self._max_backlog = max_backlog_bytes
@@ -30,7 +30,7 @@ class Tickets:
         self.inside: Mapping[int, Ticket] = self._inside
         self.count: AsyncValue[int] = AsyncValue(0)
 
-    def come(
+    def add(
         self, order: Order, model: ModelSpec, *, request_id: str, on_close: Callable[[Ticket], None]
     ) -> Ticket:
         """Let a request in, which `model` is to serve; `on_close` is called when its reader leaves."""
@@ -48,14 +48,14 @@ class Tickets:
         self._observer.arrived(ticket)
         return ticket
 
-    def go(self, ticket_id: int) -> None:
+    def remove(self, ticket_id: int) -> None:
         """Forget one that ended or whose reader left. Idempotent."""
         ticket = self._inside.pop(ticket_id, None)
         if ticket is not None:
             self.count.value = len(self._inside)
             self._observer.ended(ticket)
 
-    def go_ended(self) -> None:
+    def remove_ended(self) -> None:
         """Forget all whose last event is put in."""
         for ticket in [ticket for ticket in self._inside.values() if ticket.ended]:
-            self.go(ticket.id)
+            self.remove(ticket.id)

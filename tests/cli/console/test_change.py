@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler
 
 import httpx2
 import pytest
+from support.cli_runner import Answer, fake_daemon, modeld
+from support.daemon_process import Daemon
 from support.ndjson_server import Exchange, Say, line, ndjson_server
-from support.operator import Answer, fake_daemon, modeld
-from support.real import Daemon
 from support.terminal import terminal
 
 pytestmark = pytest.mark.e2e

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.operator import fake_daemon, modeld
+from support.cli_runner import fake_daemon, modeld
 from support.terminal import clean_environment
 
 

@@ -14,8 +14,8 @@ from datetime import UTC
 from pathlib import Path
 
 import pytest
-from support.answers import NOW
-from support.operator import fake_daemon, modeld
+from support.cli_runner import fake_daemon, modeld
+from support.daemon_answers import NOW
 from support.terminal import clean_environment, terminal
 
 from modeld.cli.console.format import Happening, told

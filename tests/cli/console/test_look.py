@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from support.cli_runner import Answer, fake_daemon, modeld
+from support.daemon_process import Daemon
 from support.ndjson_server import Exchange, Say, line, ndjson_server
-from support.operator import Answer, fake_daemon, modeld
-from support.real import Daemon
 from support.terminal import terminal
 
 LOOKS = ("ps", "models", "status", "decisions")

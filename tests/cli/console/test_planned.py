@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.answers import NOW, STATUS
+from support.daemon_answers import NOW, STATUS
 
 from modeld.cli.console.api import Operation, Plan, Status, Victim
 from modeld.cli.console.screen import as_text

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.answers import DECISIONS, MODELS, NOW, STATUS
+from support.daemon_answers import DECISIONS, MODELS, NOW, STATUS
 
 from modeld.cli.console.api import Device, Instance, Status
 from modeld.cli.console.screen import as_text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from support.operator import fake_daemon
+from support.cli_runner import fake_daemon
 from support.terminal import clean_environment, terminal
 
 pytestmark = pytest.mark.e2e

@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from support.parsing import VALUES, is_taken_or_refused
+from support.parser_checks import VALUES, is_taken_or_refused
 
-from modeld.dialects.anthropic import Asked, MessageRenderer, error_answer, parse_count, parse_messages
+from modeld.dialects.anthropic import (
+    MessageRenderer,
+    ParsedMessages,
+    error_answer,
+    parse_count,
+    parse_messages,
+)
 from modeld.dialects.anthropic.messages import MOST_CHARACTERS
 from modeld.domain.request import ConstraintKind, Message, Order, Sampling, TemplateRequest
 from modeld.domain.request_events import Delta, Failed, Finished, FinishReason, Started, Stats, Usage
@@ -33,7 +39,7 @@ def body(*turns: object, **keys) -> bytes:
     return json.dumps({"model": "m", "max_tokens": 9, "messages": turns or [USER], **keys}).encode()
 
 
-def parse(*turns: object, **keys) -> Asked:
+def parse(*turns: object, **keys) -> ParsedMessages:
     return parse_messages(body(*turns, **keys))
 
 
@@ -48,7 +54,9 @@ def finished(reason: FinishReason = FinishReason.STOP, tokens: int = 3, stop: st
     return Finished(reason=reason, usage=usage, stats=Stats(), stop=stop)
 
 
-def stream(asked: Asked, *texts: str, last: Finished | Failed | None = None) -> list[tuple[str, Any]]:
+def stream(
+    asked: ParsedMessages, *texts: str, last: Finished | Failed | None = None
+) -> list[tuple[str, Any]]:
     """Names and data of the events of an answer."""
     renderer = MessageRenderer(asked, model="m.gguf", request_id="r1")
     events = [Started(Usage(prompt_tokens=7, cached_tokens=2)), *(Delta(text) for text in texts)]
@@ -62,7 +70,7 @@ def stream(asked: Asked, *texts: str, last: Finished | Failed | None = None) -> 
     return found
 
 
-def whole(asked: Asked, *texts: str, last: Finished | None = None) -> dict[str, Any]:
+def whole(asked: ParsedMessages, *texts: str, last: Finished | None = None) -> dict[str, Any]:
     renderer = MessageRenderer(asked, model="m.gguf", request_id="r1")
     assert renderer.take([Delta(text) for text in texts]) is None
     answer = renderer.take([last or finished()])
@@ -354,5 +362,5 @@ def test_no_body_breaks_the_parsers(value: object) -> None:
     bodies += [{"model": "m", "max_tokens": 1, "messages": [USER], key: value} for key in ("system", "tools")]
     bodies.append({"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": [value]}]})
     for one in bodies:
-        assert is_taken_or_refused(parse_messages, one, Asked)
+        assert is_taken_or_refused(parse_messages, one, ParsedMessages)
         assert is_taken_or_refused(parse_count, one, Order)

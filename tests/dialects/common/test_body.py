@@ -23,22 +23,19 @@ HELLO = [{"role": "user", "content": "Hello"}]
 FUNCTION = {"type": "object", "properties": {"a": {"type": "number", "minimum": 0.5}}}
 
 BODIES: list[tuple[Callable[[bytes], object], dict[str, Any]]] = [
-    (native.parse, {"prompt": "x", "max_tokens": 5, "top_k": 40, "seed": 7, "stop_token_ids": [1, 2]}),
-    (native.parse, {"prompt": "x", "n_predict": -1, "logprobs": 3, "logit_bias": [[15043, 1], [2, False]]}),
-    (native.parse_embed, {"input": [[1, 2], [3]]}),
-    (native.parse_tokenize, {"content": "4096.0"}),
-    (native.parse_detokenize, {"tokens": [1, 2, 3]}),
-    (native.parse_plan, {"model": "m", "context": 4096, "slots": 2}),
-    (openai.parse_chat, {"messages": HELLO, "max_tokens": 100, "seed": 3, "n": 2}),
+    (native.parse_infer, {"prompt": "x", "max_tokens": 5, "top_k": 40, "seed": 7, "stop_token_ids": [1, 2]}),
+    (native.parse_infer, {"prompt": "x", "n_predict": -1, "logprobs": 3, "logit_bias": [[15043, 1], [2,
+    False]]}), (native.parse_embed, {"input": [[1, 2], [3]]}), (native.parse_tokenize, {"content": "4096.0"}),
+    (native.parse_detokenize, {"tokens": [1, 2, 3]}), (native.parse_plan, {"model": "m", "context": 4096,
+    "slots": 2}), (openai.parse_chat, {"messages": HELLO, "max_tokens": 100, "seed": 3, "n": 2}),
     (openai.parse_completion, {"prompt": [1, 2], "max_tokens": 9, "n": 2, "logprobs": 1, "best_of": 2}),
-    (openai.parse_response, {"input": "x", "max_output_tokens": 100}),
-    (openai.parse_embeddings, {"input": [1, 2, 3]}),
-    (anthropic.parse_messages, {"model": "m", "max_tokens": 64, "messages": HELLO, "top_k": 5}),
+    (openai.parse_response, {"input": "x", "max_output_tokens": 100}), (openai.parse_embeddings, {"input": [1,
+    2, 3]}), (anthropic.parse_messages, {"model": "m", "max_tokens": 64, "messages": HELLO, "top_k": 5}),
     (llamacpp.parse_completion, {"prompt": [1, 2], "n_predict": 4, "top_k": 5, "id_slot": -1, "n_cmpl": 1}),
-    (llamacpp.parse_embedding, {"content": [1, 2], "embd_normalize": 2}),
-    (ollama.parse_generate, {"prompt": "x", "options": {"num_ctx": 4096, "seed": 10**18 + 1}}),
-    (ollama.parse_chat, {"messages": HELLO, "options": {"top_k": 40, "num_gpu": 99, "mirostat": 0}}),
-    (ollama.parse_embed, {"input": "x", "options": {"num_ctx": 4096}}),
+    (llamacpp.parse_embedding, {"content": [1, 2], "embd_normalize": 2}), (ollama.parse_generate, {"prompt":
+    "x", "options": {"num_ctx": 4096, "seed": 10**18 + 1}}), (ollama.parse_chat, {"messages": HELLO,
+    "options": {"top_k": 40, "num_gpu": 99, "mirostat": 0}}), (ollama.parse_embed, {"input": "x", "options":
+    {"num_ctx": 4096}}),
 ]  # fmt: skip
 BAD = [
     ("100.5", "must be a whole number, not a number with a fraction"),
@@ -82,7 +79,7 @@ def test_what_is_no_whole_number_is_refused_in_a_sentence(number: str, told: str
     """Also beside a whole number that is a float."""
     for before in ("", '"top_k":40.0,'):
         with pytest.raises(InvalidRequest) as caught:
-            native.parse(f'{{"prompt":"x",{before}"max_tokens":{number}}}'.encode())
+            native.parse_infer(f'{{"prompt":"x",{before}"max_tokens":{number}}}'.encode())
         assert told in caught.value.message
         assert "top_k" not in caught.value.message
 
@@ -105,19 +102,19 @@ def test_a_byte_order_mark_is_passed_over_in_every_body(
 def test_a_mark_alone_is_an_empty_body_and_one_in_a_text_stays() -> None:
     """What may be missing may be a mark; only the first one is none of the text."""
     with pytest.raises(InvalidRequest, match="the body is empty"):
-        native.parse(BOM_UTF8)
+        native.parse_infer(BOM_UTF8)
     assert native.parse_load(BOM_UTF8) == native.parse_load(b"")
-    request = native.parse('\ufeff{"prompt":"\ufeffx"}'.encode()).order.request
+    request = native.parse_infer('\ufeff{"prompt":"\ufeffx"}'.encode()).order.request
     assert request.prompt == "\ufeffx"
     with pytest.raises(InvalidRequest, match="the body is not JSON"):
-        native.parse(BOM_UTF8 * 2 + b'{"prompt":"x"}')
+        native.parse_infer(BOM_UTF8 * 2 + b'{"prompt":"x"}')
 
 
 def test_strings_keep_what_looks_like_a_float() -> None:
     """In the prompt, in keys, behind escapes; and a schema's own floats keep their value."""
     prompt = r"\"2.0\" 3.0 \\"
     body = f'{{"prompt":"{prompt}","top_k":40.0,"json_schema":{{"maximum":1.5,"minimum":0.0,"const":"1.0"}}}}'
-    request = native.parse(body.encode()).order.request
+    request = native.parse_infer(body.encode()).order.request
     assert request.prompt == '"2.0" 3.0 \\'
     assert request.constraint is not None
     assert json.loads(request.constraint.text) == {"maximum": 1.5, "minimum": 0, "const": "1.0"}
@@ -153,7 +150,7 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_reading_floats_takes_time_that_grows_with_the_body(case: str) -> None:
     """A body of a megabyte keeps the event loop for a moment, whatever it holds."""
-    parse = native.parse_embed if "input" in HOSTILE[case][:9] else native.parse
+    parse = native.parse_embed if "input" in HOSTILE[case][:9] else native.parse_infer
     body = HOSTILE[case].encode()
     began = time.process_time()
     with pytest.raises(InvalidRequest):
@@ -173,7 +170,7 @@ def test_reading_floats_takes_time_that_grows_with_the_body(case: str) -> None:
 def test_a_float_beside_what_is_passed_on_changes_nothing_in_it(limit: str) -> None:
     """Schemas and arguments of calls reach the engine as they were written."""
     body = f'{{"prompt":"x","max_tokens":{limit},"json_schema":{{"enum":[1.0,2.50,1e40]}}}}'
-    constraint = native.parse(body.encode()).order.request.constraint
+    constraint = native.parse_infer(body.encode()).order.request.constraint
     assert constraint is not None
     assert constraint.text == '{"enum":[1.0,2.50,1e40]}'
 
@@ -182,11 +179,11 @@ def test_a_float_beside_what_is_passed_on_changes_nothing_in_it(limit: str) -> N
 def test_what_is_no_json_stays_none_beside_a_float(number: str) -> None:
     """A body is not read more leniently because a whole number in it is a float."""
     with pytest.raises(InvalidRequest, match="the body is not JSON"):
-        native.parse(f'{{"prompt":"x","max_tokens":1.0,"temperature":{number}}}'.encode())
+        native.parse_infer(f'{{"prompt":"x","max_tokens":1.0,"temperature":{number}}}'.encode())
 
 
 def test_lists_take_no_exponents() -> None:
     """Nobody writes ids like that, and a megabyte of them would take seconds to read."""
-    assert native.parse(b'{"prompt":"x","stop_token_ids":[10.0]}').order.request
+    assert native.parse_infer(b'{"prompt":"x","stop_token_ids":[10.0]}').order.request
     with pytest.raises(InvalidRequest, match="must be a whole number"):
-        native.parse(b'{"prompt":"x","stop_token_ids":[1e1]}')
+        native.parse_infer(b'{"prompt":"x","stop_token_ids":[1e1]}')

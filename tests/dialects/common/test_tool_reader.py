@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeld.dialects.common.tool_calls import call_id, check_tools, named, one_call_of, tool_of
-from modeld.dialects.common.tool_reader import Called, Said, ToolReader
+from modeld.dialects.common.tool_calls import call_id, check_tools, chosen_tool, one_call_of, tool_of
+from modeld.dialects.common.tool_reader import CallPiece, TextPiece, ToolReader
 from modeld.domain.request import Tool
 from modeld.errors import InvalidRequest
 
@@ -128,10 +128,10 @@ def read(parts: list[str], **options) -> tuple[str, list[tuple[str, str]]]:
     text, calls = "", []
     for piece in [*(piece for part in parts for piece in reader.feed(part)), *reader.end()]:
         match piece:
-            case Said(text=said):
+            case TextPiece(text=said):
                 assert said
                 text += said
-            case Called(number=number, id=identity, name=name, arguments=arguments):
+            case CallPiece(number=number, id=identity, name=name, arguments=arguments):
                 assert (number, identity) == (len(calls), f"id{number}")
                 calls.append((name, arguments))
     assert reader.calls == len(calls)
@@ -201,9 +201,9 @@ def test_a_call_that_was_cut_off_is_text(name: str) -> None:
 def test_a_call_is_told_once_it_is_complete() -> None:
     """With its last letter, not before, and not when its closing marker has come."""
     reader = ToolReader((WEATHER,), str)
-    assert reader.feed('Hm. <tool_call>{"name": "weather"') == [Said("Hm. ")]
+    assert reader.feed('Hm. <tool_call>{"name": "weather"') == [TextPiece("Hm. ")]
     assert reader.feed(', "arguments": {"city": "Rome"}') == []
-    assert reader.feed("}\n</tool") == [Called(0, "0", "weather", '{"city": "Rome"}')]
+    assert reader.feed("}\n</tool") == [CallPiece(0, "0", "weather", '{"city": "Rome"}')]
     assert reader.end() == []
 
 
@@ -211,10 +211,10 @@ def test_json_that_is_no_call_is_not_held_back() -> None:
     """Its first key tells."""
     reader = ToolReader((WEATHER,), str)
     assert reader.feed('{"col') == []
-    assert reader.feed('our"') == [Said('{"colour"')]
-    assert reader.feed(": 1}") == [Said(": 1}")]
+    assert reader.feed('our"') == [TextPiece('{"colour"')]
+    assert reader.feed(": 1}") == [TextPiece(": 1}")]
     for text in ("[1, ", "{1", '{"a b', "{" + " " * 80):
-        assert ToolReader((WEATHER,), str).feed(text) == ([] if text == '{"a b' else [Said(text)])
+        assert ToolReader((WEATHER,), str).feed(text) == ([] if text == '{"a b' else [TextPiece(text)])
 
 
 @pytest.mark.parametrize("step", [1, 3, 1000])
@@ -289,9 +289,9 @@ def test_time_grows_with_the_length_of_the_text_alone(text: str, step: int) -> N
 def test_plain_text_is_not_held_back() -> None:
     """Only what may become a marker waits for what follows."""
     reader = ToolReader((WEATHER,), str)
-    assert reader.feed("Hello") == [Said("Hello")]
-    assert reader.feed(" a <") == [Said(" a ")]
-    assert reader.feed("b") == [Said("<b")]
+    assert reader.feed("Hello") == [TextPiece("Hello")]
+    assert reader.feed(" a <") == [TextPiece(" a ")]
+    assert reader.feed("b") == [TextPiece("<b")]
     assert reader.end() == []
 
 
@@ -344,7 +344,7 @@ def test_sets_of_tools_are_bounded_and_unique() -> None:
     with pytest.raises(InvalidRequest, match="128 at most"):
         check_tools([Tool(name=f"t{number}") for number in range(129)])
     with pytest.raises(InvalidRequest, match="not among"):
-        named([Tool(name="a")], "b")
+        chosen_tool([Tool(name="a")], "b")
 
 
 def test_ids_are_stable_and_differ() -> None:
@@ -362,13 +362,13 @@ def test_calls_have_a_fixed_depth(depth: int) -> None:
     reader = ToolReader([ANY], str)
     text = f'<tool_call>{{"name": "any", "arguments": {arguments}}}</tool_call>'
     found = [*reader.feed(text), *reader.end()]
-    assert found == ([Called(0, "0", "any", arguments)] if depth < 200 else [Said(text)])
+    assert found == ([CallPiece(0, "0", "any", arguments)] if depth < 200 else [TextPiece(text)])
 
 
 def test_thoughts_are_passed_on_as_they_come() -> None:
     """A part without the beginning of their end waits for nothing."""
     reader = ToolReader([ANY], str)
     reader.begin_in("<think>")
-    assert reader.feed("I think [1]") == [Said("I think [1]")]
-    assert reader.feed("a <") == [Said("a ")]
-    assert reader.feed("/think>") == [Said("</think>")]
+    assert reader.feed("I think [1]") == [TextPiece("I think [1]")]
+    assert reader.feed("a <") == [TextPiece("a ")]
+    assert reader.feed("/think>") == [TextPiece("</think>")]

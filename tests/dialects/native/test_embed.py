@@ -41,7 +41,7 @@ def test_terms_are_read() -> None:
     """Pooling, normalisation and the terms of every request."""
     order = parse_embed(body(input="a", pooling="last", normalize=False, model="m", timeout=3)).order
     assert order.request == EmbedRequest(inputs=("a",), normalize=False, pooling=Pooling.LAST)
-    assert (order.model, order.timeout_s, order.aside) == ("m", 3.0, False)
+    assert (order.model, order.timeout_s, order.needs_no_slot) == ("m", 3.0, False)
 
 
 @pytest.mark.parametrize(

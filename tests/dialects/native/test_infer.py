@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeld.dialects.native import parse
+from modeld.dialects.native import parse_infer
 from modeld.domain.request import Constraint, ConstraintKind, GenerateRequest, Message, Order, Priority
 from modeld.errors import InvalidGrammar, InvalidRequest
 
@@ -21,13 +21,13 @@ def body(**keys) -> bytes:
 
 def refusal(data: bytes) -> str:
     with pytest.raises(InvalidRequest) as caught:
-        parse(data)
+        parse_infer(data)
     return caught.value.message
 
 
 def test_a_prompt_alone_takes_every_default() -> None:
     """Only the prompt is needed; the rest is the documented default, and the answer is a stream."""
-    command = parse(b'{"prompt":"Hello"}')
+    command = parse_infer(b'{"prompt":"Hello"}')
     assert command.order == Order(request=GenerateRequest(prompt="Hello"))
     assert command.stream
     assert not command.events
@@ -45,12 +45,12 @@ def test_null_means_the_default() -> None:
     )
     keys += " dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers"
     keys += " echo grammar_lazy grammar_triggers prompt_lookup"
-    assert parse(body(**dict.fromkeys(keys.split()))) == parse(body())
+    assert parse_infer(body(**dict.fromkeys(keys.split()))) == parse_infer(body())
 
 
 def test_every_key_reaches_the_order() -> None:
     """No field is silently dropped."""
-    command = parse(
+    command = parse_infer(
         body(
             model="tiny",
             stream=True,
@@ -112,23 +112,23 @@ def test_every_way_of_sampling_reaches_the_order() -> None:
         "dry_penalty_last_n": 128,
         "dry_sequence_breakers": ["\n", "x"],
     }
-    sampling = parse(body(**keys)).order.request.sampling
+    sampling = parse_infer(body(**keys)).order.request.sampling
     assert {name: getattr(sampling, name) for name in keys} == keys | {"dry_sequence_breakers": ("\n", "x")}
     keys = {"mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.5}
-    sampling = parse(body(**keys)).order.request.sampling
+    sampling = parse_infer(body(**keys)).order.request.sampling
     assert {name: getattr(sampling, name) for name in keys} == keys
 
 
 def test_echo_is_the_prompt() -> None:
     """What is to come before the answer is the text as it was sent."""
-    assert parse(body(echo=True)).echo == "Hello"
-    assert parse(body(echo=False)).echo == parse(body(echo=None)).echo == ""
-    assert parse(body(echo=True, logprobs=False)).echo == "Hello"
+    assert parse_infer(body(echo=True)).echo == "Hello"
+    assert parse_infer(body(echo=False)).echo == parse_infer(body(echo=None)).echo == ""
+    assert parse_infer(body(echo=True, logprobs=False)).echo == "Hello"
 
 
 def test_messages_take_the_place_of_a_prompt() -> None:
     """A conversation arrives turn by turn, as plain text."""
-    request = parse(b'{"messages":[{"role":"user","content":"<|im_start|>"}]}').order.request
+    request = parse_infer(b'{"messages":[{"role":"user","content":"<|im_start|>"}]}').order.request
     assert request.prompt is None
     assert request.messages == (Message(role="user", content="<|im_start|>"),)
 
@@ -162,7 +162,7 @@ def test_messages_take_the_place_of_a_prompt() -> None:
 )
 def test_other_spellings(keys, read, expected) -> None:
     """Where a key has more than one spelling, each means what the API says."""
-    assert read(parse(body(**keys)).order.request) == expected
+    assert read(parse_infer(body(**keys)).order.request) == expected
 
 
 def test_a_lazy_grammar_has_its_triggers() -> None:
@@ -173,15 +173,15 @@ def test_a_lazy_grammar_has_its_triggers() -> None:
         {"type": 1, "value": "x"},
     ]
     keys = {"grammar_lazy": True, "grammar_triggers": triggers}
-    constraint = parse(body(grammar="root ::= x", **keys)).order.request.constraint
+    constraint = parse_infer(body(grammar="root ::= x", **keys)).order.request.constraint
     assert constraint is not None
     assert (constraint.kind, constraint.text) == (ConstraintKind.GRAMMAR, "root ::= x")
     assert (constraint.trigger_words, constraint.trigger_tokens) == (("<c>", "x"), (7,))
-    constraint = parse(body(json_schema={}, **keys)).order.request.constraint
+    constraint = parse_infer(body(json_schema={}, **keys)).order.request.constraint
     assert constraint is not None
     assert (constraint.kind, constraint.trigger_tokens) == (ConstraintKind.JSON_SCHEMA, (7,))
     eager = {"grammar_lazy": False, "grammar_triggers": []}
-    assert parse(body(grammar="root ::= x", **eager)) == parse(body(grammar="root ::= x"))
+    assert parse_infer(body(grammar="root ::= x", **eager)) == parse_infer(body(grammar="root ::= x"))
 
 
 @pytest.mark.parametrize(
@@ -197,14 +197,14 @@ def test_a_lazy_grammar_has_its_triggers() -> None:
 def test_triggers_that_cannot_be_used_are_bad_grammars(triggers, told) -> None:
     """They are refused as a grammar that does not compile is."""
     with pytest.raises(InvalidGrammar) as caught:
-        parse(body(grammar="root ::= x", grammar_lazy=True, grammar_triggers=triggers))
+        parse_infer(body(grammar="root ::= x", grammar_lazy=True, grammar_triggers=triggers))
     assert told in caught.value.message
 
 
 def test_a_schema_travels_as_its_own_text() -> None:
     """A JSON schema is not rewritten on its way, so the order of its keys stays."""
     data = b'{"prompt":"x","json_schema":{"type": "object", "a": 1}}'
-    assert parse(data).order.request.constraint == Constraint(
+    assert parse_infer(data).order.request.constraint == Constraint(
         kind=ConstraintKind.JSON_SCHEMA, text='{"type": "object", "a": 1}'
     )
 
@@ -361,7 +361,7 @@ def test_what_is_no_request_is_refused(data: bytes, told: str) -> None:
 
 def test_a_whole_character_may_be_escaped() -> None:
     """A pair of surrogate escapes is one character, and a backslash before `ud83d` is text."""
-    assert parse(b'{"prompt":"\\ud83d\\ude00 \\\\ud83d"}').order.request.prompt == "\U0001f600 \\ud83d"
+    assert parse_infer(b'{"prompt":"\\ud83d\\ude00 \\\\ud83d"}').order.request.prompt == "\U0001f600 \\ud83d"
 
 
 _values = st.recursive(
@@ -381,7 +381,7 @@ def test_no_body_crashes_the_parser(value: dict) -> None:
     data = json.dumps(value).encode("utf-8", "surrogatepass")
     outcome: object = None
     try:
-        outcome = parse(data)
+        outcome = parse_infer(data)
     except InvalidRequest as refused:
         outcome = refused.message
     assert outcome

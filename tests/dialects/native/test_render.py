@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import math
 
-from modeld.dialects.native import Renderer, error_body, models_body
-from modeld.domain.instance_state import State
-from modeld.domain.model import ModelFacts, ModelSpec, make_catalog
+from modeld.dialects.native import InferRenderer, error_body, models_body
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.model import ModelFacts, ModelSpec, catalog_of
 from modeld.domain.request_events import (
     Delta,
     Failed,
@@ -29,8 +29,8 @@ STATS = Stats(duration_s=1.2344, queue_s=0.0004, load_s=0, ttft_s=0.07, tokens_p
 DONE = Finished(reason=FinishReason.STOP, usage=USAGE, stats=STATS)
 
 
-def renderer(*, events: bool = False) -> Renderer:
-    return Renderer(model="tiny.gguf", request_id="r1", events=events)
+def renderer(*, events: bool = False) -> InferRenderer:
+    return InferRenderer(model="tiny.gguf", request_id="r1", events=events)
 
 
 def test_a_stream_is_written_as_documented() -> None:
@@ -56,23 +56,23 @@ def test_guessed_tokens_are_counted_where_there_were_any() -> None:
 
 def test_an_echo_comes_first_and_once() -> None:
     """The prompt is the first line and the beginning of the content; waiting and refusals have none."""
-    render = Renderer(model="tiny.gguf", request_id="r1", echo="Say: ")
+    render = InferRenderer(model="tiny.gguf", request_id="r1", echo="Say: ")
     assert render.lines([Queued(position=1), Started(usage=USAGE)]) == b""
     lines = render.lines([Delta(text=""), Delta(text="The")]) + render.lines([Delta(text=" cat"), DONE])
     *tokens, last = (json.loads(line) for line in lines.splitlines())
     assert [token["token"] for token in tokens] == ["Say: ", "The", " cat"]
     assert last["content"] == "Say: The cat"
-    whole = Renderer(model="tiny.gguf", request_id="r1", echo="Say: ")
+    whole = InferRenderer(model="tiny.gguf", request_id="r1", echo="Say: ")
     assert whole.take([Started(usage=USAGE), Delta(text="The")]) is None
     assert json.loads(whole.take([Delta(text=" cat"), DONE]) or b"")["content"] == "Say: The cat"
-    refused = Renderer(model="tiny.gguf", request_id="r1", echo="Say: ")
+    refused = InferRenderer(model="tiny.gguf", request_id="r1", echo="Say: ")
     failed = Failed(problem=EngineFailed("the engine died").as_problem())
     assert json.loads(refused.lines([failed]))["content"] == ""
 
 
 def test_an_answer_without_text_has_its_echo() -> None:
     """Where the first token is the end there is still the prompt."""
-    lines = Renderer(model="tiny.gguf", request_id="r1", echo="Say").lines([DONE]).splitlines()
+    lines = InferRenderer(model="tiny.gguf", request_id="r1", echo="Say").lines([DONE]).splitlines()
     assert [json.loads(line).get("token") for line in lines] == ["Say", None]
     assert json.loads(lines[-1])["content"] == "Say"
 
@@ -157,7 +157,7 @@ def test_a_refusal_is_told_with_its_numbers() -> None:
 def test_models_are_listed_with_what_their_files_say() -> None:
     """A healthy file shows its facts, a damaged one its error, and neither hides the other."""
     facts = ModelFacts(architecture="llama", name="Tiny", quant="Q4_0", parameters=9, context_length=64)
-    catalog = make_catalog(
+    catalog = catalog_of(
         [
             ModelSpec(id="b.gguf", path="/m/b.gguf", error="it is empty"),
             ModelSpec(
@@ -170,8 +170,8 @@ def test_models_are_listed_with_what_their_files_say() -> None:
             ),
         ]
     )
-    healthy, damaged = models_body(catalog, {"a.gguf": State.READY}).models
+    healthy, damaged = models_body(catalog, {"a.gguf": InstanceState.READY}).models
     assert (healthy.id, healthy.name, healthy.quant, healthy.family) == ("a.gguf", "Tiny", "Q4_0", "llama")
     assert (healthy.size_bytes, healthy.modified_unix, healthy.context_length) == (7, 3, 64)
-    assert (healthy.state, healthy.aliases, healthy.default) == (State.READY, ("a",), True)
-    assert (damaged.state, damaged.error, damaged.name) == (State.STOPPED, "it is empty", "b.gguf")
+    assert (healthy.state, healthy.aliases, healthy.default) == (InstanceState.READY, ("a",), True)
+    assert (damaged.state, damaged.error, damaged.name) == (InstanceState.STOPPED, "it is empty", "b.gguf")

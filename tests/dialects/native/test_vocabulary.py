@@ -9,10 +9,10 @@ import pytest
 
 from modeld.dialects.native.vocabulary import (
     MOST,
-    aside_body,
     parse_detokenize,
     parse_template,
     parse_tokenize,
+    vocabulary_answer,
 )
 from modeld.domain.request import DetokenizeRequest, Message, Priority, TemplateRequest, TokenizeRequest
 from modeld.domain.request_events import Detokenized, Templated, Tokenized
@@ -27,7 +27,7 @@ def test_keys_are_those_of_llama_cpps_server() -> None:
     """Defaults too: control tokens are parsed, the tokens at the ends are not added."""
     order = parse_tokenize(body(content="hi"))
     assert order.request == TokenizeRequest(content="hi", add_special=False, parse_special=True)
-    assert order.aside
+    assert order.needs_no_slot
     full = parse_tokenize(body(content="hi", add_special=True, parse_special=False, with_pieces=True))
     assert full.request == TokenizeRequest(
         content="hi", add_special=True, parse_special=False, with_pieces=True
@@ -74,16 +74,16 @@ def test_what_is_wrong_is_said_with_its_key(parse, data, says) -> None:
 
 def test_pieces_are_text_or_bytes() -> None:
     """A piece that is no whole characters is told as its bytes."""
-    answer = aside_body(Tokenized((1, 2), (b"a", b"\xf0\x9f")))
+    answer = vocabulary_answer(Tokenized((1, 2), (b"a", b"\xf0\x9f")))
     assert json.loads(answer) == {"tokens": [{"id": 1, "piece": "a"}, {"id": 2, "piece": [240, 159]}]}
-    assert json.loads(aside_body(Tokenized((1, 2)))) == {"tokens": [1, 2]}
+    assert json.loads(vocabulary_answer(Tokenized((1, 2)))) == {"tokens": [1, 2]}
 
 
 def test_bytes_that_are_no_text_are_not_lost() -> None:
     """The text has replacement characters, the bytes come beside it; a text that has them itself is exact."""
-    assert json.loads(aside_body(Detokenized(b"a\xf0\x9f"))) == {
+    assert json.loads(vocabulary_answer(Detokenized(b"a\xf0\x9f"))) == {
         "content": "a\ufffd",
         "bytes": [97, 240, 159],
     }
-    assert json.loads(aside_body(Detokenized("\ufffd".encode()))) == {"content": "\ufffd"}
-    assert json.loads(aside_body(Templated("<s>"))) == {"prompt": "<s>"}
+    assert json.loads(vocabulary_answer(Detokenized("\ufffd".encode()))) == {"content": "\ufffd"}
+    assert json.loads(vocabulary_answer(Templated("<s>"))) == {"prompt": "<s>"}

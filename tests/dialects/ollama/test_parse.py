@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import replace
 from support.backend import TINY
-from support.parsing import VALUES, is_taken_or_refused
+from support.parser_checks import VALUES, is_taken_or_refused
 
 from modeld.dialects.common.body import MAX_INT32
 from modeld.dialects.ollama import (
-    Asked,
+    ParsedOllama,
     order_of,
     parse_chat,
     parse_embed,
@@ -23,7 +23,7 @@ from modeld.dialects.ollama import (
     parse_show,
 )
 from modeld.dialects.ollama.common import OPERATORS
-from modeld.dialects.ollama.embed import AskedVectors
+from modeld.dialects.ollama.embed import ParsedEmbed
 from modeld.domain.model import LoadOptions, ModelFacts
 from modeld.domain.request import (
     AS_MANY_AS_FIT,
@@ -41,11 +41,11 @@ TALKER = replace(TINY, facts=ModelFacts(architecture="llama", context_length=204
 DEFAULTS = Sampling(top_p=0.9, min_p=0.0)
 
 
-def generate(**keys) -> Asked:
+def generate(**keys) -> ParsedOllama:
     return parse_generate(json.dumps({"prompt": "Hello", **keys}).encode())
 
 
-def chat(*turns: dict, **keys) -> Asked:
+def chat(*turns: dict, **keys) -> ParsedOllama:
     messages = turns or ({"role": "user", "content": "Hello"},)
     return parse_chat(json.dumps({"messages": messages, **keys}).encode())
 
@@ -299,9 +299,9 @@ def test_names_of_models_have_two_spellings() -> None:
 def test_no_body_breaks_the_parsers(value: object) -> None:
     """Whatever comes is taken or refused."""
     for body in (value, {"prompt": value, "messages": value, "options": value, "format": value}):
-        assert is_taken_or_refused(parse_generate, body, Asked)
-        assert is_taken_or_refused(parse_chat, body, Asked)
-        assert is_taken_or_refused(parse_embed, body, AskedVectors)
-        assert is_taken_or_refused(parse_embeddings, body, AskedVectors)
+        assert is_taken_or_refused(parse_generate, body, ParsedOllama)
+        assert is_taken_or_refused(parse_chat, body, ParsedOllama)
+        assert is_taken_or_refused(parse_embed, body, ParsedEmbed)
+        assert is_taken_or_refused(parse_embeddings, body, ParsedEmbed)
         assert is_taken_or_refused(parse_show, body, str, None)
         assert is_taken_or_refused(parse_pull, body, tuple)

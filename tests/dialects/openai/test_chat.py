@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from modeld.dialects.openai import Asked, parse_chat, parse_completion, parse_embeddings
+from modeld.dialects.openai import ParsedRequest, parse_chat, parse_completion, parse_embeddings
 from modeld.domain.request import ConstraintKind, GenerateRequest
 from modeld.errors import InvalidRequest
 
@@ -22,11 +22,11 @@ WEATHER: dict[str, Any] = {
 TIME: dict[str, Any] = {"type": "function", "function": {"name": "time"}}
 
 
-def chat(**body: Any) -> Asked:
+def chat(**body: Any) -> ParsedRequest:
     return parse_chat(json.dumps({"messages": [USER]} | body).encode())
 
 
-def asked_for(asked: Asked) -> GenerateRequest:
+def asked_for(asked: ParsedRequest) -> GenerateRequest:
     request = asked.orders[0].request
     assert isinstance(request, GenerateRequest)
     return request

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from modeld.engine.llama.request_queue import attempt
-from modeld.engine.protocol import Broken
+from modeld.engine.llama.request_queue import prepare_or_fail
+from modeld.engine.protocol import RequestFailed
 from modeld.errors import EngineFailed, InvalidRequest
 
 
@@ -21,9 +21,9 @@ def tried(error, later=()):
     def prepare():
         raise error
 
-    attempt("m.gguf", 7, prepare, outputs, later=later)
+    prepare_or_fail("m.gguf", 7, prepare, outputs, later=later)
     (output,) = outputs
-    assert isinstance(output, Broken)
+    assert isinstance(output, RequestFailed)
     assert output.id == 7
     return output.problem
 

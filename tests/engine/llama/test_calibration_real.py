@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from support import tiny_gguf
+from support.daemon_process import Q4_0, models_folder
 from support.lora_gguf import pair_of, write_lora
-from support.real import Q4_0, models_folder
-from support.scales import small_pages, sure, weighed
+from support.memory_measurement import certain_bytes, measured_bytes, without_huge_pages
 
 from modeld.domain.model import MIB, Adapter, Isolation, LoadOptions, ModelSpec
-from modeld.memory.calibration import Learned, scaled, when_ready
+from modeld.memory.calibration import Calibration, after_load, calibrated
 
 pytestmark = pytest.mark.real
 WIDTH, LAYERS, RANK = 576, 30, 128
@@ -21,15 +21,15 @@ WIDTH, LAYERS, RANK = 576, 30, 128
 @pytest.fixture(autouse=True)
 def _small_pages() -> None:
     """Where the kernel gives out huge pages by itself, memory is resident that nobody has touched."""
-    small_pages()
+    without_huge_pages()
 
 
 def held_against(path: Path, chosen: LoadOptions) -> tuple[float, float]:
     """How far dry run and learned estimate are from what a process holds at its deepest, as parts of that."""
-    run, told = sure(path, chosen), weighed(path, chosen)
+    run, told = certain_bytes(path, chosen), measured_bytes(path, chosen)
     measured = told["full"]["rss"]
-    spec = scaled(ModelSpec(id="m", path=str(path), options=chosen), run, None)
-    learned = scaled(spec, run, when_ready(Learned(), spec.scale, told["ready"]["rss"]))
+    spec = calibrated(ModelSpec(id="m", path=str(path), options=chosen), run, None)
+    learned = calibrated(spec, run, after_load(Calibration(), spec.scale, told["ready"]["rss"]))
     return run.peak.total / measured - 1, learned.footprint.total / measured - 1
 
 

@@ -8,7 +8,7 @@ import random
 import threading
 
 import pytest
-from support.engines import GREEDY, Bench, ask
+from support.engine_driver import GREEDY, EngineDriver, generate_request
 from support.tiny_llama import BOS, EOS, FIRST_BYTE
 
 from modeld.domain.request import Constraint, ConstraintKind, GenerateRequest, Message, Sampling
@@ -18,13 +18,13 @@ from modeld.engine.llama.kv.prefix_cache import PrefixCache
 from modeld.engine.llama.kv.slots import Slots
 from modeld.engine.llama.native.library import lib
 from modeld.engine.llama.native.vocab import Vocab
-from modeld.engine.protocol import Broken, Done, Tokens
+from modeld.engine.protocol import RequestDone, RequestFailed, TokenOutput
 from modeld.errors import EngineFailed, InvalidGrammar, InvalidRequest, PromptTooLong
 
 
 @pytest.fixture
-def bench(tiny_lab):
-    return tiny_lab.bench(slots=2, ctx=512, ubatch=64)
+def driver(tiny_lab):
+    return tiny_lab.driver(slots=2, ctx=512, ubatch=64)
 
 
 def chat(*contents, **fields):
@@ -33,31 +33,31 @@ def chat(*contents, **fields):
     return GenerateRequest(messages=messages, **{"max_tokens": 4, "sampling": GREEDY} | fields)
 
 
-def prompt_of(bench, request):
+def prompt_of(driver, request):
     """Return the tokens that a request is turned into."""
-    request_id = bench.submit(request)
+    request_id = driver.submit(request)
     seen = []
-    original = bench.engine._schedule
+    original = driver.engine._schedule
 
     def watch():
-        seen.extend(job.prompt.tolist() for job in bench.engine._running if job.id == request_id)
+        seen.extend(job.prompt.tolist() for job in driver.engine._running if job.id == request_id)
         return original()
 
-    bench.engine._schedule = watch
+    driver.engine._schedule = watch
     try:
-        bench.finish()
+        driver.finish()
     finally:
-        del bench.engine._schedule
-    assert not isinstance(bench.last(request_id), Broken), bench.last(request_id)
+        del driver.engine._schedule
+    assert not isinstance(driver.last(request_id), RequestFailed), driver.last(request_id)
     return seen[0]
 
 
-def chosen(bench, request_id):
+def chosen(driver, request_id):
     """Return the ids of the generated tokens (of a request with logprobs)."""
     return [
         logprobs.chosen.token_id
-        for output in bench.outputs[request_id]
-        if isinstance(output, Tokens)
+        for output in driver.outputs[request_id]
+        if isinstance(output, TokenOutput)
         for logprobs in output.logprobs
     ]
 
@@ -73,16 +73,16 @@ def letters(text):
 # prompts
 
 
-def test_a_raw_prompt_parses_control_tokens_and_gets_its_bos(bench):
+def test_a_raw_prompt_parses_control_tokens_and_gets_its_bos(driver):
     """In `prompt` control tokens are control tokens."""
-    tokens = prompt_of(bench, ask("a</s>b"))
+    tokens = prompt_of(driver, generate_request("a</s>b"))
     assert tokens[0] == BOS
     assert tokens.count(EOS) == 1
 
 
-def test_a_template_that_writes_bos_does_not_get_it_twice(bench):
+def test_a_template_that_writes_bos_does_not_get_it_twice(driver):
     """BOS begins the prompt once, though both template and metadata ask for it."""
-    tokens = prompt_of(bench, chat("hi"))
+    tokens = prompt_of(driver, chat("hi"))
     assert tokens[0] == BOS
     assert tokens[1] != BOS
 
@@ -90,37 +90,37 @@ def test_a_template_that_writes_bos_does_not_get_it_twice(bench):
 @pytest.mark.parametrize(
     "content", ["a</s>b", "</s>", "<s>", "x<s></s>", "a</s", "s>b", "<<s>s>", "</s>\n\n</s>"]
 )
-def test_a_message_never_becomes_a_control_token(bench, content):
+def test_a_message_never_becomes_a_control_token(driver, content):
     """Only the template's own control tokens are in the prompt, and the text is whole."""
-    plain = prompt_of(bench, chat("plain"))
-    tokens = prompt_of(bench, chat(content))
+    plain = prompt_of(driver, chat("plain"))
+    tokens = prompt_of(driver, chat(content))
     for control in (BOS, EOS):
         assert tokens.count(control) == plain.count(control)
-    vocab = bench.engine._vocab
+    vocab = driver.engine._vocab
     text = b"".join(vocab.piece(token) for token in tokens).decode()
     space = "\u2581"  # before each text, as SentencePiece has it
     assert text == f"{space}user:{content}{space}assistant:"
 
 
-def test_an_ordinary_message_is_tokenised_as_one_text(bench):
+def test_an_ordinary_message_is_tokenised_as_one_text(driver):
     """Without control texts in it a chat is tokenised as llama.cpp tokenises the rendered prompt."""
-    tokens = prompt_of(bench, chat("hello there", "again"))
+    tokens = prompt_of(driver, chat("hello there", "again"))
     rendered = "<s>user:hello there</s><s>user:again</s><s>assistant:"
-    whole = bench.engine._vocab.tokenize(rendered, add_special=False, parse_special=True)
+    whole = driver.engine._vocab.tokenize(rendered, add_special=False, parse_special=True)
     assert tokens == whole.tolist()
 
 
-def test_what_the_template_objects_to_is_told(bench):
+def test_what_the_template_objects_to_is_told(driver):
     """The template's own words reach the client."""
     bad = GenerateRequest(messages=(Message(role="bad", content="x"),))
-    _, last = bench.generate(bad)
+    _, last = driver.generate(bad)
     assert last.problem.kind == InvalidRequest.kind
     assert "no bad roles, please" in last.problem.message
 
 
-def test_a_long_prompt_is_tokenised_in_pieces_without_a_difference(bench):
+def test_a_long_prompt_is_tokenised_in_pieces_without_a_difference(driver):
     """Cutting a long text behind control tokens, which saves time, changes no token."""
-    vocab = bench.engine._vocab
+    vocab = driver.engine._vocab
     pieces = ["<s>", "</s>", "hello", " ", "\n", "<", "s>", "é", "w1"]
     chooser = random.Random(1)  # noqa: S311  # a seed that repeats it, no secret
     for _ in range(10):
@@ -130,159 +130,164 @@ def test_a_long_prompt_is_tokenised_in_pieces_without_a_difference(bench):
 
 
 @pytest.mark.parametrize("text", ["x" * 10**6, "</s>" * 10**5, "word " * 10**5])
-def test_a_hopeless_prompt_is_refused_by_its_beginning(bench, text):
+def test_a_hopeless_prompt_is_refused_by_its_beginning(driver, text):
     """A megabyte is not tokenised to say that it is too long, as prompt or as message."""
-    for request in (ask(text), chat(text)):
-        _, last = bench.generate(request)
+    for request in (generate_request(text), chat(text)):
+        _, last = driver.generate(request)
         assert last.problem.kind == PromptTooLong.kind
         assert last.problem.details["prompt_tokens"] > 10 * last.problem.details["context"]
-        assert len(bench.engine._vocab._room) < 20_000
+        assert len(driver.engine._vocab._room) < 20_000
 
 
-def test_no_request_without_a_single_token_to_generate(bench):
+def test_no_request_without_a_single_token_to_generate(driver):
     """A negative max_tokens is refused; 0 is as many as fit (`AS_MANY_AS_FIT`), and no dialect's own word."""
-    _, last = bench.generate(ask("hi", max_tokens=-1))
+    _, last = driver.generate(generate_request("hi", max_tokens=-1))
     assert last.problem.kind == InvalidRequest.kind
 
 
-def test_lone_surrogates_are_text_too(bench):
+def test_lone_surrogates_are_text_too(driver):
     """Text that is no Unicode is replaced, not a crash."""
-    _, last = bench.generate(ask("a\ud800b"))
-    assert isinstance(last, Done)
+    _, last = driver.generate(generate_request("a\ud800b"))
+    assert isinstance(last, RequestDone)
 
 
 # grammars
 
 
-def test_the_text_matches_its_grammar(bench):
+def test_the_text_matches_its_grammar(driver):
     """With a grammar the text is in its language, and ends when nothing more can follow."""
-    text, last = bench.generate(ask("x", constraint=grammar('root ::= "yes" | "no"'), max_tokens=20))
+    text, last = driver.generate(
+        generate_request("x", constraint=grammar('root ::= "yes" | "no"'), max_tokens=20)
+    )
     assert text in {"yes", "no"}
     assert last.reason is FinishReason.STOP
 
 
-def test_a_finished_grammar_ends_even_if_the_end_is_banned(bench):
+def test_a_finished_grammar_ends_even_if_the_end_is_banned(driver):
     """ignore_eos cannot force a token where the grammar allows none."""
-    request = ask("x", constraint=grammar('root ::= "ab"'), ignore_eos=True, max_tokens=20)
-    text, last = bench.generate(request)
+    request = generate_request("x", constraint=grammar('root ::= "ab"'), ignore_eos=True, max_tokens=20)
+    text, last = driver.generate(request)
     assert text == "ab"
     assert last.reason is FinishReason.STOP
 
 
-def test_a_grammar_whose_every_token_is_banned_ends_at_once(bench):
+def test_a_grammar_whose_every_token_is_banned_ends_at_once(driver):
     """When logit_bias bans what the grammar requires, there is nothing to say."""
     sampling = Sampling(temperature=0.0, logit_bias=((letters("a")[0], -math.inf),))
-    text, last = bench.generate(ask("x", constraint=grammar('root ::= "a"'), sampling=sampling))
+    text, last = driver.generate(generate_request("x", constraint=grammar('root ::= "a"'), sampling=sampling))
     assert text == ""
     assert last.reason is FinishReason.STOP
 
 
-def test_characters_that_span_tokens_match_a_grammar(bench):
+def test_characters_that_span_tokens_match_a_grammar(driver):
     """Several byte tokens make one character of the grammar."""
-    text, _ = bench.generate(ask("x", constraint=grammar('root ::= "€" [äöü] "😀"'), max_tokens=20))
+    text, _ = driver.generate(
+        generate_request("x", constraint=grammar('root ::= "€" [äöü] "😀"'), max_tokens=20)
+    )
     assert text[0] == "€"
     assert text[1] in "äöü"
     assert text[2:] == "😀"
 
 
-def test_constrained_and_free_requests_share_steps(bench):
+def test_constrained_and_free_requests_share_steps(driver):
     """A grammar binds only its own request."""
-    free = ask("hello", max_tokens=10, ignore_eos=True)
-    alone, _ = bench.generate(free)
-    bound = ask("x", constraint=grammar("root ::= [a-c]{8}"), max_tokens=20)
-    first, second = bench.run(free, bound)
-    assert bench.text(first) == alone
-    assert len(bench.text(second)) == 8
+    free = generate_request("hello", max_tokens=10, ignore_eos=True)
+    alone, _ = driver.generate(free)
+    bound = generate_request("x", constraint=grammar("root ::= [a-c]{8}"), max_tokens=20)
+    first, second = driver.run(free, bound)
+    assert driver.text(first) == alone
+    assert len(driver.text(second)) == 8
 
 
-def test_a_grammar_that_takes_too_long_ends_its_request_only(bench, monkeypatch):
+def test_a_grammar_that_takes_too_long_ends_its_request_only(driver, monkeypatch):
     """Its neighbour goes on, and its slot is free again."""
     monkeypatch.setattr(constrained, "MAX_DRAW", -1.0)
-    slow, free = bench.run(
-        ask("x", constraint=grammar("root ::= [a-c]{8}"), max_tokens=20), ask("y", max_tokens=9)
+    slow, free = driver.run(
+        generate_request("x", constraint=grammar("root ::= [a-c]{8}"), max_tokens=20),
+        generate_request("y", max_tokens=9),
     )
-    assert isinstance(bench.outputs[slow][-1], Broken)
-    assert "took more than" in bench.outputs[slow][-1].problem.message
-    assert isinstance(bench.outputs[free][-1], Done)
-    assert not bench.engine.busy
+    assert isinstance(driver.outputs[slow][-1], RequestFailed)
+    assert "took more than" in driver.outputs[slow][-1].problem.message
+    assert isinstance(driver.outputs[free][-1], RequestDone)
+    assert not driver.engine.busy
 
 
-def test_sampling_with_a_grammar_follows_the_seed(bench):
+def test_sampling_with_a_grammar_follows_the_seed(driver):
     """Same seed, same constrained text; other seeds give others."""
     texts = {}
     for seed in (1, 1, 2, 3, 4):
-        request = ask(
+        request = generate_request(
             "x",
             constraint=grammar("root ::= [a-z]{12}"),
             max_tokens=20,
             sampling=Sampling(temperature=2.0, seed=seed, top_k=0, top_p=1.0, min_p=0.0),
         )
-        text, _ = bench.generate(request)
+        text, _ = driver.generate(request)
         assert texts.setdefault(seed, text) == text
     assert len(set(texts.values())) > 1
 
 
 @pytest.mark.parametrize("text", ['root ::= root "a"', "root ::= a\na ::= b\nb ::= a"])
-def test_a_grammar_that_only_llama_can_judge_is_refused(bench, text):
+def test_a_grammar_that_only_llama_can_judge_is_refused(driver, text):
     """Left recursion passes our own check; llama.cpp refuses it, and nothing breaks."""
-    _, last = bench.generate(ask("x", constraint=grammar(text)))
+    _, last = driver.generate(generate_request("x", constraint=grammar(text)))
     assert last.problem.kind == InvalidGrammar.kind
 
 
-def test_a_json_schema_binds_the_text(bench):
+def test_a_json_schema_binds_the_text(driver):
     """With a schema the text is JSON of that schema."""
     schema = '{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"]}'
-    text, last = bench.generate(
-        ask("x", constraint=grammar(schema, ConstraintKind.JSON_SCHEMA), max_tokens=60)
+    text, last = driver.generate(
+        generate_request("x", constraint=grammar(schema, ConstraintKind.JSON_SCHEMA), max_tokens=60)
     )
     assert "".join(text.split()) in {'{"ok":true}', '{"ok":false}'}
     assert last.reason is FinishReason.STOP
 
 
 @pytest.mark.parametrize("kind", list(ConstraintKind))
-def test_lone_surrogates_in_a_constraint_break_nothing(bench, kind):
+def test_lone_surrogates_in_a_constraint_break_nothing(driver, kind):
     """Text that is no Unicode is replaced in a grammar and in a schema."""
     text = 'root ::= "\ud800"' if kind is ConstraintKind.GRAMMAR else '{"const": "\\ud800"}'
-    text, last = bench.generate(ask("x", constraint=grammar(text, kind), max_tokens=20))
-    assert isinstance(last, Done)
+    text, last = driver.generate(generate_request("x", constraint=grammar(text, kind), max_tokens=20))
+    assert isinstance(last, RequestDone)
 
 
-def test_a_defect_in_preparing_one_request_ends_only_that_one(bench, monkeypatch):
+def test_a_defect_in_preparing_one_request_ends_only_that_one(driver, monkeypatch):
     """Whatever goes wrong with a request before it runs, its neighbours are served."""
-    running = bench.submit(ask("hello", max_tokens=20, ignore_eos=True))
-    bench.until(Tokens, running)
+    running = driver.submit(generate_request("hello", max_tokens=20, ignore_eos=True))
+    driver.until(TokenOutput, running)
 
     def fail(*_args, **_kwargs):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(bench.engine._vocab, "tokenize_parts", fail)
-    broken = bench.submit(ask("bye"))
-    bench.finish()
-    assert bench.last(broken).problem.kind == EngineFailed.kind
-    assert bench.last(running).reason is FinishReason.LENGTH
+    monkeypatch.setattr(driver.engine._vocab, "tokenize_parts", fail)
+    broken = driver.submit(generate_request("bye"))
+    driver.finish()
+    assert driver.last(broken).problem.kind == EngineFailed.kind
+    assert driver.last(running).reason is FinishReason.LENGTH
 
 
 # samplers
 
 
-def test_log_probabilities_are_those_of_the_raw_model(bench):
+def test_log_probabilities_are_those_of_the_raw_model(driver):
     """They sum to one over the vocabulary, come most probable first, and greedy takes the first."""
-    (request_id,) = bench.run(ask("hello", max_tokens=3, logprobs=10_000, ignore_eos=True))
-    for output in bench.outputs[request_id]:
-        if isinstance(output, Tokens) and output.logprobs:
+    (request_id,) = driver.run(generate_request("hello", max_tokens=3, logprobs=10_000, ignore_eos=True))
+    for output in driver.outputs[request_id]:
+        if isinstance(output, TokenOutput) and output.logprobs:
             (logprobs,) = output.logprobs
             values = [token.logprob for token in logprobs.top]
-            assert len(values) == bench.engine.info.vocabulary
+            assert len(values) == driver.engine.info.vocabulary
             assert math.isclose(sum(map(math.exp, values)), 1.0, rel_tol=1e-6)
             assert values == sorted(values, reverse=True)
             by_id = {token.token_id: token for token in logprobs.top}
             assert by_id[logprobs.chosen.token_id] == logprobs.chosen == logprobs.top[0]
 
 
-def test_log_probabilities_do_not_depend_on_how_tokens_are_drawn(bench):
+def test_log_probabilities_do_not_depend_on_how_tokens_are_drawn(driver):
     """Bias, temperature, penalties and grammars change which token is chosen, not what the model held."""
     plain, *others = (
-        ask("hello", max_tokens=1, logprobs=320, **fields)
+        generate_request("hello", max_tokens=1, logprobs=320, **fields)
         for fields in (
             {},
             {"sampling": Sampling(temperature=0.0, logit_bias=((letters("q")[0], 100.0),))},
@@ -290,39 +295,41 @@ def test_log_probabilities_do_not_depend_on_how_tokens_are_drawn(bench):
             {"constraint": Constraint(kind=ConstraintKind.GRAMMAR, text='root ::= "z"')},
         )
     )
-    (first,) = bench.run(plain)
-    expected = bench.outputs[first][1].logprobs[0]
+    (first,) = driver.run(plain)
+    expected = driver.outputs[first][1].logprobs[0]
     for request in others:
-        (request_id,) = bench.run(request)
-        found = bench.outputs[request_id][1].logprobs[0]
+        (request_id,) = driver.run(request)
+        found = driver.outputs[request_id][1].logprobs[0]
         assert found.chosen != expected.chosen
         assert found.top == expected.top
 
 
-def test_zero_log_probabilities_tell_of_the_chosen_token_only(bench):
+def test_zero_log_probabilities_tell_of_the_chosen_token_only(driver):
     """N = 0 is not the same as none."""
-    (request_id,) = bench.run(ask("hello", max_tokens=1, logprobs=0))
-    (logprobs,) = bench.outputs[request_id][1].logprobs
+    (request_id,) = driver.run(generate_request("hello", max_tokens=1, logprobs=0))
+    (logprobs,) = driver.outputs[request_id][1].logprobs
     assert logprobs.top == ()
     assert logprobs.chosen.logprob < 0
 
 
-def test_a_bias_forces_and_bans_tokens(bench):
+def test_a_bias_forces_and_bans_tokens(driver):
     """A large bias decides; minus infinity never lets a token through."""
     letter = letters("q")[0]
-    text, _ = bench.generate(ask("hello", sampling=Sampling(temperature=0.0, logit_bias=((letter, 100.0),))))
+    text, _ = driver.generate(
+        generate_request("hello", sampling=Sampling(temperature=0.0, logit_bias=((letter, 100.0),)))
+    )
     assert text == "q" * 8
     bans = tuple((token, -math.inf) for token in range(320) if token not in letters("z"))
-    text, _ = bench.generate(ask("hello", sampling=Sampling(temperature=1.0, logit_bias=bans)))
+    text, _ = driver.generate(generate_request("hello", sampling=Sampling(temperature=1.0, logit_bias=bans)))
     assert text == "z" * 8
 
 
-def test_a_bias_of_a_text_is_one_of_each_of_its_tokens(bench):
+def test_a_bias_of_a_text_is_one_of_each_of_its_tokens(driver):
     """As if the tokens were named one by one; control tokens in it are text."""
 
     def choose(*biases, temperature=0.0):
         sampling = Sampling(temperature=temperature, seed=1, logit_bias=biases)
-        return bench.generate(ask("hello", sampling=sampling))[0]
+        return driver.generate(generate_request("hello", sampling=sampling))[0]
 
     q, z = letters("qz")
     assert choose(("qz", 100.0), (z, 1.0)) == choose((q, 100.0), (z, 101.0)) == "z" * 8
@@ -331,7 +338,7 @@ def test_a_bias_of_a_text_is_one_of_each_of_its_tokens(bench):
     assert choose(("q", -math.inf), *bans, temperature=1.0) == "z" * 8
 
 
-def test_a_text_without_tokens_is_refused(bench, monkeypatch):
+def test_a_text_without_tokens_is_refused(driver, monkeypatch):
     """In a sentence with the text."""
     real = Vocab.tokenize
 
@@ -339,24 +346,24 @@ def test_a_text_without_tokens_is_refused(bench, monkeypatch):
         return real(vocab, "" if text == "\n" else text, **how)
 
     monkeypatch.setattr(Vocab, "tokenize", without_line_ends)
-    (request_id,) = bench.run(ask("hello", sampling=Sampling(logit_bias=(("\n", 1.0),))))
-    (broken,) = bench.outputs[request_id]
+    (request_id,) = driver.run(generate_request("hello", sampling=Sampling(logit_bias=(("\n", 1.0),))))
+    (broken,) = driver.outputs[request_id]
     assert broken.problem.message == r"logit_bias: this model has no tokens for the text '\n'"
 
 
-def test_a_stop_token_ends_the_text_and_has_none(bench):
+def test_a_stop_token_ends_the_text_and_has_none(driver):
     """The text ends before the token, which counts no more than an end-of-generation token does."""
     forced = Sampling(temperature=0.0, logit_bias=((letters("q")[0], 100.0),))
-    text, last = bench.generate(ask("hello", sampling=forced, stop_tokens=tuple(letters("xq"))))
+    text, last = driver.generate(generate_request("hello", sampling=forced, stop_tokens=tuple(letters("xq"))))
     assert (text, last.reason, last.usage.completion_tokens) == ("", FinishReason.STOP, 0)
-    text, last = bench.generate(ask("hello", sampling=forced, stop_tokens=tuple(letters("x"))))
+    text, last = driver.generate(generate_request("hello", sampling=forced, stop_tokens=tuple(letters("x"))))
     assert (text, last.reason) == ("q" * 8, FinishReason.LENGTH)
 
 
-def test_end_tokens_still_end_a_text_with_stop_tokens(bench):
+def test_end_tokens_still_end_a_text_with_stop_tokens(driver):
     """Stop tokens come in addition."""
     forced = Sampling(temperature=0.0, logit_bias=((EOS, 100.0),))
-    text, last = bench.generate(ask("hello", sampling=forced, stop_tokens=tuple(letters("x"))))
+    text, last = driver.generate(generate_request("hello", sampling=forced, stop_tokens=tuple(letters("x"))))
     assert (text, last.reason) == ("", FinishReason.STOP)
 
 
@@ -368,9 +375,9 @@ def test_end_tokens_still_end_a_text_with_stop_tokens(bench):
         ({"stop_tokens": (EOS,), "ignore_eos": True}, "which ignore_eos bans"),
     ],
 )
-def test_stop_tokens_that_cannot_be_are_refused(bench, fields, told):
+def test_stop_tokens_that_cannot_be_are_refused(driver, fields, told):
     """A token that the model does not have, or that is banned, is named."""
-    _, last = bench.generate(ask("hello", **fields))
+    _, last = driver.generate(generate_request("hello", **fields))
     assert last.problem.kind == InvalidRequest.kind
     assert told in last.problem.message
 
@@ -390,10 +397,10 @@ def test_stop_tokens_that_cannot_be_are_refused(bench, fields, told):
         Sampling(frequency_penalty=math.nan),
     ],
 )
-def test_values_that_llama_would_abort_on_are_refused(bench, sampling):
+def test_values_that_llama_would_abort_on_are_refused(driver, sampling):
     """Not finite, out of range, or nothing left to choose: InvalidRequest."""
-    _, last = bench.generate(ask("hello", sampling=sampling))
-    assert isinstance(last, Broken)
+    _, last = driver.generate(generate_request("hello", sampling=sampling))
+    assert isinstance(last, RequestFailed)
     assert last.problem.kind == InvalidRequest.kind
 
 
@@ -413,10 +420,10 @@ def test_values_that_llama_would_abort_on_are_refused(bench, sampling):
         Sampling(logit_bias=((5, 1e300), (5, 1e300), (6, -1e300)), seed=1),
     ],
 )
-def test_extreme_values_still_yield_text(bench, sampling):
+def test_extreme_values_still_yield_text(driver, sampling):
     """Whatever is in range works, and works the same twice."""
-    request = ask("hello", sampling=sampling, ignore_eos=True)
-    (text, last), (again, _) = bench.generate(request), bench.generate(request)
+    request = generate_request("hello", sampling=sampling, ignore_eos=True)
+    (text, last), (again, _) = driver.generate(request), driver.generate(request)
     assert last.reason is FinishReason.LENGTH
     assert text == again
 
@@ -426,19 +433,21 @@ def test_extreme_values_still_yield_text(bench, sampling):
     [{"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}, {"temperature": 1e-4}],
     ids=lambda narrow: next(iter(narrow)),
 )
-def test_the_narrowest_choice_is_greedy(bench, narrow):
+def test_the_narrowest_choice_is_greedy(driver, narrow):
     """top-k, top-p, min-p and temperature at their ends leave only the most probable token."""
     fields = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 5} | narrow
-    greedy, _ = bench.generate(ask("hello", ignore_eos=True, max_tokens=20))
-    text, _ = bench.generate(ask("hello", ignore_eos=True, max_tokens=20, sampling=Sampling(**fields)))
+    greedy, _ = driver.generate(generate_request("hello", ignore_eos=True, max_tokens=20))
+    text, _ = driver.generate(
+        generate_request("hello", ignore_eos=True, max_tokens=20, sampling=Sampling(**fields))
+    )
     assert text == greedy
 
 
-def test_typical_sampling_narrows_the_choice(bench):
+def test_typical_sampling_narrows_the_choice(driver):
     """At its end typical-p leaves one token, so that the seed does not matter."""
     texts = {
-        bench.generate(
-            ask(
+        driver.generate(
+            generate_request(
                 "hello",
                 ignore_eos=True,
                 sampling=Sampling(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1e-9, seed=seed),
@@ -449,107 +458,117 @@ def test_typical_sampling_narrows_the_choice(bench):
     assert len(texts) == 1
 
 
-def test_seeds_differ_and_no_seed_is_a_fresh_one(bench):
+def test_seeds_differ_and_no_seed_is_a_fresh_one(driver):
     """Other seeds, and no seed, give other texts."""
     wide = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     for seeds in (range(5), [None] * 5):
         texts = {
-            bench.generate(ask("hello", ignore_eos=True, sampling=Sampling(seed=seed, **wide)))[0]
+            driver.generate(generate_request("hello", ignore_eos=True, sampling=Sampling(seed=seed, **wide)))[
+                0
+            ]
             for seed in seeds
         }
         assert len(texts) > 1
 
 
-def test_penalties_see_the_prompt_and_the_answer(bench):
+def test_penalties_see_the_prompt_and_the_answer(driver):
     """A large presence penalty keeps every token from coming twice, those of the prompt included."""
     sampling = Sampling(temperature=0.0, presence_penalty=1000.0)
-    request = ask("abcdefgh", max_tokens=30, sampling=sampling, ignore_eos=True, logprobs=0)
-    prompt = prompt_of(bench, request)
-    (request_id,) = bench.run(request)
-    tokens = chosen(bench, request_id)
+    request = generate_request("abcdefgh", max_tokens=30, sampling=sampling, ignore_eos=True, logprobs=0)
+    prompt = prompt_of(driver, request)
+    (request_id,) = driver.run(request)
+    tokens = chosen(driver, request_id)
     assert len({*tokens, *prompt}) == 30 + len(set(prompt))
 
 
-def test_penalties_look_back_so_far_and_no_farther(bench):
+def test_penalties_look_back_so_far_and_no_farther(driver):
     """Of a long prompt only the last 64 tokens count."""
     sampling = Sampling(temperature=0.0, presence_penalty=1000.0, logit_bias=((letters("q")[0], 500.0),))
-    text, _ = bench.generate(ask("q" + "a" * 80, max_tokens=1, sampling=sampling))
+    text, _ = driver.generate(generate_request("q" + "a" * 80, max_tokens=1, sampling=sampling))
     assert text == "q"
-    text, _ = bench.generate(ask("a" * 80 + "q", max_tokens=1, sampling=sampling))
+    text, _ = driver.generate(generate_request("a" * 80 + "q", max_tokens=1, sampling=sampling))
     assert text != "q"
 
 
-def test_an_end_token_ends_the_text_and_can_be_banned(bench):
+def test_an_end_token_ends_the_text_and_can_be_banned(driver):
     """EOS is STOP and no text; with ignore_eos it never comes."""
     sampling = Sampling(temperature=0.0, logit_bias=((EOS, 1000.0),))
-    text, last = bench.generate(ask("hello", sampling=sampling))
+    text, last = driver.generate(generate_request("hello", sampling=sampling))
     assert (text, last.reason, last.usage.completion_tokens) == ("", FinishReason.STOP, 0)
-    _, last = bench.generate(ask("hello", sampling=sampling, ignore_eos=True))
+    _, last = driver.generate(generate_request("hello", sampling=sampling, ignore_eos=True))
     assert last.reason is FinishReason.LENGTH
 
 
 # faults
 
 
-def test_interrupts_from_another_thread_lose_nothing(bench):
+def test_interrupts_from_another_thread_lose_nothing(driver):
     """However often and whenever another thread interrupts, the text is the same."""
-    request = ask("x" * 150, max_tokens=30, ignore_eos=True)
-    undisturbed, _ = bench.generate(request)
-    ids = [bench.submit(request), bench.submit(request)]
+    request = generate_request("x" * 150, max_tokens=30, ignore_eos=True)
+    undisturbed, _ = driver.generate(request)
+    ids = [driver.submit(request), driver.submit(request)]
     going = threading.Event()
 
     def hammer():
         going.wait()
         for _ in range(300):
-            bench.engine.interrupt()
+            driver.engine.interrupt()
 
     thread = threading.Thread(target=hammer)
     thread.start()
     going.set()
-    bench.finish()
+    driver.finish()
     thread.join()
-    bench.engine.interrupt()
-    assert [bench.text(request_id) for request_id in ids] == [undisturbed] * 2
+    driver.engine.interrupt()
+    assert [driver.text(request_id) for request_id in ids] == [undisturbed] * 2
 
 
 def test_when_cells_run_out_the_newest_pays_and_the_rest_goes_on(tiny_lab):
     """Should the cache be full against all accounts, one request fails and the others end well."""
-    bench = Bench(tiny_lab.load(slots=2, ctx=256))
-    bench.engine._places.cache = PrefixCache(Slots(2, 10_000), 0)
-    old = bench.submit(ask("x" * 100, max_tokens=150, ignore_eos=True))
-    new = bench.submit(ask("x" * 100, max_tokens=150, ignore_eos=True))
-    bench.finish()
-    assert bench.last(old).reason is FinishReason.LENGTH
-    assert bench.tokens(old) == 150
-    assert bench.last(new).problem.kind == EngineFailed.kind
-    assert "KV cells" in bench.last(new).problem.message
-    bench.engine.close()
+    driver = EngineDriver(tiny_lab.load(slots=2, ctx=256))
+    driver.engine._places.cache = PrefixCache(Slots(2, 10_000), 0)
+    old = driver.submit(generate_request("x" * 100, max_tokens=150, ignore_eos=True))
+    new = driver.submit(generate_request("x" * 100, max_tokens=150, ignore_eos=True))
+    driver.finish()
+    assert driver.last(old).reason is FinishReason.LENGTH
+    assert driver.tokens(old) == 150
+    assert driver.last(new).problem.kind == EngineFailed.kind
+    assert "KV cells" in driver.last(new).problem.message
+    driver.engine.close()
 
 
 def test_a_decode_that_keeps_failing_breaks_the_engine(tiny_lab, monkeypatch):
     """Each fault costs one request; after the third in a row the engine says that it is broken."""
-    bench = Bench(tiny_lab.load(slots=4, ctx=512))
-    ids = [bench.submit(ask("hello")) for _ in range(4)]
-    bench.step()
+    driver = EngineDriver(tiny_lab.load(slots=4, ctx=512))
+    ids = [driver.submit(generate_request("hello")) for _ in range(4)]
+    driver.step()
     monkeypatch.setattr(lib, "llama_decode", lambda _context, _batch: -3)
-    bench.step()
-    bench.step()
-    assert [isinstance(bench.last(request_id), Broken) for request_id in ids] == [False, False, True, True]
+    driver.step()
+    driver.step()
+    assert [isinstance(driver.last(request_id), RequestFailed) for request_id in ids] == [
+        False,
+        False,
+        True,
+        True,
+    ]
     with pytest.raises(EngineFailed, match="3 times in a row"):
-        bench.step()
-    bench.engine.close()
+        driver.step()
+    driver.engine.close()
 
 
 def test_one_failed_decode_costs_one_request(tiny_lab, monkeypatch):
     """After a passing fault the other requests go on and end as if nothing had been."""
-    bench = Bench(tiny_lab.load(slots=2, ctx=512))
-    alone, _ = bench.generate(ask("hello", max_tokens=20))
-    old, new = bench.submit(ask("hello", max_tokens=20)), bench.submit(ask("bye", max_tokens=20))
-    bench.until(Tokens, new)
+    driver = EngineDriver(tiny_lab.load(slots=2, ctx=512))
+    alone, _ = driver.generate(generate_request("hello", max_tokens=20))
+    old, new = (
+        driver.submit(generate_request("hello", max_tokens=20)),
+        driver.submit(generate_request("bye", max_tokens=20)),
+    )
+    driver.until(TokenOutput, new)
     with monkeypatch.context() as patch:
         patch.setattr(lib, "llama_decode", lambda _context, _batch: -3)
-        bench.step()
-    bench.finish()
-    assert bench.text(old) == alone
-    assert bench.last(new).problem.kind == EngineFailed.kind
-    bench.engine.close()
+        driver.step()
+    driver.finish()
+    assert driver.text(old) == alone
+    assert driver.last(new).problem.kind == EngineFailed.kind
+    driver.engine.close()

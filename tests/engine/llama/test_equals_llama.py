@@ -17,12 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from support.engines import GREEDY, Bench, ask
-from support.fifty import CHATS, RAW
+from support.engine_driver import GREEDY, EngineDriver, generate_request
+from support.fifty_prompts import CHATS, RAW
 from support.tiny_llama import real_model
 
 from modeld.domain.request import GenerateRequest, Message
-from modeld.engine.protocol import Done, Tokens
+from modeld.engine.protocol import RequestDone, TokenOutput
 
 pytestmark = pytest.mark.real
 
@@ -40,7 +40,7 @@ def requests(**fields):
     more = {"max_tokens": MOST} | fields
     chats = (tuple(Message(role=role, content=content) for role, content in chat) for chat in CHATS)
     return [
-        *(ask(prompt, **more) for prompt in RAW),
+        *(generate_request(prompt, **more) for prompt in RAW),
         *(GenerateRequest(messages=messages, sampling=GREEDY, **more) for messages in chats),
     ]
 
@@ -81,11 +81,11 @@ class Answer:
     best: list[dict[int, float]]
 
 
-def answer(bench, request_id):
-    tokens = [output for output in bench.outputs[request_id] if isinstance(output, Tokens)]
+def answer(driver, request_id):
+    tokens = [output for output in driver.outputs[request_id] if isinstance(output, TokenOutput)]
     places = [each for output in tokens for each in output.logprobs]
     return Answer(
-        text=bench.text(request_id),
+        text=driver.text(request_id),
         tokens=[each.chosen.token_id for each in places],
         best=[{token.token_id: token.logprob for token in each.top} for each in places],
     )
@@ -93,8 +93,8 @@ def answer(bench, request_id):
 
 def one_after_another(engine):
     """Serve the fifty, each alone, and close the engine."""
-    bench = Bench(engine)
-    answers = [answer(bench, bench.run(request)[0]) for request in requests(logprobs=5)]
+    driver = EngineDriver(engine)
+    answers = [answer(driver, driver.run(request)[0]) for request in requests(logprobs=5)]
     engine.close()
     return answers
 
@@ -139,41 +139,41 @@ def test_beside_eight_others_with_flash_attention(real_lab, alone_with_flash_att
     engine = real_lab.load(
         threads=THREADS, slots=TOGETHER, flash_attn=True, ubatch=SMALL_BATCH, prefix_cells=0
     )
-    bench = Bench(engine)
+    driver = EngineDriver(engine)
     asked = requests(max_tokens=200, ignore_eos=True, logprobs=0)
     pairs = list(zip(asked, alone_with_flash_attention, strict=True))
     for begin in range(0, 50, TOGETHER):
         group = (pairs + pairs)[begin : begin + TOGETHER]
-        ids = [bench.submit(request) for request, _ in group]
-        while bench.running < TOGETHER:  # Messages are rendered meanwhile.
-            bench.step()
-        while any(bench.tokens(request_id) < MOST for request_id in ids):
-            bench.step()
-            assert bench.running == TOGETHER
+        ids = [driver.submit(request) for request, _ in group]
+        while driver.running < TOGETHER:  # Messages are rendered meanwhile.
+            driver.step()
+        while any(driver.tokens(request_id) < MOST for request_id in ids):
+            driver.step()
+            assert driver.running == TOGETHER
         for request_id, (_, alone) in zip(ids, group, strict=True):
-            assert answer(bench, request_id).tokens[: len(alone.tokens)] == alone.tokens
+            assert answer(driver, request_id).tokens[: len(alone.tokens)] == alone.tokens
             engine.cancel(request_id)
-        bench.finish()
+        driver.finish()
     engine.close()
 
 
 def test_beside_eight_others_by_default(real_lab, alone_by_default):
     """Without it texts part only where two tokens are nearly as good, by what the kernels differ."""
     engine = real_lab.load(threads=THREADS, slots=TOGETHER, prefix_cells=0)
-    bench = Bench(engine)
-    ids = [bench.submit(request) for request in requests(logprobs=5)]
+    driver = EngineDriver(engine)
+    ids = [driver.submit(request) for request in requests(logprobs=5)]
     for number in range(TOGETHER - 1):
-        bench.submit(ask(f"{number} bottles of", max_tokens=300, ignore_eos=True))
+        driver.submit(generate_request(f"{number} bottles of", max_tokens=300, ignore_eos=True))
     full = []
     while not all(
-        bench.outputs[request_id] and isinstance(bench.last(request_id), Done) for request_id in ids
+        driver.outputs[request_id] and isinstance(driver.last(request_id), RequestDone) for request_id in ids
     ):
-        outputs = bench.step()
-        if any(isinstance(output, Tokens) for output in outputs):
-            ended = sum(isinstance(output, Done) for output in outputs)
-            full.append(bench.running + ended == TOGETHER)
+        outputs = driver.step()
+        if any(isinstance(output, TokenOutput) for output in outputs):
+            ended = sum(isinstance(output, RequestDone) for output in outputs)
+            full.append(driver.running + ended == TOGETHER)
     assert sum(full) > 0.8 * len(full)  # The rest are steps in which messages were still being rendered.
-    together = [answer(bench, request_id) for request_id in ids]
+    together = [answer(driver, request_id) for request_id in ids]
     engine.close()
     difference, gaps = 0.0, []
     for ours, alone in zip(together, alone_by_default, strict=True):

@@ -12,15 +12,15 @@ from collections import Counter
 from functools import partial
 
 import pytest
-from support.accounts import assert_accounts, assert_at_rest
-from support.engines import Bench, ask
-from support.handles import Samplers, descriptors, resident, threads
+from support.engine_driver import EngineDriver, generate_request
+from support.kv_accounting import assert_kv_at_rest, assert_kv_matches
+from support.process_resources import Samplers, descriptor_count, resident_bytes, thread_count
 from support.tiny_memories import write_hybrid, write_recurrent, write_windowed
 
 from modeld.domain.model import MIB
 from modeld.domain.request import Constraint, ConstraintKind, GenerateRequest, Message, Sampling
 from modeld.domain.request_events import FinishReason
-from modeld.engine.protocol import Admitted, Broken, Done, Tokens
+from modeld.engine.protocol import RequestAdmitted, RequestDone, RequestFailed, TokenOutput
 from modeld.errors import InvalidGrammar, PromptTooLong
 
 SEED = int(os.environ.get("MODELD_TEST_SEED", "20240607"))
@@ -39,7 +39,7 @@ class Churn:
 
     def __init__(self, engine, seed, longest) -> None:
         self.engine = engine
-        self.bench = Bench(engine)
+        self.bench = EngineDriver(engine)
         self.chooser = random.Random(seed)  # noqa: S311  # a seed that repeats it, no secret
         self.longest = longest
         self.cancels = Counter()
@@ -59,7 +59,7 @@ class Churn:
                     self.engine.interrupt()
                 case _:
                     self.bench.step()
-            assert_accounts(self.engine)
+            assert_kv_matches(self.engine)
             if number % rest_every == 0:
                 self._rest()
         self._rest()
@@ -76,22 +76,22 @@ class Churn:
         outputs = self.bench.outputs.get(request_id, [])
         if request_id not in self._open:
             return "unknown"
-        if any(isinstance(output, Done | Broken) for output in outputs):
+        if any(isinstance(output, RequestDone | RequestFailed) for output in outputs):
             return "ended"
-        if any(isinstance(output, Tokens) for output in outputs):
+        if any(isinstance(output, TokenOutput) for output in outputs):
             return "decoding"
-        if any(isinstance(output, Admitted) for output in outputs):
+        if any(isinstance(output, RequestAdmitted) for output in outputs):
             return "prefill"
         return "waiting" if any(job.id == request_id for job in self.engine._intake.waiting) else "submitted"
 
     def _rest(self):
         """Let everything end; each request must have its end, and the engine be at rest."""
         self.bench.finish()
-        assert_at_rest(self.engine)
+        assert_kv_at_rest(self.engine)
         for request_id in self._open:
             last = self.bench.last(request_id)
-            assert isinstance(last, Done | Broken)
-            self.reasons[last.reason if isinstance(last, Done) else last.problem.kind] += 1
+            assert isinstance(last, RequestDone | RequestFailed)
+            self.reasons[last.reason if isinstance(last, RequestDone) else last.problem.kind] += 1
             self.cached += last.usage.cached_tokens
         self._open.clear()
         self.bench.outputs.clear()
@@ -106,20 +106,20 @@ class Churn:
         most = choose.choice((1, 4, 12, 40))
         match choose.randrange(10):
             case 0:
-                return ask("w " * 10**5)  # too long
+                return generate_request("w " * 10**5)  # too long
             case 1:
                 constraint = Constraint(
                     kind=ConstraintKind.GRAMMAR, text=choose.choice(("root ::= [a-z]{6}", "root ::= ("))
                 )
-                return ask(prompt, max_tokens=most, constraint=constraint)
+                return generate_request(prompt, max_tokens=most, constraint=constraint)
             case 2:
                 messages = (Message(role="user", content=prompt),)
                 return GenerateRequest(messages=messages, max_tokens=most, sampling=Sampling(seed=1))
             case 3:
                 sampling = Sampling(temperature=1.0, repeat_penalty=1.2, logit_bias=((5, -1.0),), seed=most)
-                return ask(prompt, max_tokens=most, sampling=sampling, stop=("e",), logprobs=2)
+                return generate_request(prompt, max_tokens=most, sampling=sampling, stop=("e",), logprobs=2)
             case _:
-                return ask(prompt, max_tokens=most, ignore_eos=True)
+                return generate_request(prompt, max_tokens=most, ignore_eos=True)
 
 
 def churn(engine, monkeypatch, *, steps, rest_every, longest, growth):
@@ -128,40 +128,42 @@ def churn(engine, monkeypatch, *, steps, rest_every, longest, growth):
     samplers = Samplers(monkeypatch)
     Churn(engine, SEED + 1, longest).run(steps // 4, rest_every=rest_every)
     assert not samplers.live
-    before = threads(), descriptors()
-    memory = resident()
+    before = thread_count(), descriptor_count()
+    memory = resident_bytes()
     work = Churn(engine, SEED, longest)
     work.run(steps, rest_every=rest_every)
-    assert (threads(), descriptors()) == before
-    assert resident() - memory < growth
+    assert (thread_count(), descriptor_count()) == before
+    assert resident_bytes() - memory < growth
     assert not samplers.live
     assert samplers.made > steps // 20
     return work
 
 
-def assert_prompts_are_read_as_ever(bench, plain):
+def assert_prompts_are_read_as_ever(driver, plain):
     """What is retained after all that is what it is taken for: the model says the same after it."""
-    asked = [ask(root * times, max_tokens=1, logprobs=320) for root in ROOTS for times in (1, 3, 5)]
+    asked = [
+        generate_request(root * times, max_tokens=1, logprobs=320) for root in ROOTS for times in (1, 3, 5)
+    ]
     for request in asked:
-        (here,), (there,) = bench.run(request), plain.run(request)
+        (here,), (there,) = driver.run(request), plain.run(request)
         ours, theirs = (
-            one.outputs[number][1].logprobs[0].top for one, number in ((bench, here), (plain, there))
+            one.outputs[number][1].logprobs[0].top for one, number in ((driver, here), (plain, there))
         )
         expected = {token.token_id: token.logprob for token in theirs}
         assert {token.token_id: token.logprob for token in ours} == pytest.approx(expected, abs=0.01)
-    assert any(outputs[0].cached_tokens for outputs in bench.outputs.values())
+    assert any(outputs[0].cached_tokens for outputs in driver.outputs.values())
 
 
 def test_random_requests_and_cancels_on_the_tiny_model(tiny_lab, monkeypatch):
     """2,000 of them, cancels in every phase: cells, samplers, threads, files and memory are as before."""
-    outside = threads()
+    outside = thread_count()
     engine = tiny_lab.load(slots=3, ctx=768, ubatch=32, prefix_cells=300)
     work = churn(engine, monkeypatch, steps=2000, rest_every=100, longest=5, growth=4 * MIB)
     assert_prompts_are_read_as_ever(
-        Bench(engine), tiny_lab.bench(slots=3, ctx=768, ubatch=32, prefix_cells=0)
+        EngineDriver(engine), tiny_lab.driver(slots=3, ctx=768, ubatch=32, prefix_cells=0)
     )
     engine.close()
-    assert threads() == outside
+    assert thread_count() == outside
     assert set(work.cancels) == PHASES
     assert min(work.cancels.values()) >= 5
     assert {FinishReason.CANCELLED, FinishReason.LENGTH, FinishReason.STOP} < set(work.reasons)

@@ -4,24 +4,24 @@
 from __future__ import annotations
 
 import pytest
-from support.engines import GREEDY, Bench, ask, spec
+from support.engine_driver import GREEDY, EngineDriver, generate_request, spec
 from support.tiny_gguf import VOCABULARY, write_model
 from support.tiny_llama import FIRST_BYTE, TEMPLATE
 
 from modeld.domain.request import Constraint, ConstraintKind, Message, Sampling, Tool
 from modeld.domain.tool_calls import THOUGHTS
 from modeld.engine.llama.engine import load
-from modeld.engine.protocol import Admitted, Broken
+from modeld.engine.protocol import RequestAdmitted, RequestFailed
 
 MARKER, OTHER = VOCABULARY - 2, VOCABULARY - 1
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def driver(tmp_path_factory):
     folder = tmp_path_factory.mktemp("marked")
     path = write_model(folder / "m.gguf", chat_template=TEMPLATE, controls=("[TOOL_CALLS]", "[OTHER]"))
     engine = load(spec(path, slots=1, ctx=256), lambda _fraction: True)
-    yield Bench(engine)
+    yield EngineDriver(engine)
     engine.close()
 
 
@@ -29,7 +29,7 @@ def always(token):
     return Sampling(temperature=0.0, logit_bias=((token, 1000.0),))
 
 
-def test_a_marker_is_shown_to_those_who_offered_functions(bench) -> None:
+def test_a_marker_is_shown_to_those_who_offered_functions(driver) -> None:
     """Without functions it has no text, and other control tokens never have one."""
     tools = (Tool(name="f"),)
     for offered, token, text in [
@@ -37,8 +37,8 @@ def test_a_marker_is_shown_to_those_who_offered_functions(bench) -> None:
         ((), MARKER, ""),
         (tools, OTHER, ""),
     ]:
-        request = ask("a", tools=offered, sampling=always(token), max_tokens=2)
-        assert bench.generate(request)[0] == text * 2
+        request = generate_request("a", tools=offered, sampling=always(token), max_tokens=2)
+        assert driver.generate(request)[0] == text * 2
 
 
 @pytest.mark.parametrize("marker", ["<think>", "[/THINK]"])
@@ -47,8 +47,8 @@ def test_markers_of_thoughts_are_shown_to_those_who_offered_functions(tmp_path, 
     path = write_model(tmp_path / "m.gguf", chat_template=TEMPLATE, controls=(marker,))
     engine = load(spec(path, slots=1, ctx=256), lambda _fraction: True)
     for tools, text in (((Tool(name="f"),), marker), ((), "")):
-        request = ask("a", tools=tools, sampling=always(VOCABULARY - 1), max_tokens=2)
-        assert Bench(engine).generate(request)[0] == text * 2
+        request = generate_request("a", tools=tools, sampling=always(VOCABULARY - 1), max_tokens=2)
+        assert EngineDriver(engine).generate(request)[0] == text * 2
     engine.close()
 
 
@@ -70,31 +70,34 @@ def test_an_open_thought_at_the_end_of_the_prompt_is_told(tmp_path, end, thought
     template += "{% endif %}" + end
     path = write_model(tmp_path / "m.gguf", chat_template=template)
     engine = load(spec(path, slots=1, ctx=256), lambda _fraction: True)
-    bench = Bench(engine)
+    driver = EngineDriver(engine)
     messages = (Message(role="user", content="Hi"),)
     bound = Constraint(kind=ConstraintKind.JSON_SCHEMA, text='{"type": "object"}')
     for constraint, told in ((None, thought), (bound, "")):
-        request = ask(prompt=None, messages=messages, constraint=constraint, max_tokens=2)
-        assert bench.until(Admitted, bench.submit(request)).thought == told
-        bench.finish()
-    bench.until(Admitted, bench.submit(ask(messages=messages, tools=(Tool(name="f"),), max_tokens=2)))
+        request = generate_request(prompt=None, messages=messages, constraint=constraint, max_tokens=2)
+        assert driver.until(RequestAdmitted, driver.submit(request)).thought == told
+        driver.finish()
+    driver.until(
+        RequestAdmitted,
+        driver.submit(generate_request(messages=messages, tools=(Tool(name="f"),), max_tokens=2)),
+    )
     [job] = engine._running
     assert job.sampler._constrained._end.decode() == THOUGHTS.get(thought, ""), "a lazy grammar knows it, too"
-    bench.finish()
+    driver.finish()
     engine.close()
 
 
-def test_a_prompt_of_tokens_is_the_prompt(bench) -> None:
+def test_a_prompt_of_tokens_is_the_prompt(driver) -> None:
     """Nothing is added to it, and its text continues as the same tokens written as text."""
     tokens = tuple(FIRST_BYTE + byte for byte in b"abc")
-    request_id = bench.submit(ask(prompt_tokens=tokens, sampling=GREEDY))
-    assert bench.until(Admitted, request_id).prompt_tokens == 3
-    bench.finish()
+    request_id = driver.submit(generate_request(prompt_tokens=tokens, sampling=GREEDY))
+    assert driver.until(RequestAdmitted, request_id).prompt_tokens == 3
+    driver.finish()
 
 
-def test_a_token_that_there_is_not_is_refused(bench) -> None:
+def test_a_token_that_there_is_not_is_refused(driver) -> None:
     """With its number, before it waits for a slot."""
-    (request_id,) = bench.run(ask(prompt_tokens=(1, VOCABULARY)))
-    last = bench.last(request_id)
-    assert isinstance(last, Broken)
+    (request_id,) = driver.run(generate_request(prompt_tokens=(1, VOCABULARY)))
+    last = driver.last(request_id)
+    assert isinstance(last, RequestFailed)
     assert str(VOCABULARY) in last.problem.message

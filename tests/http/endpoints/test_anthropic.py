@@ -8,8 +8,8 @@ import json
 import anthropic
 import pytest
 import trio
-from support.backend import TINY, finish, say, starting
-from support.served import abandoned, serving
+from support.backend import TINY, finish, start_events, text_events
+from support.http_server import abandoned, serving
 
 from modeld.domain.request import TemplateRequest
 from modeld.domain.request_events import Delta, Failed, Started, Templated
@@ -32,7 +32,7 @@ def names_of(data: bytes) -> list[str]:
 async def test_a_message_is_whole_or_a_stream() -> None:
     """Versions and betas that the client names are accepted; the id is in a header."""
     headers = {"anthropic-version": "2023-06-01", "anthropic-beta": "x", "X-Request-ID": "abc"}
-    async with serving(say("Hel", "lo")) as served, served.client(headers=headers) as client:
+    async with serving(text_events("Hel", "lo")) as served, served.client(headers=headers) as client:
         reply = await client.post("/v1/messages?beta=true", json=BODY)
         assert reply.json()["content"] == [{"type": "text", "text": "Hello"}]
         assert (reply.json()["id"], reply.headers["request-id"]) == ("msg_abc", "abc")
@@ -65,7 +65,7 @@ async def test_silence_carries_pings() -> None:
 @pytest.mark.parametrize("events", range(4))
 async def test_a_stream_that_is_abandoned_frees_its_slot(events: int) -> None:
     """After each of its events."""
-    async with serving(starting(events)) as served:
+    async with serving(start_events(events)) as served:
         until = b'"text":"a"' if events > 1 else b""
         ticket = await abandoned(served, request_bytes(stream=True), until)
         assert ticket.closed
@@ -84,7 +84,7 @@ async def test_tokens_are_counted_without_a_slot() -> None:
         assert reply.json() == {"input_tokens": 3}
         order = served.backend.tickets[0].order
         assert isinstance(order.request, TemplateRequest)
-        assert order.aside
+        assert order.needs_no_slot
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -113,7 +113,7 @@ async def test_refusals_have_their_status_and_envelope(stream: bool) -> None:
 
 async def test_the_client_tries_again_when_it_was_told_to() -> None:
     """It waits as long as Retry-After says, and then has its answer; without retries it raises."""
-    async with serving(say("Hello")) as served:
+    async with serving(text_events("Hello")) as served:
         served.backend.refusals = [QueueFull("full", retry_after_s=1) for _ in range(2)]
         async with anthropic.AsyncAnthropic(base_url=served.url, api_key="x", max_retries=0) as hasty:
             with pytest.raises(anthropic.InternalServerError) as caught:

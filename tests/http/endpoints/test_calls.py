@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 from support.backend import Script
-from support.served import serving
+from support.http_server import serving
 from support.tool_answers import DIALECTS, MAX_TOKENS, PARAMETERS, Answer, Dialect, events_of
 from trio.testing import MockClock
 
@@ -141,7 +141,7 @@ async def test_a_stream_is_kept_alive_while_a_call_is_held(dialect: Dialect, moc
     signs: dict[str, Any] = {"ollama": b'"content":""},"done":false', "anthropic": b"event: ping"}
     sign = next((signs[name] for name in signs if dialect is DIALECTS[name]), b": still here")
     before, _, _ = body.partition(b"RomeRome")
-    every_s = served.app.edge.limits.stream_keep_alive_s
+    every_s = served.app.context.limits.stream_keep_alive_s
     assert before.count(sign) >= len(text) // every_s - 2
     [call] = dialect.streamed(body).calls
     assert json.loads(call[1]) == {"city": "Rome" * 40}

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from support.backend import finish
-from support.served import serving
+from support.http_server import serving
 
 from modeld.domain.request_events import Embedded, Failed
 from modeld.errors import PromptTooLong

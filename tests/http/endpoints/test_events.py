@@ -10,10 +10,10 @@ import pytest
 import trio
 import trio.lowlevel
 from support.backend import TINY
-from support.live import live
-from support.served import Raw, Served, serving
+from support.event_client import event_client
+from support.http_server import Raw, Served, serving
 
-from modeld.domain.daemon_events import Kind
+from modeld.domain.daemon_events import EventKind
 from modeld.runtime.reporting.event_log import MOST_READERS, EventLog
 
 PATIENCE_S = 60.0
@@ -45,7 +45,7 @@ async def test_events_come_as_server_sent_events() -> None:
         head = await raw.read_until(b"retry: 2000\n\n")
         assert b"content-type: text/event-stream" in head.lower()
         assert b"cache-control: no-store" in head.lower()
-        log.record(Kind.EVICTING, model=TINY.id, cause="room", for_model="b", numbers={"frees_mb": 4})
+        log.record(EventKind.EVICTING, model=TINY.id, cause="room", for_model="b", numbers={"frees_mb": 4})
         data = await raw.read_until(b"}\n\n")
         frame = data[data.index(b"id: ") :].decode().split("\n")
         assert frame[:2] == [f"id: {log.run}-1", "event: evicting"]
@@ -68,7 +68,7 @@ async def test_events_come_as_server_sent_events() -> None:
 async def test_the_format_is_what_the_client_accepts(accept: str, content_type: str) -> None:
     """JSON lines for who asks for JSON, server-sent events for everybody else; HEAD says which, and ends."""
     async with serving() as served, served.client() as client:
-        async with live(served.port, Accept=accept) as reader:
+        async with event_client(served.port, Accept=accept) as reader:
             assert (reader.status, reader.headers["content-type"]) == (200, content_type)
         head = await client.head("/events", headers={"Accept": accept})
         assert (head.status_code, head.headers["content-type"], head.content) == (200, content_type, b"")
@@ -77,9 +77,9 @@ async def test_the_format_is_what_the_client_accepts(accept: str, content_type: 
 
 async def test_a_reader_gets_every_event_in_order() -> None:
     """Thousands of them, in one stream, with its end after the last."""
-    async with serving() as served, live(served.port) as reader:
+    async with serving() as served, event_client(served.port) as reader:
         for _ in range(3000):
-            log_of(served).record(Kind.ARRIVED, model=TINY.id)
+            log_of(served).record(EventKind.ARRIVED, model=TINY.id)
         log_of(served).close()
         assert [event["seq"] for event in await reader.rest()] == list(range(1, 3001))
 
@@ -87,14 +87,14 @@ async def test_a_reader_gets_every_event_in_order() -> None:
 async def test_events_are_filtered_by_model_and_kind() -> None:
     """By id, stem or alias, several at once; an eviction is also shown to who waits for the room."""
     target = "/events?model=tiny-q4&kind=ready,evicting&kind=missed"
-    async with serving() as served, live(served.port, target) as reader:
+    async with serving() as served, event_client(served.port, target) as reader:
         log = log_of(served)
-        log.record(Kind.READY, model="other.gguf")
-        log.record(Kind.LOADING, model=TINY.id)
-        log.record(Kind.READY, model=TINY.id)
-        log.record(Kind.EVICTING, model="other.gguf", for_model=TINY.id)
-        log.record(Kind.DAEMON_DRAINING)
-        log.record(Kind.READY, model=TINY.id)
+        log.record(EventKind.READY, model="other.gguf")
+        log.record(EventKind.LOADING, model=TINY.id)
+        log.record(EventKind.READY, model=TINY.id)
+        log.record(EventKind.EVICTING, model="other.gguf", for_model=TINY.id)
+        log.record(EventKind.DAEMON_DRAINING)
+        log.record(EventKind.READY, model=TINY.id)
         log.close()
         assert [event["seq"] for event in await reader.rest()] == [3, 4, 6]
 
@@ -104,12 +104,12 @@ async def test_a_reader_goes_on_after_the_last_event_it_has() -> None:
     async with serving() as served:
         log = log_of(served)
         for _ in range(5):
-            log.record(Kind.ARRIVED, model=TINY.id)
-        async with live(served.port, Last_Event_ID=f"{log.run}-3") as reader:
+            log.record(EventKind.ARRIVED, model=TINY.id)
+        async with event_client(served.port, Last_Event_ID=f"{log.run}-3") as reader:
             assert [event["seq"] for event in await reader.take(2)] == [4, 5]
-        async with live(served.port, f"/events?last_event_id={log.run}-4") as reader:
+        async with event_client(served.port, f"/events?last_event_id={log.run}-4") as reader:
             assert [event["seq"] for event in await reader.take(1)] == [5]
-        async with live(served.port, "/events?last_event_id=before-9") as reader:
+        async with event_client(served.port, "/events?last_event_id=before-9") as reader:
             first, *others = await reader.take(6)
         assert (first["kind"], "restarted" in first["reason"]) == ("missed", True)
         assert [event["seq"] for event in others] == [1, 2, 3, 4, 5]
@@ -119,13 +119,13 @@ async def test_a_slow_reader_is_told_what_it_missed_and_nobody_else_misses_anyth
     """It reads nothing while more happens than sockets and ring hold together; then it goes on from there."""
     async with serving() as served:
         log = served.backend.events = EventLog(kept=2048)
-        async with live(served.port) as slow, live(served.port) as reader:
+        async with event_client(served.port) as slow, event_client(served.port) as reader:
             await until_readers(served, 2)
             reason = "x" * 550
             seen: list[int] = []
             while log.last < 20_000:  # 14 MB; Linux lets a socket have 4 MB and 6 MB at most by itself.
                 for _ in range(1000):
-                    log.record(Kind.ARRIVED, model=TINY.id, reason=reason)
+                    log.record(EventKind.ARRIVED, model=TINY.id, reason=reason)
                 seen += [event["seq"] for event in await reader.take(1000)]
             assert seen == list(range(1, 20_001))
             told = await slow.until("missed")
@@ -161,7 +161,7 @@ async def test_the_end_of_the_daemon_ends_the_stream_cleanly() -> None:
     async with serving() as served:
         raw = await ask(served, headers="Accept: application/x-ndjson\r\n")
         await raw.read_until(b"\r\n\r\n")
-        log_of(served).record(Kind.DAEMON_DRAINING)
+        log_of(served).record(EventKind.DAEMON_DRAINING)
         log_of(served).close()
         served.shutdown.set()
         data = await raw.read_to_end()
@@ -175,7 +175,7 @@ async def test_a_silent_stream_shows_signs_of_life() -> None:
     async with serving(stream_keep_alive_s=0.05) as served:
         raw = await ask(served, "/events?kind=ready")
         await raw.read_until(b"retry: 2000\n\n")
-        log_of(served).record(Kind.ARRIVED)
+        log_of(served).record(EventKind.ARRIVED)
         assert b"data:" not in await raw.read_until(b":\n\n")
         lines = await ask(served, headers="Accept: application/x-ndjson\r\n")
         first = await lines.read_until(b"\r\n\r\n1\r\n\n\r\n")
@@ -213,7 +213,7 @@ async def test_readers_are_bounded() -> None:
         assert answer.headers["retry-after"]
         for reader in readers:
             reader.close()
-        async with live(served.port) as reader:
+        async with event_client(served.port) as reader:
             assert reader.status == 200
 
 
@@ -221,8 +221,8 @@ async def test_events_are_metrics_too() -> None:
     """Counts by kind, readers, and what they missed."""
     async with serving() as served:
         log = log_of(served)
-        log.record(Kind.READY)
-        log.record(Kind.READY)
+        log.record(EventKind.READY)
+        log.record(EventKind.READY)
         reader = log.follow()
         assert served.sample("modeld_events_total", kind="ready") == 2
         assert served.sample("modeld_events_readers") == 1

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import trio
-from support.backend import finish, say
-from support.served import lines_of, serving
+from support.backend import finish, text_events
+from support.http_server import lines_of, serving
 from trio.testing import wait_all_tasks_blocked
 
 from modeld.dialects import native
@@ -36,7 +36,7 @@ from modeld.runtime.ticket import Ticket
 
 async def test_a_stream_ends_with_one_done_line() -> None:
     """One line per token, then the line with everything, as NDJSON that no proxy holds back."""
-    async with serving(say("The", " cat", " sat")) as served, served.client() as client:
+    async with serving(text_events("The", " cat", " sat")) as served, served.client() as client:
         answer = await client.post("/infer", json={"prompt": "x"}, headers={"X-Request-ID": "r1"})
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "application/x-ndjson"
@@ -57,7 +57,7 @@ async def test_a_request_that_breaks_before_its_answer_gives_its_slot_back(
     def broken(**_: object) -> object:
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr(native, "Renderer", broken)
+    monkeypatch.setattr(native, "InferRenderer", broken)
     async with serving() as served, served.client() as client:
         answer = await client.post("/infer", json={"prompt": "x"})
         assert answer.status_code == 500
@@ -67,7 +67,7 @@ async def test_a_request_that_breaks_before_its_answer_gives_its_slot_back(
 
 async def test_without_stream_the_last_line_comes_alone() -> None:
     """`stream: false` answers with one JSON object, compressed if asked for."""
-    async with serving(say("a" * 400, "b" * 400)) as served, served.client() as client:
+    async with serving(text_events("a" * 400, "b" * 400)) as served, served.client() as client:
         answer = await client.post("/infer", json={"prompt": "x", "stream": False})
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers["content-encoding"] == "gzip"
@@ -77,7 +77,7 @@ async def test_without_stream_the_last_line_comes_alone() -> None:
 
 async def test_an_echo_begins_the_answer() -> None:
     """The prompt comes first, in a stream and in a whole answer."""
-    async with serving(say("The", " cat")) as served, served.client() as client:
+    async with serving(text_events("The", " cat")) as served, served.client() as client:
         answer = await client.post("/infer", json={"prompt": "x: ", "echo": True})
         assert [line.get("token") for line in lines_of(answer.content)] == ["x: ", "The", " cat", None]
         answer = await client.post("/infer", json={"prompt": "x: ", "echo": True, "stream": False})
@@ -235,7 +235,7 @@ async def test_a_defect_in_the_stream_is_told_in_band(caplog: pytest.LogCaptureF
 
 async def test_a_defect_before_the_stream_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
     """What no one foresaw is a JSON error with the id to look for, and the next request is served."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         served.backend.refusal = ZeroDivisionError("secret detail")
         answer = await client.post("/infer", json={"prompt": "x"}, headers={"X-Request-ID": "r7"})
         assert answer.status_code == 500
@@ -251,7 +251,7 @@ async def test_a_defect_before_the_stream_is_a_500(caplog: pytest.LogCaptureFixt
 
 async def test_a_model_that_was_just_put_there_is_found() -> None:
     """An unknown name makes the daemon look again before it says no."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         served.backend.arriving = [ModelSpec(id="new.gguf", path="/m/new.gguf", aliases=("new",))]
         answer = await client.post("/infer", json={"prompt": "x", "model": "new"})
         assert answer.status_code == 200
@@ -260,7 +260,7 @@ async def test_a_model_that_was_just_put_there_is_found() -> None:
 
 async def test_the_order_says_what_the_client_asked_for() -> None:
     """The body reaches the scheduler as an order, with the request's id."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         body = {"prompt": "x", "timeout": "30s", "priority": "low", "max_tokens": 3}
         await client.post("/infer", json=body, headers={"X-Request-ID": "r1"})
         [ticket] = served.backend.tickets
@@ -288,7 +288,7 @@ async def test_a_request_chooses_its_own_log_level(
     query: str, headers: dict[str, str], expected: set[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """`?log=`, then `X-Log-Level`, then `X-Log-Infer` override the daemon's level for this request."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         await client.post(f"/infer{query}", json={"prompt": "x"}, headers=headers)
     records = [record for record in caplog.records if record.name == "modeld.request"]
     assert {record.getMessage() for record in records} == expected
@@ -302,7 +302,7 @@ async def test_a_request_chooses_its_own_log_level(
 @pytest.mark.parametrize(("query", "headers"), [("?log=loud", {}), ("", {"X-Log-Level": "7"})])
 async def test_an_unknown_log_level_is_refused(query: str, headers: dict[str, str]) -> None:
     """A level that there is not is 400, not a guess."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         answer = await client.post(f"/infer{query}", json={"prompt": "x"}, headers=headers)
         assert answer.status_code == 400
         assert "off, error, warn, info or debug" in answer.json()["error"]

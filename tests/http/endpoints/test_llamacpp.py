@@ -8,13 +8,13 @@ import struct
 
 import pytest
 from hypothesis import given, settings
-from support.backend import TINY, finish, say, starting
-from support.parsing import VALUES, is_taken_or_refused
-from support.served import abandoned, serving
+from support.backend import TINY, finish, start_events, text_events
+from support.http_server import abandoned, serving
+from support.parser_checks import VALUES, is_taken_or_refused
 
 from modeld.dialects.common.body import MAX_INT32
 from modeld.dialects.llamacpp import parse_completion, parse_embedding, parse_model
-from modeld.dialects.llamacpp.completion import Completion
+from modeld.dialects.llamacpp.completion import LlamaCompletionOrder
 from modeld.dialects.llamacpp.render import settings_of
 from modeld.domain.request import AS_MANY_AS_FIT, EmbedRequest, GenerateRequest, Order, Sampling
 from modeld.domain.request_events import (
@@ -121,7 +121,7 @@ def test_what_is_not_served_is_named(keys: dict, said: str) -> None:
 
 async def test_text_is_whole_or_a_stream() -> None:
     """Whole by default; each event has its text, and the last one all the rest."""
-    async with serving(say("Once", " upon")) as served, served.client() as client:
+    async with serving(text_events("Once", " upon")) as served, served.client() as client:
         for path in ("/completion", "/completions"):
             reply = await client.post(path, json={"prompt": "x", "model": "tiny-q4", "n_predict": 5})
             answer = reply.json()
@@ -244,7 +244,7 @@ async def test_what_is_told_of_models_wakes_none() -> None:
 @pytest.mark.parametrize("events", range(3))
 async def test_a_stream_that_is_abandoned_frees_its_slot(events: int) -> None:
     """After each of its events."""
-    async with serving(starting(events), stream_keep_alive_s=0.01) as served:
+    async with serving(start_events(events), stream_keep_alive_s=0.01) as served:
         ticket = await abandoned(
             served, request_bytes(stream=True), b": still here\n\n" if events > 1 else b""
         )
@@ -256,6 +256,6 @@ async def test_a_stream_that_is_abandoned_frees_its_slot(events: int) -> None:
 def test_no_body_breaks_the_parsers(value: object) -> None:
     """Whatever comes is taken or refused."""
     for body in (value, {"prompt": value}, {"content": value}, {"prompt": "x", "json_schema": value}):
-        assert is_taken_or_refused(parse_completion, body, Completion)
+        assert is_taken_or_refused(parse_completion, body, LlamaCompletionOrder)
         assert is_taken_or_refused(parse_embedding, body, Order)
         assert is_taken_or_refused(parse_model, body, str)

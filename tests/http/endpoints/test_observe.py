@@ -8,8 +8,8 @@ import json
 import re
 
 import pytest
-from support.backend import DAMAGED, TINY, say
-from support.served import serving
+from support.backend import DAMAGED, TINY, text_events
+from support.http_server import serving
 
 from modeld.domain.model import ModelSpec
 
@@ -58,7 +58,7 @@ async def test_status_is_the_schedulers() -> None:
 
 async def test_metrics_count_requests_by_route() -> None:
     """`/metrics` shows requests under their route, and strangers' paths under one label."""
-    async with serving(say("a")) as served, served.client() as client:
+    async with serving(text_events("a")) as served, served.client() as client:
         await client.get("/models")
         await client.get("/nope/1")
         await client.get("/nope/2")

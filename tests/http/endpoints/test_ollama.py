@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import trio
 from msgspec.structs import replace
-from support.backend import TINY, finish, say, starting
-from support.served import abandoned, lines_of, serving
+from support.backend import TINY, finish, start_events, text_events
+from support.http_server import abandoned, lines_of, serving
 
-from modeld.domain.instance_state import State
-from modeld.domain.model import make_catalog
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.model import catalog_of
 from modeld.domain.request import GenerateRequest, TokenizeRequest
 from modeld.domain.request_events import (
     Delta,
@@ -39,7 +39,7 @@ def request_bytes(path: str, body: object) -> bytes:
 
 async def test_text_comes_line_by_line() -> None:
     """Each line names the model as the client did; the last one has counts and nanoseconds."""
-    async with serving(say("Once", " upon")) as served, served.client() as client:
+    async with serving(text_events("Once", " upon")) as served, served.client() as client:
         reply = await client.post("/api/generate", json={"model": "tiny-q4:latest", "prompt": "x"})
         assert (reply.status_code, reply.headers["content-type"]) == (200, "application/x-ndjson")
         *texts, last = lines_of(reply.content)
@@ -64,7 +64,7 @@ async def test_text_comes_line_by_line() -> None:
 
 async def test_a_message_is_whole_without_stream() -> None:
     """One object, with the text in `message`."""
-    async with serving(say("Once", " upon")) as served, served.client() as client:
+    async with serving(text_events("Once", " upon")) as served, served.client() as client:
         reply = await client.post("/api/chat", json={**CHAT, "stream": False})
         assert reply.headers["content-type"] == "application/json"
         assert reply.json()["message"] == {"role": "assistant", "content": "Once upon"}
@@ -75,7 +75,7 @@ async def test_a_message_is_whole_without_stream() -> None:
 
 async def test_what_changes_nothing_is_told() -> None:
     """A `num_ctx` over the model's context is clamped, and the last line says so."""
-    async with serving(say("x")) as served, served.client() as client:
+    async with serving(text_events("x")) as served, served.client() as client:
         options = {"num_ctx": 100_000, "num_gpu": 1}
         reply = await client.post("/api/generate", json={"prompt": "x", "options": options})
         *_, last = lines_of(reply.content)
@@ -126,7 +126,7 @@ TOOLS = [
 async def test_a_call_comes_whole() -> None:
     """Its arguments are an object, in a line of its own; text around it stays text."""
     said = ("Let me see. <tool_", 'call>{"name": "weather", "argu', 'ments": {"city": "Rome"}}</tool_call>')
-    async with serving(say(*said)) as served, served.client() as client:
+    async with serving(text_events(*said)) as served, served.client() as client:
         reply = await client.post("/api/chat", json={**CHAT, "tools": TOOLS})
         *parts, last = [line["message"] for line in lines_of(reply.content)]
         assert "".join(part["content"] for part in parts) == "Let me see. "
@@ -148,7 +148,7 @@ async def test_what_functions_answered_reaches_the_model() -> None:
         {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": {"a": 1}}}]},
         {"role": "tool", "tool_name": "weather", "content": "sun"},
     ]
-    async with serving(say("x")) as served, served.client() as client:
+    async with serving(text_events("x")) as served, served.client() as client:
         assert (await client.post("/api/chat", json={"messages": turns, "tools": TOOLS})).status_code == 200
         request = served.backend.tickets[0].order.request
         assert isinstance(request, GenerateRequest)
@@ -159,7 +159,7 @@ async def test_what_functions_answered_reaches_the_model() -> None:
 
 async def test_a_format_binds_what_is_no_call() -> None:
     """With functions offered, the text is one of both."""
-    async with serving(say("x")) as served, served.client() as client:
+    async with serving(text_events("x")) as served, served.client() as client:
         await client.post("/api/chat", json={**CHAT, "tools": TOOLS, "format": {"type": "string", "a": 1}})
         request = served.backend.tickets[0].order.request
         assert isinstance(request, GenerateRequest)
@@ -237,7 +237,7 @@ async def test_silence_carries_lines_without_text() -> None:
 @pytest.mark.parametrize("path", ["/api/generate", "/api/chat"])
 async def test_nothing_to_answer_loads_the_model(path: str) -> None:
     """An order that needs no slot; the answer says that it is loaded."""
-    async with serving(say()) as served, served.client() as client:
+    async with serving(text_events()) as served, served.client() as client:
         reply = await client.post(path, json={"model": "tiny-q4", "keep_alive": "1h"})
         assert (reply.json()["done"], reply.json()["done_reason"]) == (True, "load")
         order = served.backend.tickets[0].order
@@ -247,11 +247,11 @@ async def test_nothing_to_answer_loads_the_model(path: str) -> None:
 
 async def test_keep_alive_zero_unloads() -> None:
     """A loaded model goes when it is idle; one that is not loaded is not loaded for that."""
-    async with serving(say()) as served, served.client() as client:
+    async with serving(text_events()) as served, served.client() as client:
         asked = {"model": "tiny-q4", "keep_alive": 0}
         assert (await client.post("/api/generate", json=asked)).json()["done_reason"] == "unload"
         assert served.backend.tickets[0].order.keep_alive_s == 0
-        served.backend.states = {TINY.id: State.STOPPED}
+        served.backend.states = {TINY.id: InstanceState.STOPPED}
         assert (await client.post("/api/chat", json={**asked, "messages": []})).json()[
             "done_reason"
         ] == "unload"
@@ -320,7 +320,7 @@ async def test_models_are_not_fetched() -> None:
 
 async def test_a_model_that_just_came_is_found() -> None:
     """An unknown name has the folder looked at; what is still unknown is a 404."""
-    async with serving(say("x")) as served, served.client() as client:
+    async with serving(text_events("x")) as served, served.client() as client:
         served.backend.arriving = [replace(TINY, id="new.gguf", aliases=("new", "llama3:latest"))]
         assert (
             await client.post("/api/generate", json={"model": "llama3", "prompt": "x"})
@@ -330,7 +330,7 @@ async def test_a_model_that_just_came_is_found() -> None:
             404,
             {"error": 'no model is called "nobody"; see GET /api/tags'},
         )
-        served.backend.catalog = make_catalog([])
+        served.backend.catalog = catalog_of([])
         served.backend.arriving = []
         assert (await client.post("/api/generate", json={"prompt": "x"})).status_code == 404
 
@@ -338,7 +338,7 @@ async def test_a_model_that_just_came_is_found() -> None:
 async def test_bodies_need_not_be_declared_except_by_pages() -> None:
     """Curl declares a form; the form of a page does, too, but names its origin."""
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    async with serving(say("x")) as served, served.client() as client:
+    async with serving(text_events("x")) as served, served.client() as client:
         plain = await client.post("/api/generate", content=b'{"prompt":"x"}', headers=form)
         assert plain.status_code == 200
         for origin, status in (("https://evil.example", 403), (served.url, 415)):
@@ -352,7 +352,7 @@ async def test_bodies_need_not_be_declared_except_by_pages() -> None:
 @pytest.mark.parametrize("events", range(4))
 async def test_a_stream_that_is_abandoned_frees_its_slot(events: int) -> None:
     """After each of its events: before the first, in the middle, and behind the last."""
-    async with serving(starting(events)) as served:
+    async with serving(start_events(events)) as served:
         ticket = await abandoned(
             served, request_bytes("/api/chat", CHAT), b'"content":"a"' if events > 1 else b""
         )
@@ -373,7 +373,7 @@ async def test_reasons_of_modeld_are_told() -> None:
 async def test_many_messages_and_odd_text_reach_the_model() -> None:
     """Ten thousand of them, with every kind of character, arrive as they were sent."""
     odd = "\x00 \u2028 \U0001f600 <|im_end|>"
-    async with serving(say("x")) as served, served.client() as client:
+    async with serving(text_events("x")) as served, served.client() as client:
         turns: list[dict[str, Any]] = [{"role": "user", "content": odd}] * 10_000
         reply = await client.post("/api/chat", json={"messages": turns})
         assert reply.status_code == 200

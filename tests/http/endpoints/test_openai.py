@@ -12,9 +12,9 @@ from typing import Any
 import openai
 import pytest
 import trio
-from support.backend import TINY, finish, say
-from support.openai_api import asking, chat_bytes, chunks_of
-from support.served import serving
+from support.backend import TINY, finish, text_events
+from support.http_server import serving
+from support.openai_api import chat_bytes, chunks_of, client_for
 
 from modeld.config.settings import Settings
 from modeld.domain.request import Order
@@ -48,7 +48,7 @@ CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call
 
 async def test_a_chat_is_answered_whole() -> None:
     """One object with the message, the counts, and the request's id in its header and its own id."""
-    async with serving(say("Hel", "lo")) as served, asking(served) as client:
+    async with serving(text_events("Hel", "lo")) as served, client_for(served) as client:
         raw = await client.chat.completions.with_raw_response.create(model="tiny-q4", messages=HELLO)
         answer = raw.parse()
         assert answer.choices[0].message.content == "Hello"
@@ -67,7 +67,7 @@ async def test_a_chat_is_answered_whole() -> None:
 
 async def test_a_chat_streams_in_order() -> None:
     """Role, text, reason, counts where they are asked for, and [DONE]; no event is empty."""
-    async with serving(say("Hel", "", "lo")) as served, served.client() as client:
+    async with serving(text_events("Hel", "", "lo")) as served, served.client() as client:
         body = {"messages": HELLO, "stream": True, "stream_options": {"include_usage": True}}
         reply = await client.post("/v1/chat/completions", json=body)
         assert reply.headers["content-type"].startswith("text/event-stream")
@@ -97,7 +97,7 @@ async def by_index(ticket: Ticket) -> None:
 
 async def test_choices_are_generations_of_their_own() -> None:
     """`n` of them, each with its seed; the prompt counts once."""
-    async with serving(by_index) as served, asking(served) as client:
+    async with serving(by_index) as served, client_for(served) as client:
         answer = await client.chat.completions.create(model="tiny-q4", messages=HELLO, n=3, seed=7)
         assert [choice.message.content for choice in answer.choices] == ["a0b0", "a1b1", "a2b2"]
         seeds = [ticket.order.request.sampling.seed for ticket in served.backend.tickets]
@@ -108,7 +108,7 @@ async def test_choices_are_generations_of_their_own() -> None:
 
 async def test_choices_stream_beside_each_other() -> None:
     """Each chunk has the index of its choice, each choice its end, and the stream one [DONE]."""
-    async with serving(by_index) as served, asking(served) as client:
+    async with serving(by_index) as served, client_for(served) as client:
         stream = await client.chat.completions.create(model="tiny-q4", messages=HELLO, n=3, stream=True)
         texts, ends = ["", "", ""], [0, 0, 0]
         async for chunk in stream:
@@ -137,7 +137,7 @@ async def test_leaving_ends_all_choices() -> None:
 
 async def test_too_many_choices_are_refused_with_the_numbers() -> None:
     """More than slots and queue can hold is a 400, as no second try would help; 1000 is out of range."""
-    async with serving(settings=Settings(max_queue_depth=2)) as served, asking(served) as client:
+    async with serving(settings=Settings(max_queue_depth=2)) as served, client_for(served) as client:
         with pytest.raises(openai.BadRequestError) as caught:
             await client.chat.completions.create(model="tiny-q4", messages=HELLO, n=7)
         assert "6 are the most" in caught.value.message
@@ -155,7 +155,7 @@ async def test_one_choice_that_is_refused_gives_all_up() -> None:
         if ticket.id == 1:
             ticket.put(Failed(problem=QueueFull("no place").as_problem()))
 
-    async with serving(script) as served, asking(served) as client:
+    async with serving(script) as served, client_for(served) as client:
         with pytest.raises(openai.RateLimitError) as caught:
             await client.chat.completions.create(model="tiny-q4", messages=HELLO, n=2)
         assert (caught.value.type, caught.value.code) == ("rate_limit_error", "queue_full")
@@ -166,7 +166,7 @@ async def test_one_choice_that_is_refused_gives_all_up() -> None:
 async def test_calls_stream_as_deltas() -> None:
     """Once a call is complete, id and name come first, then its arguments; the reason is tool_calls."""
     parts = [CALL[at : at + 5] for at in range(0, len(CALL), 5)]
-    async with serving(say("I look. ", *parts)) as served, asking(served) as client:
+    async with serving(text_events("I look. ", *parts)) as served, client_for(served) as client:
         stream = await client.chat.completions.create(
             model="tiny-q4", messages=HELLO, tools=[WEATHER], stream=True
         )
@@ -188,7 +188,7 @@ async def test_calls_stream_as_deltas() -> None:
 
 async def test_calls_come_whole() -> None:
     """Content is null when there are only calls; with `parallel_tool_calls` false the first alone counts."""
-    async with serving(say(CALL, CALL)) as served, asking(served) as client:
+    async with serving(text_events(CALL, CALL)) as served, client_for(served) as client:
         answer = await client.chat.completions.create(model="tiny-q4", messages=HELLO, tools=[WEATHER])
         message = answer.choices[0].message
         assert (message.content, answer.choices[0].finish_reason) == (None, "tool_calls")
@@ -202,7 +202,7 @@ async def test_calls_come_whole() -> None:
 
 async def test_without_tools_a_call_is_text() -> None:
     """What looks like a call is one only where functions were offered."""
-    async with serving(say(CALL)) as served, asking(served) as client:
+    async with serving(text_events(CALL)) as served, client_for(served) as client:
         for more in ({}, {"tools": [WEATHER], "tool_choice": "none"}):
             answer = await client.chat.completions.create(model="tiny-q4", messages=HELLO, **more)
             assert answer.choices[0].message.content == CALL
@@ -221,7 +221,7 @@ async def with_logprobs(ticket: Ticket) -> None:
 
 async def test_log_probabilities_of_a_chat() -> None:
     """Of each token, as text and as bytes, whole and in a stream."""
-    async with serving(with_logprobs) as served, asking(served) as client:
+    async with serving(with_logprobs) as served, client_for(served) as client:
         more: Any = {"model": "tiny-q4", "messages": HELLO, "logprobs": True, "top_logprobs": 2}
         answer = await client.chat.completions.create(**more)
         found = answer.choices[0].logprobs
@@ -239,7 +239,7 @@ async def test_log_probabilities_of_a_chat() -> None:
 
 async def test_log_probabilities_of_a_completion() -> None:
     """Four lists of one length, offsets counted in characters of the tokens."""
-    async with serving(with_logprobs) as served, asking(served) as client:
+    async with serving(with_logprobs) as served, client_for(served) as client:
         answer = await client.completions.create(model="tiny-q4", prompt="x", logprobs=2)
         found = answer.choices[0].logprobs
         assert found is not None
@@ -249,7 +249,7 @@ async def test_log_probabilities_of_a_completion() -> None:
 
 async def test_a_completion_takes_texts_and_tokens() -> None:
     """Each prompt has `n` choices, in order; ids go to the engine as they are; `echo` repeats a text."""
-    async with serving(by_index) as served, asking(served) as client:
+    async with serving(by_index) as served, client_for(served) as client:
         answer = await client.completions.create(model="tiny-q4", prompt=["p ", "q "], n=2, echo=True)
         assert [choice.text for choice in answer.choices] == ["p a0b0", "p a1b1", "q a2b2", "q a3b3"]
         assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
@@ -275,7 +275,7 @@ async def test_embeddings_as_numbers_and_in_base64() -> None:
             ticket.put(Embedded(first, (struct.pack("<2f", first, 0.1),)))
         finish(ticket)
 
-    async with serving(script) as served, asking(served) as client:
+    async with serving(script) as served, client_for(served) as client:
         answer = await client.embeddings.create(model="tiny-q4", input=["a", "b"])
         assert [entry.embedding[0] for entry in answer.data] == [0, 1]
         assert answer.usage.prompt_tokens == 5
@@ -292,7 +292,7 @@ async def test_embeddings_as_numbers_and_in_base64() -> None:
 
 async def test_models_are_listed_by_the_names_of_their_files() -> None:
     """Sound ones only; a stem finds its model; what is not there is a 404 in OpenAI's envelope."""
-    async with serving() as served, asking(served) as client:
+    async with serving() as served, client_for(served) as client:
         found = [model async for model in client.models.list()]
         assert [(model.id, model.created) for model in found] == [("tiny-q4.gguf", 1_700_000_000)]
         assert (await client.models.retrieve("tiny-q4")).id == "tiny-q4.gguf"
@@ -324,7 +324,7 @@ async def test_refusals_become_the_exceptions_of_the_client(
     async def script(ticket: Ticket) -> None:
         ticket.put(Failed(problem=error.as_problem()))
 
-    async with serving(script) as served, asking(served) as client:
+    async with serving(script) as served, client_for(served) as client:
         for stream in (False, True):
             with pytest.raises(expected) as caught:
                 await client.chat.completions.create(model="tiny-q4", messages=HELLO, stream=stream)
@@ -340,7 +340,7 @@ async def test_an_error_in_the_middle_is_raised_by_the_client(n: int) -> None:
         ticket.put(Delta(text="so far"))
         ticket.put(Failed(problem=EngineFailed("it died").as_problem()))
 
-    async with serving(script) as served, asking(served) as client:
+    async with serving(script) as served, client_for(served) as client:
         stream = await client.chat.completions.create(model="tiny-q4", messages=HELLO, stream=True, n=n)
         text = ""
 
@@ -362,7 +362,7 @@ async def test_an_answer_that_the_server_cut_is_an_error(reason: FinishReason) -
         ticket.put(Delta(text="so far"))
         finish(ticket, reason)
 
-    async with serving(script) as served, asking(served) as client:
+    async with serving(script) as served, client_for(served) as client:
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.create(model="tiny-q4", messages=HELLO)
         assert caught.value.status_code == 503
@@ -381,7 +381,7 @@ async def test_an_answer_that_ran_out_has_the_reason_length(reason: FinishReason
         ticket.put(Delta(text="x"))
         finish(ticket, reason)
 
-    async with serving(script) as served, asking(served) as client:
+    async with serving(script) as served, client_for(served) as client:
         answer = await client.chat.completions.create(model="tiny-q4", messages=HELLO)
         assert answer.choices[0].finish_reason == "length"
 
@@ -391,7 +391,7 @@ async def test_an_answer_that_ran_out_has_the_reason_length(reason: FinishReason
 )
 async def test_clients_try_again_when_they_are_told_to(refusal: Exception) -> None:
     """After 429 and 503 the client waits the seconds of Retry-After, and its second try is served."""
-    async with serving(say("hi")) as served, asking(served, max_retries=1) as client:
+    async with serving(text_events("hi")) as served, client_for(served, max_retries=1) as client:
         serve, tries = served.backend.submit, list[float]()
 
         def submit(order: Order, *, request_id: str) -> Ticket:
@@ -416,7 +416,7 @@ async def test_clients_do_not_try_again_in_vain(refusal: Exception) -> None:
         tries.append(request_id)
         raise refusal
 
-    async with serving() as served, asking(served, max_retries=2) as client:
+    async with serving() as served, client_for(served, max_retries=2) as client:
         served.backend.submit = refuse
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.create(model="tiny-q4", messages=HELLO)
@@ -427,7 +427,7 @@ async def test_clients_do_not_try_again_in_vain(refusal: Exception) -> None:
 async def test_a_client_that_loses_patience_frees_its_slot() -> None:
     """Its timeout closes the connection, and so the ticket."""
     patience = openai.Timeout(60, read=0.2)
-    async with serving() as served, asking(served) as client:
+    async with serving() as served, client_for(served) as client:
         with pytest.raises(openai.APITimeoutError):
             await client.chat.completions.create(model="tiny-q4", messages=HELLO, timeout=patience)
         await served.backend.wait_closed()
@@ -439,7 +439,7 @@ async def test_leaving_a_stream_frees_its_slot() -> None:
     async def script(ticket: Ticket) -> None:
         ticket.put(Delta(text="one"))
 
-    async with serving(script) as served, asking(served) as client:
+    async with serving(script) as served, client_for(served) as client:
         stream = await client.chat.completions.create(model="tiny-q4", messages=HELLO, stream=True)
         async with stream:
             async for chunk in stream:
@@ -466,8 +466,8 @@ async def test_a_stream_may_be_abandoned_at_each_event(events: int) -> None:
         raw.stream.socket.close()
         await served.backend.wait_closed()
         assert served.backend.closed == served.backend.tickets
-        served.backend.script = say("still here")
-        async with asking(served) as client:
+        served.backend.script = text_events("still here")
+        async with client_for(served) as client:
             answer = await client.chat.completions.create(model="tiny-q4", messages=HELLO)
         assert answer.choices[0].message.content == "still here"
 

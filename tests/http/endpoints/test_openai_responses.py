@@ -8,9 +8,9 @@ from typing import Any
 
 import openai
 import pytest
-from support.backend import finish, say
-from support.openai_api import asking, chat_bytes, chunks_of
-from support.served import serving
+from support.backend import finish, text_events
+from support.http_server import serving
+from support.openai_api import chat_bytes, chunks_of, client_for
 
 from modeld.domain.request_events import Delta, Failed, FinishReason
 from modeld.errors import EngineFailed, QueueFull
@@ -35,7 +35,7 @@ CALL_EVENTS = [
 
 async def test_an_answer_comes_whole() -> None:
     """The text, what was asked for, and the counts; nothing is stored."""
-    async with serving(say("Hel", "lo")) as served, asking(served) as client:
+    async with serving(text_events("Hel", "lo")) as served, client_for(served) as client:
         answer = await client.responses.create(
             model=MODEL, input="Hi", instructions="Be brief.", metadata={"a": "b"}, temperature=0.5
         )
@@ -55,7 +55,7 @@ def unrepeated(kinds: list[str]) -> list[str]:
 async def test_events_come_in_their_order() -> None:
     """A text and a call, each opened, written and closed; numbers count up, and the last event has it all."""
     parts = [CALL[at : at + 7] for at in range(0, len(CALL), 7)]
-    async with serving(say("I ", "look.", *parts)) as served, asking(served) as client:
+    async with serving(text_events("I ", "look.", *parts)) as served, client_for(served) as client:
         stream = await client.responses.create(model=MODEL, input="Hi", tools=[WEATHER], stream=True)
         events = [event async for event in stream]
         kinds = [event.type.removeprefix("response.") for event in events]
@@ -73,7 +73,7 @@ async def test_events_come_in_their_order() -> None:
 
 async def test_what_came_back_may_be_sent_again() -> None:
     """Output of one response is input of the next: calls go to their turn, results name their call."""
-    async with serving(say("I look.", CALL, CALL)) as served, asking(served) as client:
+    async with serving(text_events("I look.", CALL, CALL)) as served, client_for(served) as client:
         answer = await client.responses.create(model=MODEL, input="Hi", tools=[WEATHER])
         calls = [item for item in answer.output if item.type == "function_call"]
         assert len(calls) == 2
@@ -91,7 +91,7 @@ async def test_what_came_back_may_be_sent_again() -> None:
 
 async def test_only_the_first_call_counts_where_no_more_are_wanted() -> None:
     """With `parallel_tool_calls` false the others are left out."""
-    async with serving(say(CALL, CALL)) as served, asking(served) as client:
+    async with serving(text_events(CALL, CALL)) as served, client_for(served) as client:
         answer = await client.responses.create(
             model=MODEL, input="Hi", tools=[WEATHER], parallel_tool_calls=False
         )
@@ -100,7 +100,7 @@ async def test_only_the_first_call_counts_where_no_more_are_wanted() -> None:
 
 async def test_an_answer_without_text_is_an_empty_message() -> None:
     """Clients look for a message."""
-    async with serving(say()) as served, asking(served) as client:
+    async with serving(text_events()) as served, client_for(served) as client:
         answer = await client.responses.create(model=MODEL, input="Hi")
         assert (answer.output_text, len(answer.output)) == ("", 1)
 
@@ -113,7 +113,7 @@ async def test_an_answer_that_ran_out_is_incomplete(stream: bool) -> None:
         ticket.put(Delta(text="x"))
         finish(ticket, FinishReason.LENGTH)
 
-    async with serving(script) as served, asking(served) as client:
+    async with serving(script) as served, client_for(served) as client:
         if stream:
             events = [
                 event async for event in await client.responses.create(model=MODEL, input="Hi", stream=True)
@@ -134,7 +134,7 @@ async def test_a_failure_in_the_middle_is_an_event() -> None:
         ticket.put(Delta(text="so far"))
         ticket.put(Failed(problem=EngineFailed("it died").as_problem()))
 
-    async with serving(script) as served, asking(served) as client:
+    async with serving(script) as served, client_for(served) as client:
         events = [
             event async for event in await client.responses.create(model=MODEL, input="Hi", stream=True)
         ]
@@ -153,7 +153,7 @@ async def test_a_refusal_before_the_first_text_has_its_status() -> None:
     async def script(ticket: Ticket) -> None:
         ticket.put(Failed(problem=QueueFull("no place").as_problem()))
 
-    async with serving(script) as served, asking(served) as client:
+    async with serving(script) as served, client_for(served) as client:
         with pytest.raises(openai.RateLimitError):
             await client.responses.create(model=MODEL, input="Hi", stream=True)
 
@@ -200,7 +200,7 @@ async def test_a_format_binds_the_text() -> None:
     """A schema becomes the constraint of the generation, and comes back in the answer."""
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     wanted: Any = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
-    async with serving(say("{}")) as served, asking(served) as client:
+    async with serving(text_events("{}")) as served, client_for(served) as client:
         answer = await client.responses.create(model=MODEL, input="Hi", text=wanted)
         constraint = served.backend.tickets[0].order.request.constraint
         assert json.loads(constraint.text) == schema
@@ -225,7 +225,7 @@ async def test_a_stream_may_be_abandoned_at_each_event(kind: str) -> None:
 
 async def test_events_are_named_twice() -> None:
     """In the `event` line, as server-sent events have it, and as `type`."""
-    async with serving(say("x")) as served, served.client() as client:
+    async with serving(text_events("x")) as served, served.client() as client:
         reply = await client.post("/v1/responses", json={"input": "Hi", "stream": True})
         names = [line[7:] for line in reply.text.splitlines() if line.startswith("event: ")]
         assert names == [event["type"] for event in chunks_of(reply.content)]

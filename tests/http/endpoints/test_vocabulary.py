@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import trio
 from support.backend import finish
-from support.served import serving
+from support.http_server import serving
 
 from modeld.domain.request import TokenizeRequest
 from modeld.domain.request_events import Detokenized, Failed, Loading, Queued, Templated, Tokenized
@@ -47,7 +47,7 @@ async def test_each_path_answers(path, body, event, answer) -> None:
         assert (reply.status_code, reply.json()) == (200, answer)
         assert reply.headers["content-type"] == "application/json"
         await served.backend.wait_closed()
-        assert served.backend.tickets[0].order.aside
+        assert served.backend.tickets[0].order.needs_no_slot
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 from support.backend import ScriptedBackend
-from support.served import serving
+from support.http_server import serving
 
 from modeld.config.reference import with_tables
 from modeld.dialects.native import (
@@ -25,7 +25,7 @@ from modeld.dialects.native import (
     TokenizeBody,
     UnloadBody,
 )
-from modeld.domain.daemon_events import Kind
+from modeld.domain.daemon_events import EventKind
 from modeld.domain.operation import OperationStatus
 from modeld.domain.request import GenerateRequest, Sampling
 from modeld.errors import ERRORS
@@ -34,7 +34,7 @@ from modeld.http.endpoints import ENDPOINTS
 from modeld.http.errors import BACKPRESSURE
 from modeld.http.openapi.document import openapi_document
 from modeld.http.reference import TABLES
-from modeld.scheduler.plan import Departure, Plan
+from modeld.scheduler.plan import LoadPlan, PlannedVictim
 from modeld.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[3]
@@ -49,7 +49,7 @@ def test_every_key_and_error_is_in_the_api_document() -> None:
     text = (DOCS / "api.md").read_text()
     bodies = (
         *(InferBody, EmbedBody, TokenizeBody, DetokenizeBody, TemplateBody),
-        *(LoadBody, UnloadBody, PinBody, OperationStatus, PlanBody, Plan, Departure),
+        *(LoadBody, UnloadBody, PinBody, OperationStatus, PlanBody, LoadPlan, PlannedVictim),
     )
     for name in (*(key for body in bodies for key in body.__struct_fields__), *ERRORS):
         assert f"`{name}`" in text, name
@@ -162,7 +162,7 @@ def test_the_kinds_of_events_are_those_of_their_document() -> None:
     text = (DOCS / "events.md").read_text().split("### Requests")[1]
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, re.MULTILINE)
     kinds = [kind for row in rows for kind in re.findall(r"`(\w+)`", row)]
-    assert sorted(kinds) == sorted(kind.value for kind in Kind)
+    assert sorted(kinds) == sorted(kind.value for kind in EventKind)
 
 
 def test_what_documents_point_to_is_there() -> None:

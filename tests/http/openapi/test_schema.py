@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from support.real import Daemon, daemon
+from support.daemon_process import Daemon, daemon
 from support.tiny_gguf import write_model
 
 from modeld.http.endpoints import ENDPOINTS

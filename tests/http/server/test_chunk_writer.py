@@ -10,13 +10,13 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from support.backend import finish, say
-from support.served import Raw, infer_bytes, lines_of, serving
+from support.backend import finish, text_events
+from support.http_server import Raw, infer_bytes, lines_of, serving
 from trio.testing import MockClock
 
 from modeld.domain.request_events import Delta
-from modeld.http.server.chunk_writer import Pen, pen_of
-from modeld.http.server.protocol import Http1
+from modeld.http.server.chunk_writer import ChunkWriter, chunk_writer_of
+from modeld.http.server.protocol import GuardedH11Protocol
 from modeld.runtime.ticket import Ticket
 
 TEXTS = [f"{number}:" + "x" * 1000 for number in range(2000)]
@@ -58,10 +58,10 @@ def test_wherever_the_socket_stops_the_bytes_are_in_order(parts: list[tuple[byte
 
     async def write() -> bytes:
         paper = Socket([room for _, room in parts])
-        pen = Pen(paper)
+        chunk_writer = ChunkWriter(paper)
         for data, _ in parts:
-            if not pen.write(data):
-                await pen.drain()
+            if not chunk_writer.write(data):
+                await chunk_writer.drain()
         return paper.data
 
     assert dechunk(trio.run(write)) == b"".join(data for data, _ in parts)
@@ -119,13 +119,13 @@ async def test_lines_between_the_first_and_the_last_do_not_pass_through_the_app_
 ) -> None:
     """Of three lines, it is asked to send the first and the last."""
     sent: list[str] = []
-    stream_send = Http1.stream_send
+    stream_send = GuardedH11Protocol.stream_send
 
-    async def noted(self: Http1, event: object) -> None:
+    async def noted(self: GuardedH11Protocol, event: object) -> None:
         sent.append(type(event).__name__)
         await stream_send(self, event)
 
-    monkeypatch.setattr(Http1, "stream_send", noted)
+    monkeypatch.setattr(GuardedH11Protocol, "stream_send", noted)
     async with serving() as served:
         raw = await served.connect()
         await raw.infer()
@@ -244,14 +244,14 @@ async def test_debug_logs_each_line_once(caplog: pytest.LogCaptureFixture) -> No
 
 def test_another_server_gives_no_pen() -> None:
     """An ASGI scope without state, or with a foreign one, is served the usual way."""
-    assert pen_of({}) is None
-    assert pen_of({"state": {}}) is None
-    assert pen_of({"state": None}) is None
+    assert chunk_writer_of({}) is None
+    assert chunk_writer_of({"state": {}}) is None
+    assert chunk_writer_of({"state": None}) is None
 
 
 async def test_say_is_served_by_pen_and_without_alike() -> None:
     """The same events give the same lines over HTTP/1.1 and HTTP/1.0."""
-    async with serving(say("a", "b", "c")) as served:
+    async with serving(text_events("a", "b", "c")) as served:
         bodies = []
         for version in (b"HTTP/1.1", b"HTTP/1.0"):
             raw = await served.connect()

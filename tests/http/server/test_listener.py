@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import trio
-from support.backend import finish, say
-from support.served import Raw, Served, infer_bytes, serving
+from support.backend import finish, text_events
+from support.http_server import Raw, Served, infer_bytes, serving
 
 from modeld.config.settings import Settings
 from modeld.domain.request_events import Delta
 from modeld.http.app import create_app
-from modeld.http.limits import limits_of
+from modeld.http.limits import http_limits
 from modeld.http.server.listener import connection_bound, open_listeners, serve
 from modeld.telemetry.metrics import Metrics
 
@@ -93,7 +93,7 @@ async def test_the_stop_cuts_what_does_not_end() -> None:
 async def test_cancellation_cuts_everything_at_once() -> None:
     """A cancelled `serve` leaves nothing behind, also with a client in the middle of a stream."""
     async with serving() as served:
-        app = create_app(served.backend, served.app.edge.settings, Metrics())
+        app = create_app(served.backend, served.app.context.settings, Metrics())
         async with trio.open_nursery() as nursery:
 
             async def run(*, task_status: trio.TaskStatus[list[str]]) -> None:
@@ -300,17 +300,17 @@ def test_some_files_are_left_for_models() -> None:
 
 
 async def test_limits_follow_the_settings() -> None:
-    """The operator's timeouts and sizes reach the edge."""
+    """The operator's timeouts and sizes reach the context."""
     async with serving() as served:
-        settings = served.app.edge.settings
-        limits = limits_of(settings)
+        settings = served.app.context.settings
+        limits = http_limits(settings)
         assert limits.write_timeout_s == settings.write_timeout
         assert limits.shutdown_timeout_s == settings.shutdown_timeout
         assert limits.max_body_bytes == settings.max_body_bytes
     settings = Settings(
         header_timeout=1, body_timeout=2, idle_timeout=3, max_header_bytes=4000, max_connections=5
     )
-    limits = limits_of(settings)
+    limits = http_limits(settings)
     assert (limits.header_timeout_s, limits.body_timeout_s, limits.keep_alive_s) == (1, 2, 3)
     assert (limits.max_header_bytes, limits.max_connections) == (4000, 5)
 
@@ -347,7 +347,7 @@ async def test_the_operators_number_of_connections_bites() -> None:
 
 async def test_requests_share_connections() -> None:
     """Keep-alive: a hundred requests on one connection, streams among them."""
-    async with serving(say("a")) as served:
+    async with serving(text_events("a")) as served:
         raw = await served.connect()
         for _ in range(50):
             await raw.send(HEALTH)

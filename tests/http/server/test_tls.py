@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from support.backend import finish, say
+from support.backend import finish, text_events
+from support.http_server import infer_bytes, lines_of, serving, unverified
 from support.keys import bearer, ring
-from support.served import infer_bytes, lines_of, serving, unverified
 
 from modeld.cli.preflight import NotOk, Ok, check_tls
 from modeld.domain.request_events import Delta, Started, Usage
@@ -28,7 +28,7 @@ def tls(name: str = "server") -> Tls:
 
 async def test_a_page_over_http_is_another_origin() -> None:
     """Same host and port, and yet not this server's: it may be anybody's on the way."""
-    async with serving(say("a"), tls=tls()) as served, served.client() as client:
+    async with serving(text_events("a"), tls=tls()) as served, served.client() as client:
         for origin, status in ((served.url, 200), (served.url.replace("https:", "http:"), 403)):
             answer = await client.post("/infer", json=ASK, headers={"Origin": origin})
             assert answer.status_code == status
@@ -37,7 +37,7 @@ async def test_a_page_over_http_is_another_origin() -> None:
 async def test_answers_are_those_of_http() -> None:
     """JSON, errors, keys and keep-alive: only the bytes on the wire differ."""
     keyring, texts = ring(alice={"scopes": ["infer", "metrics"]})
-    async with serving(say("a", "b"), tls=tls(), keyring=keyring) as served:
+    async with serving(text_events("a", "b"), tls=tls(), keyring=keyring) as served:
         assert served.url.startswith("https://127.0.0.1:")
         async with served.client() as client:
             assert (await client.get("/healthz")).text == "ok"
@@ -67,7 +67,7 @@ async def test_a_long_stream_is_whole() -> None:
     """Megabytes of lines, faster than they are read, come in their order."""
     words = [f"{number}:" + "x" * 500 for number in range(1500)]
 
-    async with serving(say(*words), tls=tls()) as served, served.client() as client:
+    async with serving(text_events(*words), tls=tls()) as served, served.client() as client:
         answer = await client.post("/infer", json={"prompt": "x"})
         lines = lines_of(answer.content)
         assert [line["token"] for line in lines[:-1]] == words
@@ -76,7 +76,7 @@ async def test_a_long_stream_is_whole() -> None:
 
 async def test_an_answer_that_ends_the_connection_ends_it_properly() -> None:
     """With `Connection: close` TLS's own goodbye follows the last byte, so the client knows that is all."""
-    async with serving(say("a"), tls=tls()) as served:
+    async with serving(text_events("a"), tls=tls()) as served:
         raw = await served.connect()
         await raw.send(infer_bytes(headers="Connection: close\r\n", stream=False))
         data = await raw.read_to_end()
@@ -112,7 +112,7 @@ RESET = (1, 13, b"\1\0\0\0\0\0\0\0")
 
 async def test_who_speaks_http_to_it_or_nothing_harms_nobody() -> None:
     """Plain HTTP, garbage and silence end their own connection; the next client is served."""
-    async with serving(say("a"), tls=tls(), header_timeout_s=0.2) as served:
+    async with serving(text_events("a"), tls=tls(), header_timeout_s=0.2) as served:
         for data in (
             b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
             b"\x16\x03\x01\xff\xff" + b"\0" * 200,
@@ -134,7 +134,7 @@ async def test_who_speaks_http_to_it_or_nothing_harms_nobody() -> None:
 
 async def test_a_reader_that_takes_nothing_is_cut() -> None:
     """The write deadline holds over TLS, too."""
-    async with serving(say(*["x" * 60_000] * 400), tls=tls(), write_timeout_s=0.3) as served:
+    async with serving(text_events(*["x" * 60_000] * 400), tls=tls(), write_timeout_s=0.3) as served:
         served.backend.max_backlog_bytes = 1 << 30
         raw = await served.connect()
         await raw.infer()

@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 import trio
-from support.backend import finish, say
-from support.served import Served, infer_bytes, lines_of, serving
+from support.backend import finish, text_events
+from support.http_server import Served, infer_bytes, lines_of, serving
 from trio.testing import MockClock
 
 from modeld.config.settings import Settings
@@ -19,8 +19,8 @@ from modeld.errors import QueueFull
 from modeld.http.app import create_app
 from modeld.http.server import connection
 from modeld.http.server.listener import serve
-from modeld.http.server.protocol import Http1
-from modeld.http.server.request_stream import Inbound
+from modeld.http.server.protocol import GuardedH11Protocol
+from modeld.http.server.request_stream import RequestStream
 from modeld.runtime.ticket import Ticket
 from modeld.telemetry.metrics import Metrics
 
@@ -50,14 +50,14 @@ async def test_a_defect_in_one_connection_stays_there(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An exception that nobody foresaw ends its connection, is logged, and others are served."""
-    handle = Http1.handle
+    handle = GuardedH11Protocol.handle
 
-    async def broken(self: Http1, event: object) -> None:
+    async def broken(self: GuardedH11Protocol, event: object) -> None:
         if b"BOOM" in getattr(event, "data", b""):
             raise ZeroDivisionError
         await handle(self, event)
 
-    monkeypatch.setattr(Http1, "handle", broken)
+    monkeypatch.setattr(GuardedH11Protocol, "handle", broken)
     async with serving() as served:
         other = await served.connect()
         raw = await served.connect()
@@ -121,7 +121,7 @@ async def test_a_client_that_never_reads_cannot_delay_the_shutdown() -> None:
 
 async def test_a_slow_reader_is_not_cut() -> None:
     """Whoever takes something within the write timeout gets everything, however long it takes."""
-    async with serving(say(*["y" * 10_000] * 25), write_timeout_s=0.6) as served:
+    async with serving(text_events(*["y" * 10_000] * 25), write_timeout_s=0.6) as served:
         sock = trio.socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await sock.connect(("127.0.0.1", served.port))
@@ -167,16 +167,16 @@ async def test_no_timeout_of_any_layer_cuts_a_stream(mock_clock: MockClock) -> N
 
 async def test_a_client_that_leaves_before_the_first_chunk_frees_its_slot() -> None:
     """The ticket is closed also when Quart never begins to iterate over the body."""
-    async with serving(say("a")) as served:
-        inbound = Inbound()
-        await inbound.put({"type": "http.request", "body": b'{"prompt":"x"}', "more_body": False})
+    async with serving(text_events("a")) as served:
+        request_stream = RequestStream()
+        await request_stream.feed({"type": "http.request", "body": b'{"prompt":"x"}', "more_body": False})
 
         async def receive() -> dict[str, object]:
-            raise AssertionError("what a client sends comes by `Inbound`")
+            raise AssertionError("what a client sends comes by `RequestStream`")
 
         async def send(message: dict[str, object]) -> None:
             assert message["type"] == "http.response.start"
-            await inbound.put({"type": "http.disconnect"})
+            await request_stream.feed({"type": "http.disconnect"})
             await trio.sleep_forever()
 
         scope = {
@@ -191,7 +191,7 @@ async def test_a_client_that_leaves_before_the_first_chunk_frees_its_slot() -> N
             "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
-            "state": inbound.into({}),
+            "state": request_stream.into({}),
             "extensions": {},
         }
         with trio.fail_after(5):
@@ -344,7 +344,7 @@ async def test_a_stuck_client_that_half_closes_frees_the_slot_at_once() -> None:
 
 async def test_pipelined_requests_are_served_in_turn() -> None:
     """Requests sent ahead wait for theirs, and all are answered in order on one connection."""
-    async with serving(say("a", "b")) as served:
+    async with serving(text_events("a", "b")) as served:
         raw = await served.connect()
         await raw.send(HEALTH + infer_bytes() + HEALTH + infer_bytes(stream=False) + HEALTH)
         assert (await raw.answer())[2] == b"ok"
@@ -390,7 +390,7 @@ async def test_a_socket_can_be_inherited() -> None:
 @pytest.mark.parametrize("request_line", ["close", "HTTP/1.0"])
 async def test_a_connection_that_should_close_does(request_line: str) -> None:
     """A client that reads to the end of the stream comes to it."""
-    async with serving(say("a")) as served:
+    async with serving(text_events("a")) as served:
         raw = await served.connect()
         data = infer_bytes(headers="Connection: close\r\n")
         await raw.send(data if request_line == "close" else data.replace(b"HTTP/1.1", b"HTTP/1.0"))

@@ -12,8 +12,8 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.backend import say
-from support.served import Served, serving
+from support.backend import text_events
+from support.http_server import Served, serving
 
 EXAMPLES = 60 * int(os.environ.get("MODELD_FUZZ", "1"))
 BODY = b'{"prompt":"x"}'
@@ -139,7 +139,7 @@ def test_no_bytes_harm_the_server(data: bytes, where: list[float], ending: str) 
     """Whatever comes, in whatever pieces: a legal answer or none, the next client is served, no leak."""
 
     async def main() -> None:
-        async with serving(say("a"), **BOUNDS) as served:
+        async with serving(text_events("a"), **BOUNDS) as served:
             other = await served.connect()
             await other.send(HEALTH)
             assert (await other.answer())[0] == 200
@@ -184,7 +184,7 @@ async def test_a_request_that_two_servers_could_read_differently_is_refused(
     """What follows such a request on its connection is never taken for a request of its own."""
     smuggled = b"GET /models HTTP/1.1\r\nHost: localhost\r\n\r\n"
     first = b"POST /infer HTTP/" + version + b"\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    async with serving(say("a"), **BOUNDS) as served:
+    async with serving(text_events("a"), **BOUNDS) as served:
         for body in (BODY, b"e\r\n" + BODY + b"\r\n0\r\n\r\n", b"0\r\n\r\n"):
             answer = await speak(served, first + head + b"\r\n" + body + smuggled, [], "read")
             assert list(statuses(answer)) in ([400], [501])
@@ -194,6 +194,6 @@ async def test_a_request_that_two_servers_could_read_differently_is_refused(
 async def test_a_chunked_request_of_http_1_0_is_refused() -> None:
     """That version has no chunks: what stands before this server may have seen another end."""
     head = b"POST /infer HTTP/1.0\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-    async with serving(say("a"), **BOUNDS) as served:
+    async with serving(text_events("a"), **BOUNDS) as served:
         answer = await speak(served, head + b"e\r\n" + BODY + b"\r\n0\r\n\r\n", [], "read")
         assert list(statuses(answer)) == [400]

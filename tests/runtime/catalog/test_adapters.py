@@ -14,7 +14,7 @@ from support.lora_gguf import write_lora
 from modeld.config.settings import LoraSettings, ModelSettings, Settings
 from modeld.domain.model import Adapter, EngineKind, ModelSpec
 from modeld.runtime.catalog.adapters import adapter_problems
-from modeld.runtime.catalog.scan import Scan, Scanner
+from modeld.runtime.catalog.scan import Scanner, ScanResult
 
 PAIR_BYTES = 2 * 8 * 64 * 4
 
@@ -32,7 +32,7 @@ def settings(folder: Path, *adapters: str, **more: object) -> Settings:
     return Settings(models_dir=folder, models={"m": ModelSettings(lora=lora)}, **more)
 
 
-def only(scan: Scan) -> ModelSpec:
+def only(scan: ScanResult) -> ModelSpec:
     """The one model there is."""
     (spec,) = scan.catalog.models.values()
     return spec

@@ -17,10 +17,10 @@ import trio.testing
 from support import tiny_gguf
 
 from modeld.config.settings import Settings
-from modeld.domain.model import Catalog, ModelSpec, make_catalog
+from modeld.domain.model import Catalog, ModelSpec, catalog_of
 from modeld.runtime.catalog import registry as module
-from modeld.runtime.catalog.registry import Registry
-from modeld.runtime.catalog.scan import Scan
+from modeld.runtime.catalog.registry import ModelRegistry
+from modeld.runtime.catalog.scan import ScanResult
 
 
 class HeldScan:
@@ -33,13 +33,13 @@ class HeldScan:
         self.answers = threading.Semaphore(0)
         self.models: tuple[str, ...] = ()
 
-    def __call__(self) -> Scan:
+    def __call__(self) -> ScanResult:
         self.calls += 1
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         self.answers.acquire()
         self.running -= 1
-        return Scan(catalog=make_catalog(ModelSpec(id=name, path=name) for name in self.models))
+        return ScanResult(catalog=catalog_of(ModelSpec(id=name, path=name) for name in self.models))
 
     def answer(self, times: int = 1) -> None:
         self.answers.release(times)
@@ -57,7 +57,7 @@ def held() -> Iterator[HeldScan]:
 @asynccontextmanager
 async def looking(
     mock_clock: trio.testing.MockClock, nursery: trio.Nursery, models: tuple[str, ...] = ()
-) -> AsyncIterator[tuple[HeldScan, Registry]]:
+) -> AsyncIterator[tuple[HeldScan, ModelRegistry]]:
     """A registry that has looked once, and found `models`; the next look waits for its answer."""
     with held() as scan:
         scan.models = models
@@ -77,16 +77,16 @@ async def until(condition: Callable[[], bool]) -> None:
         await trio.lowlevel.checkpoint()
 
 
-def registry_of(scan: Callable[[], Scan], changes: list[Catalog] | None = None) -> Registry:
+def registry_of(scan: Callable[[], ScanResult], changes: list[Catalog] | None = None) -> ModelRegistry:
     on_change = None if changes is None else changes.append
-    return Registry(Settings(models_dir=Path("/models")), scan=scan, on_change=on_change)
+    return ModelRegistry(Settings(models_dir=Path("/models")), scan=scan, on_change=on_change)
 
 
 async def test_it_has_started_when_the_first_look_is_done(tmp_path: Path, nursery: trio.Nursery) -> None:
     """After `start` the catalogue is there, and the change was told once."""
     tiny_gguf.write_model(tmp_path / "a.gguf")
     changes: list[Catalog] = []
-    registry = Registry(Settings(models_dir=tmp_path), on_change=changes.append)
+    registry = ModelRegistry(Settings(models_dir=tmp_path), on_change=changes.append)
     assert not registry.catalog.models
     await nursery.start(registry.run)
     assert list(registry.catalog.models) == ["a.gguf"]
@@ -98,7 +98,7 @@ async def test_it_has_started_when_the_first_look_is_done(tmp_path: Path, nurser
 async def test_new_changed_and_removed_files_are_noticed(tmp_path: Path, nursery: trio.Nursery) -> None:
     """Each look that finds something else tells of it, in the event loop's own thread."""
     seen: list[tuple[list[str], int]] = []
-    registry = Registry(
+    registry = ModelRegistry(
         Settings(models_dir=tmp_path),
         on_change=lambda catalog: seen.append((list(catalog.models), threading.get_ident())),
     )
@@ -118,7 +118,7 @@ async def test_a_growing_file_is_read_again_until_it_is_whole(tmp_path: Path, nu
     """A download in progress is listed with its error and heals by itself."""
     content = tiny_gguf.write_model(tmp_path / "whole.gguf").read_bytes()
     (tmp_path / "whole.gguf").unlink()
-    registry = Registry(Settings(models_dir=tmp_path))
+    registry = ModelRegistry(Settings(models_dir=tmp_path))
     await nursery.start(registry.run)
     with (tmp_path / "a.gguf").open("wb", buffering=0) as file:
         for begin in range(0, len(content), len(content) // 4 + 1):
@@ -131,7 +131,7 @@ async def test_a_growing_file_is_read_again_until_it_is_whole(tmp_path: Path, nu
 async def test_a_folder_that_appears_later_is_taken_up(tmp_path: Path, nursery: trio.Nursery) -> None:
     """Missing: an error and no models. There: no error. Gone again: no models."""
     folder = tmp_path / "models"
-    registry = Registry(Settings(models_dir=folder))
+    registry = ModelRegistry(Settings(models_dir=folder))
     await nursery.start(registry.run)
     assert registry.error is not None
     folder.mkdir()
@@ -294,13 +294,13 @@ async def test_a_stop_does_not_wait_for_a_dead_disk(autojump_clock: trio.testing
 
 async def test_a_defect_of_a_look_keeps_the_models_that_are_known(nursery: trio.Nursery) -> None:
     """The daemon goes on with what it knew, and says what broke."""
-    outcomes: list[Scan | Exception] = [
-        Scan(catalog=make_catalog([ModelSpec(id="a.gguf", path="a.gguf")])),
+    outcomes: list[ScanResult | Exception] = [
+        ScanResult(catalog=catalog_of([ModelSpec(id="a.gguf", path="a.gguf")])),
         RuntimeError("oops"),
-        Scan(),
+        ScanResult(),
     ]
 
-    def scan() -> Scan:
+    def scan() -> ScanResult:
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -319,7 +319,7 @@ async def test_a_defect_of_a_look_keeps_the_models_that_are_known(nursery: trio.
 async def test_trouble_is_logged_once_when_it_appears(tmp_path: Path, nursery: trio.Nursery) -> None:
     """Looks every two seconds do not fill the log."""
     (tmp_path / "bad.gguf").touch()
-    registry = Registry(Settings(models_dir=tmp_path, models={"typo": module.ModelSettings()}))
+    registry = ModelRegistry(Settings(models_dir=tmp_path, models={"typo": module.ModelSettings()}))
     with structlog.testing.capture_logs() as lines:
         await nursery.start(registry.run)
         for _ in range(3):
@@ -336,7 +336,9 @@ async def test_the_settings_of_a_model_are_asked_by_id(
 ) -> None:
     """The entry that applies, or one that says nothing."""
     tiny_gguf.write_model(tmp_path / "a.gguf")
-    registry = Registry(Settings(models_dir=tmp_path, models={"a": module.ModelSettings(max_queue_depth=7)}))
+    registry = ModelRegistry(
+        Settings(models_dir=tmp_path, models={"a": module.ModelSettings(max_queue_depth=7)})
+    )
     await nursery.start(registry.run)
     assert registry.settings_of(name).max_queue_depth == (7 if name == "a.gguf" else None)
     assert registry.ignored == {}

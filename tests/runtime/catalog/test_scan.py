@@ -21,16 +21,16 @@ from modeld.domain.model import EngineKind, Isolation, LoadOptions
 from modeld.engine.llama.footprint import estimate
 from modeld.runtime.catalog import model_files
 from modeld.runtime.catalog import scan as scan_module
-from modeld.runtime.catalog.scan import Scan, Scanner
+from modeld.runtime.catalog.scan import Scanner, ScanResult
 
 NOBODY = 65534
 
 
-def look(folder: Path, **more: object) -> Scan:
+def look(folder: Path, **more: object) -> ScanResult:
     return Scanner(Settings(models_dir=folder, **more)).scan()
 
 
-def ids(scan: Scan) -> list[str]:
+def ids(scan: ScanResult) -> list[str]:
     return list(scan.catalog.models)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from support import tiny_gguf
-from support.engines import Bench, ask
-from support.fleets import limits
-from support.machine import gpu, machine
+from support.engine_driver import EngineDriver, generate_request
+from support.fake_devices import gpu, machine
+from support.scheduler_driver import limits
 
 from modeld.config.settings import AUTO, ModelSettings, Settings
 from modeld.dialects.native import models_body
@@ -18,21 +18,21 @@ from modeld.domain.model import MIB, Isolation, ModelSpec
 from modeld.engine.llama.engine import load
 from modeld.engine.protocol import LoadSpec
 from modeld.memory.devices import Device
-from modeld.memory.layer_placement import parts_of, place
-from modeld.memory.space import Space
-from modeld.runtime.catalog.scan import Scan, Scanner
-from modeld.runtime.memory.machine import sizing_space
+from modeld.memory.layer_placement import model_parts, place
+from modeld.memory.space import Capacity
+from modeld.runtime.catalog.scan import Scanner, ScanResult
+from modeld.runtime.memory.machine import sizing_capacity
 from modeld.scheduler.capacity import never_fits
 from modeld.scheduler.state import Fleet
 
 CHOSEN = ModelSettings(llama_ctx=AUTO, llama_slots=AUTO)
 
 
-def look(folder: Path, room_mb: float | None = None, *gpus: Device, **models: ModelSettings) -> Scan:
+def look(folder: Path, room_mb: float | None = None, *gpus: Device, **models: ModelSettings) -> ScanResult:
     """Scan with a budget and these GPUs, besides a machine of 100 GiB."""
-    space = sizing_space(limits(room_mb), (machine(0, 102_400), *gpus))
+    space = sizing_capacity(limits(room_mb), (machine(0, 102_400), *gpus))
     if room_mb is None:
-        space = Space(total=None, spots=space.spots)
+        space = Capacity(total=None, device_spaces=space.device_spaces)
     settings = Settings(models_dir=folder, models=models, isolation=Isolation.THREAD)
     return Scanner(settings, space).scan()
 
@@ -103,28 +103,30 @@ def test_the_engine_has_the_size_that_was_chosen(folder):
     spec = look(folder, 40, a=CHOSEN).catalog.models["a.gguf"]
     engine = load(LoadSpec(model_id=spec.id, path=spec.path, options=spec.options), lambda _fraction: True)
     assert (engine.info.cells, engine.info.slots) == size(spec)
-    bench = Bench(engine)
-    assert bench.tokens(bench.run(ask("hello", max_tokens=3, ignore_eos=True))[0]) == 3
+    bench = EngineDriver(engine)
+    assert bench.tokens(bench.run(generate_request("hello", max_tokens=3, ignore_eos=True))[0]) == 3
     engine.close()
 
 
 def test_the_room_is_the_budget_less_the_margin_or_the_machine():
     """A margin stays free; without a budget the memory of the machine counts, not what is free of it."""
-    assert sizing_space(limits(100, margin=30 * MIB), ()) == Space(total=70 * MIB)
-    assert sizing_space(limits(100, margin=200 * MIB), ()) == Space(total=0)
-    unlimited = sizing_space(limits(None), (machine(50),))
-    assert unlimited == sizing_space(limits(None), (machine(500),))
+    assert sizing_capacity(limits(100, margin=30 * MIB), ()) == Capacity(total=70 * MIB)
+    assert sizing_capacity(limits(100, margin=200 * MIB), ()) == Capacity(total=0)
+    unlimited = sizing_capacity(limits(None), (machine(50),))
+    assert unlimited == sizing_capacity(limits(None), (machine(500),))
     assert unlimited.total > MIB
-    assert unlimited.spots == (), "without GPUs the total is all there is"
+    assert unlimited.device_spaces == (), "without GPUs the total is all there is"
 
 
 def test_the_memory_of_each_device_counts_as_a_whole():
     """What is free at the moment changes nothing; a tenth and the margin stay free."""
-    space = sizing_space(limits(5000, margin=24 * MIB), (machine(0, 4000), gpu(0, 10, 1000), gpu(1, 0, 2000)))
+    space = sizing_capacity(
+        limits(5000, margin=24 * MIB), (machine(0, 4000), gpu(0, 10, 1000), gpu(1, 0, 2000))
+    )
     assert space.total == 4976 * MIB
-    assert [spot.free // MIB for spot in space.spots] == [3576, 876, 1776]
-    unlimited = sizing_space(limits(None), (machine(0, 4000), gpu(0, 10, 1000)))
-    assert unlimited.total - sizing_space(limits(None), ()).total == pytest.approx(900 * MIB, abs=2)
+    assert [spot.free // MIB for spot in space.device_spaces] == [3576, 876, 1776]
+    unlimited = sizing_capacity(limits(None), (machine(0, 4000), gpu(0, 10, 1000)))
+    assert unlimited.total - sizing_capacity(limits(None), ()).total == pytest.approx(900 * MIB, abs=2)
 
 
 def test_a_size_follows_from_the_memory_of_the_gpus(folder):
@@ -141,8 +143,8 @@ def test_a_size_follows_from_the_memory_of_the_gpus(folder):
     assert spec.sizing.endswith("the memory of the GPUs to others") or spec.sizing.endswith(
         "the memory of the GPUs"
     )
-    space = sizing_space(limits(4000), (machine(0, 102_400), gpu(0, 0, 40)))
-    placed = place(parts_of(spec), space.spots, spec.options, None, partly=False)
+    space = sizing_capacity(limits(4000), (machine(0, 102_400), gpu(0, 0, 40)))
+    placed = place(model_parts(spec), space.device_spaces, spec.options, None, partly=False)
     assert placed is not None
     assert placed.gpu_layers > 0
 
@@ -173,7 +175,7 @@ def test_pinned_models_leave_less_of_the_gpus(folder):
     alone = look(folder, 4000, gpu(0, 0, 90), c=CHOSEN).catalog.models["c.gguf"]
     beside = look(folder, 4000, gpu(0, 0, 90), a=pinned, c=CHOSEN).catalog.models
     assert size(beside["c.gguf"]) < size(alone)
-    space = sizing_space(limits(4000), (machine(0, 102_400), gpu(0, 0, 90)))
+    space = sizing_capacity(limits(4000), (machine(0, 102_400), gpu(0, 0, 90)))
     left = space.less([beside["a.gguf"], beside["c.gguf"]])
-    assert left.spots[1].free > 0
+    assert left.device_spaces[1].free > 0
     assert left.total == 4000 * MIB - beside["a.gguf"].footprint.total - beside["c.gguf"].footprint.total

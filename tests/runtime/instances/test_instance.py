@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from modeld.domain.request_events import FinishReason, Usage
-from modeld.engine.protocol import Done, Tokens
+from modeld.engine.protocol import RequestDone, TokenOutput
 from modeld.runtime.instances.decode_interrupts import InterruptRule
 
 CHUNK = ()
-TOLD = (Done(1, FinishReason.CANCELLED, Usage()),)
-TOKENS = (Tokens(2, "x"),)
+TOLD = (RequestDone(1, FinishReason.CANCELLED, Usage()),)
+TOKENS = (TokenOutput(2, "x"),)
 
 
 def test_a_whole_step_comes_between_two_interrupts() -> None:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import trio
-from support.fleets import limits, spec
-from support.house import House, house, last, read, text_of
-from support.inline import InlineWorker
+from support.inline_worker import InlineWorker
+from support.scheduler_driver import limits, spec
+from support.scheduler_harness import SchedulerHarness, last, read, running_scheduler, text_of
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.request_events import Failed, Finished
 from modeld.runtime.reporting.status import StatusReporter
 
@@ -21,7 +21,7 @@ class Thread(InlineWorker):
     killable = False
 
 
-def instance_of(here: House, model_id: str = "a.gguf") -> object:
+def instance_of(here: SchedulerHarness, model_id: str = "a.gguf") -> object:
     reporter = StatusReporter(here.scheduler, here.observer, node_id="n")
     return next(it for it in reporter.report().instances if it.model_id == model_id)
 
@@ -31,7 +31,7 @@ async def test_a_hang_is_ended_and_those_who_saw_nothing_are_served(
 ) -> None:
     """The engine is killed after stall_timeout; a started stream is told, the others wait for the next."""
     scripts = {"a.gguf": "stall_at=5 step_s=0.1"}
-    async with house([spec("a", slots=2)], limits(), scripts, stall_timeout_s=STALL_S) as here:
+    async with running_scheduler([spec("a", slots=2)], limits(), scripts, stall_timeout_s=STALL_S) as here:
         streaming = here.ask("a", max_tokens=50)
         await trio.sleep(0.35)
         reading = here.ask("a", "w " * 2000, max_tokens=3)
@@ -50,30 +50,30 @@ async def test_a_hang_is_ended_and_those_who_saw_nothing_are_served(
         shown = instance_of(here)
         assert shown.restarts == 1
         assert "hangs" in shown.last_error
-        assert ("died", "a.gguf") in here.told
+        assert ("died", "a.gguf") in here.events
 
 
 async def test_a_slow_engine_is_none_that_hangs(autojump_clock: trio.testing.MockClock) -> None:
     """Steps, chunks of a prompt and parts of a load that each take nearly the timeout are waited for."""
     script = f"load_s={9 * STALL_S} prefill_s={STALL_S - 1} chunk=1 step_s={STALL_S - 1}"
-    async with house([spec("a")], limits(), {"a.gguf": script}, stall_timeout_s=STALL_S) as here:
+    async with running_scheduler([spec("a")], limits(), {"a.gguf": script}, stall_timeout_s=STALL_S) as here:
         assert isinstance(await last(here.ask("a", "w " * 20, max_tokens=20)), Finished)
         assert instance_of(here).restarts == 0
 
 
 async def test_an_idle_engine_is_left_alone(autojump_clock: trio.testing.MockClock) -> None:
     """An hour without a request is no hang."""
-    async with house([spec("a")], limits(), stall_timeout_s=STALL_S) as here:
+    async with running_scheduler([spec("a")], limits(), stall_timeout_s=STALL_S) as here:
         await last(here.ask("a"))
         await trio.sleep(3600)
-        assert here.scheduler.model_states()["a.gguf"] is State.READY
+        assert here.scheduler.model_states()["a.gguf"] is InstanceState.READY
 
 
 async def test_a_thread_that_hangs_is_said_aloud(autojump_clock: trio.testing.MockClock) -> None:
     """Its requests end, new ones are refused, its memory counts as unaccounted, and health says why."""
     scripts = {"a.gguf": "stall_at=3 step_s=0.1"}
     models = [spec("a", 60, slots=1), spec("b", 10)]
-    async with house(models, limits(100), scripts, stall_timeout_s=STALL_S, host=Deaf) as here:
+    async with running_scheduler(models, limits(100), scripts, stall_timeout_s=STALL_S, host=Deaf) as here:
         running, queued, behind, other = (here.ask(name, max_tokens=500) for name in ("a", "a", "a", "b"))
         ends = [await last(ticket) for ticket in (running, queued, behind)]
         assert [type(end) for end in ends] == [Failed] * 3
@@ -83,8 +83,8 @@ async def test_a_thread_that_hangs_is_said_aloud(autojump_clock: trio.testing.Mo
         report = StatusReporter(here.scheduler, here.observer, node_id="n").report()
         assert report.unaccounted_mb == 60
         assert report.error == here.scheduler.health()
-        assert instance_of(here).state is State.ERROR
-        assert ("stuck", "a.gguf") in here.told
+        assert instance_of(here).state is InstanceState.ERROR
+        assert ("stuck", "a.gguf") in here.events
         Deaf.wake.set()
         await trio.sleep(1)
         assert here.scheduler.health() is None
@@ -109,7 +109,7 @@ class Deaf(Thread):
 async def test_a_death_in_prefill_is_no_news_to_the_client(autojump_clock: trio.testing.MockClock) -> None:
     """It had no token yet: the restarted engine reads its prompt anew, and it is served within 2 s."""
     scripts = {"a.gguf": "die_at=3 prefill_s=0.01 chunk=10"}
-    async with house([spec("a")], limits(), scripts) as here:
+    async with running_scheduler([spec("a")], limits(), scripts) as here:
         ticket = here.ask("a", "w " * 50)
         await trio.sleep(0.25)
         scripts["a.gguf"] = ""
@@ -122,7 +122,7 @@ async def test_a_death_in_prefill_is_no_news_to_the_client(autojump_clock: trio.
 async def test_a_prompt_that_kills_engines_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
     """After the second death it is told that it may be the cause; another model is not disturbed."""
     scripts = {"a.gguf": "die_at=1", "b.gguf": "step_s=0.1"}
-    async with house([spec("a"), spec("b")], limits(), scripts) as here:
+    async with running_scheduler([spec("a"), spec("b")], limits(), scripts) as here:
         other, bad = here.ask("b", max_tokens=30), here.ask("a")
         failed = await last(bad)
         assert isinstance(failed, Failed)

@@ -14,8 +14,8 @@ from modeld.errors import QuotaExceeded, RateLimited
 from modeld.quotas.client import EVERYBODY, Client
 from modeld.quotas.usage import Counts, Row
 from modeld.runtime.keys import accounts as module
-from modeld.runtime.keys.accounts import Accounts
-from modeld.runtime.keys.usage_store import CannotKeep, UsageStore
+from modeld.runtime.keys.accounts import KeyAccounts
+from modeld.runtime.keys.usage_store import CannotStore, UsageStore
 from modeld.telemetry.metrics import Metrics
 
 ALICE = Client(id="a00000000001", name="alice", tokens_per_day=100, requests_per_minute=3)
@@ -23,7 +23,7 @@ NOON = 1_795_348_800.0 + 43_200
 USED = Usage(prompt_tokens=10, completion_tokens=30, cached_tokens=4)
 
 
-def visit(accounts: Accounts, client: Client = ALICE, usage: Usage = USED) -> None:
+def visit(accounts: KeyAccounts, client: Client = ALICE, usage: Usage = USED) -> None:
     """One request, from its admission to its end."""
     accounts.check(client)
     accounts.begin(client, 50, "m.gguf").end(usage)
@@ -32,14 +32,14 @@ def visit(accounts: Accounts, client: Client = ALICE, usage: Usage = USED) -> No
 async def test_usage_and_quotas_survive_a_restart(tmp_path: Path) -> None:
     """The next daemon goes on with the counts of today, and with what is left of the quota."""
     path = tmp_path / "new" / "usage.sqlite3"
-    before = Accounts(Metrics(), UsageStore(path), wall=lambda: NOON)
+    before = KeyAccounts(Metrics(), UsageStore(path), wall=lambda: NOON)
     await before.open()
     visit(before)
     visit(before, EVERYBODY)
     visit(before)
     await before.flush()
 
-    after = Accounts(Metrics(), UsageStore(path), wall=lambda: NOON)
+    after = KeyAccounts(Metrics(), UsageStore(path), wall=lambda: NOON)
     await after.open()
     report = after.report([ALICE], everybody=True)
     assert report.kept
@@ -51,7 +51,7 @@ async def test_usage_and_quotas_survive_a_restart(tmp_path: Path) -> None:
     with pytest.raises(QuotaExceeded, match="120 are used"):
         after.check(ALICE)
 
-    tomorrow = Accounts(Metrics(), UsageStore(path), wall=lambda: NOON + 86_400)
+    tomorrow = KeyAccounts(Metrics(), UsageStore(path), wall=lambda: NOON + 86_400)
     await tomorrow.open()
     tomorrow.check(ALICE)
     [its] = tomorrow.report([ALICE], everybody=False).keys
@@ -65,7 +65,7 @@ async def test_what_came_is_written_while_it_runs_and_at_the_end(
     monkeypatch.setattr(module, "FLUSH_S", 0.01)
     monkeypatch.setattr(module, "_LAST_FLUSH_S", 60.0)
     path = tmp_path / "usage.sqlite3"
-    accounts = Accounts(Metrics(), UsageStore(path), wall=lambda: NOON)
+    accounts = KeyAccounts(Metrics(), UsageStore(path), wall=lambda: NOON)
     await accounts.open()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(accounts.run)
@@ -92,7 +92,7 @@ async def test_a_file_that_cannot_be_written_is_a_warning(
 ) -> None:
     """Requests are served and counted, and the answer says that nothing is kept."""
     (tmp_path / "file").touch()
-    accounts = Accounts(Metrics(), UsageStore(tmp_path / "file" / "usage.sqlite3"), wall=lambda: NOON)
+    accounts = KeyAccounts(Metrics(), UsageStore(tmp_path / "file" / "usage.sqlite3"), wall=lambda: NOON)
     await accounts.open()
     assert "usage is not kept over a restart" in caplog.text
     visit(accounts)
@@ -107,7 +107,7 @@ async def test_counts_wait_for_a_file_that_comes_back(
     """What could not be written is written later, once, and the warning is given once."""
     path = tmp_path / "usage.sqlite3"
     store = UsageStore(path)
-    accounts = Accounts(Metrics(), store, wall=lambda: NOON)
+    accounts = KeyAccounts(Metrics(), store, wall=lambda: NOON)
     await accounts.open()
     with sqlite3.connect(path) as other:
         other.execute("ALTER TABLE usage RENAME TO away")
@@ -137,7 +137,7 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, case: str) -> Non
     else:
         path.write_text("this is no database, and long enough to tell" * 100)
     before = path.read_bytes()
-    with pytest.raises(CannotKeep, match=r"usage\.sqlite3"):
+    with pytest.raises(CannotStore, match=r"usage\.sqlite3"):
         UsageStore(path).open("2026-11-22")
     assert path.read_bytes() == before
 
@@ -168,9 +168,9 @@ async def test_rows_of_other_types_are_told_and_requests_go_on(
     db.execute("INSERT INTO usage VALUES ('2026-11-23', ?, ?, ?, ?, 0, 0, 0)", row)
     db.commit()
     db.close()
-    with pytest.raises(CannotKeep, match="move the file away"):
+    with pytest.raises(CannotStore, match="move the file away"):
         UsageStore(path).open("2026-11-23")
-    accounts = Accounts(Metrics(), UsageStore(path), wall=lambda: NOON)
+    accounts = KeyAccounts(Metrics(), UsageStore(path), wall=lambda: NOON)
     await accounts.open()
     visit(accounts)
     report = accounts.report([ALICE], everybody=True)
@@ -195,7 +195,7 @@ def test_old_days_go(tmp_path: Path) -> None:
 async def test_refusals_are_counted_by_limit() -> None:
     """In the usage and in the metrics, under the key's name."""
     metrics = Metrics()
-    accounts = Accounts(metrics, wall=lambda: NOON)
+    accounts = KeyAccounts(metrics, wall=lambda: NOON)
     small = Usage(prompt_tokens=1, completion_tokens=1)
     for _ in range(3):
         visit(accounts, usage=small)

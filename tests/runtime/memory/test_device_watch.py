@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.testing
-from support.fleets import limits, spec
-from support.house import House, house, read
-from support.inline import InlineWorker
-from support.machine import MadeUp, gpu, machine
+from support.fake_devices import FakeDevices, gpu, machine
+from support.inline_worker import InlineWorker
+from support.scheduler_driver import limits, spec
+from support.scheduler_harness import SchedulerHarness, read, running_scheduler
 
-from modeld.domain.daemon_events import Kind
-from modeld.domain.instance_state import State
+from modeld.domain.daemon_events import EventKind
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import MIB
 from modeld.engine.protocol import LoadSpec
 from modeld.errors import MemoryTaken, ModelFailed, Problem
@@ -25,7 +25,7 @@ from modeld.runtime.memory.device_watch import (
     LOOK_S,
     MOST_FAILURES,
     DeviceWatch,
-    Machine,
+    MachineDevices,
     gpus_of,
 )
 from modeld.worker.host import OnMessage
@@ -35,9 +35,12 @@ PROBLEM = ModelFailed("the driver fell over").as_problem()
 
 @asynccontextmanager
 async def watched_house(
-    source: MadeUp, budget_mb: int | None = 300
-) -> AsyncIterator[tuple[House, DeviceWatch]]:
-    async with house([spec(name) for name in "abc"], limits(budget_mb)) as it, trio.open_nursery() as nursery:
+    source: FakeDevices, budget_mb: int | None = 300
+) -> AsyncIterator[tuple[SchedulerHarness, DeviceWatch]]:
+    async with (
+        running_scheduler([spec(name) for name in "abc"], limits(budget_mb)) as it,
+        trio.open_nursery() as nursery,
+    ):
         watch = DeviceWatch(source, it.scheduler)
         await nursery.start(watch.run)
         yield it, watch
@@ -48,7 +51,7 @@ async def test_others_that_take_memory_shrink_the_budget_and_give_it_back(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """A request is refused meanwhile; afterwards the same one is served."""
-    source = MadeUp(machine(1000))
+    source = FakeDevices(machine(1000))
     async with watched_house(source) as (it, watch):
         assert it.scheduler.fleet.budget == 300 * MIB
         source.set("CPU", 64)
@@ -66,13 +69,13 @@ async def test_others_that_take_memory_shrink_the_budget_and_give_it_back(
         await trio.sleep(LOOK_S * LOOKS)
         assert (await read(it.ask("a")))[-1]
         assert it.scheduler.fleet.budget == 300 * MIB
-    assert [action for action, _ in it.told if action == "budget"] == ["budget", "budget"]
-    assert it.observer.events.status().recorded[Kind.DECIDED] == 2
+    assert [action for action, _ in it.events if action == "budget"] == ["budget", "budget"]
+    assert it.observer.events.status().recorded[EventKind.DECIDED] == 2
 
 
 async def test_idle_models_go_when_memory_stays_taken(autojump_clock: trio.testing.MockClock) -> None:
     """Not at once, and not more of them than needed."""
-    source = MadeUp(machine(1000))
+    source = FakeDevices(machine(1000))
     async with watched_house(source) as (it, _):
         for name in "abc":
             await read(it.ask(name))
@@ -81,8 +84,8 @@ async def test_idle_models_go_when_memory_stays_taken(autojump_clock: trio.testi
         assert it.scheduler.instances.keys() == {"a.gguf", "b.gguf", "c.gguf"}
         await trio.sleep(LOOK_S * LOOKS)
         assert it.scheduler.instances.keys() == {"b.gguf", "c.gguf"}
-        assert it.scheduler.model_states()["a.gguf"] is State.STOPPED
-    assert ("unload", "a.gguf") in it.told
+        assert it.scheduler.model_states()["a.gguf"] is InstanceState.STOPPED
+    assert ("unload", "a.gguf") in it.events
 
 
 @pytest.mark.parametrize("budget_mb", [None, 300])
@@ -90,26 +93,26 @@ async def test_a_machine_with_room_enough_never_bothers_the_scheduler(
     autojump_clock: trio.testing.MockClock, budget_mb: int | None
 ) -> None:
     """With a budget far below what is free, or with none, nothing is decided anew."""
-    source = MadeUp(machine(800))
+    source = FakeDevices(machine(800))
     async with watched_house(source, budget_mb) as (it, _):
         for free in (800, 900, 500, 700):
             source.set("CPU", free)
             await trio.sleep(LOOK_S)
         assert it.scheduler.fleet.devices == ()
-    assert it.told == []
+    assert it.events == []
 
 
 async def test_a_system_that_tells_nothing_changes_nothing(autojump_clock: trio.testing.MockClock) -> None:
     """Without a total the budget is what is set."""
-    async with watched_house(MadeUp(machine(0, 0))) as (it, watch):
+    async with watched_house(FakeDevices(machine(0, 0))) as (it, watch):
         assert it.scheduler.fleet.budget == 300 * MIB
         assert watch.statuses()[0].effective_mb is None
 
 
 async def test_without_watching_the_devices_are_only_shown(autojump_clock: trio.testing.MockClock) -> None:
     """`vram_watch: false`: no look, and no budget but the one that is set."""
-    source = MadeUp(machine(10))
-    async with house([spec("a")], limits(300)) as it, trio.open_nursery() as nursery:
+    source = FakeDevices(machine(10))
+    async with running_scheduler([spec("a")], limits(300)) as it, trio.open_nursery() as nursery:
         watch = DeviceWatch(source, it.scheduler, watches=False)
         await nursery.start(watch.run)
         assert [(one.name, one.free_mb, one.effective_mb) for one in watch.statuses()] == [("CPU", 10, None)]
@@ -130,7 +133,7 @@ async def test_gpus_that_cannot_be_asked_any_more_take_no_more_models(
     """One look that fails is a warning; after some in a row what was seen before is not believed."""
     seen = (machine(800), gpu(0, 600))
     answers = iter([seen, *[PROBLEM] * MOST_FAILURES, seen, *[seen] * 10])
-    source = Machine(backends=("cuda",), ask=asker(answers), read=lambda: machine(700))
+    source = MachineDevices(backends=("cuda",), ask=asker(answers), read=lambda: machine(700))
     async with trio.open_nursery() as nursery:
         await nursery.start(source.run)
         await trio.sleep(1)  # Between two looks, not at one.
@@ -153,7 +156,7 @@ async def test_gpus_that_were_never_seen_are_left_to_llama_cpp_and_that_is_told(
 ) -> None:
     """Nothing was seen before, so nothing of it is used; it is asked again, and then they are known."""
     answers = iter([*[PROBLEM] * MOST_FAILURES, *[(machine(800), gpu(0, 600))] * 10])
-    source = Machine(backends=("cuda",), ask=asker(answers), read=lambda: machine(700))
+    source = MachineDevices(backends=("cuda",), ask=asker(answers), read=lambda: machine(700))
     async with trio.open_nursery() as nursery:
         await nursery.start(source.run)
         await trio.sleep(1)  # Between two looks, not at one.
@@ -170,7 +173,7 @@ async def test_a_library_without_other_backends_starts_no_process(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """On a machine of CPUs alone a look reads some files, and that is all."""
-    source = Machine(backends=(), ask=asker(iter([])), read=lambda: machine(700))
+    source = MachineDevices(backends=(), ask=asker(iter([])), read=lambda: machine(700))
     with trio.fail_after(1000):
         await source.run()
     assert source.look() == (machine(700),)
@@ -180,7 +183,7 @@ async def test_a_library_with_a_backend_for_cards_that_are_not_there_is_asked_on
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Cards do not come while a daemon runs."""
-    source = Machine(backends=("cuda",), ask=asker(iter([(machine(800),)])), read=lambda: machine(700))
+    source = MachineDevices(backends=("cuda",), ask=asker(iter([(machine(800),)])), read=lambda: machine(700))
     with trio.fail_after(1000):
         await source.run()
     assert source.look() == (machine(700),)
@@ -203,7 +206,7 @@ def test_models_go_on_gpus_or_on_those_inside_the_cpu_and_on_nothing_else() -> N
 
 async def test_models_are_placed_on_the_gpus_that_are_seen(autojump_clock: trio.testing.MockClock) -> None:
     """The worker is told its GPU; what the ledger has there is ours, and what comes beside it is foreign."""
-    source = MadeUp(machine(1000), gpu(0, 300), gpu(1, 500))
+    source = FakeDevices(machine(1000), gpu(0, 300), gpu(1, 500))
     loads: list[LoadSpec] = []
 
     def host(load: LoadSpec, on_message: OnMessage) -> InlineWorker:
@@ -211,7 +214,7 @@ async def test_models_are_placed_on_the_gpus_that_are_seen(autojump_clock: trio.
         return InlineWorker(load, on_message)
 
     models = [spec(name, 256) for name in "ab"]
-    async with house(models, limits(2000), host=host) as it, trio.open_nursery() as nursery:
+    async with running_scheduler(models, limits(2000), host=host) as it, trio.open_nursery() as nursery:
         watch = DeviceWatch(source, it.scheduler)
         await nursery.start(watch.run)
         await read(it.ask("a"))
@@ -229,14 +232,17 @@ async def test_models_are_placed_on_the_gpus_that_are_seen(autojump_clock: trio.
 
 async def test_a_model_that_finds_no_gpu_is_told_to_use_none(autojump_clock: trio.testing.MockClock) -> None:
     """Else llama.cpp would make buffers on one for layers that are all with the CPU."""
-    source = MadeUp(machine(1000), gpu(0, 100))
+    source = FakeDevices(machine(1000), gpu(0, 100))
     loads: list[LoadSpec] = []
 
     def host(load: LoadSpec, on_message: OnMessage) -> InlineWorker:
         loads.append(load)
         return InlineWorker(load, on_message)
 
-    async with house([spec("a", 256)], limits(2000), host=host) as it, trio.open_nursery() as nursery:
+    async with (
+        running_scheduler([spec("a", 256)], limits(2000), host=host) as it,
+        trio.open_nursery() as nursery,
+    ):
         await nursery.start(DeviceWatch(source, it.scheduler).run)
         await read(it.ask("a"))
         assert (loads[0].options.gpu_layers, loads[0].options.main_gpu) == (0, -1)

@@ -6,18 +6,18 @@ from __future__ import annotations
 import pytest
 import trio
 
-from modeld.domain.daemon_events import MOST_REASON, FleetEvent, Kind, Position, as_json
+from modeld.domain.daemon_events import MOST_REASON, EventKind, FleetEvent, Position, as_json
 from modeld.domain.status import EventsStatus
 from modeld.errors import QueueFull
-from modeld.runtime.reporting.event_log import MOST_AT_ONCE, MOST_READERS, EventLog, Reader
+from modeld.runtime.reporting.event_log import MOST_AT_ONCE, MOST_READERS, EventLog, EventReader
 
 
 def fill(log: EventLog, count: int) -> None:
     for _ in range(count):
-        log.record(Kind.ARRIVED, model="a.gguf")
+        log.record(EventKind.ARRIVED, model="a.gguf")
 
 
-async def take(reader: Reader) -> list[FleetEvent]:
+async def take(reader: EventReader) -> list[FleetEvent]:
     """All that is there."""
     found: list[FleetEvent] = []
     while not found or found[-1].seq < reader._log.last:
@@ -51,10 +51,10 @@ async def test_a_reader_waits_for_news(autojump_clock: trio.testing.MockClock) -
         nursery.start_soon(read)
         nursery.start_soon(read)
         await trio.sleep(2)
-        log.record(Kind.READY, model="a.gguf", reason="it was loaded", numbers={"slots": 2})
+        log.record(EventKind.READY, model="a.gguf", reason="it was loaded", numbers={"slots": 2})
     assert got[0] == got[1]
     [event] = got[0]
-    assert (event.kind, event.model, event.uptime_ms) == (Kind.READY, "a.gguf", 2000.0)
+    assert (event.kind, event.model, event.uptime_ms) == (EventKind.READY, "a.gguf", 2000.0)
 
 
 async def test_a_slow_reader_is_told_what_it_missed() -> None:
@@ -64,10 +64,10 @@ async def test_a_slow_reader_is_told_what_it_missed() -> None:
     fill(log, 250)
     events = await take(reader)
     assert [event.seq for event in events] == [150, *range(151, 251)]
-    assert (events[0].kind, events[0].numbers) == (Kind.MISSED, {"events": 150})
+    assert (events[0].kind, events[0].numbers) == (EventKind.MISSED, {"events": 150})
     assert log.status().missed == 150
     fill(log, 5)
-    assert [event.kind for event in await take(reader)] == [Kind.ARRIVED] * 5
+    assert [event.kind for event in await take(reader)] == [EventKind.ARRIVED] * 5
 
 
 async def test_a_reader_that_comes_again_goes_on_where_it_was() -> None:
@@ -86,7 +86,7 @@ async def test_after_a_restart_a_reader_gets_all_of_the_new_run() -> None:
     log = EventLog(kept=10)
     fill(log, 3)
     first, *others = await take(log.follow(Position("another", 700)))
-    assert (first.kind, first.seq, first.numbers) == (Kind.MISSED, 0, {})
+    assert (first.kind, first.seq, first.numbers) == (EventKind.MISSED, 0, {})
     assert "restarted" in first.reason
     assert [event.seq for event in others] == [1, 2, 3]
 
@@ -132,11 +132,11 @@ def test_a_line_stays_below_a_page() -> None:
     """Whatever is in a reason or a name: pipes take up to 4,096 bytes in one piece."""
     log = EventLog()
     name = "\x01" * 250 + ".gguf"
-    log.record(Kind.FAILED, model=name, reason="\x01" * 10_000, request="x" * 128)
+    log.record(EventKind.FAILED, model=name, reason="\x01" * 10_000, request="x" * 128)
     [event] = log.between(1, 2)
     assert len(event.reason) == MOST_REASON
     assert len(as_json(event)) < 6000
-    log.record(Kind.FAILED, model="é" * 120 + ".gguf", reason="é" * 10_000, request="x" * 128)
+    log.record(EventKind.FAILED, model="é" * 120 + ".gguf", reason="é" * 10_000, request="x" * 128)
     [event] = log.between(2, 3)
     assert len(as_json(event)) < 4096
 
@@ -162,7 +162,7 @@ def test_events_are_counted_by_kind_and_all_go_to_the_sink() -> None:
     log = EventLog(sink)
     fill(log, 2)
     log.close()
-    log.record(Kind.DAEMON_STOPPED)
+    log.record(EventKind.DAEMON_STOPPED)
     assert [event.seq for event in sink.events] == [1, 2, 3]
     assert log.status() == EventsStatus(
         run=log.run,

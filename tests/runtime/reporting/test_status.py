@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
-from support.fleets import limits, spec
-from support.house import house, last
+from support.scheduler_driver import limits, spec
+from support.scheduler_harness import last, running_scheduler
 
 from modeld.dialects import ollama
 from modeld.dialects.ollama.listing import FOR_EVER_S
@@ -17,7 +17,7 @@ from modeld.runtime.reporting.status import StatusReporter
 
 async def test_the_eta_is_that_of_the_last_who_waits(autojump_clock: trio.testing.MockClock) -> None:
     """Unknown until a request was served; then a service time a round; nothing where nobody waits."""
-    async with house([spec("a", slots=1)], limits(), {"a.gguf": "step_s=0.5"}) as here:
+    async with running_scheduler([spec("a", slots=1)], limits(), {"a.gguf": "step_s=0.5"}) as here:
         reporter = StatusReporter(here.scheduler, here.observer, node_id="n")
         first, second = here.ask("a"), here.ask("a")
         [shown] = reporter.report().instances
@@ -38,7 +38,7 @@ async def test_the_eta_is_that_of_the_last_who_waits(autojump_clock: trio.testin
 
 async def test_a_pinned_model_is_not_said_to_go(autojump_clock: trio.testing.MockClock) -> None:
     """Its `ttl` is over, and it stays: null, and far away where Ollama's clients ask."""
-    async with house([spec("a", ttl_s=60.0)], limits()) as here:
+    async with running_scheduler([spec("a", ttl_s=60.0)], limits()) as here:
         reporter = StatusReporter(here.scheduler, here.observer, node_id="n")
         assert isinstance(await last(here.ask("a")), Finished)
         status = reporter.report()
@@ -55,7 +55,7 @@ async def test_a_pinned_model_is_not_said_to_go(autojump_clock: trio.testing.Moc
 
 async def test_a_model_that_serves_is_not_said_to_have_gone(autojump_clock: trio.testing.MockClock) -> None:
     """A request that runs for longer than its model's `ttl`: it goes now at the earliest."""
-    async with house([spec("a", ttl_s=1.0)], limits(), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler([spec("a", ttl_s=1.0)], limits(), {"a.gguf": "step_s=1"}) as here:
         reporter = StatusReporter(here.scheduler, here.observer, node_id="n")
         ticket = here.ask("a", max_tokens=20)
         await trio.sleep(10.5)

@@ -6,11 +6,11 @@ from __future__ import annotations
 import pytest
 import trio
 from msgspec.structs import replace
-from support.fleets import limits, spec
-from support.house import House, house, last, read, text_of
+from support.scheduler_driver import limits, spec
+from support.scheduler_harness import SchedulerHarness, last, read, running_scheduler, text_of
 
-from modeld.domain.instance_state import State
-from modeld.domain.model import MIB, ModelFacts, make_catalog
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.model import MIB, ModelFacts, catalog_of
 from modeld.domain.operation import OperationState, OperationStatus, Phase
 from modeld.domain.request_events import Failed, Finished, FinishReason, Started
 from modeld.engine.llama.footprint import estimate
@@ -31,7 +31,7 @@ SPECS = [spec("a"), spec("b"), spec("c", 300)]
 SLOW = dict.fromkeys(("a.gguf", "b.gguf", "c.gguf"), "load_s=10 step_s=0.1")
 
 
-async def done(here: House, status: OperationStatus, seconds: float = 1000.0) -> OperationStatus:
+async def done(here: SchedulerHarness, status: OperationStatus, seconds: float = 1000.0) -> OperationStatus:
     """Wait for an operation; it must have ended."""
     status = await here.control.wait(status.id, seconds)
     assert status.state is not OperationState.RUNNING
@@ -46,7 +46,7 @@ async def begun(ticket: Ticket) -> None:
 
 async def test_a_load_tells_how_far_it_is(autojump_clock: trio.testing.MockClock) -> None:
     """Half-way through ten seconds it is at half; in the end it is done, with the time it took."""
-    async with house(SPECS, limits(), SLOW) as here:
+    async with running_scheduler(SPECS, limits(), SLOW) as here:
         load = here.control.load("a")
         assert (load.state, load.phase, load.progress) == (OperationState.RUNNING, Phase.LOADING, 0.0)
         status = await here.control.wait(load.id, 5.05)
@@ -56,14 +56,14 @@ async def test_a_load_tells_how_far_it_is(autojump_clock: trio.testing.MockClock
         status = await done(here, load)
         assert (status.state, status.progress, status.error) == (OperationState.DONE, 1.0, None)
         assert status.ended_unix is not None
-        assert here.scheduler.model_states()["a.gguf"] is State.READY
+        assert here.scheduler.model_states()["a.gguf"] is InstanceState.READY
 
 
 async def test_a_waiter_that_is_cancelled_leaves_the_operation_alone(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Others wait for it, too, and it ends as ever."""
-    async with house(SPECS, limits(), SLOW) as here:
+    async with running_scheduler(SPECS, limits(), SLOW) as here:
         load = here.control.load("a")
         with trio.move_on_after(1) as scope:
             await here.control.wait(load.id, 100)
@@ -75,7 +75,7 @@ async def test_streams_end_in_peace_when_their_model_is_unloaded(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """The one that runs has all of its text; the one that comes meanwhile is served by the next load."""
-    async with house(SPECS, limits(), SLOW) as here:
+    async with running_scheduler(SPECS, limits(), SLOW) as here:
         running = here.ask("a", "one two three", max_tokens=30)
         await begun(running)
         await trio.sleep(1)
@@ -87,14 +87,14 @@ async def test_streams_end_in_peace_when_their_model_is_unloaded(
         assert finished.usage.completion_tokens == 30
         assert (await done(here, unload)).state is OperationState.DONE
         assert isinstance(await last(late), Finished)
-        assert here.told.count(("load", "a.gguf")) == 2
+        assert here.events.count(("load", "a.gguf")) == 2
 
 
 async def test_force_cuts_streams_with_a_legal_end_and_refuses_who_waits(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """`shutdown` with the text so far; 503 `unloaded` for those without a token."""
-    async with house(SPECS, limits(), SLOW) as here:
+    async with running_scheduler(SPECS, limits(), SLOW) as here:
         running = [here.ask("a", "one two three", max_tokens=1000) for _ in range(2)]
         for ticket in running:
             await begun(ticket)
@@ -117,25 +117,25 @@ async def test_force_cuts_streams_with_a_legal_end_and_refuses_who_waits(
 
 async def test_a_load_that_is_given_up_is_aborted(autojump_clock: trio.testing.MockClock) -> None:
     """Its memory is back long before it would have been ready."""
-    async with house(SPECS, limits(), SLOW) as here:
+    async with running_scheduler(SPECS, limits(), SLOW) as here:
         load = here.control.load("a")
         await trio.sleep(1)
-        assert here.control.give_up(load.id).state is OperationState.CANCELLED
-        assert here.control.give_up(load.id).state is OperationState.CANCELLED
+        assert here.control.cancel(load.id).state is OperationState.CANCELLED
+        assert here.control.cancel(load.id).state is OperationState.CANCELLED
         await trio.sleep(1)
         assert here.scheduler.fleet.held == 0
 
 
 async def test_a_switch_changes_the_model_within_the_budget(autojump_clock: trio.testing.MockClock) -> None:
     """Both do not fit: the first goes, the second comes; a client of the first is served afterwards."""
-    async with house(SPECS, limits(100), SLOW) as here:
+    async with running_scheduler(SPECS, limits(100), SLOW) as here:
         await done(here, here.control.load("a"))
         status = await done(here, here.control.switch("b"))
         assert (status.state, status.evicted) == (OperationState.DONE, ("a.gguf",))
         assert here.scheduler.model_states() == {
-            "a.gguf": State.STOPPED,
-            "b.gguf": State.READY,
-            "c.gguf": State.STOPPED,
+            "a.gguf": InstanceState.STOPPED,
+            "b.gguf": InstanceState.READY,
+            "c.gguf": InstanceState.STOPPED,
         }
 
 
@@ -143,23 +143,23 @@ async def test_a_switch_to_a_bad_file_brings_the_old_model_back(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """The file is only found to be bad when room was made for it."""
-    async with house(SPECS, limits(100), SLOW | {"b.gguf": "fail_load=bad_file"}) as here:
+    async with running_scheduler(SPECS, limits(100), SLOW | {"b.gguf": "fail_load=bad_file"}) as here:
         await done(here, here.control.load("a"))
         status = await done(here, here.control.switch("b"))
         assert (status.state, status.code) == (OperationState.FAILED, 503)
         assert "bad file" in (status.error or "")
         await trio.sleep(20)
-        assert here.scheduler.model_states()["a.gguf"] is State.READY
+        assert here.scheduler.model_states()["a.gguf"] is InstanceState.READY
 
 
 async def test_a_file_that_vanishes_while_loading_ends_the_load(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """404 for the operation and for a request; the daemon has its memory back."""
-    async with house(SPECS, limits(), SLOW) as here:
+    async with running_scheduler(SPECS, limits(), SLOW) as here:
         load, ticket = here.control.load("a"), here.ask("a")
         await trio.sleep(1)
-        here.scheduler.set_catalog(make_catalog(SPECS[1:]))
+        here.scheduler.set_catalog(catalog_of(SPECS[1:]))
         status = await done(here, load)
         assert (status.state, status.code) == (OperationState.FAILED, 404)
         end = await last(ticket)
@@ -171,20 +171,20 @@ async def test_a_file_that_vanishes_while_loading_ends_the_load(
 
 async def test_series_of_models_that_are_gone_go_with_them(autojump_clock: trio.testing.MockClock) -> None:
     """With the next look at the folder after their memory was given back."""
-    async with house(SPECS, limits(), SLOW) as here:
+    async with running_scheduler(SPECS, limits(), SLOW) as here:
         await done(here, here.control.load("a"))
         assert b'modeld_loads_total{model="a.gguf"' in here.metrics.expose("")[0]
-        here.scheduler.set_catalog(make_catalog(SPECS[1:]))
+        here.scheduler.set_catalog(catalog_of(SPECS[1:]))
         assert b'modeld_loads_total{model="a.gguf"' in here.metrics.expose("")[0]
         await trio.sleep(10)
-        here.scheduler.set_catalog(make_catalog(SPECS[1:]))
+        here.scheduler.set_catalog(catalog_of(SPECS[1:]))
         assert b"a.gguf" not in here.metrics.expose("")[0]
 
 
 async def test_refusals_come_at_once_and_leave_no_operation(autojump_clock: trio.testing.MockClock) -> None:
     """Unknown, damaged, too large, pinned, going down: an error, and nothing in the list."""
     specs = [*SPECS, spec("d", error="it is no GGUF file")]
-    async with house(specs, limits(200), SLOW) as here:
+    async with running_scheduler(specs, limits(200), SLOW) as here:
         control = here.control
         control.pin("a", pinned=True)
         for ask, error in (
@@ -196,7 +196,7 @@ async def test_refusals_come_at_once_and_leave_no_operation(autojump_clock: trio
             (lambda: control.switch("c"), DoesNotFit),
             (lambda: control.unload("a"), Conflict),
             (lambda: control.operation("x"), OperationNotFound),
-            (lambda: control.give_up("x"), OperationNotFound),
+            (lambda: control.cancel("x"), OperationNotFound),
         ):
             with pytest.raises(error):
                 ask()
@@ -212,7 +212,7 @@ async def test_aliases_name_the_same_model_everywhere(autojump_clock: trio.testi
     """Two models claim one alias: it is the first one's, for operators as for clients."""
     specs = [spec(name) for name in "ab"]
     specs = [type(it)(**{**vars_of(it), "aliases": (*it.aliases, "chat")}) for it in specs]
-    async with house(specs, limits(), SLOW) as here:
+    async with running_scheduler(specs, limits(), SLOW) as here:
         assert here.control.load("chat").model == here.control.load("a").model == "a.gguf"
         assert here.control.plan("chat").model == "a.gguf"
         assert here.control.pin("chat", pinned=True).id == "a.gguf"
@@ -225,7 +225,7 @@ def vars_of(model: object) -> dict[str, object]:
 
 async def test_the_book_keeps_the_latest_operations(autojump_clock: trio.testing.MockClock) -> None:
     """Hundreds may end; the oldest are forgotten, those that run never."""
-    async with house(SPECS, limits(), SLOW) as here:
+    async with running_scheduler(SPECS, limits(), SLOW) as here:
         await done(here, here.control.load("a"))
         running = here.control.load("b")
         first = here.control.load("a")
@@ -245,7 +245,7 @@ async def test_keep_alive_of_a_request_holds_from_its_end(
     keep_alive_s: float, autojump_clock: trio.testing.MockClock
 ) -> None:
     """0: the model goes at once, as soon as nobody holds it."""
-    async with house([spec("a", ttl_s=60.0)], limits(), {"a.gguf": "load_s=1"}) as here:
+    async with running_scheduler([spec("a", ttl_s=60.0)], limits(), {"a.gguf": "load_s=1"}) as here:
         await last(here.ask("a", keep_alive_s=keep_alive_s))
         began = trio.current_time()
         while here.scheduler.fleet.held:
@@ -258,12 +258,12 @@ async def test_a_very_long_keep_alive_is_kept_to_the_second(
     keep_alive_s: float, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Negative: no time at all ends it. A year: a year, and the scheduler sleeps and wakes as ever."""
-    async with house([spec("a", ttl_s=60.0)], limits(), {"a.gguf": "load_s=1"}) as here:
+    async with running_scheduler([spec("a", ttl_s=60.0)], limits(), {"a.gguf": "load_s=1"}) as here:
         await last(here.ask("a", keep_alive_s=keep_alive_s))
         until = trio.current_time() + keep_alive_s
         await trio.sleep(100)
         view = here.scheduler.fleet.instance("a.gguf")
-        assert view.state is State.READY
+        assert view.state is InstanceState.READY
         assert view.keep_until == (None if keep_alive_s < 0 else pytest.approx(until))
 
 
@@ -271,7 +271,7 @@ async def test_twenty_operators_at_once_end_all_of_their_operations(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """They load and unload one model at the same instant, and the last wish counts."""
-    async with house(SPECS, limits(100), SLOW) as here:
+    async with running_scheduler(SPECS, limits(100), SLOW) as here:
         asked = [here.control.unload("a") if number % 2 else here.control.load("a") for number in range(20)]
         ended = [await done(here, status) for status in asked]
         states = [status.state for status in ended]
@@ -284,7 +284,7 @@ async def test_twenty_operators_at_once_end_all_of_their_operations(
 
 async def test_a_shutdown_wakes_who_waits_for_an_operation(autojump_clock: trio.testing.MockClock) -> None:
     """Who waits for hours holds up no stop: the operation is cancelled with the reason, at once."""
-    async with house(SPECS, limits(), SLOW) as here:
+    async with running_scheduler(SPECS, limits(), SLOW) as here:
         load = here.control.load("a")
         ended: list[OperationStatus] = []
 
@@ -301,7 +301,7 @@ async def test_a_shutdown_wakes_who_waits_for_an_operation(autojump_clock: trio.
 
 async def test_operations_are_counted_by_how_they_ended(autojump_clock: trio.testing.MockClock) -> None:
     """Refused ones are none."""
-    async with house(SPECS, limits(200), SLOW | {"b.gguf": "fail_load=bad_file"}) as here:
+    async with running_scheduler(SPECS, limits(200), SLOW | {"b.gguf": "fail_load=bad_file"}) as here:
         for status in (here.control.load("a"), here.control.load("b"), here.control.unload("a")):
             await done(here, status)
         with pytest.raises(DoesNotFit):
@@ -340,8 +340,8 @@ async def test_a_plan_of_another_size_has_another_footprint() -> None:
     assert larger.footprint.weights == known.footprint.weights
     grown = estimate(facts, larger.options).total - estimate(facts, known.options).total
     assert larger.footprint.total - known.footprint.total == grown
-    async with house(SPECS, limits()) as here:
+    async with running_scheduler(SPECS, limits()) as here:
         with pytest.raises(ModeldError):
             here.control.plan("nobody", context=1)
-        here.scheduler.set_catalog(make_catalog(SPECS))
+        here.scheduler.set_catalog(catalog_of(SPECS))
         assert here.control.plan(None).model == "a.gguf"

@@ -7,30 +7,32 @@ from itertools import pairwise
 
 import pytest
 import trio
-from support.fleets import limits, spec
-from support.house import House, house, last, read
+from support.scheduler_driver import limits, spec
+from support.scheduler_harness import SchedulerHarness, last, read, running_scheduler
 
-from modeld.domain.daemon_events import FleetEvent, Kind
+from modeld.domain.daemon_events import EventKind, FleetEvent
 from modeld.domain.request import Priority
 from modeld.domain.request_events import Failed, Finished, Queued
 from modeld.errors import InvalidGrammar, ModeldError
 from modeld.runtime.scheduling.queue_positions import TELL_EVERY_S
 
 
-def events_of(here: House) -> list[FleetEvent]:
+def events_of(here: SchedulerHarness) -> list[FleetEvent]:
     """All events so far."""
     log = here.observer.events
     return log.between(log.first_kept, log.last + 1)
 
 
-def story(here: House, ticket: int) -> list[str]:
+def story(here: SchedulerHarness, ticket: int) -> list[str]:
     """The kinds of one request's events."""
     return [event.kind.value for event in events_of(here) if event.ticket == ticket]
 
 
 async def test_a_request_has_its_story(autojump_clock: trio.testing.MockClock) -> None:
     """It arrives, waits, is granted a place, has its slot and ends, with the durations of each."""
-    async with house([spec("a", 70, slots=1)], limits(100), {"a.gguf": "load_s=2 step_s=1"}) as here:
+    async with running_scheduler(
+        [spec("a", 70, slots=1)], limits(100), {"a.gguf": "load_s=2 step_s=1"}
+    ) as here:
         ticket = here.ask("a", max_tokens=3, timeout_s=60.0, priority=Priority.HIGH)
         await last(ticket)
         mine = [event for event in events_of(here) if event.ticket == ticket.id]
@@ -50,7 +52,7 @@ async def test_a_request_has_its_story(autojump_clock: trio.testing.MockClock) -
 
 async def test_words_of_a_request_are_in_no_event(autojump_clock: trio.testing.MockClock) -> None:
     """What a refusal quotes is for its client; the event has the kind and a sentence of its own."""
-    async with house([spec("a")], limits(), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler([spec("a")], limits(), {"a.gguf": "step_s=1"}) as here:
         ticket = here.ask("a", max_tokens=3)
         ticket.fail(InvalidGrammar("no rule is named secret").as_problem())
         ticket.close()
@@ -63,7 +65,7 @@ async def test_every_arrival_ends_exactly_once(autojump_clock: trio.testing.Mock
     bounds = limits(max_queue_depth=3, max_wait_s=20.0)
     models = [spec("a", slots=1), spec("bad")]
     scripts = {"a.gguf": "step_s=1", "bad.gguf": "fail_load=no_good"}
-    async with house(models, bounds, scripts) as here:
+    async with running_scheduler(models, bounds, scripts) as here:
         async with trio.open_nursery() as nursery:
             served = here.ask("a", max_tokens=30)
             late = here.ask("a", max_tokens=30, timeout_s=10.0)
@@ -82,7 +84,7 @@ async def test_every_arrival_ends_exactly_once(autojump_clock: trio.testing.Mock
             await trio.sleep(0.1)
         running.close()
         await here.scheduler.inside.wait_value(0)
-        ends = [event for event in events_of(here) if event.kind in {Kind.ENDED, Kind.REFUSED}]
+        ends = [event for event in events_of(here) if event.kind in {EventKind.ENDED, EventKind.REFUSED}]
         found = {event.ticket: (event.kind.value, event.cause) for event in ends}
         assert len(ends) == len(found)
         assert found == {
@@ -105,7 +107,7 @@ async def test_every_arrival_ends_exactly_once(autojump_clock: trio.testing.Mock
 async def test_a_model_has_its_story(autojump_clock: trio.testing.MockClock) -> None:
     """Loading with progress, ready, evicted for another with the numbers, stopped, and only then the next."""
     models = [spec("a", 60), spec("b", 60)]
-    async with house(models, limits(100), {"a.gguf": "load_s=1", "b.gguf": "load_s=1"}) as here:
+    async with running_scheduler(models, limits(100), {"a.gguf": "load_s=1", "b.gguf": "load_s=1"}) as here:
         await last(here.ask("a"))
         await last(here.ask("b"))
         told = [event for event in events_of(here) if event.ticket == 0 and "progress" not in event.numbers]
@@ -133,7 +135,7 @@ async def test_a_model_has_its_story(autojump_clock: trio.testing.MockClock) -> 
 async def test_a_death_and_the_return_are_told(autojump_clock: trio.testing.MockClock) -> None:
     """The engine fails with its reason, and the model is restarted for those who had seen nothing."""
     scripts = {"a.gguf": "die_at=1"}
-    async with house([spec("a")], limits(100), scripts) as here:
+    async with running_scheduler([spec("a")], limits(100), scripts) as here:
         ticket = here.ask("a")
         while here.scheduler.fleet.instance("a.gguf").restarts == 0:
             await trio.sleep(0.1)
@@ -158,20 +160,24 @@ async def test_an_eviction_is_told_after_the_end_that_allowed_it(
 ) -> None:
     """Events are in the order of their causes: the last request of a model ends, then it goes."""
     models = [spec("a", 60, slots=1), spec("b", 60)]
-    async with house(models, limits(100, quantum_s=1.0), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler(models, limits(100, quantum_s=1.0), {"a.gguf": "step_s=1"}) as here:
         running = here.ask("a", max_tokens=8)
         other = here.ask("b")
         await last(running)
         await last(other)
         kinds = [event.kind for event in events_of(here) if event.model == "a.gguf"]
-        assert kinds.index(Kind.DRAINING) < kinds.index(Kind.ENDED) < kinds.index(Kind.EVICTING)
+        assert (
+            kinds.index(EventKind.DRAINING) < kinds.index(EventKind.ENDED) < kinds.index(EventKind.EVICTING)
+        )
 
 
 async def test_changes_of_position_are_told_at_a_limited_rate(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Who comes hears his place at once; sixteen changes a second make at most two events a second."""
-    async with house([spec("a", slots=1)], limits(max_queue_depth=400, max_queue_total=400)) as here:
+    async with running_scheduler(
+        [spec("a", slots=1)], limits(max_queue_depth=400, max_queue_total=400)
+    ) as here:
         here.scripts["a.gguf"] = "step_s=0.06"
         tickets = [here.ask("a", max_tokens=2) for _ in range(100)]
         heard: list[tuple[float, int]] = []
@@ -204,7 +210,7 @@ async def test_changes_of_position_are_told_at_a_limited_rate(
 
 async def test_an_estimate_is_told_as_soon_as_there_is_one(autojump_clock: trio.testing.MockClock) -> None:
     """Who was told his place before anything was measured hears how long it takes, at the same place."""
-    async with house([spec("a", slots=2)], limits(), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler([spec("a", slots=2)], limits(), {"a.gguf": "step_s=1"}) as here:
         short, long = here.ask("a", max_tokens=3), here.ask("a", max_tokens=60)
         waiting = [here.ask("a", max_tokens=20) for _ in range(2)]
         async with trio.open_nursery() as nursery:
@@ -220,7 +226,7 @@ async def test_an_estimate_is_told_as_soon_as_there_is_one(autojump_clock: trio.
 
 async def test_who_leaves_the_fifo_frees_his_place_at_once(autojump_clock: trio.testing.MockClock) -> None:
     """While a long request keeps the only slot, places in front of it go to whoever comes."""
-    async with house([spec("a", slots=1)], limits(), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler([spec("a", slots=1)], limits(), {"a.gguf": "step_s=1"}) as here:
         running = here.ask("a", max_tokens=100)
         while running.first_token is None:
             await trio.sleep(0.1)
@@ -245,7 +251,7 @@ async def test_who_leaves_the_fifo_frees_his_place_at_once(autojump_clock: trio.
 
 async def test_who_stays_in_the_fifo_keeps_his_turn(autojump_clock: trio.testing.MockClock) -> None:
     """One from the middle leaves, one is cut by its deadline: the others are served in their order."""
-    async with house([spec("a", slots=4)], limits(), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler([spec("a", slots=4)], limits(), {"a.gguf": "step_s=1"}) as here:
         running = [here.ask("a", max_tokens=20) for _ in range(4)]
         while any(ticket.first_token is None for ticket in running):
             await trio.sleep(0.1)
@@ -267,14 +273,16 @@ async def test_who_stays_in_the_fifo_keeps_his_turn(autojump_clock: trio.testing
             while fifo[0].admitted is None:
                 await trio.sleep(0.1)
             nursery.cancel_scope.cancel()
-        starts = [event.ticket for event in events_of(here) if event.kind is Kind.STARTED]
+        starts = [event.ticket for event in events_of(here) if event.kind is EventKind.STARTED]
         assert starts[4:] == [fifo[0].id]
         assert order[0] == fifo[2].id
 
 
 async def test_a_class_is_served_in_order_of_arrival(autojump_clock: trio.testing.MockClock) -> None:
     """Through the whole runtime: of two requests of one class the earlier one has its slot first."""
-    async with house([spec("a", slots=2)], limits(max_wait_s=1e6), {"a.gguf": "step_s=0.1"}) as here:
+    async with running_scheduler(
+        [spec("a", slots=2)], limits(max_wait_s=1e6), {"a.gguf": "step_s=0.1"}
+    ) as here:
         classes = [Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.NORMAL, Priority.LOW] * 4
         tickets = [
             here.ask("a", max_tokens=3 + number % 4, priority=one) for number, one in enumerate(classes)
@@ -282,7 +290,7 @@ async def test_a_class_is_served_in_order_of_arrival(autojump_clock: trio.testin
         async with trio.open_nursery() as nursery:
             for ticket in tickets:
                 nursery.start_soon(read, ticket)
-        starts = [event.ticket for event in events_of(here) if event.kind is Kind.STARTED]
+        starts = [event.ticket for event in events_of(here) if event.kind is EventKind.STARTED]
         assert sorted(starts) == sorted(ticket.id for ticket in tickets)
         for priority in Priority:
             mine = [ticket.id for ticket in tickets if ticket.order.priority is priority]

@@ -6,10 +6,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 import trio
-from support.fleets import limits, spec
-from support.house import house, last, read, text_of
+from support.scheduler_driver import limits, spec
+from support.scheduler_harness import last, read, running_scheduler, text_of
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import ModelFacts
 from modeld.domain.request import EmbedRequest, Order, Pooling, TokenizeRequest
 from modeld.domain.request_events import (
@@ -28,7 +28,7 @@ from modeld.errors import DoesNotFit, Draining, InvalidRequest, ModelFailed, Mod
 
 async def test_a_stream_has_its_order(autojump_clock: trio.testing.MockClock) -> None:
     """Loading, Started, the deltas, and one Finished with its counts."""
-    async with house([spec("a")], limits(), {"a.gguf": "load_s=2 step_s=0.1"}) as here:
+    async with running_scheduler([spec("a")], limits(), {"a.gguf": "load_s=2 step_s=0.1"}) as here:
         events = await read(here.ask("a"))
     kinds = [type(event) for event in events if not isinstance(event, Queued)]
     assert kinds[: kinds.index(Started)] == [Loading] * kinds.index(Started)
@@ -42,7 +42,7 @@ async def test_a_stream_has_its_order(autojump_clock: trio.testing.MockClock) ->
 
 async def test_durations_are_told_apart(autojump_clock: trio.testing.MockClock) -> None:
     """Load, queue and first token are measured from arrival, in seconds of the clock."""
-    async with house([spec("a", slots=1)], limits(), {"a.gguf": "load_s=2 step_s=0.5"}) as here:
+    async with running_scheduler([spec("a", slots=1)], limits(), {"a.gguf": "load_s=2 step_s=0.5"}) as here:
         first, second = here.ask("a"), here.ask("a")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read, first)
@@ -60,13 +60,13 @@ async def test_a_load_that_nobody_waits_for_any_more_stays_for_the_next(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """The first client leaves while the model loads; the second is served by that same load."""
-    async with house([spec("a")], limits(), {"a.gguf": "load_s=5"}) as here:
+    async with running_scheduler([spec("a")], limits(), {"a.gguf": "load_s=5"}) as here:
         first = here.ask("a")
         second = here.ask("a")
         await trio.sleep(1)
         first.close()
         assert isinstance(await last(second), Finished)
-        assert here.told.count(("load", "a.gguf")) == 1
+        assert here.events.count(("load", "a.gguf")) == 1
 
 
 @pytest.mark.parametrize("phase", ["loading", "queued", "prefill", "decode"])
@@ -75,7 +75,7 @@ async def test_leaving_frees_the_place_in_every_phase(
 ) -> None:
     """Within one step after close, the slot is free and the next request has it."""
     script = "load_s=5 prefill_s=1 chunk=4 step_s=0.1"
-    async with house([spec("a", slots=1)], limits(), {"a.gguf": script}) as here:
+    async with running_scheduler([spec("a", slots=1)], limits(), {"a.gguf": script}) as here:
         blocker = here.ask("a", max_tokens=100) if phase == "queued" else None
         ticket = here.ask("a", "w " * 40, max_tokens=1000)
         if phase == "loading":
@@ -108,13 +108,13 @@ async def test_leaving_frees_the_place_in_every_phase(
 
 async def test_a_model_makes_room_for_another(autojump_clock: trio.testing.MockClock) -> None:
     """Two models, room for one: each is served, the idle one goes, and the ledger never exceeds."""
-    async with house([spec("a", 60), spec("b", 60)], limits(100), {"a.gguf": "load_s=1"}) as here:
+    async with running_scheduler([spec("a", 60), spec("b", 60)], limits(100), {"a.gguf": "load_s=1"}) as here:
         for name in ("a", "b", "a"):
             assert isinstance(await last(here.ask(name)), Finished)
         states = here.scheduler.model_states()
-        assert states == {"a.gguf": State.READY, "b.gguf": State.STOPPED}
+        assert states == {"a.gguf": InstanceState.READY, "b.gguf": InstanceState.STOPPED}
         assert here.scheduler.fleet.evictions == 2
-        assert here.told.count(("evict", "a.gguf")) == 1
+        assert here.events.count(("evict", "a.gguf")) == 1
 
 
 async def test_two_models_stream_at_once_and_share_the_cores(
@@ -122,7 +122,7 @@ async def test_two_models_stream_at_once_and_share_the_cores(
 ) -> None:
     """Both are loaded, both stream, and each engine has one of the two cores."""
     script = {"a.gguf": "step_s=0.1", "b.gguf": "step_s=0.1"}
-    async with house([spec("a"), spec("b")], limits(), script) as here:
+    async with running_scheduler([spec("a"), spec("b")], limits(), script) as here:
         first, second = here.ask("a", max_tokens=50), here.ask("b", max_tokens=50)
         await trio.sleep(1)
         views = here.scheduler.fleet.instances
@@ -136,7 +136,7 @@ async def test_refusals_that_are_known_at_once_are_raised(
 ) -> None:
     """Unknown model, too large, queue full, damaged file, draining: each as its own error."""
     models = [spec("a", slots=1, max_queue_depth=0), spec("big", 500), spec("bad", error="it is empty")]
-    async with house(models, limits(100), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler(models, limits(100), {"a.gguf": "step_s=1"}) as here:
         with pytest.raises(ModelNotFound):
             here.ask("nobody")
         with pytest.raises(DoesNotFit):
@@ -159,12 +159,12 @@ async def test_a_failed_load_tells_its_waiters_and_is_tried_again(
 ) -> None:
     """503 with the reason; after the backoff the next request loads it again."""
     scripts = {"a.gguf": "fail_load=the_file_is_odd"}
-    async with house([spec("a")], limits(), scripts) as here:
+    async with running_scheduler([spec("a")], limits(), scripts) as here:
         failed = await last(here.ask("a"))
         assert isinstance(failed, Failed)
         assert failed.problem.status == 503
         assert "the file is odd" in failed.problem.message
-        assert here.scheduler.model_states()["a.gguf"] is State.ERROR
+        assert here.scheduler.model_states()["a.gguf"] is InstanceState.ERROR
         scripts["a.gguf"] = ""
         await trio.sleep(1)
         assert isinstance(await last(here.ask("a")), Finished)
@@ -173,7 +173,7 @@ async def test_a_failed_load_tells_its_waiters_and_is_tried_again(
 async def test_the_death_of_an_engine_is_survived(autojump_clock: trio.testing.MockClock) -> None:
     """What ran gets a legal last event; what waited is served by the restarted engine."""
     scripts = {"a.gguf": "die_at=5 step_s=0.1"}
-    async with house([spec("a", slots=1), spec("b")], limits(), scripts) as here:
+    async with running_scheduler([spec("a", slots=1), spec("b")], limits(), scripts) as here:
         running, waiting = here.ask("a", max_tokens=50), here.ask("a")
         other = here.ask("b", max_tokens=50)
         events = await read(running)
@@ -190,7 +190,7 @@ async def test_a_timeout_before_the_first_token_is_a_504(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Prefill takes longer than the request was given."""
-    async with house([spec("a")], limits(), {"a.gguf": "prefill_s=1 chunk=1"}) as here:
+    async with running_scheduler([spec("a")], limits(), {"a.gguf": "prefill_s=1 chunk=1"}) as here:
         failed = await last(here.ask("a", "w " * 20, timeout_s=5.0))
         assert isinstance(failed, Failed)
         assert failed.problem.status == 504
@@ -200,7 +200,7 @@ async def test_a_timeout_while_streaming_ends_with_that_reason(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """The text so far is kept, the finish reason says timeout."""
-    async with house([spec("a")], limits(), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler([spec("a")], limits(), {"a.gguf": "step_s=1"}) as here:
         events = await read(here.ask("a", max_tokens=100, timeout_s=5.5))
         finished = events[-1]
         assert isinstance(finished, Finished)
@@ -212,7 +212,9 @@ async def test_a_timeout_while_streaming_ends_with_that_reason(
 
 async def test_waiting_longer_than_max_wait_is_a_429(autojump_clock: trio.testing.MockClock) -> None:
     """Those in the FIFO and those behind it are told to come back."""
-    async with house([spec("a", slots=1)], limits(max_wait_s=10.0), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler(
+        [spec("a", slots=1)], limits(max_wait_s=10.0), {"a.gguf": "step_s=1"}
+    ) as here:
         running = here.ask("a", max_tokens=60)
         waiting = [here.ask("a") for _ in range(3)]
         for ticket in waiting:
@@ -229,7 +231,7 @@ async def test_cutting_all_gives_every_stream_its_last_event(
 ) -> None:
     """Loading, queued and streaming: each ends legally, and the slots are given back."""
     scripts = {"a.gguf": "step_s=0.5", "b.gguf": "load_s=60"}
-    async with house([spec("a", slots=1), spec("b")], limits(), scripts) as here:
+    async with running_scheduler([spec("a", slots=1), spec("b")], limits(), scripts) as here:
         streaming, queued, loading = here.ask("a", max_tokens=100), here.ask("a"), here.ask("b")
         await trio.sleep(2)
         here.scheduler.cut_all()
@@ -246,7 +248,9 @@ async def test_a_reader_that_falls_behind_loses_its_own_stream_only(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Over its backlog limit a stream ends and its slot is freed; the neighbour is whole."""
-    async with house([spec("a")], limits(), {"a.gguf": "step_s=0.01"}, max_stream_backlog=2000) as here:
+    async with running_scheduler(
+        [spec("a")], limits(), {"a.gguf": "step_s=0.01"}, max_stream_backlog=2000
+    ) as here:
         lazy, eager = here.ask("a", max_tokens=500), here.ask("a", max_tokens=500)
         whole = await read(eager)
         assert isinstance(whole[-1], Finished)
@@ -260,7 +264,7 @@ async def test_a_reader_that_falls_behind_loses_its_own_stream_only(
 
 async def test_those_who_wait_hear_their_position(autojump_clock: trio.testing.MockClock) -> None:
     """Positions count down, and after the first service there is an estimate."""
-    async with house([spec("a", slots=1)], limits(), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler([spec("a", slots=1)], limits(), {"a.gguf": "step_s=1"}) as here:
         tickets = [here.ask("a", max_tokens=3) for _ in range(4)]
         async with trio.open_nursery() as nursery:
             for ticket in tickets[:3]:
@@ -274,12 +278,12 @@ async def test_those_who_wait_hear_their_position(autojump_clock: trio.testing.M
 
 async def test_an_idle_model_is_unloaded_by_its_ttl(autojump_clock: trio.testing.MockClock) -> None:
     """A minute after its last request the memory is given back, without anybody asking."""
-    async with house([spec("a", ttl_s=60.0)], limits(100)) as here:
+    async with running_scheduler([spec("a", ttl_s=60.0)], limits(100)) as here:
         await last(here.ask("a"))
         await trio.sleep(59)
-        assert here.scheduler.model_states()["a.gguf"] is State.READY
+        assert here.scheduler.model_states()["a.gguf"] is InstanceState.READY
         await trio.sleep(2)
-        assert here.scheduler.model_states()["a.gguf"] is State.STOPPED
+        assert here.scheduler.model_states()["a.gguf"] is InstanceState.STOPPED
         assert here.scheduler.fleet.held == 0
 
 
@@ -289,7 +293,7 @@ async def test_cancelling_the_scheduler_leaves_nothing_behind(
     """With a load, a stream and a queue under way, it ends at once."""
     scripts = {"a.gguf": "step_s=1", "b.gguf": "load_s=100"}
     with trio.fail_after(5):
-        async with house([spec("a", slots=1), spec("b")], limits(), scripts) as here:
+        async with running_scheduler([spec("a", slots=1), spec("b")], limits(), scripts) as here:
             for name in "aaab":
                 here.ask(name, max_tokens=100)
             await trio.sleep(2)
@@ -300,7 +304,7 @@ async def test_cancelling_the_scheduler_leaves_nothing_behind(
 async def test_health_and_readiness_follow_the_life(autojump_clock: trio.testing.MockClock) -> None:
     """Ready at once, loading only for preloads of the start, then ready for good; draining at the end."""
     scripts = {"a.gguf": "load_s=5", "b.gguf": "load_s=5"}
-    async with house([spec("a"), spec("b", ttl_s=0.0)], limits(), scripts) as here:
+    async with running_scheduler([spec("a"), spec("b", ttl_s=0.0)], limits(), scripts) as here:
         scheduler = here.scheduler
         assert (scheduler.health(), scheduler.readiness()) == (None, "ready")
         scheduler.preload("a.gguf", at_start=True)
@@ -310,10 +314,10 @@ async def test_health_and_readiness_follow_the_life(autojump_clock: trio.testing
         assert scheduler.readiness() == "ready"
         scheduler.preload("b.gguf", at_start=False)
         await trio.sleep(4)
-        assert scheduler.model_states()["b.gguf"] is State.LOADING
+        assert scheduler.model_states()["b.gguf"] is InstanceState.LOADING
         assert scheduler.readiness() == "ready"
         await trio.sleep(2)
-        assert scheduler.model_states()["b.gguf"] is State.STOPPED
+        assert scheduler.model_states()["b.gguf"] is InstanceState.STOPPED
         assert scheduler.readiness() == "ready"
         scheduler.drain()
         assert scheduler.readiness() == "draining"
@@ -324,7 +328,7 @@ async def test_a_preload_that_fails_does_not_keep_the_daemon_unready(
 ) -> None:
     """Its first failure is what its clients get; the tries after it are no reason to send nobody here."""
     scripts = {"a.gguf": "load_s=5 fail_load=no_memory"}
-    async with house([spec("a")], limits(), scripts) as here:
+    async with running_scheduler([spec("a")], limits(), scripts) as here:
         here.scheduler.preload("a.gguf", at_start=True)
         states: list[str] = []
         for _ in range(20):
@@ -332,12 +336,12 @@ async def test_a_preload_that_fails_does_not_keep_the_daemon_unready(
             await trio.sleep(1)
     assert states[0] == "loading"
     assert states[states.index("ready") :] == ["ready"] * states.count("ready")
-    assert here.told.count(("load_failed", "a.gguf")) > 1
+    assert here.events.count(("load_failed", "a.gguf")) > 1
 
 
 async def test_the_rate_is_that_of_the_busy_seconds(autojump_clock: trio.testing.MockClock) -> None:
     """Two streams of two tokens a second are four a second, also while the model is idle afterwards."""
-    async with house([spec("a")], limits(), {"a.gguf": "step_s=0.5"}) as here:
+    async with running_scheduler([spec("a")], limits(), {"a.gguf": "step_s=0.5"}) as here:
         first, second = here.ask("a", max_tokens=20), here.ask("a", max_tokens=20)
         await last(first)
         await last(second)
@@ -350,7 +354,7 @@ async def test_the_rate_is_that_of_the_busy_seconds(autojump_clock: trio.testing
 
 async def test_an_aside_is_answered_while_every_slot_is_taken(autojump_clock: trio.testing.MockClock) -> None:
     """Tokens are told beside a long generation and a full FIFO; the model stays idle for nobody."""
-    async with house([spec("a", slots=1)], limits(), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler([spec("a", slots=1)], limits(), {"a.gguf": "step_s=1"}) as here:
         streams = [here.ask("a", max_tokens=5) for _ in range(4)]
         while streams[0].first_token is None:
             await trio.sleep(0.1)
@@ -369,7 +373,7 @@ async def test_an_aside_is_answered_while_every_slot_is_taken(autojump_clock: tr
 
 async def test_embeddings_wait_for_a_slot_like_everybody(autojump_clock: trio.testing.MockClock) -> None:
     """They are queued behind a generation, take its slot, and their tokens are counted."""
-    async with house([spec("a", slots=1)], limits(), {"a.gguf": "step_s=1"}) as here:
+    async with running_scheduler([spec("a", slots=1)], limits(), {"a.gguf": "step_s=1"}) as here:
         stream = here.ask("a", max_tokens=5)
         order = Order(request=EmbedRequest(inputs=("one two", "three")), model="a")
         ticket = here.scheduler.submit(order, request_id="test")
@@ -386,7 +390,7 @@ async def test_embeddings_have_a_deadline_and_end_when_the_client_leaves(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Too late is a failure, never half an answer; who leaves frees the slot."""
-    async with house([spec("a", slots=1)], limits(), {"a.gguf": "prefill_s=1 chunk=1"}) as here:
+    async with running_scheduler([spec("a", slots=1)], limits(), {"a.gguf": "prefill_s=1 chunk=1"}) as here:
         request = EmbedRequest(inputs=("a b c d e f g h",))
         late = here.scheduler.submit(Order(request=request, model="a", timeout_s=3.0), request_id="test")
         assert (await last(late)).problem.kind == "deadline_exceeded"
@@ -401,10 +405,10 @@ async def test_embeddings_have_a_deadline_and_end_when_the_client_leaves(
 async def test_an_embedding_model_is_not_loaded_for_text(autojump_clock: trio.testing.MockClock) -> None:
     """What its file says speaks against it, so nothing is loaded or evicted for it."""
     facts = ModelFacts(architecture="bert", pooling="cls")
-    async with house([msgspec.structs.replace(spec("a"), facts=facts)], limits()) as here:
+    async with running_scheduler([msgspec.structs.replace(spec("a"), facts=facts)], limits()) as here:
         with pytest.raises(InvalidRequest, match="embedding model"):
             here.ask("a")
         order = Order(request=EmbedRequest(inputs=("x",), pooling=Pooling.MEAN), model="a")
         with pytest.raises(InvalidRequest, match="pools by cls"):
             here.scheduler.submit(order, request_id="test")
-        assert here.told == []
+        assert here.events == []

@@ -13,16 +13,16 @@ import msgspec
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.fleets import limits, spec
-from support.house import House, house, read, text_of
+from support.scheduler_driver import limits, spec
+from support.scheduler_harness import SchedulerHarness, read, running_scheduler, text_of
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import MIB
 from modeld.domain.operation import OperationState, OperationStatus
 from modeld.domain.request import Priority
 from modeld.domain.request_events import Event, Failed, Finished
 from modeld.errors import ModeldError
-from modeld.scheduler.state import Limits
+from modeld.scheduler.state import SchedulerLimits
 
 SIZES = {"a": 30, "b": 45, "c": 60, "d": 90}
 BUDGET_MB = 100
@@ -75,10 +75,10 @@ wishes = st.lists(
 )
 
 
-def watched(here: House) -> None:
+def watched(here: SchedulerHarness) -> None:
     """Hold the ledger's inequality against the instances that really are, at every step."""
     scheduler = here.scheduler
-    decider = scheduler._decider
+    decider = scheduler._loop
     take = decider._take
 
     def take_and_check(event: object) -> None:
@@ -91,7 +91,7 @@ def watched(here: House) -> None:
     decider._take = take_and_check
 
 
-async def visit(here: House, client: Client, got: dict[Client, list[Event]]) -> None:
+async def visit(here: SchedulerHarness, client: Client, got: dict[Client, list[Event]]) -> None:
     await trio.sleep(client.at)
     prompt = f"from {client.at} {client.tokens}"
     try:
@@ -108,7 +108,7 @@ async def visit(here: House, client: Client, got: dict[Client, list[Event]]) -> 
     ticket.close()
 
 
-async def pull(here: House, wish: Wish, ended: list[OperationStatus]) -> None:
+async def pull(here: SchedulerHarness, wish: Wish, ended: list[OperationStatus]) -> None:
     """Ask for something, wait until it has ended, and note how."""
     await trio.sleep(wish.at)
     control = here.control
@@ -128,12 +128,12 @@ async def pull(here: House, wish: Wish, ended: list[OperationStatus]) -> None:
         return
     if wish.given_up_after is not None:
         await control.wait(status.id, wish.given_up_after)
-        control.give_up(status.id)
+        control.cancel(status.id)
     ended.append(await control.wait(status.id, 3000))
 
 
 def play(
-    storm: list[Client], terms: Limits, scripts: dict[str, str], asked: Sequence[Wish] = ()
+    storm: list[Client], terms: SchedulerLimits, scripts: dict[str, str], asked: Sequence[Wish] = ()
 ) -> dict[Client, list[Event]]:
     """Run a storm to its end in virtual time; return what those who stayed have got."""
     got: dict[Client, list[Event]] = {}
@@ -141,7 +141,7 @@ def play(
 
     async def main() -> None:
         specs = [spec(name, mb, slots=SLOTS, max_queue_depth=100) for name, mb in SIZES.items()]
-        async with house(specs, terms, dict(scripts)) as here:
+        async with running_scheduler(specs, terms, dict(scripts)) as here:
             watched(here)
             with trio.fail_after(3600):
                 async with trio.open_nursery() as nursery:
@@ -154,9 +154,9 @@ def play(
                 await here.scheduler.inside.wait_value(0)
             await trio.sleep(120)
             assert all(view.idle for view in here.scheduler.fleet.instances.values())
-            assert here.scheduler.fleet.claims == ()
+            assert here.scheduler.fleet.reservations == ()
             states = set(here.scheduler.model_states().values())
-            assert states <= {State.READY, State.STOPPED, State.ERROR}
+            assert states <= {InstanceState.READY, InstanceState.STOPPED, InstanceState.ERROR}
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     return got
@@ -166,7 +166,7 @@ def calm() -> dict[str, str]:
     return {f"{name}.gguf": f"load_s={LOAD_S} step_s={STEP_S}" for name in SIZES}
 
 
-def longest_wait_s(storm: list[Client], terms: Limits) -> float:
+def longest_wait_s(storm: list[Client], terms: SchedulerLimits) -> float:
     """The formula of docs/scheduling.md; whoever is in the storm counts as older."""
     service = (LONGEST + 2) * STEP_S
     served = terms.quantum_s + terms.backlog_time_s

@@ -17,7 +17,7 @@ import numpy as np
 
 from modeld.engine.llama.embedding.job import EmbedJob, Part, Rows, pack
 from modeld.engine.llama.footprint import output_rows
-from modeld.engine.llama.kv.memory import Memory
+from modeld.engine.llama.kv.memory import KvMemory
 from modeld.engine.llama.native.batch import Batch
 from modeld.engine.llama.native.library import lib
 from modeld.engine.llama.native.model import Model
@@ -38,7 +38,7 @@ class Embedder:
         self._batch = batch
         self._width = model.output_width
 
-    def decode(self, memory: Memory, most: int, spare: list[int]) -> tuple[int, list[Part]]:
+    def decode(self, memory: KvMemory, most: int, spare: list[int]) -> tuple[int, list[Part]]:
         """Decode some tokens.
 
         Args:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modeld.domain.request import Aside, EmbedRequest, Pooling, Request
+from modeld.domain.request import EmbedRequest, Pooling, Request, VocabularyRequest
 from modeld.domain.request_events import FinishReason, Usage
 from modeld.engine.llama.embedding.job import EmbedJob, Part, pack_whole, prepare_embedding
 from modeld.engine.llama.footprint import EMBED_SEQUENCES, embed_tokens
@@ -25,9 +25,18 @@ from modeld.engine.llama.native.library import last_lines, lib, logger
 from modeld.engine.llama.native.load_abort import abortable
 from modeld.engine.llama.native.model import Model
 from modeld.engine.llama.native.vocab import Vocab
-from modeld.engine.llama.prompts.renderer import Renderer
-from modeld.engine.llama.request_queue import answer, attempt
-from modeld.engine.protocol import Admitted, Answered, Broken, Done, EngineInfo, LoadSpec, OnProgress, Output
+from modeld.engine.llama.prompts.renderer import PromptRenderer
+from modeld.engine.llama.request_queue import answer, prepare_or_fail
+from modeld.engine.protocol import (
+    AnswerOutput,
+    EngineInfo,
+    LoadSpec,
+    OnProgress,
+    Output,
+    RequestAdmitted,
+    RequestDone,
+    RequestFailed,
+)
 from modeld.errors import EngineFailed, InvalidRequest, ModelFailed
 
 _OK, _ABORTED = 0, 2
@@ -68,7 +77,7 @@ class EmbeddingEngine:
         self._pooling = pooling
         self._model = model = EmbeddingModel(spec, on_progress, pooling)
         self._vocab = vocab = Vocab(model.vocab)
-        self._template = Renderer(None, bos="", eos="", controls=())
+        self._template = PromptRenderer(None, bos="", eos="", controls=())
         self._batch = Batch(model.batch_tokens, EMBED_SEQUENCES)
         self._submitted: deque[tuple[int, Request]] = deque()
         self._waiting: deque[EmbedJob] = deque()
@@ -138,22 +147,24 @@ class EmbeddingEngine:
         while self._submitted:
             request_id, request = self._submitted.popleft()
             if request_id in self._cancelled:
-                outputs.append(Done(request_id, FinishReason.CANCELLED, Usage()))
+                outputs.append(RequestDone(request_id, FinishReason.CANCELLED, Usage()))
                 continue
-            attempt(self._id, request_id, partial(self._prepare, request_id, request, outputs), outputs)
+            prepare_or_fail(
+                self._id, request_id, partial(self._prepare, request_id, request, outputs), outputs
+            )
         for jobs in (self._waiting, self._running):
             for job in [job for job in jobs if job.id in self._cancelled]:
                 jobs.remove(job)
-                outputs.append(Done(job.id, FinishReason.CANCELLED, job.usage))
+                outputs.append(RequestDone(job.id, FinishReason.CANCELLED, job.usage))
         self._cancelled.clear()
         while self._waiting and len(self._running) < self.info.slots:
             job = self._waiting.popleft()
             self._running.append(job)
-            outputs.append(Admitted(job.id, job.prompt_length))
+            outputs.append(RequestAdmitted(job.id, job.prompt_length))
 
     def _prepare(self, request_id: int, request: Request, outputs: list[Output]) -> None:
-        if isinstance(request, Aside):
-            outputs.append(Answered(request_id, answer(request, self._vocab, self._template)))
+        if isinstance(request, VocabularyRequest):
+            outputs.append(AnswerOutput(request_id, answer(request, self._vocab, self._template)))
             return
         if not isinstance(request, EmbedRequest):
             raise InvalidRequest(f"{self._id} is an embedding model: it generates no text")
@@ -181,14 +192,14 @@ class EmbeddingEngine:
                     f"{self._id} computes values that are no numbers; its file may be damaged"
                 )
                 self._running.remove(part.job)
-                outputs.append(Broken(part.job.id, fault.as_problem(), part.job.usage))
+                outputs.append(RequestFailed(part.job.id, fault.as_problem(), part.job.usage))
         for job in dict.fromkeys(part.job for part in parts):
             if job not in self._running:
                 continue
             outputs.append(job.tell())
             if job.ended:
                 self._running.remove(job)
-                outputs.append(Done(job.id, FinishReason.STOP, job.usage))
+                outputs.append(RequestDone(job.id, FinishReason.STOP, job.usage))
 
     def _decode(self, parts: list[Part]) -> int:
         batch = self._batch
@@ -211,7 +222,7 @@ class EmbeddingEngine:
         job = parts[-1].job
         self._running.remove(job)
         fault = EngineFailed(f"{self._id}: {reason}; send the request again")
-        outputs.append(Broken(job.id, fault.as_problem(), job.usage))
+        outputs.append(RequestFailed(job.id, fault.as_problem(), job.usage))
 
     def _vector(self, sequence: int) -> npt.NDArray[np.float64]:
         pointer = lib.llama_get_embeddings_seq(self._model.context, sequence)

@@ -13,7 +13,7 @@ from modeld.domain.request import EmbedRequest, Pooling
 from modeld.domain.request_events import Usage
 from modeld.engine.llama.kv.layout import Layout
 from modeld.engine.llama.native.vocab import TokenArray, Vocab
-from modeld.engine.protocol import Vectors
+from modeld.engine.protocol import VectorOutput
 from modeld.errors import InvalidRequest, PromptTooLong
 
 Rows = npt.NDArray[np.float32]
@@ -114,12 +114,12 @@ class EmbedJob:
         self.kept = 0
         return bool(np.isfinite(vector).all())
 
-    def tell(self) -> Vectors:
+    def tell(self) -> VectorOutput:
         """Return the vectors that were found since the last time (at least one)."""
         first, self.told = self.told, self.index
         vectors = tuple(map(self._bytes, self._found))
         self._found = []
-        return Vectors(self.id, first, vectors)
+        return VectorOutput(self.id, first, vectors)
 
     def _bytes(self, vector: npt.NDArray[np.float64]) -> bytes:
         norm = float(np.linalg.norm(vector)) if self.normalize else 1.0

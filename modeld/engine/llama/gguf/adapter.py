@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from modeld.engine.llama.gguf.cursor import GgufError, show
-from modeld.engine.llama.gguf.facts import Kind, kind_of
+from modeld.engine.llama.gguf.facts import FileKind, kind_of
 from modeld.engine.llama.gguf.reader import Header, Tensor
 from modeld.engine.llama.gguf.tables import ENCODERS, FLOAT32, STRING
 
@@ -55,7 +55,7 @@ def adapter_facts(header: Header) -> AdapterFacts:
 
     Raises: GgufError when it is no LoRA adapter, or llama.cpp would not survive it.
     """
-    if kind_of(header) is not Kind.ADAPTER:
+    if kind_of(header) is not FileKind.ADAPTER:
         raise GgufError("it is no adapter: its general.type is not `adapter`")
     for key in _TEXTS:
         if header.types.get(key) != STRING:

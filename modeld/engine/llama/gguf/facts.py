@@ -16,9 +16,9 @@ from modeld.domain.model import ModelFacts
 from modeld.engine.llama.gguf.cursor import GgufError
 from modeld.engine.llama.gguf.reader import Header, Tensor, read_header
 from modeld.engine.llama.gguf.tables import ENCODERS, FILE_TYPE_GUESSED, FILE_TYPES
-from modeld.engine.llama.gguf.validation import check_sense
+from modeld.engine.llama.gguf.validation import check_metadata
 
-__all__ = ["GgufError", "Header", "Kind", "facts_of", "kind_of", "read_facts", "read_header", "split_of"]
+__all__ = ["FileKind", "GgufError", "Header", "facts_of", "kind_of", "read_facts", "read_header", "split_of"]
 
 MAX_NAME_CHARACTERS = 128
 _MAX_NUMBER = 2**31 - 1
@@ -38,7 +38,7 @@ _LOOKED_UP = (
 """Tables whose rows are picked by number; they are never multiplied, so never repacked."""
 
 
-class Kind(StrEnum):
+class FileKind(StrEnum):
     """What a GGUF file holds. Only a `MODEL` can be served by itself."""
 
     MODEL = "model"
@@ -57,22 +57,22 @@ def read_facts(path: Path) -> ModelFacts:
     """
     header = read_header(path)
     kind = kind_of(header)
-    if kind is not Kind.MODEL:
+    if kind is not FileKind.MODEL:
         raise GgufError(f"{path.name} holds no model: it is a file of kind {kind}")
     return facts_of([header])
 
 
-def kind_of(header: Header) -> Kind:
+def kind_of(header: Header) -> FileKind:
     """Say what the file holds, by `general.type` and `general.architecture`."""
     declared = _text(header, "general.type").lower()
     architecture = _text(header, "general.architecture").lower()
     if declared in {"mmproj", "projector"} or architecture == "clip":
-        return Kind.PROJECTOR
+        return FileKind.PROJECTOR
     if declared == "adapter" or architecture == "controlvector" or "adapter.type" in header.metadata:
-        return Kind.ADAPTER
+        return FileKind.ADAPTER
     if declared == "imatrix" or "imatrix.chunk_count" in header.metadata:
-        return Kind.IMATRIX
-    return Kind.MODEL
+        return FileKind.IMATRIX
+    return FileKind.MODEL
 
 
 def split_of(header: Header) -> tuple[int, int]:
@@ -96,7 +96,7 @@ def facts_of(parts: Sequence[Header]) -> ModelFacts:
         raise GgufError("the file has metadata but no weights (it may hold a vocabulary only)")
     layers = _number(first, f"{arch}.block_count")
     embedding = _number(first, f"{arch}.embedding_length")
-    check_sense(first, arch, layers)
+    check_metadata(first, arch, layers)
     heads = _numbers(first, f"{arch}.attention.head_count", layers)
     most_heads = max(heads, default=0)
     head_length = embedding // most_heads if most_heads else 0

@@ -32,7 +32,7 @@ _INDEX = "tid2eid"
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 
 
-def check_sense(header: Header, arch: str, layers: int) -> None:
+def check_metadata(header: Header, arch: str, layers: int) -> None:
     """Look at what llama.cpp asserts of a model's metadata.
 
     Raises: GgufError with the key and its value.

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from modeld.domain.model import LoadOptions
 from modeld.engine.llama.embedding.job import EmbedJob
 from modeld.engine.llama.job import Job
-from modeld.engine.llama.kv.memory import Memory
-from modeld.engine.llama.kv.prefix_cache import Move, PrefixCache, Wait, rule_of_cap
+from modeld.engine.llama.kv.memory import KvMemory
+from modeld.engine.llama.kv.prefix_cache import Move, NoSlotReason, PrefixCache, retention_cap
 from modeld.engine.llama.kv.slots import Slots
 from modeld.engine.llama.kv.split_cache import SplitCache
 from modeld.engine.llama.native.batch import Batch
@@ -21,7 +21,7 @@ from modeld.engine.llama.native.library import logger
 from modeld.engine.llama.native.model import Model
 
 
-class Residency:
+class KvManager:
     """The places of one engine.
 
     Attributes:
@@ -47,14 +47,14 @@ class Residency:
                 model.id,
             )
 
-    def admit(self, job: Job | EmbedJob, running: Sequence[Job | EmbedJob]) -> Wait | None:
+    def admit(self, job: Job | EmbedJob, running: Sequence[Job | EmbedJob]) -> NoSlotReason | None:
         """Give a job its slot and cells; return why it has to wait, or None.
 
         Raises: ModelFailed when the cache had to be made anew, and could not.
         """
         if job.cells > self._model.layout.share:  # the layout is split, and may be left
             if running:
-                return Wait.ROOM
+                return NoSlotReason.ROOM
             self._unify(job)
         if self.memory.windowed:
             self._forget_holes()
@@ -64,7 +64,7 @@ class Residency:
             if not self.memory.windowed or self.memory.is_whole(other.slot)
         }
         admission = self.cache.admit(job.prompt, job.cells, decoded)
-        if isinstance(admission, Wait):
+        if isinstance(admission, NoSlotReason):
             return admission
         self.memory.perform(admission.moves)
         job.begin(admission.sequence, admission.cached)
@@ -120,7 +120,7 @@ class Residency:
     def _open(self) -> None:
         """Make the accounts of the layout, with room for retained cells if the model can share them."""
         model, options, layout = self._model, self._options, self._model.layout
-        self.memory = Memory(model.memory, windowed=model.windowed, split=not layout.unified)
+        self.memory = KvMemory(model.memory, windowed=model.windowed, split=not layout.unified)
         cell_bytes = 0
         shared_cells_move = options.context_shift and layout.unified
         able = not model.recurrent and layout.sequences > 1 and not shared_cells_move
@@ -138,5 +138,5 @@ class Residency:
         slots = Slots(options.slots, model.cells, layout.sequences)
         yields = options.prefix_cells is None
         if yields and cap:
-            cap = rule_of_cap(model.cells, model.weights_bytes, cell_bytes)
+            cap = retention_cap(model.cells, model.weights_bytes, cell_bytes)
         self.cache = PrefixCache(slots, cap, yields=yields)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from modeld.engine.llama.kv.prefix_cache import Copy, Cut, Move, Share
+from modeld.engine.llama.kv.prefix_cache import CopyCells, Move, ShareCells, TrimSequence
 from modeld.engine.llama.native.batch import Batch
 from modeld.engine.llama.native.library import lib
 
 _PROBE_TOKENS = 4
 
 
-class Memory:
+class KvMemory:
     """The memory of one context.
 
     Attributes:
@@ -33,13 +33,13 @@ class Memory:
         """Perform what the bookkeeping decided, in its order."""
         for move in moves:
             match move:
-                case Cut(sequence=sequence, keep=keep):
+                case TrimSequence(sequence=sequence, keep=keep):
                     self.cut(sequence, keep)
-                case Copy(source=source, sequence=sequence, upto=upto):
+                case CopyCells(source=source, sequence=sequence, upto=upto):
                     # llama.cpp copies whole caches only, with the next decode; it notes the cells at once
                     lib.llama_memory_seq_cp(self._pointer, source, sequence, -1, -1)
                     self.cut(sequence, upto)
-                case Share(source=source, sequence=sequence, upto=upto):
+                case ShareCells(source=source, sequence=sequence, upto=upto):
                     lib.llama_memory_seq_cp(self._pointer, source, sequence, 0, upto)
 
     def cut(self, sequence: int, keep: int) -> bool:
@@ -92,7 +92,7 @@ class Memory:
             able = able and lib.llama_decode(context, batch.struct) == 0
         cell_bytes = lib.llama_state_seq_get_size(context, 0) // _PROBE_TOKENS
         if able:
-            self.perform([Copy(0, 1, half) if self.split else Share(0, 1, half)])
+            self.perform([CopyCells(0, 1, half) if self.split else ShareCells(0, 1, half)])
             able = self.length(1) == half and self.is_whole(1)
             able = able and self.cut(0, half + 1) and self.length(0) == half + 1 and self.length(1) == half
             able = able and self.cut(0, 0) and self.length(0) == 0 and self.length(1) == half

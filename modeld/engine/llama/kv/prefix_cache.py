@@ -2,8 +2,8 @@
 """Pure: which sequences are retained, what they begin with, and what a new prompt takes over.
 
 The KV of a request that has ended stays as a retained sequence, so that a later prompt which begins
-alike is not decoded again. What a decision means for llama.cpp's memory comes out as moves (`Cut`,
-`Share`), which the engine performs in their order, before its next decode. This is for a cache that all
+alike is not decoded again. What a decision means for llama.cpp's memory comes out as moves (`TrimSequence`,
+`ShareCells`), which the engine performs in their order, before its next decode. This is for a cache that all
 slots have in common; `split.SplitCache` is its twin for one that is split between them.
 
 Admission of a prompt, cells needed = prompt + answer:
@@ -29,7 +29,7 @@ from enum import Enum
 
 import numpy as np
 
-from modeld.engine.llama.kv.prefix_index import Holdings, TokenArray, common
+from modeld.engine.llama.kv.prefix_index import PrefixIndex, TokenArray, common_prefix
 from modeld.engine.llama.kv.slots import Slots
 
 WEIGHTS_A_CELL = 2
@@ -41,7 +41,7 @@ _WORTH_CELLS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class TrimSequence:
     """Remove a sequence from position `keep` on; 0 removes it."""
 
     sequence: int
@@ -49,7 +49,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class ShareCells:
     """Let `sequence`, which is empty, begin with the first `upto` cells of `source`."""
 
     source: int
@@ -58,7 +58,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class CopyCells:
     """Copy the first `upto` cells of `source` to `sequence`, which is empty and in a cache of its own."""
 
     source: int
@@ -66,11 +66,11 @@ class Copy:
     upto: int
 
 
-Move = Cut | Share | Copy
+Move = TrimSequence | ShareCells | CopyCells
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class CacheAdmission:
     """A slot was given: the sequence to decode into, the tokens it has already, and the moves to that end."""
 
     sequence: int
@@ -78,14 +78,14 @@ class Admission:
     moves: tuple[Move, ...]
 
 
-class Wait(Enum):
+class NoSlotReason(Enum):
     """Why there is no slot yet."""
 
     ROOM = "a running request has to end"
     PREFIX = "a running request is about to decode what the prompt begins with"
 
 
-class PrefixCache(Holdings):
+class PrefixCache(PrefixIndex):
     """Admits requests to slots, and retains what they leave.
 
     Invariants: a retained sequence holds one cell a token, at positions from 0; running and retained
@@ -112,7 +112,9 @@ class PrefixCache(Holdings):
         """Sequences that nobody holds."""
         return self.slots.spare
 
-    def admit(self, prompt: TokenArray, cells: int, decoded: Mapping[int, int]) -> Admission | Wait:
+    def admit(
+        self, prompt: TokenArray, cells: int, decoded: Mapping[int, int]
+    ) -> CacheAdmission | NoSlotReason:
         """Give a request a slot, with the longest beginning of its prompt that is there.
 
         Args:
@@ -125,13 +127,13 @@ class PrefixCache(Holdings):
         """
         slots = self.slots
         if slots.busy >= slots.count:  # (1)
-            return Wait.ROOM
+            return NoSlotReason.ROOM
         found = self.beginning_of(prompt, decoded)  # (2)
         if found is None:
-            return Wait.PREFIX
+            return NoSlotReason.PREFIX
         source, shared = found
         if not slots.fits(cells, source, shared):  # (3)
-            return Wait.ROOM
+            return NoSlotReason.ROOM
         moves: list[Move] = []
         if source in self._retained:
             if shared >= len(self._retained[source]) - 1 and slots.resume(source, shared, cells):  # (4)
@@ -151,20 +153,20 @@ class PrefixCache(Holdings):
             return self._continued(source, shared, prompt, moves)
         self._prompts[sequence] = prompt
         if source is not None:
-            moves.append(Share(source, sequence, shared))
-        return Admission(sequence, shared, (*moves, *self._within_cap()))
+            moves.append(ShareCells(source, sequence, shared))
+        return CacheAdmission(sequence, shared, (*moves, *self._within_cap()))
 
     def finish(self, sequence: int, tokens: TokenArray) -> tuple[Move, ...]:
         """End a run, and retain `tokens`, which is what is decoded of it, if that is of use."""
         del self._prompts[sequence]
-        retained = {other: common(tokens, held) for other, held in self._retained.items()}
+        retained = {other: common_prefix(tokens, held) for other, held in self._retained.items()}
         known = next((other for other, length in retained.items() if length == len(tokens)), None)
         if not self.cap or not len(tokens) or known is not None:
             self.slots.give_back(sequence)
             if known is not None:
                 self._retained[known] = self._retained.pop(known)
-            return (Cut(sequence, 0), *self._within_cap())
-        moves: list[Move] = [Cut(sequence, len(tokens))]
+            return (TrimSequence(sequence, 0), *self._within_cap())
+        moves: list[Move] = [TrimSequence(sequence, len(tokens))]
         self.slots.retain(sequence, len(tokens))
         for other, length in retained.items():
             if length == len(self._retained[other]):
@@ -176,16 +178,16 @@ class PrefixCache(Holdings):
         """End a run of which nothing may be kept."""
         del self._prompts[sequence]
         self.slots.give_back(sequence)
-        return (Cut(sequence, 0), *self._within_cap())
+        return (TrimSequence(sequence, 0), *self._within_cap())
 
     def forget(self, sequence: int) -> tuple[Move, ...]:
         """Give up a retained sequence."""
         return tuple(self._remove(sequence))
 
-    def _continued(self, source: int, shared: int, prompt: TokenArray, moves: list[Move]) -> Admission:
+    def _continued(self, source: int, shared: int, prompt: TokenArray, moves: list[Move]) -> CacheAdmission:
         del self._retained[source]
         self._prompts[source] = prompt
-        return Admission(source, shared, (*moves, Cut(source, shared), *self._within_cap()))
+        return CacheAdmission(source, shared, (*moves, TrimSequence(source, shared), *self._within_cap()))
 
     def _within_cap(self) -> list[Move]:
         moves: list[Move] = []
@@ -208,15 +210,15 @@ class PrefixCache(Holdings):
             return self._remove(victim)
         self.slots.cut(victim, keep)
         self._retained[victim] = self._retained[victim][:keep]
-        return [Cut(victim, keep)]
+        return [TrimSequence(victim, keep)]
 
     def _remove(self, sequence: int) -> list[Move]:
         del self._retained[sequence]
         self.slots.give_back(sequence)
-        return [Cut(sequence, 0)]
+        return [TrimSequence(sequence, 0)]
 
 
-def rule_of_cap(cells: int, weights_bytes: int, cell_bytes: int) -> int:
+def retention_cap(cells: int, weights_bytes: int, cell_bytes: int) -> int:
     """Return how many cells may be retained by default, while no slot is taken.
 
     Those whose KV is half of what a step reads of the weights: beside a large model attention

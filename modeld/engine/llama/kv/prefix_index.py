@@ -14,7 +14,7 @@ WORTH_WAITING = 64
 """Tokens that another prompt is about to decode for this one, from which it waits for them."""
 
 
-class Holdings:
+class PrefixIndex:
     """The books of a prefix cache, however its cells lie.
 
     Attributes:
@@ -45,13 +45,13 @@ class Holdings:
         """
         if not self.cap:
             return None, 0
-        source, shared = longest(prompt, self._retained, self._prompts, decoded)
-        if promised(prompt, self._prompts, decoded) >= shared + WORTH_WAITING:
+        source, shared = longest_prefix(prompt, self._retained, self._prompts, decoded)
+        if reusable_prefix(prompt, self._prompts, decoded) >= shared + WORTH_WAITING:
             return None
         return source, shared
 
 
-def longest(
+def longest_prefix(
     prompt: TokenArray,
     retained: dict[int, TokenArray],
     prompts: Mapping[int, TokenArray],
@@ -68,25 +68,25 @@ def longest(
     for sequence in reversed(retained):
         held = retained[sequence]
         if best < len(wanted) and best < len(held) and held[best] == wanted[best]:
-            length = common(wanted, held)
+            length = common_prefix(wanted, held)
             if length > best:
                 source, best = sequence, length
     for sequence, held in prompts.items():
-        length = common(wanted, held[: decoded.get(sequence, 0)])
+        length = common_prefix(wanted, held[: decoded.get(sequence, 0)])
         if length > best:
             source, best = sequence, length
     return source, best
 
 
-def promised(prompt: TokenArray, prompts: Mapping[int, TokenArray], decoded: Mapping[int, int]) -> int:
+def reusable_prefix(prompt: TokenArray, prompts: Mapping[int, TokenArray], decoded: Mapping[int, int]) -> int:
     """Return how many tokens of the prompt will be there when the running prompts are decoded."""
     under_way = (
         held for sequence, held in prompts.items() if sequence in decoded and decoded[sequence] < len(held)
     )
-    return max((common(prompt[:-1], held) for held in under_way), default=0)
+    return max((common_prefix(prompt[:-1], held) for held in under_way), default=0)
 
 
-def common(one: TokenArray, other: TokenArray) -> int:
+def common_prefix(one: TokenArray, other: TokenArray) -> int:
     """Return how many tokens two texts have in common from their beginning."""
     most = min(len(one), len(other))
     if not most:

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from modeld.engine.llama.kv.prefix_cache import Admission, Copy, Cut, Move, Wait
-from modeld.engine.llama.kv.prefix_index import Holdings, TokenArray, common
+from modeld.engine.llama.kv.prefix_cache import CacheAdmission, CopyCells, Move, NoSlotReason, TrimSequence
+from modeld.engine.llama.kv.prefix_index import PrefixIndex, TokenArray, common_prefix
 
 _WORTH_COPYING = 16
 """A shorter beginning is decoded anew."""
@@ -29,7 +29,7 @@ _COPIED_A_TOKEN = 64
 """Cells that are copied in the time one token takes in a prefill, at the least (docs/prefix-cache.md)."""
 
 
-class SplitCache(Holdings):
+class SplitCache(PrefixIndex):
     """Admits requests to slots, and retains what they leave there. A slot is a sequence.
 
     Attributes:
@@ -55,7 +55,9 @@ class SplitCache(Holdings):
         """Slots that are taken."""
         return len(self._prompts)
 
-    def admit(self, prompt: TokenArray, cells: int, decoded: Mapping[int, int]) -> Admission | Wait:
+    def admit(
+        self, prompt: TokenArray, cells: int, decoded: Mapping[int, int]
+    ) -> CacheAdmission | NoSlotReason:
         """Give a request a slot, with the longest beginning of its prompt that is worth it.
 
         Args: as of `PrefixCache.admit`; `cells` is at most the share.
@@ -64,39 +66,39 @@ class SplitCache(Holdings):
         if cells > self.share:
             raise AssertionError(f"{cells} cells are more than the share of a slot, {self.share}")
         if self.busy >= self.count:  # (1)
-            return Wait.ROOM
+            return NoSlotReason.ROOM
         found = self.beginning_of(prompt, decoded)  # (2)
         if found is None:
-            return Wait.PREFIX
+            return NoSlotReason.PREFIX
         source, shared = found
         sequence = self._choose(source, shared)  # (3)
         moves: list[Move] = []
         if source == sequence:
-            moves.append(Cut(sequence, shared))
+            moves.append(TrimSequence(sequence, shared))
         else:
             if sequence in self._retained:
-                moves.append(Cut(sequence, 0))
+                moves.append(TrimSequence(sequence, 0))
             if shared >= max(_WORTH_COPYING, self.share // _COPIED_A_TOKEN) and source is not None:  # (4)
-                moves.append(Copy(source, sequence, shared))
+                moves.append(CopyCells(source, sequence, shared))
                 if source in self._retained:
                     self._retained[source] = self._retained.pop(source)
             else:
                 shared = 0
         self._retained.pop(sequence, None)
         self._prompts[sequence] = prompt
-        return Admission(sequence, shared, tuple(moves))
+        return CacheAdmission(sequence, shared, tuple(moves))
 
     def finish(self, sequence: int, tokens: TokenArray) -> tuple[Move, ...]:
         """End a run, and retain `tokens`, which is what is decoded of it, if that is of use."""
         del self._prompts[sequence]
-        alike = {other: common(tokens, held) for other, held in self._retained.items()}
+        alike = {other: common_prefix(tokens, held) for other, held in self._retained.items()}
         known = next((other for other, length in alike.items() if length == len(tokens)), None)
         keep = min(len(tokens), self.cap)
         if not keep or known is not None:
             if known is not None:
                 self._retained[known] = self._retained.pop(known)
-            return (Cut(sequence, 0),)
-        moves: list[Move] = [Cut(sequence, keep)]
+            return (TrimSequence(sequence, 0),)
+        moves: list[Move] = [TrimSequence(sequence, keep)]
         for other, length in alike.items():
             if length == len(self._retained[other]):
                 moves += self.forget(other)
@@ -112,12 +114,12 @@ class SplitCache(Holdings):
     def drop(self, sequence: int) -> tuple[Move, ...]:
         """End a run of which nothing may be kept."""
         del self._prompts[sequence]
-        return (Cut(sequence, 0),)
+        return (TrimSequence(sequence, 0),)
 
     def forget(self, sequence: int) -> tuple[Move, ...]:
         """Give up a retained sequence."""
         del self._retained[sequence]
-        return (Cut(sequence, 0),)
+        return (TrimSequence(sequence, 0),)
 
     def _choose(self, source: int | None, shared: int) -> int:
         """Return the free slot for a prompt whose beginning is in `source`."""

@@ -27,7 +27,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 from llama_cpp import llama_cpp as lib  # reads the environment set above
 
 __all__ = [
-    "LogLines",
+    "LogCapture",
     "capture",
     "initialise",
     "last_lines",
@@ -58,11 +58,11 @@ _RING_LINES = 64
 last_lines: deque[str] = deque(maxlen=_RING_LINES)
 """The last lines of llama.cpp's log, debug lines left out."""
 
-_captures: dict[int, list[LogLines]] = {}
+_captures: dict[int, list[LogCapture]] = {}
 _lock = threading.Lock()
 
 
-class LogLines:
+class LogCapture:
     """Lines that one thread caused, with their ggml level (1 debug, 2 info, 3 warning, 4 error)."""
 
     def __init__(self, least_level: int = 0, most: int = _RING_LINES) -> None:
@@ -78,9 +78,9 @@ class LogLines:
 
 
 @contextmanager
-def capture(least_level: int = 0, most: int = _RING_LINES) -> Generator[LogLines]:
-    """Collect what llama.cpp logs from this thread meanwhile; see `LogLines` for the arguments."""
-    lines = LogLines(least_level, most)
+def capture(least_level: int = 0, most: int = _RING_LINES) -> Generator[LogCapture]:
+    """Collect what llama.cpp logs from this thread meanwhile; see `LogCapture` for the arguments."""
+    lines = LogCapture(least_level, most)
     stack = _captures.setdefault(threading.get_ident(), [])
     stack.append(lines)
     try:

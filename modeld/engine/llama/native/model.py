@@ -20,7 +20,7 @@ from modeld.engine.llama.footprint import output_rows
 from modeld.engine.llama.gguf.adapter import adapter_facts, check_fit
 from modeld.engine.llama.gguf.facts import GgufError, Header, read_header
 from modeld.engine.llama.kv.layout import Layout, first_layout, unified_layout
-from modeld.engine.llama.native.library import LogLines, capture, initialise, lib
+from modeld.engine.llama.native.library import LogCapture, capture, initialise, lib
 from modeld.engine.llama.native.params import context_params, model_params
 from modeld.engine.protocol import LoadAborted, LoadSpec, OnProgress
 from modeld.errors import ModelFailed, OutOfMemory
@@ -94,7 +94,7 @@ _NO_MEMORY = re.compile(
 """How llama.cpp and its backends say that memory ran out."""
 
 
-def failure_of(log: LogLines) -> type[ModelFailed]:
+def failure_of(log: LogCapture) -> type[ModelFailed]:
     """Return the class of the error that llama.cpp's last words tell of."""
     return OutOfMemory if any(_NO_MEMORY.search(line) for _, line in log.lines) else ModelFailed
 

@@ -29,7 +29,7 @@ _DEPTH = 40
 """Groups within groups, after which texts are listed: `re` compiles by recursion."""
 
 
-def either(texts: Iterable[str]) -> str:
+def prefix_regex(texts: Iterable[str]) -> str:
     """Return a pattern that matches the longest of these texts that is there. None of them may be empty."""
     return _branches(sorted(set(texts)), 0)
 
@@ -113,7 +113,7 @@ class Vocab:
             if attrs[token] & user and _TURN_MARKER.fullmatch(text := self.text(token))
         }
         self.control_texts = frozenset(text for text in texts if len(text) > 1)
-        self._controls = re.compile(either(self.control_texts)) if self.control_texts else None
+        self._controls = re.compile(prefix_regex(self.control_texts)) if self.control_texts else None
 
     def text(self, token: int) -> str:
         """Return how the vocabulary spells a token; empty for -1 (no such token)."""

@@ -26,7 +26,7 @@ import msgspec
 
 from modeld.domain.request import Message, Tool
 from modeld.engine.llama.prompts.render_child import CPU_S, LENGTH
-from modeld.engine.llama.prompts.template import MAX_PROMPT, fault_of
+from modeld.engine.llama.prompts.template import MAX_PROMPT, template_fault
 from modeld.engine.llama.prompts.tool_form import form_of
 from modeld.errors import EngineFailed, InvalidRequest
 
@@ -50,7 +50,7 @@ class StillRendering(Exception):
     """The prompt is not there yet: ask again, with the same messages."""
 
 
-class Renderer:
+class PromptRenderer:
     """The chat template of one model. Use it from one thread.
 
     The process starts with the first messages, and ends with `close` or with this process. It may
@@ -66,7 +66,7 @@ class Renderer:
     """
 
     def __init__(self, source: str | None, *, bos: str, eos: str, controls: Collection[str]) -> None:
-        self._fault = fault_of(source)
+        self._fault = template_fault(source)
         self.form = form_of(source) if self._fault is None else None
         self._setup = {"source": source, "bos": bos, "eos": eos, "controls": list(controls)}
         self._child: _Child | None = None

@@ -25,8 +25,8 @@ import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from modeld.domain.request import Message, Tool
-from modeld.engine.llama.native.vocab import either
-from modeld.engine.llama.prompts.tool_prompt import call_values, folded, texts_of, tool_values
+from modeld.engine.llama.native.vocab import prefix_regex
+from modeld.engine.llama.prompts.tool_prompt import call_values, fold_system, message_texts, tool_values
 from modeld.errors import InvalidRequest
 
 _PRIVATE_USE = range(0xE000, 0xF900)
@@ -40,7 +40,7 @@ _KNOWN_ROLES = frozenset({"system", "user", "assistant", "tool", "developer", "f
 """Roles that templates build control tokens of on purpose, as in `<|` role `|>`."""
 
 
-class Guard:
+class TemplateGuard:
     """Puts breaks into texts wherever a control token could form.
 
     Args:
@@ -49,7 +49,7 @@ class Guard:
 
     def __init__(self, controls: Iterable[str]) -> None:
         self._controls = sorted(controls, key=len, reverse=True)
-        self._inside = re.compile(f"(?={either(self._controls)})") if self._controls else None
+        self._inside = re.compile(f"(?={prefix_regex(self._controls)})") if self._controls else None
         self._heads = {text[:end] for text in self._controls for end in range(1, len(text))}
         self._tails = {text[begin:] for text in self._controls for begin in range(1, len(text))}
         self._longest = max((len(text) for text in self._controls), default=0)
@@ -87,7 +87,7 @@ class Guard:
         return mark.join(text[begin:end] for begin, end in itertools.pairwise(cuts))
 
 
-def fault_of(source: str | None) -> str | None:
+def template_fault(source: str | None) -> str | None:
     """Say why a template cannot be used, or None. It is only parsed: compiling may run parts of it."""
     if not source:
         return "this model's file has no chat template"
@@ -118,12 +118,12 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str | None, *, bos: str, eos: str, controls: Iterable[str]) -> None:
-        self._guard = Guard(controls)
+        self._guard = TemplateGuard(controls)
         self._source = source or ""
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._template: jinja2.Template | None = None
         self._knows_tools = False
-        self._fault = fault_of(source)
+        self._fault = template_fault(source)
 
     def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[str]:
         """Return the prompt in parts; no control token may form across two of them.
@@ -152,11 +152,11 @@ class ChatTemplate:
         if self._knows_tools or not with_calls:
             return self._rendered(template, messages, tools, mark)
         try:
-            return self._rendered(template, folded(messages, tools, into_system=True), (), mark)
+            return self._rendered(template, fold_system(messages, tools, into_system=True), (), mark)
         except Exception:  # some templates refuse a system message, each with words of its own: tried without
             if messages[0].role == "system":
                 raise
-            return self._rendered(template, folded(messages, tools, into_system=False), (), mark)
+            return self._rendered(template, fold_system(messages, tools, into_system=False), (), mark)
 
     def _rendered(
         self, template: jinja2.Template, messages: Sequence[Message], tools: Sequence[Tool], mark: str
@@ -185,7 +185,7 @@ class ChatTemplate:
         return self._template
 
     def _unused_character(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
-        texts = [self._source, *texts_of(messages, tools)]
+        texts = [self._source, *message_texts(messages, tools)]
         for code in _PRIVATE_USE:
             if not any(chr(code) in text for text in texts):
                 return chr(code)

@@ -27,8 +27,8 @@ from modeld.domain.tool_calls import (
     MISTRAL_ARGUMENTS,
     MISTRAL_CALLS,
     MISTRAL_ID,
-    schema_of_arguments,
-    schema_of_call,
+    argument_schema,
+    call_schema,
 )
 from modeld.engine.llama.constraints.gbnf import MAX_BYTES, check_gbnf
 from modeld.engine.llama.constraints.grammar import Grammar, rules_of
@@ -148,12 +148,12 @@ def _size(key: tuple[Tool, CallForm], found: str | InvalidGrammar) -> int:
 def _rules(tool: Tool, form: CallForm) -> str:
     """Return the rules of a call of one function, the first of which is the call. Raises: InvalidGrammar."""
     if form is CallForm.MISTRAL_NAMES:
-        (call,), rules = rules_of(json.dumps(schema_of_arguments([tool])))
+        (call,), rules = rules_of(json.dumps(argument_schema([tool])))
         identity = f'("{MISTRAL_ID}" [a-zA-Z0-9]{{1,32}})? ("{MISTRAL_ARGUMENTS}")?'
         first = f'"{tool.name}" {identity} gap {call}'
     else:
         key = "parameters" if form is CallForm.LLAMA else "arguments"
-        (first,), rules = rules_of(json.dumps(schema_of_call([tool], arguments=key)))
+        (first,), rules = rules_of(json.dumps(call_schema([tool], arguments=key)))
     name = _name(tool)
     lines = [f"{name} ::= {_WORDS.sub(lambda word: _own(word[0], name), first)}"]
     lines += [_WORDS.sub(lambda word: _own(word[0], name), line) for line in rules.splitlines() if line]

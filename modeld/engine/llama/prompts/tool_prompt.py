@@ -49,7 +49,7 @@ def call_values(calls: Iterable[ToolCall], protect: Protect) -> list[dict[str, A
     ]
 
 
-def texts_of(messages: Iterable[Message], tools: Iterable[Tool]) -> list[str]:
+def message_texts(messages: Iterable[Message], tools: Iterable[Tool]) -> list[str]:
     """Return all texts that may come into a prompt."""
     texts: list[str] = []
     for message in messages:
@@ -67,7 +67,7 @@ def texts_of(messages: Iterable[Message], tools: Iterable[Tool]) -> list[str]:
     return texts
 
 
-def folded(messages: Sequence[Message], tools: Sequence[Tool], *, into_system: bool) -> list[Message]:
+def fold_system(messages: Sequence[Message], tools: Sequence[Tool], *, into_system: bool) -> list[Message]:
     """Return plain messages: tools told in the first of them, calls and results as text.
 
     `into_system`: in a system message; else in front of the user's first words, for templates that

@@ -36,12 +36,12 @@ _ABOVE_0 = ("repeat_penalty",)
 _FINITE = ("presence_penalty", "frequency_penalty", "top_n_sigma", "dry_base")
 
 
-def looks_back(sampling: Sampling, context: int) -> int:
+def uses_history(sampling: Sampling, context: int) -> int:
     """Return how many earlier tokens samplers want to know; 0 if none looks at any."""
     return max(_penalty_tokens(sampling, context), _dry_tokens(sampling, context))
 
 
-def links(vocab: Vocab, sampling: Sampling, biases: Mapping[int, float], context: int) -> Iterator[int]:
+def chain_links(vocab: Vocab, sampling: Sampling, biases: Mapping[int, float], context: int) -> Iterator[int]:
     """Make the samplers of a chain, in their order. The chain owns them."""
     size = vocab.size
     if biases:

@@ -24,7 +24,7 @@ LONGEST_REST = 32
 """Steps without a guess, at the most, after guesses that did not come true."""
 
 
-class Lookup:
+class PromptLookup:
     """The tokens of one text, and where each few of them occurred last."""
 
     def __init__(self, tokens: Iterable[int], most: int) -> None:

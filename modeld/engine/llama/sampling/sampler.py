@@ -22,7 +22,7 @@ from modeld.engine.llama.constraints.lazy import LazyDraw
 from modeld.engine.llama.constraints.matcher import ConstrainedDraw, logits_of
 from modeld.engine.llama.native.library import lib
 from modeld.engine.llama.native.vocab import TokenArray, Vocab
-from modeld.engine.llama.sampling.chain import check, links, looks_back
+from modeld.engine.llama.sampling.chain import chain_links, check, uses_history
 from modeld.errors import InvalidRequest
 
 _MOST_BIAS = 1e6
@@ -51,13 +51,13 @@ class Sampler:
         if len(self._banned) >= vocab.size:
             raise InvalidRequest("logit_bias and ignore_eos together ban every token of the model")
         self._constrained = None if grammar is None else _drawing(vocab, grammar)
-        self._looks_back = looks_back(sampling, context)
+        self._looks_back = uses_history(sampling, context)
         bare = sampling.temperature <= 0 and not self._looks_back and grammar is None
         self._highest = _Highest(vocab.size, biases) if bare else None
         params = lib.llama_sampler_chain_default_params()
         params.no_perf = True
         self._chain = lib.llama_sampler_chain_init(params)
-        for sampler in links(vocab, sampling, biases, context):
+        for sampler in chain_links(vocab, sampling, biases, context):
             lib.llama_sampler_chain_add(self._chain, sampler)
 
     def see_prompt(self, tokens: TokenArray) -> None:

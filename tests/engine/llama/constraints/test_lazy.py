@@ -6,8 +6,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from support.engines import ask
-from support.rows import GREEDY, Row
+from support.engine_driver import generate_request
+from support.logits_row import GREEDY, LogitsRow
 from support.tiny_llama import BOS, EOS, FIRST_BYTE
 
 from modeld.domain.request import Constraint, ConstraintKind, Sampling
@@ -17,7 +17,7 @@ from modeld.engine.llama.constraints.grammar import Grammar, compile_constraint
 from modeld.engine.llama.constraints.matcher import NO_TOKEN
 from modeld.engine.llama.constraints.slices import at_once
 from modeld.engine.llama.sampling.sampler import Sampler
-from modeld.engine.protocol import Broken
+from modeld.engine.protocol import RequestFailed
 from modeld.errors import InvalidGrammar
 
 CALL = 'root ::= "<c>" [0-9] "</c>"'
@@ -26,8 +26,8 @@ HIGH, LOW = 9.0, 5.0
 
 @pytest.fixture
 def row(tiny_lab):
-    engine = tiny_lab.bench(slots=2, ctx=512, ubatch=64, prefix_cells=0).engine
-    yield Row(engine)
+    engine = tiny_lab.driver(slots=2, ctx=512, ubatch=64, prefix_cells=0).engine
+    yield LogitsRow(engine)
     engine._places.memory.clear()
 
 
@@ -213,27 +213,31 @@ def test_the_check_of_a_trigger_leaves_the_grammar_at_its_beginning(row):
 
 def test_a_lazy_request_runs_in_the_engine(tiny_lab):
     """It is served beside others, with the reasons and texts that the contract asks for."""
-    bench = tiny_lab.bench(slots=2, ctx=512, ubatch=64)
+    driver = tiny_lab.driver(slots=2, ctx=512, ubatch=64)
     biases = tuple((token, 100.0) for token in letters("<"))
     lazy = Constraint(kind=ConstraintKind.GRAMMAR, text='root ::= "<" "abc"', trigger_words=("<",))
-    request = ask("x", constraint=lazy, max_tokens=20, sampling=Sampling(temperature=0.0, logit_bias=biases))
-    bound, free = bench.run(request, ask("hello", max_tokens=9, ignore_eos=True))
-    assert bench.text(bound) == "<abc"
-    assert bench.last(bound).reason is FinishReason.STOP
-    assert bench.tokens(free) == 9
+    request = generate_request(
+        "x", constraint=lazy, max_tokens=20, sampling=Sampling(temperature=0.0, logit_bias=biases)
+    )
+    bound, free = driver.run(request, generate_request("hello", max_tokens=9, ignore_eos=True))
+    assert driver.text(bound) == "<abc"
+    assert driver.last(bound).reason is FinishReason.STOP
+    assert driver.tokens(free) == 9
 
 
 def test_a_lazy_grammar_has_only_so_much_time(tiny_lab, monkeypatch):
     """The bound on the time of a draw holds for it too, and ends this request only."""
-    bench = tiny_lab.bench(slots=2, ctx=512, ubatch=64)
+    driver = tiny_lab.driver(slots=2, ctx=512, ubatch=64)
     monkeypatch.setattr(constrained, "MAX_DRAW", -1.0)
     biases = tuple((token, 100.0) for token in letters("<"))
     lazy = Constraint(kind=ConstraintKind.GRAMMAR, text='root ::= "<" "abc"', trigger_words=("<",))
-    slow = ask("x", constraint=lazy, max_tokens=20, sampling=Sampling(temperature=0.0, logit_bias=biases))
-    slow, free = bench.run(slow, ask("hello", max_tokens=9, ignore_eos=True))
-    assert isinstance(bench.last(slow), Broken)
-    assert "took more than" in bench.last(slow).problem.message
-    assert bench.tokens(free) == 9
+    slow = generate_request(
+        "x", constraint=lazy, max_tokens=20, sampling=Sampling(temperature=0.0, logit_bias=biases)
+    )
+    slow, free = driver.run(slow, generate_request("hello", max_tokens=9, ignore_eos=True))
+    assert isinstance(driver.last(slow), RequestFailed)
+    assert "took more than" in driver.last(slow).problem.message
+    assert driver.tokens(free) == 9
 
 
 def test_a_grammar_without_triggers_is_not_lazy():

@@ -7,13 +7,13 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from support.engines import ask
+from support.engine_driver import generate_request
 
 from modeld.domain.request import Constraint, ConstraintKind
 from modeld.engine.llama.constraints import slices
 from modeld.engine.llama.constraints.grammar import compile_constraint
 from modeld.engine.llama.constraints.slices import Constraints, StillCompiling, at_once
-from modeld.engine.protocol import Admitted, Broken, Tokens
+from modeld.engine.protocol import RequestAdmitted, RequestFailed, TokenOutput
 from modeld.errors import InvalidGrammar, InvalidRequest, PromptTooLong
 
 
@@ -103,39 +103,39 @@ def test_what_is_wrong_is_told_as_often_as_it_is_asked_for(one_part):
 
 def test_streams_go_on_while_a_grammar_is_compiled(tiny_lab, one_part):
     """A token each step; and the request has its answer in the end."""
-    bench = tiny_lab.bench(slots=2, ctx=512, ubatch=64)
-    stream = bench.submit(ask("hello", max_tokens=200, ignore_eos=True))
-    bench.until(Tokens, stream)
-    bound = bench.submit(ask("x", constraint=schema(), max_tokens=3))
-    before = bench.tokens(stream)
-    bench.until(Admitted, bound)
-    assert bench.tokens(stream) - before > 100
-    bench.finish()
-    assert bench.text(bound).startswith("{")
+    driver = tiny_lab.driver(slots=2, ctx=512, ubatch=64)
+    stream = driver.submit(generate_request("hello", max_tokens=200, ignore_eos=True))
+    driver.until(TokenOutput, stream)
+    bound = driver.submit(generate_request("x", constraint=schema(), max_tokens=3))
+    before = driver.tokens(stream)
+    driver.until(RequestAdmitted, bound)
+    assert driver.tokens(stream) - before > 100
+    driver.finish()
+    assert driver.text(bound).startswith("{")
 
 
 def test_who_leaves_while_his_grammar_is_compiled_is_gone(tiny_lab, one_part):
     """The next one behind him is served, and nothing is left."""
-    bench = tiny_lab.bench(slots=2, ctx=512, ubatch=64)
-    leaving = bench.submit(ask("x", constraint=schema(), max_tokens=3))
-    behind = bench.submit(ask("y", constraint=schema(3), max_tokens=3))
-    bench.step()
-    assert not bench.outputs[leaving]
-    bench.engine.cancel(leaving)
-    bench.finish()
-    assert bench.tokens(leaving) == 0
-    assert bench.text(behind).startswith("{")
+    driver = tiny_lab.driver(slots=2, ctx=512, ubatch=64)
+    leaving = driver.submit(generate_request("x", constraint=schema(), max_tokens=3))
+    behind = driver.submit(generate_request("y", constraint=schema(3), max_tokens=3))
+    driver.step()
+    assert not driver.outputs[leaving]
+    driver.engine.cancel(leaving)
+    driver.finish()
+    assert driver.tokens(leaving) == 0
+    assert driver.text(behind).startswith("{")
 
 
 def test_what_is_wrong_with_a_prompt_is_told_before_what_is_wrong_with_a_grammar(tiny_lab, one_part):
     """As it ever was, though the grammar is looked at first."""
-    bench = tiny_lab.bench(slots=2, ctx=512, ubatch=64)
+    driver = tiny_lab.driver(slots=2, ctx=512, ubatch=64)
     wrong = Constraint(kind=ConstraintKind.GRAMMAR, text="root ::= nothing")
     for prompt, kind in (
         ("word " * 5000, PromptTooLong.kind),
         ("", InvalidRequest.kind),
         ("x", InvalidGrammar.kind),
     ):
-        (refused,) = bench.run(ask(prompt, constraint=wrong))
-        assert isinstance(bench.last(refused), Broken)
-        assert bench.last(refused).problem.kind == kind
+        (refused,) = driver.run(generate_request(prompt, constraint=wrong))
+        assert isinstance(driver.last(refused), RequestFailed)
+        assert driver.last(refused).problem.kind == kind

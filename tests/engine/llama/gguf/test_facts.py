@@ -20,9 +20,9 @@ from support import tiny_gguf
 from modeld.domain.model import ModelFacts
 from modeld.engine.llama.gguf import cursor as gguf_cursor
 from modeld.engine.llama.gguf.facts import (
+    FileKind,
     GgufError,
     Header,
-    Kind,
     facts_of,
     kind_of,
     read_facts,
@@ -210,7 +210,7 @@ def test_what_is_no_model_says_what_it_is(tmp_path: Path) -> None:
     adapter = tiny_gguf.write_adapter(tmp_path / "lora.gguf")
     model = tiny_gguf.write_model(tmp_path / "m.gguf")
     kinds = [kind_of(read_header(path)) for path in (projector, adapter, model)]
-    assert kinds == [Kind.PROJECTOR, Kind.ADAPTER, Kind.MODEL]
+    assert kinds == [FileKind.PROJECTOR, FileKind.ADAPTER, FileKind.MODEL]
     with pytest.raises(GgufError, match="holds no model: it is a file of kind projector"):
         read_facts(projector)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.kv_cache import KvCache
 
-from modeld.engine.llama.kv.prefix_cache import PrefixCache, Wait
+from modeld.engine.llama.kv.prefix_cache import NoSlotReason, PrefixCache
 from modeld.engine.llama.kv.slots import Slots
 
 TOKENS = 50
@@ -148,7 +148,7 @@ class Loop(RuleBasedStateMachine):
             prompt = np.array(request.prompt, dtype=np.int32)
             before = self.slots.free_cells, self.cache.retained
             admission = self.cache.admit(prompt, request.cells, decoded)
-            if isinstance(admission, Wait):
+            if isinstance(admission, NoSlotReason):
                 assert (self.slots.free_cells, self.cache.retained) == before
                 assert self.running, "it waits, and nobody is there to wait for"
                 return

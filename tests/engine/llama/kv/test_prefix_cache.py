@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 from support.cache_rules import CacheRules, families, family, run
 
-from modeld.engine.llama.kv.prefix_cache import LEAST_CELLS, Cut, PrefixCache, Share, Wait, rule_of_cap
+from modeld.engine.llama.kv.prefix_cache import (
+    LEAST_CELLS,
+    NoSlotReason,
+    PrefixCache,
+    ShareCells,
+    TrimSequence,
+    retention_cap,
+)
 from modeld.engine.llama.kv.prefix_index import WORTH_WAITING
 from modeld.engine.llama.kv.slots import Slots
 
@@ -34,9 +41,9 @@ class Cells:
     def perform(self, moves):
         for move in moves:
             match move:
-                case Cut(sequence=sequence, keep=keep):
+                case TrimSequence(sequence=sequence, keep=keep):
                     self.sequences[sequence] = self.sequences.get(sequence, [])[:keep]
-                case Share(source=source, sequence=sequence, upto=upto):
+                case ShareCells(source=source, sequence=sequence, upto=upto):
                     assert not self.sequences.get(sequence), "it would have two cells at one position"
                     assert len(self.sequences[source]) >= upto
                     self.sequences[sequence] = self.sequences[source][:upto]
@@ -81,7 +88,7 @@ class Engine:
     def admit(self, prompt, limit):
         decoded = {request.sequence: min(request.kept, len(request.prompt)) for request in self.running}
         admission = self.cache.admit(prompt, len(prompt) + limit, decoded)
-        if isinstance(admission, Wait):
+        if isinstance(admission, NoSlotReason):
             return admission
         self.memory.perform(admission.moves)
         assert self.memory.text(admission.sequence) == prompt[: admission.cached].tolist()
@@ -136,11 +143,11 @@ class Model(CacheRules):
         reserved = self.reserved()
         before = self.state()
         match self.engine.admit(prompt, limit):
-            case Wait.ROOM:
+            case NoSlotReason.ROOM:
                 assert self.state() == before
                 full = len(self.engine.running) == self.engine.slots.count
                 assert full or len(prompt) + limit > self.engine.slots.cells - reserved
-            case Wait.PREFIX:
+            case NoSlotReason.PREFIX:
                 assert self.state() == before
                 assert any(
                     request.kept + WORTH_WAITING <= common(request.prompt, prompt)
@@ -240,9 +247,9 @@ def test_who_begins_alike_waits_for_a_prefill_instead_of_repeating_it(engine):
     """Of prompts that arrive together the common part is decoded once."""
     first = engine.admit(run(0, 300), 10)
     second = np.concatenate((run(0, 290), run(500, 520)))
-    assert engine.admit(second, 10) is Wait.PREFIX
+    assert engine.admit(second, 10) is NoSlotReason.PREFIX
     engine.decode(first, 200)
-    assert engine.admit(second, 10) is Wait.PREFIX
+    assert engine.admit(second, 10) is NoSlotReason.PREFIX
     engine.decode(first, 100)
     assert engine.admit(second, 10).kept == 290
 
@@ -250,7 +257,7 @@ def test_who_begins_alike_waits_for_a_prefill_instead_of_repeating_it(engine):
 def test_a_prefill_that_ends_early_keeps_nobody_waiting(engine):
     """Cancelled before it decoded anything, it is nothing to wait for."""
     first = engine.admit(run(0, 300), 10)
-    assert engine.admit(run(0, 300), 10) is Wait.PREFIX
+    assert engine.admit(run(0, 300), 10) is NoSlotReason.PREFIX
     engine.finish(first)
     assert engine.admit(run(0, 300), 10).kept == 0
 
@@ -385,4 +392,4 @@ def test_what_streams_share_does_not_yield():
 )
 def test_the_cap_follows_from_what_a_step_reads_anyway(cells, weights, cell, cap):
     """Half of the weights' bytes, at most half of the cells, and not next to nothing."""
-    assert rule_of_cap(cells, weights, cell) == cap
+    assert retention_cap(cells, weights, cell) == cap

@@ -11,7 +11,7 @@ from support.cache_rules import CacheRules, families, family, run
 
 from modeld.domain.model import LoadOptions
 from modeld.engine.llama.kv.layout import first_layout, unified_layout
-from modeld.engine.llama.kv.prefix_cache import Copy, Cut, Wait
+from modeld.engine.llama.kv.prefix_cache import CopyCells, NoSlotReason, TrimSequence
 from modeld.engine.llama.kv.prefix_index import WORTH_WAITING
 from modeld.engine.llama.kv.split_cache import SplitCache
 
@@ -65,9 +65,9 @@ class Streams:
     def perform(self, moves):
         for move in moves:
             match move:
-                case Cut(sequence=slot, keep=keep):
+                case TrimSequence(sequence=slot, keep=keep):
                     self.slots[slot] = self.text(slot)[:keep]
-                case Copy(source=source, sequence=slot, upto=upto):
+                case CopyCells(source=source, sequence=slot, upto=upto):
                     assert source != slot
                     assert not self.text(slot)
                     assert len(self.text(source)) >= upto
@@ -100,7 +100,7 @@ class Engine:
     def admit(self, prompt, limit=8):
         decoded = {request.slot: min(request.kept, len(request.prompt)) for request in self.running}
         admission = self.cache.admit(prompt, len(prompt) + limit, decoded)
-        if isinstance(admission, Wait):
+        if isinstance(admission, NoSlotReason):
             return admission
         self.memory.perform(admission.moves)
         request = Request(prompt, len(prompt) + limit, admission)
@@ -147,9 +147,9 @@ class Model(CacheRules):
             return
         before = {slot: list(text) for slot, text in self.engine.memory.slots.items()}
         match self.engine.admit(prompt, limit):
-            case Wait.ROOM:
+            case NoSlotReason.ROOM:
                 assert len(self.engine.running) == self.engine.cache.count
-            case Wait.PREFIX:
+            case NoSlotReason.PREFIX:
                 assert any(request.kept + WORTH_WAITING <= len(prompt) for request in self.engine.running)
             case _:
                 return

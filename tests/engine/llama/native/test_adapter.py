@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from support import tiny_gguf
-from support.engines import Bench, ask, spec
+from support.engine_driver import EngineDriver, generate_request, spec
 from support.lora_gguf import QUERY, halves, pair_of, write_lora
 from support.tiny_llama import real_model
 
@@ -21,18 +21,18 @@ from modeld.engine.llama.engine import load
 from modeld.engine.llama.footprint import estimate
 from modeld.engine.llama.gguf.adapter import adapter_facts
 from modeld.engine.llama.gguf.facts import read_facts, read_header
-from modeld.engine.protocol import Vectors
+from modeld.engine.protocol import VectorOutput
 from modeld.errors import ModelFailed
 
 EMBEDDING = "token_embd.weight"
-ASK = ask("the cat sat on the", max_tokens=24, ignore_eos=True)
+ASK = generate_request("the cat sat on the", max_tokens=24, ignore_eos=True)
 
 
 def text_of(path, *adapters, request=ASK, **options):
     """What a model generates with these adapters."""
     engine = load(spec(path, lora=tuple(adapters), **options), lambda _fraction: True)
     try:
-        return Bench(engine).generate(request)[0]
+        return EngineDriver(engine).generate(request)[0]
     finally:
         engine.close()
 
@@ -40,9 +40,9 @@ def text_of(path, *adapters, request=ASK, **options):
 def vector_of(path, *adapters):
     """What an embedding model makes of an input with these adapters."""
     engine = load(spec(path, lora=tuple(adapters)), lambda _fraction: True)
-    bench = Bench(engine)
-    (request_id,) = bench.run(EmbedRequest(inputs=("cat hello dog",)))
-    (vectors,) = (output.vectors for output in bench.outputs[request_id] if isinstance(output, Vectors))
+    driver = EngineDriver(engine)
+    (request_id,) = driver.run(EmbedRequest(inputs=("cat hello dog",)))
+    (vectors,) = (output.vectors for output in driver.outputs[request_id] if isinstance(output, VectorOutput))
     engine.close()
     return np.frombuffer(vectors[0], "<f4")
 
@@ -87,7 +87,7 @@ def test_an_adapter_adds_the_product_of_its_halves(tmp_path):
 
 def test_adapters_stay_when_the_context_is_made_anew(tiny_path, adapter):
     """A request that needs more than its share of a split cache gets the same text as in one cache."""
-    long = ask("x" * 150, max_tokens=24, ignore_eos=True)
+    long = generate_request("x" * 150, max_tokens=24, ignore_eos=True)
     options = {"slots": 2, "ctx": 512, "request": long}
     unified = text_of(tiny_path, Adapter(path=adapter), kv_unified=True, **options)
     assert text_of(tiny_path, Adapter(path=adapter), kv_unified=None, **options) == unified
@@ -123,7 +123,7 @@ def test_an_embedding_model_can_be_adapted(tmp_path):
 def test_a_repacked_model_can_be_adapted(tmp_path, mmap):
     """The real Q4_0 model, whose weights are rearranged for the CPU (and mapped, or not)."""
     adapter = write_lora(tmp_path / "lora.gguf", pair_of(QUERY, 576, 576, size=0.3))
-    request = ask("Once upon a time", max_tokens=12)
+    request = generate_request("Once upon a time", max_tokens=12)
     options = {"ctx": 512, "slots": 1, "mmap": mmap, "threads": 2, "request": request}
     plain = text_of(real_model(), **options)
     assert text_of(real_model(), Adapter(path=str(adapter), scale=0.0), **options) == plain
@@ -204,7 +204,7 @@ def test_adapters_of_the_usual_types_work(quant, tmp_path, tiny_path):
 DAMAGE = """
 import random, sys
 from pathlib import Path
-from support.engines import Bench, ask, spec
+from support.engine_driver import EngineDriver, generate_request, spec
 from modeld.domain.model import Adapter
 from modeld.engine.llama.engine import load
 from modeld.errors import ModelFailed
@@ -229,7 +229,7 @@ for number in range(150):
     except ModelFailed as error:
         refused += 1
         continue
-    Bench(engine).generate(ask("x", max_tokens=1))
+    EngineDriver(engine).generate(generate_request("x", max_tokens=1))
     engine.close()
     served += 1
 print("end", served, refused)

@@ -12,7 +12,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from support.engines import Bench, ask, spec
+from support.engine_driver import EngineDriver, generate_request, spec
 from support.tiny_gguf import write_split
 from support.tiny_llama import real_model, write_tiny
 
@@ -21,7 +21,7 @@ from modeld.engine.llama.engine import load
 from modeld.engine.llama.native import library
 from modeld.engine.llama.native.load_abort import abortable
 from modeld.engine.llama.native.model import AbortFlag
-from modeld.engine.protocol import Admitted, LoadAborted
+from modeld.engine.protocol import LoadAborted, RequestAdmitted
 from modeld.errors import InvalidRequest, ModelFailed
 
 LOAD = """
@@ -91,22 +91,22 @@ def test_a_damaged_file_is_refused_with_llamas_own_words(tmp_path, tiny_path, da
 def test_a_split_model_is_loaded_by_its_first_part(tmp_path):
     """llama.cpp finds the other parts beside the first; without one of them the load fails with a reason."""
     parts = write_split(tmp_path, "tiny", 3)
-    bench = Bench(load(spec(parts[0], ctx=256, slots=1), lambda _fraction: True))
-    assert bench.generate(ask("hello", ignore_eos=True))[0]
-    bench.engine.close()
+    driver = EngineDriver(load(spec(parts[0], ctx=256, slots=1), lambda _fraction: True))
+    assert driver.generate(generate_request("hello", ignore_eos=True))[0]
+    driver.engine.close()
     parts[1].unlink()
     assert "could not be loaded; llama.cpp says: " in load_elsewhere(parts[0])
 
 
 def test_an_abort_of_our_own_is_no_error_in_the_log(tiny_lab, caplog):
     """llama.cpp reports an aborted decode as an error; the log of the daemon does not."""
-    bench = tiny_lab.bench(slots=1, ctx=256)
-    request_id = bench.submit(ask("hello"))
-    bench.until(Admitted, request_id)
+    driver = tiny_lab.driver(slots=1, ctx=256)
+    request_id = driver.submit(generate_request("hello"))
+    driver.until(RequestAdmitted, request_id)
     with caplog.at_level("INFO"):
-        bench.engine.interrupt()
-        assert bench.step() == []
-    bench.finish()
+        driver.engine.interrupt()
+        assert driver.step() == []
+    driver.finish()
     assert not caplog.records
 
 
@@ -141,10 +141,10 @@ def test_options_that_cannot_be_are_refused_with_advice(tiny_path):
 )
 def test_the_options_of_a_load_work(tmp_path, tiny_path, options):
     """KV types, flash attention and mmap lead to an engine that generates."""
-    bench = Bench(load(spec(tiny_path, ctx=256, slots=1, **options), lambda _fraction: True))
-    text, _ = bench.generate(ask("hello", ignore_eos=True))
+    driver = EngineDriver(load(spec(tiny_path, ctx=256, slots=1, **options), lambda _fraction: True))
+    text, _ = driver.generate(generate_request("hello", ignore_eos=True))
     assert text
-    bench.engine.close()
+    driver.engine.close()
 
 
 def test_a_quantised_cache_needs_flash_attention(tiny_path):
@@ -155,12 +155,14 @@ def test_a_quantised_cache_needs_flash_attention(tiny_path):
 
 def test_a_model_without_a_template_takes_prompts_only(tmp_path):
     """Messages are refused with advice, prompts work."""
-    bench = Bench(load(spec(write_tiny(tmp_path, chat_template=None), ctx=256), lambda _fraction: True))
-    assert not bench.engine.info.has_chat_template
-    _, last = bench.generate(GenerateRequest(messages=(Message(role="user", content="hi"),)))
+    driver = EngineDriver(
+        load(spec(write_tiny(tmp_path, chat_template=None), ctx=256), lambda _fraction: True)
+    )
+    assert not driver.engine.info.has_chat_template
+    _, last = driver.generate(GenerateRequest(messages=(Message(role="user", content="hi"),)))
     assert last.problem.kind == InvalidRequest.kind
     assert "send `prompt`" in last.problem.message
-    bench.engine.close()
+    driver.engine.close()
 
 
 def test_an_exception_of_the_callback_comes_back(tiny_path):
@@ -218,10 +220,10 @@ def test_a_load_can_be_given_up_in_the_middle():
 @pytest.mark.real
 def test_a_quantised_cache_turns_flash_attention_on():
     """q8_0 works without another setting."""
-    bench = Bench(load(spec(real_model(), kv_type="q8_0", ctx=256, slots=1), lambda _fraction: True))
-    text, _ = bench.generate(ask("Once upon a time", ignore_eos=True))
+    driver = EngineDriver(load(spec(real_model(), kv_type="q8_0", ctx=256, slots=1), lambda _fraction: True))
+    text, _ = driver.generate(generate_request("Once upon a time", ignore_eos=True))
     assert text
-    bench.engine.close()
+    driver.engine.close()
 
 
 def resident_bytes():
@@ -233,11 +235,11 @@ def test_loading_and_closing_leaks_nothing(tiny_path):
     """After fifty lives of an engine the process is hardly larger than after ten."""
 
     def live():
-        bench = Bench(load(spec(tiny_path, ctx=256, slots=2), lambda _fraction: True))
-        bench.run(ask("hello", max_tokens=3), ask("bye", max_tokens=3))
-        bench.submit(ask("never ends", max_tokens=100))
-        bench.step()
-        bench.engine.close()
+        driver = EngineDriver(load(spec(tiny_path, ctx=256, slots=2), lambda _fraction: True))
+        driver.run(generate_request("hello", max_tokens=3), generate_request("bye", max_tokens=3))
+        driver.submit(generate_request("never ends", max_tokens=100))
+        driver.step()
+        driver.engine.close()
 
     for _ in range(10):
         live()
@@ -253,10 +255,10 @@ def test_loading_and_closing_leaks_nothing(tiny_path):
 def test_closing_gives_the_memory_back():
     """Most of what a real model took is returned by close."""
     before = resident_bytes()
-    bench = Bench(load(spec(real_model(), slots=2, ctx=2048), lambda _fraction: True))
-    bench.run(ask("hello " * 200, max_tokens=3))
+    driver = EngineDriver(load(spec(real_model(), slots=2, ctx=2048), lambda _fraction: True))
+    driver.run(generate_request("hello " * 200, max_tokens=3))
     grown = resident_bytes() - before
-    bench.engine.close()
+    driver.engine.close()
     gc.collect()
     assert grown > 100 * 1024 * 1024
     assert resident_bytes() - before < grown / 4

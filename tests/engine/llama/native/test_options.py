@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from support.engines import Bench, ask, spec
+from support.engine_driver import EngineDriver, generate_request, spec
 from support.tiny_gguf import write_model
 from support.tiny_llama import real_model
 
@@ -24,9 +24,9 @@ def said(**options):
     """Return llama.cpp's account of a load, after which the engine generated."""
     usual = {"slots": 2, "ctx": 512}
     with capture(INFO, LINES) as log:
-        bench = Bench(load(spec(real_model(), **usual | options), lambda _fraction: True))
-        text, _ = bench.generate(ask("Once upon a time", ignore_eos=True))
-        bench.engine.close()
+        driver = EngineDriver(load(spec(real_model(), **usual | options), lambda _fraction: True))
+        text, _ = driver.generate(generate_request("Once upon a time", ignore_eos=True))
+        driver.engine.close()
     assert text
     lines = [line for _, line in log.lines]
     found = {
@@ -90,7 +90,7 @@ def test_threads_change_while_a_model_is_loaded(tmp_path):
     counts = [threads_of(engine)]
     engine.set_threads(2)
     counts.append(threads_of(engine))
-    Bench(engine).generate(ask("x " * 200, max_tokens=800, ignore_eos=True))
+    EngineDriver(engine).generate(generate_request("x " * 200, max_tokens=800, ignore_eos=True))
     layout = engine._model.layout
     counts.append(threads_of(engine))
     engine.close()

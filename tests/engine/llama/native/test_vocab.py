@@ -8,29 +8,29 @@ import time
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from support.engines import Bench, ask
+from support.engine_driver import EngineDriver, generate_request
 
 from modeld.domain.request import DetokenizeRequest, Message, TemplateRequest, TokenizeRequest
 from modeld.domain.request_events import Detokenized, Templated, Tokenized
-from modeld.engine.protocol import Answered, Broken, Done, Tokens
+from modeld.engine.protocol import AnswerOutput, RequestDone, RequestFailed, TokenOutput
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
 
 
-def answer(bench: Bench, request):
+def answer(driver: EngineDriver, request):
     """Serve a request that must be answered in one step, and return the answer."""
-    request_id = bench.submit(request)
-    [output] = [output for output in bench.step() if output.id == request_id]
-    assert isinstance(output, Answered), output
+    request_id = driver.submit(request)
+    [output] = [output for output in driver.step() if output.id == request_id]
+    assert isinstance(output, AnswerOutput), output
     return output.answer
 
 
 @pytest.fixture(scope="module")
 def known_bytes(real_lab):
     """The bytes that have a token of their own."""
-    bench = real_lab.bench(slots=2, ctx=256)
-    tokens = range(bench.engine.info.vocabulary)
-    pieces = [answer(bench, DetokenizeRequest(tokens=(token,))).data for token in tokens]
+    driver = real_lab.driver(slots=2, ctx=256)
+    tokens = range(driver.engine.info.vocabulary)
+    pieces = [answer(driver, DetokenizeRequest(tokens=(token,))).data for token in tokens]
     return {piece[0] for piece in pieces if len(piece) == 1}
 
 
@@ -42,12 +42,12 @@ def test_any_text_comes_back_from_its_tokens(real_lab, known_bytes, text):
 
     (This vocabulary lacks some bytes: those of some control characters, and of characters beyond U+3FFFF.)
     """
-    bench = real_lab.bench(slots=2, ctx=256)
+    driver = real_lab.driver(slots=2, ctx=256)
     assume(set(text.encode()) <= known_bytes)
-    found = answer(bench, TokenizeRequest(content=text, with_pieces=True, parse_special=False))
+    found = answer(driver, TokenizeRequest(content=text, with_pieces=True, parse_special=False))
     assert isinstance(found, Tokenized)
     assert b"".join(found.pieces).decode() == text
-    assert answer(bench, DetokenizeRequest(tokens=found.tokens)) == Detokenized(text.encode())
+    assert answer(driver, DetokenizeRequest(tokens=found.tokens)) == Detokenized(text.encode())
 
 
 @pytest.mark.real
@@ -55,78 +55,78 @@ def test_any_text_comes_back_from_its_tokens(real_lab, known_bytes, text):
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_tokens_have_bytes(real_lab, tokens):
     """Also those that stand for half a character, in any order: their bytes are those of the pieces."""
-    bench = real_lab.bench(slots=2, ctx=256)
-    found = answer(bench, DetokenizeRequest(tokens=tuple(tokens)))
-    single = [answer(bench, DetokenizeRequest(tokens=(token,))).data for token in tokens]
+    driver = real_lab.driver(slots=2, ctx=256)
+    found = answer(driver, DetokenizeRequest(tokens=tuple(tokens)))
+    single = [answer(driver, DetokenizeRequest(tokens=(token,))).data for token in tokens]
     assert found.data == b"".join(single)
     text = found.data.decode(errors="replace")
-    assert answer(bench, TokenizeRequest(content=text)).tokens is not None
+    assert answer(driver, TokenizeRequest(content=text)).tokens is not None
 
 
 @pytest.mark.parametrize("name", ["fake_lab", pytest.param("real_lab", marks=pytest.mark.real)])
 def test_a_text_comes_back_from_its_tokens(name, request):
     """Blanks, line ends and characters of several bytes included."""
-    bench = request.getfixturevalue(name).bench(slots=2, ctx=256)
+    driver = request.getfixturevalue(name).driver(slots=2, ctx=256)
     for text in ("", "x", " x", "hello w1 w2\n", "Grüße 🙂"):
-        tokens = answer(bench, TokenizeRequest(content=text)).tokens
-        assert answer(bench, DetokenizeRequest(tokens=tokens)) == Detokenized(text.encode())
+        tokens = answer(driver, TokenizeRequest(content=text)).tokens
+        assert answer(driver, DetokenizeRequest(tokens=tokens)) == Detokenized(text.encode())
 
 
 def test_control_tokens_are_tokens_or_text(tiny_lab):
     """`parse_special` makes one token of their text, which spells it again; without it they are bytes."""
-    bench = tiny_lab.bench(slots=2, ctx=256)
-    parsed = answer(bench, TokenizeRequest(content="</s>", with_pieces=True))
+    driver = tiny_lab.driver(slots=2, ctx=256)
+    parsed = answer(driver, TokenizeRequest(content="</s>", with_pieces=True))
     assert (parsed.tokens, parsed.pieces) == ((2,), (b"</s>",))
-    assert answer(bench, DetokenizeRequest(tokens=parsed.tokens)).data == b"</s>"
-    plain = answer(bench, TokenizeRequest(content="</s>", parse_special=False))
+    assert answer(driver, DetokenizeRequest(tokens=parsed.tokens)).data == b"</s>"
+    plain = answer(driver, TokenizeRequest(content="</s>", parse_special=False))
     assert len(plain.tokens) > 1
-    begun = answer(bench, TokenizeRequest(content="x", add_special=True))
-    assert begun.tokens == (1, *answer(bench, TokenizeRequest(content="x")).tokens)
+    begun = answer(driver, TokenizeRequest(content="x", add_special=True))
+    assert begun.tokens == (1, *answer(driver, TokenizeRequest(content="x")).tokens)
 
 
 def test_a_token_that_is_not_there_is_told(lab):
     """Token ids are checked against the vocabulary; llama.cpp would read beyond it."""
-    bench = lab.bench(slots=2, ctx=256)
+    driver = lab.driver(slots=2, ctx=256)
     for token in (-1, 10_000_000):
-        request_id = bench.submit(DetokenizeRequest(tokens=(0, token)))
-        bench.finish()
-        last = bench.last(request_id)
-        assert isinstance(last, Broken)
+        request_id = driver.submit(DetokenizeRequest(tokens=(0, token)))
+        driver.finish()
+        last = driver.last(request_id)
+        assert isinstance(last, RequestFailed)
         assert last.problem.kind == "invalid_request"
         assert f"a token {token}" in last.problem.message
 
 
 def test_messages_are_rendered_as_for_a_generation(tiny_lab):
     """The prompt is the one that `messages` would be decoded as."""
-    bench = tiny_lab.bench(slots=2, ctx=256)
+    driver = tiny_lab.driver(slots=2, ctx=256)
     messages = (Message(role="user", content=" hi "),)
-    request_id = bench.submit(TemplateRequest(messages=messages))
-    bench.finish()  # in more than one step: templates are rendered by another process
-    assert bench.last(request_id).answer == Templated("<s>user:hi</s><s>assistant:")
-    request_id = bench.submit(TemplateRequest(messages=(Message(role="bad", content="x"),)))
-    bench.finish()
-    assert "no bad roles, please" in bench.last(request_id).problem.message
+    request_id = driver.submit(TemplateRequest(messages=messages))
+    driver.finish()  # in more than one step: templates are rendered by another process
+    assert driver.last(request_id).answer == Templated("<s>user:hi</s><s>assistant:")
+    request_id = driver.submit(TemplateRequest(messages=(Message(role="bad", content="x"),)))
+    driver.finish()
+    assert "no bad roles, please" in driver.last(request_id).problem.message
 
 
 def test_they_are_answered_beside_running_requests(lab):
     """With all slots taken and more requests waiting, the next step answers; the streams go on."""
-    bench = lab.bench(slots=2, ctx=512)
-    ids = [bench.submit(ask(lab.prompt(20), max_tokens=30, ignore_eos=True)) for _ in range(3)]
+    driver = lab.driver(slots=2, ctx=512)
+    ids = [driver.submit(generate_request(lab.prompt(20), max_tokens=30, ignore_eos=True)) for _ in range(3)]
     for request_id in ids[:2]:
-        bench.until(Tokens, request_id)
-    assert isinstance(answer(bench, TokenizeRequest(content="x")), Tokenized)
-    assert bench.running == 2
-    bench.finish()
-    assert [bench.tokens(request_id) for request_id in ids] == [30, 30, 30]
+        driver.until(TokenOutput, request_id)
+    assert isinstance(answer(driver, TokenizeRequest(content="x")), Tokenized)
+    assert driver.running == 2
+    driver.finish()
+    assert [driver.tokens(request_id) for request_id in ids] == [30, 30, 30]
 
 
 def test_one_that_was_cancelled_before_the_step_is_done(tiny_lab):
     """Nothing is answered to who left."""
-    bench = tiny_lab.bench(slots=2, ctx=256)
-    request_id = bench.submit(TokenizeRequest(content="x"))
-    bench.engine.cancel(request_id)
-    bench.finish()
-    assert isinstance(bench.last(request_id), Done)
+    driver = tiny_lab.driver(slots=2, ctx=256)
+    request_id = driver.submit(TokenizeRequest(content="x"))
+    driver.engine.cancel(request_id)
+    driver.finish()
+    assert isinstance(driver.last(request_id), RequestDone)
 
 
 @pytest.mark.real
@@ -135,7 +135,7 @@ def test_one_that_was_cancelled_before_the_step_is_done(tiny_lab):
 )
 def test_a_text_that_is_too_long_is_told_from_its_beginning(real_lab, piece):
     """About right, never of a text that fits, and without reading a megabyte while streams wait."""
-    vocab = real_lab.bench(slots=2, ctx=256).engine._vocab
+    vocab = real_lab.driver(slots=2, ctx=256).engine._vocab
     text = piece * (1_000_000 // len(piece))
     began = time.thread_time()
     told = vocab.excess(text, 8192)

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.engines import Bench, ask, spec
+from support.engine_driver import EngineDriver, generate_request, spec
 from support.tiny_gguf import write_model
 from support.tiny_llama import real_model
 
 from modeld.domain.request import Message
 from modeld.engine.llama.engine import load
 from modeld.engine.llama.prompts.render_child import CPU_S
-from modeld.engine.llama.prompts.renderer import Renderer, StillRendering
-from modeld.engine.protocol import Broken, Done, Tokens
+from modeld.engine.llama.prompts.renderer import PromptRenderer, StillRendering
+from modeld.engine.protocol import RequestDone, RequestFailed, TokenOutput
 from modeld.errors import InvalidRequest
 
 CONTROLS = ("<|start|>", "<|end|>", "<s>", "</s>")
@@ -78,7 +78,7 @@ def user(content):
 
 @contextmanager
 def rendering(source):
-    renderer = Renderer(source, bos="<s>", eos="</s>", controls=CONTROLS)
+    renderer = PromptRenderer(source, bos="<s>", eos="</s>", controls=CONTROLS)
     renderer.patience_s = 30.0
     try:
         yield renderer
@@ -253,52 +253,56 @@ def hostile(tmp_path):
 
 
 def chat(content, **more):
-    return ask(messages=(Message(role="user", content=content),), **more)
+    return generate_request(messages=(Message(role="user", content=content),), **more)
 
 
 def test_a_template_that_loops_stops_no_stream(tmp_path):
     """While one client's messages are rendered for a second, another's stream goes on in every step."""
-    bench = Bench(load(spec(hostile(tmp_path), ctx=1024, slots=2), lambda _fraction: True))
-    stream = bench.submit(ask("hello", ignore_eos=True, max_tokens=200))
-    bench.until(Tokens, stream)
-    victim = bench.submit(chat("loop"))
+    driver = EngineDriver(load(spec(hostile(tmp_path), ctx=1024, slots=2), lambda _fraction: True))
+    stream = driver.submit(generate_request("hello", ignore_eos=True, max_tokens=200))
+    driver.until(TokenOutput, stream)
+    victim = driver.submit(chat("loop"))
     longest, during = 0.0, 0
-    while not bench.outputs[victim] and not isinstance(bench.last(stream), Done):
+    while not driver.outputs[victim] and not isinstance(driver.last(stream), RequestDone):
         began = time.process_time()
-        during += sum(isinstance(output, Tokens) for output in bench.step())
+        during += sum(isinstance(output, TokenOutput) for output in driver.step())
         longest = max(longest, time.process_time() - began)
     assert during > 50
     assert longest < 0.5
-    bench.finish()
-    assert isinstance(bench.last(victim), Broken)
-    assert "more than 1 s" in bench.last(victim).problem.message
-    assert bench.tokens(stream) == 200
-    assert bench.generate(chat("hello"))[1].usage.prompt_tokens
-    bench.engine.close()
+    driver.finish()
+    assert isinstance(driver.last(victim), RequestFailed)
+    assert "more than 1 s" in driver.last(victim).problem.message
+    assert driver.tokens(stream) == 200
+    assert driver.generate(chat("hello"))[1].usage.prompt_tokens
+    driver.engine.close()
 
 
 def test_a_client_that_leaves_while_its_messages_are_rendered_is_let_go_at_once(tmp_path):
     """Its cancel is answered in the next step, and those behind it are served."""
-    bench = Bench(load(spec(hostile(tmp_path), ctx=1024, slots=2), lambda _fraction: True))
-    first, second, third = bench.submit(chat("loop")), bench.submit(chat("loop")), bench.submit(ask("hello"))
-    bench.step()
-    bench.engine.cancel(first)
-    bench.engine.cancel(second)
-    bench.step()
-    assert isinstance(bench.last(first), Done)
-    assert isinstance(bench.last(second), Done)
-    bench.finish()
-    assert bench.tokens(third)
-    bench.engine.close()
+    driver = EngineDriver(load(spec(hostile(tmp_path), ctx=1024, slots=2), lambda _fraction: True))
+    first, second, third = (
+        driver.submit(chat("loop")),
+        driver.submit(chat("loop")),
+        driver.submit(generate_request("hello")),
+    )
+    driver.step()
+    driver.engine.cancel(first)
+    driver.engine.cancel(second)
+    driver.step()
+    assert isinstance(driver.last(first), RequestDone)
+    assert isinstance(driver.last(second), RequestDone)
+    driver.finish()
+    assert driver.tokens(third)
+    driver.engine.close()
 
 
 def test_requests_keep_their_order_while_one_is_rendered(tmp_path):
     """Slots are given in the order of submission, also behind messages whose process has yet to start."""
     before = children()
-    bench = Bench(load(spec(hostile(tmp_path), ctx=1024, slots=1), lambda _fraction: True))
-    ids = bench.run(chat("hello"), ask("hello"), chat("again"))
-    assert [output.id for output in bench.order if isinstance(output, Done)] == ids
-    bench.engine.close()
+    driver = EngineDriver(load(spec(hostile(tmp_path), ctx=1024, slots=1), lambda _fraction: True))
+    ids = driver.run(chat("hello"), generate_request("hello"), chat("again"))
+    assert [output.id for output in driver.order if isinstance(output, RequestDone)] == ids
+    driver.engine.close()
     assert children() == before
 
 

@@ -11,8 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeld.domain.request import Message
-from modeld.engine.llama.native.vocab import either
-from modeld.engine.llama.prompts.template import MAX_PROMPT, MAX_SOURCE, ChatTemplate, Guard, fault_of
+from modeld.engine.llama.native.vocab import prefix_regex
+from modeld.engine.llama.prompts.template import (
+    MAX_PROMPT,
+    MAX_SOURCE,
+    ChatTemplate,
+    TemplateGuard,
+    template_fault,
+)
 from modeld.errors import InvalidRequest
 
 CONTROLS = ("<|start|>", "<|end|>", "<s>", "</s>", "[INST]")
@@ -106,13 +112,13 @@ def test_a_template_that_does_not_compile_is_no_template():
 )
 def test_what_is_no_template_is_known_beforehand(source, says):
     """A source that is missing, wrong, too long or too deep is told without running any of it."""
-    assert says in fault_of(source)
+    assert says in template_fault(source)
 
 
 def test_nothing_of_a_template_runs_when_it_is_looked_at():
     """Jinja computes what is constant when it compiles; looking for faults only parses."""
     began = time.perf_counter()
-    assert fault_of("{{ 'x' * 10**10 }}{{ 'x'.center(10**10) }}{{ 10 ** (10 ** 9) }}") is None
+    assert template_fault("{{ 'x' * 10**10 }}{{ 'x'.center(10**10) }}{{ 10 ** (10 ** 9) }}") is None
     assert time.perf_counter() - began < 1
 
 
@@ -131,7 +137,7 @@ def test_an_objection_is_not_endless():
 
 def test_thousands_of_control_tokens_cost_nothing():
     """A vocabulary with 6,000 unused tokens does not slow down messages that are full of their beginnings."""
-    guard = Guard([f"<unused{number}>" for number in range(6000)])
+    guard = TemplateGuard([f"<unused{number}>" for number in range(6000)])
     for text in ("<" * 100_000, "<unused" * 10_000):
         began = time.process_time()
         assert guard.break_up(text, "\ue000").removesuffix("\ue000") == text
@@ -145,14 +151,14 @@ def test_thousands_of_control_tokens_cost_nothing():
 def test_either_is_an_alternation_of_the_longest_first(texts, text):
     """The pattern finds what the plain alternation finds, at the same places."""
     plain = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
-    assert [match.span() for match in re.finditer(either(texts), text)] == [
+    assert [match.span() for match in re.finditer(prefix_regex(texts), text)] == [
         match.span() for match in re.finditer(plain, text)
     ]
 
 
 def test_texts_that_contain_each_other_a_thousandfold_compile():
     """The pattern does not nest without end."""
-    assert re.fullmatch(either("a" * length for length in range(1, 1500)), "a" * 1499)
+    assert re.fullmatch(prefix_regex("a" * length for length in range(1, 1500)), "a" * 1499)
 
 
 @pytest.mark.parametrize(

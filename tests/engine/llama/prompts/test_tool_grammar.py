@@ -7,8 +7,8 @@ import json
 
 import pytest
 from msgspec.structs import replace
-from support.engines import spec
-from support.rows import GREEDY, Row
+from support.engine_driver import spec
+from support.logits_row import GREEDY, LogitsRow
 from support.tiny_gguf import VOCABULARY, write_model
 from support.tiny_llama import EOS, FIRST_BYTE, TEMPLATE
 
@@ -65,12 +65,12 @@ class Text:
 
     def __init__(self, engine, form, *tools, thought="") -> None:
         self.engine = engine
-        self.row = Row(engine)
+        self.row = LogitsRow(engine)
         grammar = replace(compiled(CallGrammars(), tools, form), thought=thought)
         self.sampler = Sampler(self.row.vocab, GREEDY, context=256, grammar=grammar)
 
     def wish(self, *tokens):
-        return self.row.wish(self.sampler, *tokens)
+        return self.row.draw_preferring(self.sampler, *tokens)
 
     def write(self, text):
         """Wish for the letters of a text, and return what came of it."""

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from modeld.domain.request import Message, Tool, ToolCall
-from modeld.engine.llama.prompts.renderer import Renderer
+from modeld.engine.llama.prompts.renderer import PromptRenderer
 from modeld.engine.llama.prompts.template import ChatTemplate
 from modeld.errors import InvalidRequest
 
@@ -95,7 +95,7 @@ def test_what_is_no_json_stays_text() -> None:
 
 def test_tools_cross_to_the_process_that_renders() -> None:
     """The renderer gives the same prompt as the template itself."""
-    renderer = Renderer(KNOWING, bos="", eos="", controls=CONTROLS)
+    renderer = PromptRenderer(KNOWING, bos="", eos="", controls=CONTROLS)
     renderer.patience_s = 30.0
     messages = [ASKED, CALLED, RESULT]
     try:

@@ -6,7 +6,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeld.engine.llama.sampling.prompt_lookup import FIRST_GUESS, LONGEST, LONGEST_REST, SHORTEST, Lookup
+from modeld.engine.llama.sampling.prompt_lookup import (
+    FIRST_GUESS,
+    LONGEST,
+    LONGEST_REST,
+    SHORTEST,
+    PromptLookup,
+)
 
 MOST = 8
 texts = st.lists(st.integers(0, 3), max_size=60)
@@ -27,22 +33,22 @@ def reference(tokens, count):
 def test_a_guess_is_what_followed_the_same_tokens_last(tokens, most):
     """The longest end of the text that occurred before decides, and of its occurrences the last."""
     count = min(most, FIRST_GUESS)
-    assert Lookup(tokens, MOST).guess(most) == (reference(tokens, count) if count else [])
+    assert PromptLookup(tokens, MOST).guess(most) == (reference(tokens, count) if count else [])
 
 
 @given(texts, st.lists(st.integers(0, 3), max_size=20))
 def test_tokens_that_come_later_count_as_those_of_the_beginning(tokens, more):
     """It makes no difference when the text became known."""
-    lookup = Lookup(tokens, MOST)
+    lookup = PromptLookup(tokens, MOST)
     for token in more:
         lookup.add(token)
-    assert lookup.guess(MOST) == Lookup(tokens + more, MOST).guess(MOST)
+    assert lookup.guess(MOST) == PromptLookup(tokens + more, MOST).guess(MOST)
 
 
 @given(texts, st.lists(st.tuples(st.integers(0, MOST), st.integers(0, MOST)), max_size=60))
 def test_no_guess_is_longer_than_it_may_be(tokens, outcomes):
     """Whatever came of the guesses before, the bounds of the text and of the step hold."""
-    lookup = Lookup(tokens, 5)
+    lookup = PromptLookup(tokens, 5)
     for most, right in outcomes:
         guess = lookup.guess(most)
         assert len(guess) <= min(most, 5)
@@ -53,7 +59,7 @@ def test_no_guess_is_longer_than_it_may_be(tokens, outcomes):
 
 def test_guesses_that_come_true_become_longer():
     """Twice as many tokens each time, up to the most."""
-    lookup = Lookup([1, 2] * 20, 16)
+    lookup = PromptLookup([1, 2] * 20, 16)
     lengths = []
     for _ in range(4):
         guess = lookup.guess(100)
@@ -64,7 +70,7 @@ def test_guesses_that_come_true_become_longer():
 
 def test_guesses_that_fail_become_short_and_rare():
     """After each failure a guess is half as long, and the rest until the next doubles; success ends that."""
-    lookup = Lookup([1, 2] * 20, MOST)
+    lookup = PromptLookup([1, 2] * 20, MOST)
     rests, lengths = [], []
     for _ in range(8):
         rest = 0
@@ -83,6 +89,6 @@ def test_guesses_that_fail_become_short_and_rare():
 
 def test_a_text_without_repetition_has_no_guess():
     """Nothing occurred before, so nothing is known to follow."""
-    assert Lookup(range(1000), MOST).guess(MOST) == []
-    assert Lookup([], MOST).guess(MOST) == []
-    assert Lookup([7], MOST).guess(MOST) == []
+    assert PromptLookup(range(1000), MOST).guess(MOST) == []
+    assert PromptLookup([], MOST).guess(MOST) == []
+    assert PromptLookup([7], MOST).guess(MOST) == []

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from support.rows import FREE, GREEDY, Row
+from support.logits_row import FREE, GREEDY, LogitsRow
 
 from modeld.domain.request import Sampling
 from modeld.engine.llama.native.library import lib
@@ -16,8 +16,8 @@ from modeld.errors import InvalidRequest
 
 @pytest.fixture
 def row(tiny_lab):
-    engine = tiny_lab.bench(slots=2, ctx=512, ubatch=64, prefix_cells=0).engine
-    yield Row(engine)
+    engine = tiny_lab.driver(slots=2, ctx=512, ubatch=64, prefix_cells=0).engine
+    yield LogitsRow(engine)
     engine._places.memory.clear()
 
 

@@ -13,12 +13,12 @@ import h11
 import httpx2
 import msgspec
 import trio
-from support.backend import Script, ScriptedBackend, silent
+from support.backend import Script, ScriptedBackend, no_events
 
 from modeld.config.settings import Settings
-from modeld.http.app import EdgeApp, create_app
-from modeld.http.auth import Guard
-from modeld.http.limits import Limits, limits_of
+from modeld.http.app import ModeldApp, create_app
+from modeld.http.auth import Authorizer
+from modeld.http.limits import HttpLimits, http_limits
 from modeld.http.server.listener import serve
 from modeld.http.server.tls import Tls
 from modeld.runtime.keys.keyring import Keyring
@@ -35,10 +35,10 @@ def unverified() -> ssl.SSLContext:
 
 
 class Served:
-    """A running edge, and clients for it."""
+    """A running context, and clients for it."""
 
     def __init__(
-        self, app: EdgeApp, backend: ScriptedBackend, metrics: Metrics, tls: Tls | None = None
+        self, app: ModeldApp, backend: ScriptedBackend, metrics: Metrics, tls: Tls | None = None
     ) -> None:
         self.tls = tls
         self.app = app
@@ -176,7 +176,7 @@ def lines_of(body: bytes) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def serving(
-    script: Script = silent,
+    script: Script = no_events,
     *,
     settings: Settings | None = None,
     grace_s: float | None = None,
@@ -190,8 +190,8 @@ async def serving(
         backend = ScriptedBackend(scripts, script)
         metrics = Metrics()
         metrics.watch_fleet(backend.status)
-        bounds: Limits = msgspec.structs.replace(limits_of(settings), **limits)
-        app = create_app(backend, settings, metrics, limits=bounds, guard=Guard(keyring))
+        bounds: HttpLimits = msgspec.structs.replace(http_limits(settings), **limits)
+        app = create_app(backend, settings, metrics, limits=bounds, authorizer=Authorizer(keyring))
         served = Served(app, backend, metrics, tls)
         async with trio.open_nursery() as nursery:
             await nursery.start(_serve, served, grace_s)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from click.testing import CliRunner
-from support.real import Daemon, daemon
+from support.daemon_process import Daemon, daemon
 from support.terminal import clean_environment
 from support.tiny_gguf import write_model
 

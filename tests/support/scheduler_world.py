@@ -9,49 +9,49 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from support.fleets import Paper, limits, spec
+from support.scheduler_driver import SchedulerDriver, limits, spec
 
-from modeld.domain.instance_state import State
-from modeld.domain.model import MIB, make_catalog
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.model import MIB, catalog_of
 from modeld.domain.operation import Operation, OperationKind, OperationState
-from modeld.domain.request import Priority, Stake
+from modeld.domain.request import Priority, Tenant
 from modeld.errors import EngineFailed, ModelFailed
-from modeld.memory.devices import DeviceKind, DeviceRoom
+from modeld.memory.devices import DeviceKind, DeviceLimit
 from modeld.scheduler.deadlines import next_deadline
 from modeld.scheduler.effects import (
-    Cut,
+    CutRequest,
     Effect,
     EndOperation,
     Grant,
-    Load,
+    RecordDecision,
     Refuse,
     RefuseOperation,
-    Stop,
-    Tell,
+    StartLoad,
+    StopInstance,
 )
 from modeld.scheduler.inputs import (
-    Arrived,
     CatalogChanged,
-    CutAll,
+    CutAllRequests,
     DevicesChanged,
-    Died,
-    GivenUp,
-    GotSlot,
     Input,
-    Left,
-    LoadAsked,
-    Loaded,
-    LoadFailed,
-    Pinned,
-    Released,
-    Stopped,
-    Stuck,
-    SwitchAsked,
+    InstanceDied,
+    InstanceLoaded,
+    InstanceLoadFailed,
+    InstanceStopped,
+    InstanceStuck,
+    LoadRequested,
+    ModelWanted,
+    OperationCancelled,
+    PinChanged,
+    RequestArrived,
+    RequestLeft,
+    SlotReleased,
+    SlotTaken,
+    SwitchRequested,
     Tick,
-    UnloadAsked,
-    Wanted,
+    UnloadRequested,
 )
-from modeld.scheduler.reservations import owed, pending
+from modeld.scheduler.reservations import pending_bytes, reserved_bytes
 from modeld.scheduler.state import Eviction
 
 Pick = Callable[[int], int]
@@ -64,7 +64,7 @@ PATIENCE_S = 1e9
 """A `max_wait` that never ends a request, so who waits in vain is seen."""
 
 
-class World:
+class SchedulerWorld:
     """One schedule. Call `act` as often as there is something to happen, then `end`."""
 
     def __init__(self, pick: Pick) -> None:
@@ -84,13 +84,13 @@ class World:
             "cut_streams": pick(4) == 3,
             "eviction": (Eviction.COST, Eviction.COST, Eviction.LRU)[pick(3)],
         }
-        self.paper = Paper(self._specs(), limits(BUDGET_MB, **terms))
+        self.driver = SchedulerDriver(self._specs(), limits(BUDGET_MB, **terms))
         self.live: dict[int, str] = {}  # ticket -> model, not ended yet
         self.kinds: list[str] = []  # of all problems told
         self.fifo: dict[str, list[int]] = {name: [] for name in NAMES}  # granted, no slot yet
         self.running: dict[str, list[int]] = {name: [] for name in NAMES}
-        self.asides: dict[str, list[int]] = {name: [] for name in NAMES}
-        self.aside_tickets: set[int] = set()
+        self.slotless: dict[str, list[int]] = {name: [] for name in NAMES}
+        self.slotless_tickets: set[int] = set()
         self.loading: set[str] = set()
         self.up: set[str] = set()
         self.stopping: set[str] = set()
@@ -125,25 +125,25 @@ class World:
         self.check()
 
     def rarely(self) -> None:
-        actions = (self.die, self.hang, self.repin, self.preload, self.answer_aside, self.others_run)
+        actions = (self.die, self.hang, self.repin, self.preload, self.answer_without_slot, self.others_run)
         actions[self.pick(len(actions))]()
 
     def arrive(self) -> None:
         name = NAMES[self.pick(len(NAMES))]
         wait = (None, None, 0.0, 3.0, 30.0)[self.pick(5)]
-        ticket = self.paper._tickets = self.paper._tickets + 1
+        ticket = self.driver._tickets = self.driver._tickets + 1
         self.live[ticket] = name  # It is live before the answer comes, as in the runtime.
-        aside = self.pick(8) == 7
-        if aside:
-            self.aside_tickets.add(ticket)
+        slotless = self.pick(8) == 7
+        if slotless:
+            self.slotless_tickets.add(ticket)
         self.feed(
-            Arrived(
+            RequestArrived(
                 ticket=ticket,
                 model_id=name,
                 priority=list(Priority)[self.pick(3)],
-                deadline=None if wait is None else self.paper.now + wait,
-                aside=aside,
-                stake=Stake(owner=("", "x", "y")[self.pick(3)], tokens=1 + 1000 * self.pick(4)),
+                deadline=None if wait is None else self.driver.now + wait,
+                needs_no_slot=slotless,
+                tenant=Tenant(owner=("", "x", "y")[self.pick(3)], tokens=1 + 1000 * self.pick(4)),
             )
         )
 
@@ -152,14 +152,14 @@ class World:
             ticket = sorted(self.live)[self.pick(len(self.live))]
             del self.live[ticket]
             told = len(self.kinds)
-            self.feed(Left(ticket))
+            self.feed(RequestLeft(ticket))
             # The room it leaves may be taken by a pinned model, beside which another cannot fit (if one
             # that hangs holds memory, not until that comes back).
             crowded = {"does_not_fit", "memory_taken"} | ({"model_failed"} if self._one_hangs() else set())
             assert set(self.kinds[told:]) <= crowded, "a client that leaves ends nobody else"
 
     def _one_hangs(self) -> bool:
-        return any(view.stuck is not None for view in self.paper.fleet.instances.values())
+        return any(view.stuck is not None for view in self.driver.fleet.instances.values())
 
     def load_ends(self) -> None:
         if self.loading:
@@ -167,9 +167,9 @@ class World:
             self.loading.discard(model)
             if self.pick(4):
                 self.up.add(model)
-                self.feed(Loaded(model, self.paper.fleet.instance(model).slots))
+                self.feed(InstanceLoaded(model, self.driver.fleet.instance(model).slots))
             else:
-                self.feed(LoadFailed(model, BAD))
+                self.feed(InstanceLoadFailed(model, BAD))
 
     def get_slot(self) -> None:
         able = [
@@ -182,9 +182,9 @@ class World:
             ticket = self.fifo[model].pop(0)
             if ticket in self.live:
                 self.running[model].append(ticket)
-                self.feed(GotSlot(ticket))
+                self.feed(SlotTaken(ticket))
             else:  # It ended in the FIFO: dropped when it comes up.
-                self.feed(Released(ticket, served=False))
+                self.feed(SlotReleased(ticket, served=False))
 
     def serve(self) -> None:
         busy = [model for model, tickets in self.running.items() if tickets]
@@ -192,19 +192,19 @@ class World:
             model = busy[self.pick(len(busy))]
             ticket = self.running[model].pop(self.pick(len(self.running[model])))
             served = self.live.pop(ticket, None) is not None
-            self.feed(Released(ticket, served=served))
+            self.feed(SlotReleased(ticket, served=served))
 
-    def answer_aside(self) -> None:
-        asked = [model for model, tickets in self.asides.items() if tickets]
+    def answer_without_slot(self) -> None:
+        asked = [model for model, tickets in self.slotless.items() if tickets]
         if asked:
-            ticket = self.asides[asked[self.pick(len(asked))]].pop(0)
-            self.feed(Released(ticket, served=self.live.pop(ticket, None) is not None))
+            ticket = self.slotless[asked[self.pick(len(asked))]].pop(0)
+            self.feed(SlotReleased(ticket, served=self.live.pop(ticket, None) is not None))
 
     def stop_ends(self) -> None:
         if self.stopping:
             model = sorted(self.stopping)[self.pick(len(self.stopping))]
             self.stopping.discard(model)
-            self.feed(Stopped(model))
+            self.feed(InstanceStopped(model))
 
     def die(self) -> None:
         there = sorted(self.up | self.loading | self.stopping)
@@ -214,7 +214,7 @@ class World:
                 models.discard(model)
             unstarted = frozenset(ticket for ticket in self.running[model] if self.pick(2))
             self._fail_running(model, unstarted)
-            self.feed(Died(model, DEAD, unstarted))
+            self.feed(InstanceDied(model, DEAD, unstarted))
 
     def hang(self) -> None:
         there = sorted(self.up | self.loading)
@@ -224,21 +224,21 @@ class World:
             self.loading.discard(model)
             self.stopping.add(model)  # It may come back.
             self._fail_running(model, frozenset())
-            self.feed(Stuck(model, DEAD))
+            self.feed(InstanceStuck(model, DEAD))
 
     def _fail_running(self, model: str, unstarted: frozenset[int]) -> None:
         for ticket in set(self.running[model]) - unstarted:
             self.live.pop(ticket, None)  # failed by the instance
-        for place in (self.running, self.fifo, self.asides):
+        for place in (self.running, self.fifo, self.slotless):
             place[model] = []  # what had not begun waits again, or is refused
 
     def repin(self) -> None:
         name = list(SIZES)[self.pick(len(SIZES))]
         self.pinned ^= {name}
-        self.feed(CatalogChanged(make_catalog(self._specs())))
+        self.feed(CatalogChanged(catalog_of(self._specs())))
 
     def preload(self) -> None:
-        self.feed(Wanted(NAMES[self.pick(4)]))
+        self.feed(ModelWanted(NAMES[self.pick(4)]))
 
     def others_run(self) -> None:
         """Other processes take memory of the machine, or give it back."""
@@ -247,16 +247,16 @@ class World:
         self._look(self.left_mb if sure else 2 * BUDGET_MB)
 
     def _look(self, certain_mb: int) -> None:
-        machine = DeviceRoom(
+        machine = DeviceLimit(
             name="CPU",
             kind=DeviceKind.CPU,
             total=2 * BUDGET_MB * MIB,
             ceiling=self.left_mb * MIB,
             certain=certain_mb * MIB,
         )
-        before = self.paper.fleet
+        before = self.driver.fleet
         effects = self.feed(DevicesChanged((machine,)))
-        going = [it for it in effects if isinstance(it, Tell) and it.kind == "foreign"]
+        going = [it for it in effects if isinstance(it, RecordDecision) and it.kind == "foreign"]
         assert not going or before.held > certain_mb * MIB, "a spike makes nobody go"
         for tell in going:
             assert before.instance(tell.model_id).idle, "nobody is cut for it"
@@ -269,16 +269,16 @@ class World:
         keep = (None, None, -1.0, 0.0, 5.0)[self.pick(5)]
         pin = (None, None, None, True, False)[self.pick(5)]
         name, operation = self._ask()
-        self.feed(LoadAsked(operation=operation, model_id=name, pin=pin, keep_alive_s=keep))
+        self.feed(LoadRequested(operation=operation, model_id=name, pin=pin, keep_alive_s=keep))
 
     def unload(self) -> None:
         force = self.pick(3) == 0
         name, operation = self._ask()
-        self.feed(UnloadAsked(operation=operation, model_id=name, force=force))
+        self.feed(UnloadRequested(operation=operation, model_id=name, force=force))
 
     def switch(self) -> None:
         name, operation = self._ask()
-        self.feed(SwitchAsked(operation=operation, model_id=name))
+        self.feed(SwitchRequested(operation=operation, model_id=name))
 
     def _ask(self) -> tuple[str, str]:
         name = NAMES[self.pick(len(NAMES))]
@@ -289,77 +289,81 @@ class World:
 
     def give_up(self) -> None:
         if self.operations:
-            self.feed(GivenUp(sorted(self.operations)[self.pick(len(self.operations))]))
+            self.feed(OperationCancelled(sorted(self.operations)[self.pick(len(self.operations))]))
 
     def pin(self) -> None:
-        self.feed(Pinned(NAMES[self.pick(len(NAMES))], pinned=self.pick(2) == 0))
+        self.feed(PinChanged(NAMES[self.pick(len(NAMES))], pinned=self.pick(2) == 0))
 
     def time_passes(self) -> None:
-        due = next_deadline(self.paper.fleet, self.paper.now)
+        due = next_deadline(self.driver.fleet, self.driver.now)
         step = (0.1, 1.0, 4.0, 12.0)[self.pick(4)]
         if due is not None and self.pick(2):
-            step = min(60.0, max(0.0, due - self.paper.now))  # the engines may be slower than max_wait
-        self.paper.now += step
+            step = min(60.0, max(0.0, due - self.driver.now))  # the engines may be slower than max_wait
+        self.driver.now += step
         self.feed(Tick())
 
     # --- what the runtime would do with the effects ---
 
     def feed(self, event: Input) -> list[Effect]:
-        before = {claim.model_id: claim for claim in self.paper.fleet.claims}
+        before = {reservation.model_id: reservation for reservation in self.driver.fleet.reservations}
         failing = {
-            name for name in NAMES if self.paper.now < self.paper.fleet.instance(name).failures.retry_at
+            name for name in NAMES if self.driver.now < self.driver.fleet.instance(name).failures.retry_at
         }
-        effects = self.paper.feed(event)
+        effects = self.driver.feed(event)
         evicted = {
-            effect.model_id for effect in effects if isinstance(effect, Tell) and effect.action == "evict"
+            effect.model_id
+            for effect in effects
+            if isinstance(effect, RecordDecision) and effect.action == "evict"
         }
-        for claim in self.paper.fleet.claims:
-            earlier = before.get(claim.model_id)
-            if claim.committed and (earlier is None or not earlier.committed):
-                assert claim.model_id not in failing, "nobody goes for a model that backs off"
-                if evicted & set(claim.victims):
-                    self.owed_loads.add(claim.model_id)
+        for reservation in self.driver.fleet.reservations:
+            earlier = before.get(reservation.model_id)
+            if reservation.committed and (earlier is None or not earlier.committed):
+                assert reservation.model_id not in failing, "nobody goes for a model that backs off"
+                if evicted & set(reservation.victims):
+                    self.owed_loads.add(reservation.model_id)
         for effect in effects:
             self._perform(effect)
         self.owed_loads -= {name for name in self.owed_loads if not self._wanted(name)}
-        if any(isinstance(effect, Load) for effect in effects):
-            fleet = self.paper.fleet
+        if any(isinstance(effect, StartLoad) for effect in effects):
+            fleet = self.driver.fleet
             assert fleet.held <= min(self.left_mb, BUDGET_MB) * MIB, "nothing is loaded into others' memory"
         return effects
 
     def _wanted(self, name: str) -> bool:
-        fleet = self.paper.fleet
+        fleet = self.driver.fleet
         view = fleet.instance(name)
         return (
-            fleet.is_wanted(name) and self.paper.now >= view.failures.retry_at and not self._crowded_out(name)
+            fleet.is_wanted(name)
+            and self.driver.now >= view.failures.retry_at
+            and not self._crowded_out(name)
         )
 
     def _crowded_out(self, name: str) -> bool:
         """Whether models that were pinned since then leave no room."""
-        specs = self.paper.fleet.catalog.models.values()
+        specs = self.driver.fleet.catalog.models.values()
         pinned = sum(SIZES[spec.id[0]] for spec in specs if spec.pinned and spec.id != name)
         return SIZES[name[0]] + pinned > min(BUDGET_MB, self.left_mb)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case Load(spec=found):
+            case StartLoad(spec=found):
                 assert found.id not in self.loading | self.up | self.stopping
                 self.loading.add(found.id)
                 self.owed_loads.discard(found.id)
-            case Stop(model_id=model):
+            case StopInstance(model_id=model):
                 assert model in self.up | self.loading, "stopped twice, or what never ran"
                 assert not self.fifo[model], "a ticket with a lease keeps its model"
                 assert not self.running[model], "stopped while serving"
-                assert not self.asides[model], "stopped while answering"
+                assert not self.slotless[model], "stopped while answering"
                 self.up.discard(model)
                 self.loading.discard(model)
                 self.stopping.add(model)
             case Grant(ticket=ticket, model_id=model):
                 assert model in self.up
                 assert self.live[ticket] == model
-                aside = ticket in self.aside_tickets
-                (self.asides if aside else self.fifo)[model].append(ticket)
-            case Refuse(ticket=ticket, problem=problem) | Cut(ticket=ticket, problem=problem):
+                slotless = ticket in self.slotless_tickets
+                (self.slotless if slotless else self.fifo)[model].append(ticket)
+            case Refuse(ticket=ticket, problem=problem) | CutRequest(ticket=ticket, problem=problem):
                 assert ticket in self.live, "every ticket ends exactly once"
                 self.kinds.append(problem.kind)
                 del self.live[ticket]
@@ -384,7 +388,7 @@ class World:
     # --- what always holds ---
 
     def check(self) -> None:
-        fleet = self.paper.fleet
+        fleet = self.driver.fleet
         held = self.loading | self.up | self.stopping
         assert fleet.held == sum(SIZES[model[0]] for model in held) * MIB
         assert fleet.held <= BUDGET_MB * MIB, "the ledger"
@@ -396,25 +400,27 @@ class World:
         for model, view in fleet.instances.items():
             assert len(self.fifo[model]) + len(self.running[model]) <= 2 * view.slots
         assert set(self.operations) == {one.id for one in fleet.operations}, "a live operation is never lost"
-        self._check_claims()
+        self._check_reservations()
 
-    def _check_claims(self) -> None:
-        fleet = self.paper.fleet
-        names = [claim.model_id for claim in fleet.claims]
-        assert len(names) == len(set(names)), "one claim a model"
+    def _check_reservations(self) -> None:
+        fleet = self.driver.fleet
+        names = [reservation.model_id for reservation in fleet.reservations]
+        assert len(names) == len(set(names)), "one reservation a model"
         assert fleet.free is not None
-        assert owed(fleet, fleet.claims) <= (max(0, fleet.free),), "no claim is short of bytes"
-        for place, claim in enumerate(fleet.claims):
-            assert fleet.instance(claim.model_id).state is State.QUEUED
-            need = SIZES[claim.model_id[0]] * MIB
-            older = owed(fleet, fleet.claims[:place])
-            assert need <= fleet.free - older[0] + pending(fleet, claim)[0]
-            others = [other for other in fleet.claims if other is not claim]
-            assert not set(claim.victims) & {victim for other in others for victim in other.victims}
-            for victim in claim.victims:
+        assert reserved_bytes(fleet, fleet.reservations) <= (max(0, fleet.free),), (
+            "no reservation is short of bytes"
+        )
+        for place, reservation in enumerate(fleet.reservations):
+            assert fleet.instance(reservation.model_id).state is InstanceState.QUEUED
+            need = SIZES[reservation.model_id[0]] * MIB
+            older = reserved_bytes(fleet, fleet.reservations[:place])
+            assert need <= fleet.free - older[0] + pending_bytes(fleet, reservation)[0]
+            others = [other for other in fleet.reservations if other is not reservation]
+            assert not set(reservation.victims) & {victim for other in others for victim in other.victims}
+            for victim in reservation.victims:
                 view = fleet.instance(victim)
                 assert view.state.holds_memory
-                assert view.stopping or not claim.committed
+                assert view.stopping or not reservation.committed
 
     # --- the end ---
 
@@ -426,10 +432,10 @@ class World:
             if not self._progress():
                 if not self.live and not self.operations:
                     break
-                due = next_deadline(self.paper.fleet, self.paper.now)
+                due = next_deadline(self.driver.fleet, self.driver.now)
                 assert due is not None, "somebody waits, and nothing will ever wake the scheduler"
                 assert due < PATIENCE_S / 2, "a deadlock: only max_wait would end it"
-                self.paper.now = max(self.paper.now, due)
+                self.driver.now = max(self.driver.now, due)
                 self.feed(Tick())
             self.check()
         assert not self.live, "a request waits for ever"
@@ -437,49 +443,49 @@ class World:
         assert not self.owed_loads, "a model was evicted for one that did not load"
         if not self.impatient:
             assert "waited_too_long" not in self.kinds
-        views = self.paper.fleet.instances.values()
-        assert all(view.state is not State.QUEUED or view.wanted for view in views)
-        self.feed(CutAll())
-        assert self.paper.fleet.claims == ()
+        views = self.driver.fleet.instances.values()
+        assert all(view.state is not InstanceState.QUEUED or view.wanted for view in views)
+        self.feed(CutAllRequests())
+        assert self.driver.fleet.reservations == ()
 
     def _progress(self) -> bool:
         if self.loading:
             model = min(self.loading)
             self.loading.discard(model)
             self.up.add(model)
-            self.feed(Loaded(model, self.paper.fleet.instance(model).slots))
+            self.feed(InstanceLoaded(model, self.driver.fleet.instance(model).slots))
         elif self.stopping:
             model = min(self.stopping)
             self.stopping.discard(model)
-            self.feed(Stopped(model))
-        elif any(self.asides.values()):
-            model = min(model for model, asides in self.asides.items() if asides)
-            ticket = self.asides[model].pop(0)
-            self.feed(Released(ticket, served=self.live.pop(ticket, None) is not None))
+            self.feed(InstanceStopped(model))
+        elif any(self.slotless.values()):
+            model = min(model for model, slotless in self.slotless.items() if slotless)
+            ticket = self.slotless[model].pop(0)
+            self.feed(SlotReleased(ticket, served=self.live.pop(ticket, None) is not None))
         elif any(self.running.values()):
             model = min(model for model, busy in self.running.items() if busy)
             ticket = self.running[model].pop(0)
-            self.feed(Released(ticket, served=self.live.pop(ticket, None) is not None))
+            self.feed(SlotReleased(ticket, served=self.live.pop(ticket, None) is not None))
         elif any(self.fifo.values()):
             model = min(model for model, fifo in self.fifo.items() if fifo)
             ticket = self.fifo[model].pop(0)
             if ticket in self.live:
                 self.running[model].append(ticket)
-                self.feed(GotSlot(ticket))
+                self.feed(SlotTaken(ticket))
             else:
-                self.feed(Released(ticket, served=False))
+                self.feed(SlotReleased(ticket, served=False))
         else:
             return False
         return True
 
 
-def play(numbers: bytes) -> World:
+def play(numbers: bytes) -> SchedulerWorld:
     """Play the schedule that these bytes spell: each is a pick, and when they are over, the end.
 
     Returns: the world after its end. Raises: AssertionError, in whose step something did not hold.
     """
     left = iter(numbers)
-    world = World(lambda below: next(left, 0) % below)
+    world = SchedulerWorld(lambda below: next(left, 0) % below)
     for _ in range(len(numbers) // 3):
         world.act()
     world.end()

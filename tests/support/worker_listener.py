@@ -10,12 +10,12 @@ import trio
 from modeld.domain.model import EngineKind, LoadOptions
 from modeld.domain.request import GenerateRequest
 from modeld.engine.protocol import LoadSpec, Output
-from modeld.worker.messages import FromWorker, Ready, Step
+from modeld.worker.messages import FromWorker, StepDone, WorkerReady
 
 PATIENCE_S = 20.0
 
 
-class Ear:
+class WorkerListener:
     """Keeps what a worker says."""
 
     def __init__(self) -> None:
@@ -33,10 +33,10 @@ class Ear:
                 await self._more.wait()
 
     async def ready(self) -> None:
-        await self.until(lambda: any(isinstance(message, Ready) for message in self.heard))
+        await self.until(lambda: any(isinstance(message, WorkerReady) for message in self.heard))
 
     def outputs(self, request_id: int) -> list[Output]:
-        steps = [message for message in self.heard if isinstance(message, Step)]
+        steps = [message for message in self.heard if isinstance(message, StepDone)]
         return [output for step in steps for output in step.outputs if output.id == request_id]
 
 

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from modeld.domain.instance_state import State
+from modeld.domain.instance_state import InstanceState
 from modeld.domain.status import DaemonStatus, InstanceStatus
 
 
 def instance_status(model_id: str, **more: object) -> InstanceStatus:
     """One that is ready: two of its four slots are busy."""
     known = {
-        "state": State.READY,
+        "state": InstanceState.READY,
         "last_used_unix": 1.0,
         "est_vram_mb": 100.0,
         "measured_mb": 110.0,

@@ -1,15 +1,31 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""A fleet on paper: model specs, and a driver that feeds inputs to `step` and keeps the effects."""
+"""Model specs, and a driver that feeds inputs to `step` and keeps the effects."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from modeld.domain.instance_state import State
-from modeld.domain.model import MIB, Footprint, LoadOptions, ModelSpec, make_catalog
-from modeld.scheduler.effects import Cut, Effect, Grant, Load, Refuse, SetThreads, Stop, Tell
-from modeld.scheduler.inputs import Arrived, GotSlot, Input, Loaded, Released, Stopped
-from modeld.scheduler.state import Fleet, Limits
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.model import MIB, Footprint, LoadOptions, ModelSpec, catalog_of
+from modeld.scheduler.effects import (
+    ChangeThreads,
+    CutRequest,
+    Effect,
+    Grant,
+    RecordDecision,
+    Refuse,
+    StartLoad,
+    StopInstance,
+)
+from modeld.scheduler.inputs import (
+    Input,
+    InstanceLoaded,
+    InstanceStopped,
+    RequestArrived,
+    SlotReleased,
+    SlotTaken,
+)
+from modeld.scheduler.state import Fleet, SchedulerLimits
 from modeld.scheduler.step import step
 
 
@@ -25,17 +41,17 @@ def spec(name: str, mb: int = 100, *, slots: int = 2, threads: int = 2, **more: 
     )
 
 
-def limits(budget_mb: int | None = None, **more: object) -> Limits:
+def limits(budget_mb: int | None = None, **more: object) -> SchedulerLimits:
     """Limits with a budget in MiB and two cores."""
     budget = None if budget_mb is None else budget_mb * MIB
-    return Limits(**{"budget": budget, "cores": 2, **more})
+    return SchedulerLimits(**{"budget": budget, "cores": 2, **more})
 
 
-class Paper:
+class SchedulerDriver:
     """Feeds inputs, keeps all effects, and lets a test say what the world answers."""
 
-    def __init__(self, specs: Iterable[ModelSpec], limits: Limits) -> None:
-        self.fleet = Fleet(limits=limits, catalog=make_catalog(specs))
+    def __init__(self, specs: Iterable[ModelSpec], limits: SchedulerLimits) -> None:
+        self.fleet = Fleet(limits=limits, catalog=catalog_of(specs))
         self.now = 0.0
         self.effects: list[Effect] = []
         self._tickets = 0
@@ -47,19 +63,19 @@ class Paper:
 
     def arrive(self, name: str, **more: object) -> int:
         self._tickets += 1
-        self.feed(Arrived(ticket=self._tickets, model_id=f"{name}.gguf", **more))
+        self.feed(RequestArrived(ticket=self._tickets, model_id=f"{name}.gguf", **more))
         return self._tickets
 
     def loaded(self, name: str) -> list[Effect]:
-        return self.feed(Loaded(f"{name}.gguf", self.fleet.instance(f"{name}.gguf").slots))
+        return self.feed(InstanceLoaded(f"{name}.gguf", self.fleet.instance(f"{name}.gguf").slots))
 
     def stopped(self, name: str) -> list[Effect]:
-        return self.feed(Stopped(f"{name}.gguf"))
+        return self.feed(InstanceStopped(f"{name}.gguf"))
 
     def serve(self, ticket: int) -> None:
         """Let a granted ticket have its slot and end at once."""
-        self.feed(GotSlot(ticket))
-        self.feed(Released(ticket, served=True))
+        self.feed(SlotTaken(ticket))
+        self.feed(SlotReleased(ticket, served=True))
 
     def up(self, *names: str) -> None:
         """Load models by one served request each."""
@@ -69,7 +85,7 @@ class Paper:
             self.serve(ticket)
             self.now += 1
 
-    def state(self, name: str) -> State:
+    def state(self, name: str) -> InstanceState:
         return self.fleet.instance(f"{name}.gguf").state
 
     def of(self, kind: type[Effect]) -> list[Effect]:
@@ -77,11 +93,11 @@ class Paper:
 
     @property
     def loads(self) -> list[str]:
-        return [effect.spec.id for effect in self.effects if isinstance(effect, Load)]
+        return [effect.spec.id for effect in self.effects if isinstance(effect, StartLoad)]
 
     @property
     def stops(self) -> list[str]:
-        return [effect.model_id for effect in self.effects if isinstance(effect, Stop)]
+        return [effect.model_id for effect in self.effects if isinstance(effect, StopInstance)]
 
     @property
     def grants(self) -> list[int]:
@@ -93,12 +109,14 @@ class Paper:
 
     @property
     def cuts(self) -> dict[int, str]:
-        return {effect.ticket: effect.reason.value for effect in self.effects if isinstance(effect, Cut)}
+        return {
+            effect.ticket: effect.reason.value for effect in self.effects if isinstance(effect, CutRequest)
+        }
 
     @property
     def threads(self) -> list[tuple[str, int]]:
-        return [(e.model_id, e.threads) for e in self.effects if isinstance(e, SetThreads)]
+        return [(e.model_id, e.threads) for e in self.effects if isinstance(e, ChangeThreads)]
 
     @property
-    def told(self) -> list[str]:
-        return [effect.action for effect in self.effects if isinstance(effect, Tell)]
+    def decisions(self) -> list[str]:
+        return [effect.action for effect in self.effects if isinstance(effect, RecordDecision)]

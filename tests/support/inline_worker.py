@@ -15,17 +15,17 @@ from modeld.engine.protocol import LoadSpec
 from modeld.errors import ModeldError, Problem
 from modeld.worker.host import OnMessage
 from modeld.worker.messages import (
-    Cancel,
+    CancelRequest,
     Close,
-    Died,
-    LoadFailed,
     Progress,
-    Ready,
     SetThreads,
-    Step,
-    Stopped,
-    Submit,
+    StepDone,
+    SubmitRequest,
     ToWorker,
+    WorkerDied,
+    WorkerLoadFailed,
+    WorkerReady,
+    WorkerStopped,
 )
 
 
@@ -54,7 +54,7 @@ class InlineWorker:
         with self._life:
             await self._live()
         if self._killed is not None:
-            self.deliver(Died(self._killed))
+            self.deliver(WorkerDied(self._killed))
 
     async def _live(self) -> None:
         timeline: list[tuple[float, float]] = []
@@ -67,7 +67,7 @@ class InlineWorker:
         failure: ModeldError | None = None
         engine: fake.FakeEngine | None = None
         try:
-            engine = fake.load(self.load, on_progress, self._owe)
+            engine = fake.load(self.load, on_progress, self._schedule_step)
         except ModeldError as error:
             failure = error
         with self._load_scope:
@@ -76,12 +76,12 @@ class InlineWorker:
                 self.deliver(Progress(fraction))
             await trio.sleep_until(began + self._owed)
         if self._load_scope.cancelled_caught:
-            self.deliver(Stopped())
+            self.deliver(WorkerStopped())
         elif failure is not None or engine is None:
             assert failure is not None
-            self.deliver(LoadFailed(failure.as_problem()))
+            self.deliver(WorkerLoadFailed(failure.as_problem()))
         else:
-            self.deliver(Ready(engine.info))
+            self.deliver(WorkerReady(engine.info))
             await self._serve(engine)
 
     async def _serve(self, engine: fake.FakeEngine) -> None:
@@ -91,14 +91,14 @@ class InlineWorker:
                 await self._arrived.wait()
             while self._inbox:
                 match self._inbox.popleft():
-                    case Submit(id=request_id, request=request):
+                    case SubmitRequest(id=request_id, request=request):
                         engine.submit(request_id, request)
-                    case Cancel(id=request_id):
+                    case CancelRequest(id=request_id):
                         engine.cancel(request_id)
                     case SetThreads(threads=threads):
                         engine.set_threads(threads)
                     case Close():
-                        self.deliver(Stopped())
+                        self.deliver(WorkerStopped())
                         return
             if not engine.busy:
                 continue
@@ -107,17 +107,17 @@ class InlineWorker:
             try:
                 outputs = tuple(engine.step())
             except ModeldError as error:
-                self.deliver(Died(error.as_problem()))
+                self.deliver(WorkerDied(error.as_problem()))
                 return
             with trio.move_on_after(self._owed):
                 await self._interrupted.wait()
             await trio.lowlevel.checkpoint()
-            self.deliver(Step(outputs, self._owed))
+            self.deliver(StepDone(outputs, self._owed))
 
     def send(self, message: ToWorker) -> None:
         self._inbox.append(message)
         self._arrived.set()
-        if isinstance(message, Close) or (isinstance(message, Cancel) and message.urgent):
+        if isinstance(message, Close) or (isinstance(message, CancelRequest) and message.urgent):
             self._interrupted.set()
 
     def stop(self) -> None:
@@ -133,5 +133,5 @@ class InlineWorker:
     def pulse(self) -> object:
         return ()
 
-    def _owe(self, seconds: float) -> None:
+    def _schedule_step(self, seconds: float) -> None:
         self._owed += seconds

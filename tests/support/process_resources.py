@@ -14,7 +14,7 @@ from modeld.engine.llama.native.library import lib
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def resident() -> int:
+def resident_bytes() -> int:
     """Return the resident set of this process in bytes, after everybody gave back what he could."""
     gc.collect()
     with contextlib.suppress(AttributeError):  # not glibc
@@ -22,12 +22,12 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE
 
 
-def threads() -> int:
+def thread_count() -> int:
     """Return how many threads this process has, those of C included."""
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-def descriptors() -> int:
+def descriptor_count() -> int:
     """Return how many files this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
 

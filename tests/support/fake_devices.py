@@ -10,7 +10,7 @@ from modeld.domain.model import MIB
 from modeld.memory.devices import Device, DeviceKind
 
 
-class MadeUp:
+class FakeDevices:
     """A source of devices for `runtime.memory.device_watch`; `set` changes what the next look sees."""
 
     def __init__(self, *devices: Device) -> None:

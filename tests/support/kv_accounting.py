@@ -7,7 +7,7 @@ from modeld.engine.llama.kv.split_cache import SplitCache
 from modeld.engine.llama.native.library import lib
 
 
-def held(engine):
+def cells_held(engine):
     """Return how many tokens llama.cpp holds of each sequence that has any.
 
     Their positions begin at 0, but for a recurrent state, which has only the last, and for windows.
@@ -23,7 +23,7 @@ def held(engine):
     return lengths
 
 
-def assert_accounts(engine):
+def assert_kv_matches(engine):
     """At any moment between two steps: lengths agree, and no cell is promised twice.
 
     What others have overwritten in a windowed layer is given up at the next admission.
@@ -33,7 +33,7 @@ def assert_accounts(engine):
     retained = {sequence: len(cache.tokens(sequence)) for sequence in cache.retained}
     assert not running.keys() & retained.keys()
     lost = {sequence for sequence in retained if memory.windowed and not memory.is_whole(sequence)}
-    inside = {sequence: length for sequence, length in held(engine).items() if sequence not in lost}
+    inside = {sequence: length for sequence, length in cells_held(engine).items() if sequence not in lost}
     known = {
         sequence: length
         for sequence, length in (running | retained).items()
@@ -57,10 +57,10 @@ def assert_accounts(engine):
     )
 
 
-def assert_at_rest(engine):
+def assert_kv_at_rest(engine):
     """With nothing to do: the accounts agree, and all that is held is what may be retained."""
     assert not engine.busy
-    assert_accounts(engine)
+    assert_kv_matches(engine)
     cache = engine._places.cache
     if isinstance(cache, SplitCache):
         assert cache.busy == 0

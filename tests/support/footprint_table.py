@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Program: holds estimates of memory against real processes, and prints a table for docs/footprint.md.
 
-python -m support.grid [FIRST [LAST]]      (from tests/; the numbers of rows; all take some minutes)
+python -m support.footprint_table [FIRST [LAST]]      (from tests/; the numbers of rows; all take some
+minutes)
 
 Columns in MiB: the formula, the dry run, what the next load would be reserved after one load has taught, and
 the resident set of a process whose context was filled by whole ubatches; beside the first three, how far off
@@ -14,13 +15,13 @@ import itertools
 import sys
 from pathlib import Path
 
-from support.real import Q4_0, Q4_1, Q8_0, models_folder
-from support.scales import small_pages, sure, weighed
+from support.daemon_process import Q4_0, Q4_1, Q8_0, models_folder
+from support.memory_measurement import certain_bytes, measured_bytes, without_huge_pages
 
 from modeld.domain.model import MIB, Isolation, LoadOptions, ModelSpec
 from modeld.engine.llama.footprint import estimate
 from modeld.engine.llama.gguf.facts import read_facts
-from modeld.memory.calibration import Learned, scaled, when_ready
+from modeld.memory.calibration import Calibration, after_load, calibrated
 
 OTHERS = (
     (Q4_0, {"kv_type": "q8_0"}),
@@ -38,11 +39,11 @@ OTHERS = (
 def row(path: Path, options: LoadOptions) -> tuple[float, float, float, float]:
     """Return formula, dry run, learned and measured, MiB."""
     facts = read_facts(path)
-    formula, run = estimate(facts, options), sure(path, options)
-    told = weighed(path, options)
-    spec = scaled(ModelSpec(id="m", path=str(path), facts=facts, options=options), run, None)
-    learned = when_ready(Learned(), spec.scale, told["ready"]["rss"])
-    after = scaled(spec, run, learned).footprint.total
+    formula, run = estimate(facts, options), certain_bytes(path, options)
+    told = measured_bytes(path, options)
+    spec = calibrated(ModelSpec(id="m", path=str(path), facts=facts, options=options), run, None)
+    learned = after_load(Calibration(), spec.scale, told["ready"]["rss"])
+    after = calibrated(spec, run, learned).footprint.total
     return tuple(size / MIB for size in (formula.total, run.peak.total, after, told["full"]["rss"]))
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     """Print the table."""
     folder, bounds = models_folder(), [int(word) for word in sys.argv[1:]]
     first, last = (*bounds, None, None)[:2]
-    small_pages()
+    without_huge_pages()
     usual = {"threads": 2, "isolation": Isolation.PROCESS}
     grid = [
         (quant, {"ctx": ctx, "slots": slots})

@@ -15,7 +15,7 @@ FREE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 """Nothing is left out before the draw."""
 
 
-class Row:
+class LogitsRow:
     """The one row of logits of a decode of the tiny model, which a test may overwrite."""
 
     def __init__(self, engine) -> None:
@@ -39,14 +39,14 @@ class Row:
         finally:
             sampler.close()
 
-    def wish(self, sampler, *tokens):
+    def draw_preferring(self, sampler, *tokens):
         """Return the token that a sampler draws when these are the most probable ones, in this order."""
         self.logits[:] = np.linspace(1.0, 0.0, self.vocab.size)
         for place, token in enumerate(tokens):
             self.logits[token] = 100.0 - place
         return sampler.sample(self.context, self.number)
 
-    def offer(self, **logits):
+    def set_logits(self, **logits):
         """Let these tokens (`t5=1.0`) have these logits, and all others next to no chance."""
         self.logits[:] = -100
         for name, logit in logits.items():

@@ -8,7 +8,7 @@ import trio
 
 from modeld.worker import oneshot as once
 from modeld.worker import spawn
-from modeld.worker.oneshot import ask_once
+from modeld.worker.oneshot import run_oneshot
 from modeld.worker.spawn import Spawned
 
 
@@ -24,10 +24,10 @@ async def test_a_killed_process_that_does_not_go_holds_nobody_up(monkeypatch: py
         await trio.sleep_forever()
 
     monkeypatch.setattr(once, "spawn", remembered)
-    monkeypatch.setattr(once, "gone", never)
+    monkeypatch.setattr(once, "wait_until_gone", never)
     monkeypatch.setattr(once, "GONE_S", 0.0)
     with trio.fail_after(60):
-        said = await ask_once("hangs", "modeld.worker.device_child", b"", 0.0)
+        said = await run_oneshot("hangs", "modeld.worker.device_child", b"", 0.0)
     assert (said.in_time, said.code) == (False, None)
     [child] = started
     assert child.sock.fileno() == -1, "its descriptors are closed"
@@ -36,6 +36,6 @@ async def test_a_killed_process_that_does_not_go_holds_nobody_up(monkeypatch: py
 
 async def test_one_that_ends_without_a_word_is_told_by_its_code() -> None:
     """What it wrote to standard error goes into the sentence."""
-    said = await ask_once("mute", "modeld.there_is_no_such_module", b"", 60.0)
+    said = await run_oneshot("mute", "modeld.there_is_no_such_module", b"", 60.0)
     assert (said.reply, said.in_time, said.code) == (b"", True, 1)
     assert "No module named" in said.end

@@ -15,7 +15,7 @@ PATIENCE_S = 60.0
 NDJSON = "application/x-ndjson"
 
 
-class Live:
+class EventClient:
     """One stream of lines of JSON.
 
     Attributes:
@@ -92,11 +92,11 @@ class Live:
 
 
 @asynccontextmanager
-async def live(port: int, target: str = "/events", **headers: str) -> AsyncIterator[Live]:
+async def event_client(port: int, target: str = "/events", **headers: str) -> AsyncIterator[EventClient]:
     """Read along while the block runs, as lines of JSON unless the headers say otherwise."""
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     async with stream:
-        reader = Live(stream)
+        reader = EventClient(stream)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         await reader.ask(target, {"Accept": NDJSON, **names})
         yield reader

@@ -8,13 +8,13 @@ from collections import defaultdict
 from modeld.domain.model import LoadOptions
 from modeld.domain.request import GenerateRequest, Sampling
 from modeld.domain.request_events import FinishReason
-from modeld.engine.protocol import Admitted, Broken, Done, LoadSpec, Tokens
+from modeld.engine.protocol import LoadSpec, RequestAdmitted, RequestDone, RequestFailed, TokenOutput
 
 GREEDY = Sampling(temperature=0.0)
 MOST_STEPS = 5000
 
 
-def ask(prompt=None, **fields):
+def generate_request(prompt=None, **fields):
     """Return a greedy request of a few tokens."""
     return GenerateRequest(prompt=prompt, **{"max_tokens": 8, "sampling": GREEDY} | fields)
 
@@ -26,7 +26,7 @@ def spec(path, *, fake="", **options):
     )
 
 
-class Bench:
+class EngineDriver:
     """An engine and what came out of it. Each output is checked against the contract."""
 
     def __init__(self, engine) -> None:
@@ -47,18 +47,18 @@ class Bench:
         for output in outputs:
             so_far = self.outputs[output.id]
             match output:
-                case Admitted():
+                case RequestAdmitted():
                     assert not so_far
                     assert self.running < self.engine.info.slots
-                case Tokens():
+                case TokenOutput():
                     assert so_far
-                    assert isinstance(so_far[0], Admitted)
-                    assert not isinstance(so_far[-1], Done | Broken)
-                case Done(reason=reason):
+                    assert isinstance(so_far[0], RequestAdmitted)
+                    assert not isinstance(so_far[-1], RequestDone | RequestFailed)
+                case RequestDone(reason=reason):
                     assert so_far or reason is FinishReason.CANCELLED
-                    assert not any(isinstance(earlier, Done | Broken) for earlier in so_far)
-                case Broken():
-                    assert not any(isinstance(earlier, Done | Broken) for earlier in so_far)
+                    assert not any(isinstance(earlier, RequestDone | RequestFailed) for earlier in so_far)
+                case RequestFailed():
+                    assert not any(isinstance(earlier, RequestDone | RequestFailed) for earlier in so_far)
             so_far.append(output)
             self.order.append(output)
         return outputs
@@ -88,16 +88,16 @@ class Bench:
 
     def text(self, request_id):
         """Return all text of an id."""
-        return "".join(output.text for output in self.outputs[request_id] if isinstance(output, Tokens))
+        return "".join(output.text for output in self.outputs[request_id] if isinstance(output, TokenOutput))
 
     def logprobs(self, request_id):
         """Return the log-probabilities of all tokens of an id that asked for them."""
-        steps = (output.logprobs for output in self.outputs[request_id] if isinstance(output, Tokens))
+        steps = (output.logprobs for output in self.outputs[request_id] if isinstance(output, TokenOutput))
         return [one.chosen.logprob for step in steps for one in step]
 
     def tokens(self, request_id):
         """Return the number of tokens that came for an id."""
-        return sum(output.count for output in self.outputs[request_id] if isinstance(output, Tokens))
+        return sum(output.count for output in self.outputs[request_id] if isinstance(output, TokenOutput))
 
     def last(self, request_id):
         """Return the last output of an id."""
@@ -112,7 +112,8 @@ class Bench:
     def running(self):
         """How many requests hold a slot."""
         return sum(
-            isinstance(outputs[0], Admitted) and not isinstance(outputs[-1], Done | Broken)
+            isinstance(outputs[0], RequestAdmitted)
+            and not isinstance(outputs[-1], RequestDone | RequestFailed)
             for outputs in self.outputs.values()
             if outputs
         )

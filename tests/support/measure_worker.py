@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Program: loads a model as a worker process does, fills its context by whole ubatches, tells what it holds.
 
-python tests/support/weigh.py MODEL.gguf '{"ctx": 2048, "slots": 1}'
+python tests/support/measure_worker.py MODEL.gguf '{"ctx": 2048, "slots": 1}'
 
 Prints a JSON object in bytes: `ready` after the load, `first` when the context it begins with is full,
 `full` when also that is full which it may change to; each with `pss` and `rss` of this process (proc(5),
@@ -27,7 +27,7 @@ from modeld.engine.llama.native.library import lib
 from modeld.engine.protocol import LoadSpec
 
 
-def held() -> dict[str, int]:
+def bytes_held() -> dict[str, int]:
     """Return what this process holds, bytes."""
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
@@ -66,20 +66,20 @@ def main() -> None:
     facts = read_facts(Path(path))
     spec = LoadSpec(model_id="m", path=path, options=options, facts=facts)
     engine = load(spec, lambda _fraction: True)
-    told = {"ready": held()}
+    told = {"ready": bytes_held()}
     model = engine._model
     if isinstance(engine, LlamaEngine):
         asked = GenerateRequest(prompt="once upon a time there was", max_tokens=8, ignore_eos=True)
         serve(engine, *[asked] * options.slots)
         fill(model)
-        told["first"] = held()
+        told["first"] = bytes_held()
         if not model.layout.unified and options.kv_unified is None:
             model.unify()
             fill(model)
     else:
         inputs = tuple(tuple(range(model.batch_tokens // EMBED_SEQUENCES)) for _ in range(EMBED_SEQUENCES))
         serve(engine, EmbedRequest(inputs=inputs), EmbedRequest(inputs=(tuple(range(engine.info.context)),)))
-    told["full"] = held()
+    told["full"] = bytes_held()
     sys.stdout.write(json.dumps(told) + "\n")
     sys.stdout.flush()
 
