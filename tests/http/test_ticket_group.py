@@ -12,7 +12,7 @@ from support.backend import TINY, finish
 
 from modeld.domain.request import GenerateRequest, Order
 from modeld.domain.request_events import Delta, Finished
-from modeld.http.ticket_group import TicketGroup, Voice
+from modeld.http.ticket_group import IndexedEvent, TicketGroup
 from modeld.runtime.ticket import Ticket
 
 
@@ -30,7 +30,7 @@ def tickets(count: int, closed: list[int] | None = None) -> list[Ticket]:
     ]
 
 
-def texts(voices: Sequence[Voice]) -> list[tuple[int, str]]:
+def texts(voices: Sequence[IndexedEvent]) -> list[tuple[int, str]]:
     return [(index, event.text) for index, event in voices if isinstance(event, Delta)]
 
 
@@ -39,7 +39,7 @@ async def test_events_come_with_the_index_of_their_ticket(count: int) -> None:
     """Whichever ticket has one, it comes; a ticket that ended is not waited for."""
     group = tickets(count)
     ticket_group = TicketGroup(group)
-    seen: list[Voice] = []
+    seen: list[IndexedEvent] = []
     for number in reversed(range(count)):
         group[number].put(Delta(text=f"a{number}"))
         seen += await ticket_group.next()
@@ -56,7 +56,7 @@ async def test_cancellation_loses_no_event(count: int) -> None:
     """What was put while a reader was cancelled is there for the next one."""
     group = tickets(count)
     ticket_group = TicketGroup(group)
-    seen: list[Voice] = []
+    seen: list[IndexedEvent] = []
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
 
@@ -78,9 +78,9 @@ async def test_events_pour_until_the_taker_has_enough(count: int) -> None:
     """In the turn of whoever puts them; what comes after False waits for the next call."""
     group = tickets(count)
     ticket_group = TicketGroup(group)
-    poured: list[Voice] = []
+    poured: list[IndexedEvent] = []
 
-    def take(voices: Sequence[Voice]) -> bool:
+    def take(voices: Sequence[IndexedEvent]) -> bool:
         poured.extend(voices)
         return len(poured) < 2 * count
 
@@ -93,7 +93,7 @@ async def test_events_pour_until_the_taker_has_enough(count: int) -> None:
         assert len(poured) == 2 * count
     for ticket in group:
         finish(ticket)
-    seen: list[Voice] = []
+    seen: list[IndexedEvent] = []
     while len(seen) < count:
         seen += await ticket_group.next()
     assert texts(poured) == [(number, letter) for letter in "ab" for number in range(count)]

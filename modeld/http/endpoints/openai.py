@@ -22,11 +22,10 @@ from modeld.http.endpoint import (
     Success,
 )
 from modeld.http.errors import OPENAI
-from modeld.http.generation import gather, generate
+from modeld.http.generation import gather, generate, generate_choices
 from modeld.http.limits import CATALOG_MAX_AGE_S
 from modeld.http.replies import json_reply
 from modeld.http.streaming import read_json
-from modeld.http.ticket_group import answer
 from modeld.quotas.client import visible_models
 from modeld.runtime.ticket import Ticket
 
@@ -56,7 +55,7 @@ async def chat(context: AppContext, request: HttpRequest) -> Response:
     def renderer_for(model: ModelSpec) -> openai.ChatRenderer:
         return openai.ChatRenderer(asked, request_id=request.id, model=model.id, created=created)
 
-    return await answer(context, request, asked, renderer_for)
+    return await generate_choices(context, request, asked, renderer_for)
 
 
 async def complete(context: AppContext, request: HttpRequest) -> Response:
@@ -67,7 +66,7 @@ async def complete(context: AppContext, request: HttpRequest) -> Response:
     def renderer_for(model: ModelSpec) -> openai.OpenAICompletionRenderer:
         return openai.OpenAICompletionRenderer(asked, request_id=request.id, model=model.id, created=created)
 
-    return await answer(context, request, asked, renderer_for)
+    return await generate_choices(context, request, asked, renderer_for)
 
 
 async def respond(context: AppContext, request: HttpRequest) -> Response:
