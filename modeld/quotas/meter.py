@@ -117,17 +117,15 @@ class LimitStatus(msgspec.Struct, frozen=True):
 def refusal(client: Client, meter: Meter, now: Instant, today: Today) -> Problem | None:
     """Return why another request of this key is refused, or None.
 
-    (1) Too many at once. (2) Too many within a minute. (3) The tokens of the minute, or (4) those of the day
+    Too many at once; too many within a minute; the tokens of the minute, or those of the day
     are used up, counting what requests inside will cost.
     """
-    # (1)
     if client.concurrent_requests is not None and meter.running >= client.concurrent_requests:
         return RateLimited(
             f'the key "{client.name}" has {meter.running} requests under way, and may have '
             f"{client.concurrent_requests} at once; wait until one has ended",
             details={"policy": "concurrent", "quota": client.concurrent_requests},
         ).as_problem()
-    # (2)
     most = client.requests_per_minute
     if most is not None and amount_used(meter.requests, now) >= most:
         wait = max(1, math.ceil(below_in(meter.requests, now, most)))
@@ -136,7 +134,6 @@ def refusal(client: Client, meter: Meter, now: Instant, today: Today) -> Problem
             details={"policy": "requests", "quota": most},
             retry_after_s=wait,
         ).as_problem()
-    # (3)
     most = client.tokens_per_minute
     if most is not None and amount_used(meter.tokens, now) + meter.reserved >= most:
         wait = max(1, math.ceil(below_in(meter.tokens, now, most)))
@@ -147,7 +144,6 @@ def refusal(client: Client, meter: Meter, now: Instant, today: Today) -> Problem
             details={"policy": "tokens", "quota": most},
             retry_after_s=wait,
         ).as_problem()
-    # (4)
     most = client.tokens_per_day
     if most is not None and meter.tokens_on(today) + meter.reserved >= most:
         wait = max(1, math.ceil(today.ends_in_s)) if meter.tokens_on(today) >= most else 1

@@ -24,7 +24,7 @@ from modeld.scheduler.draining import gate_is_closed, must_leave
 from modeld.scheduler.effects import CutReason, CutRequest, Effect, Outcome, RecordDecision, Refuse
 from modeld.scheduler.eta import retry_after, retry_after_any
 from modeld.scheduler.queue_order import remove_ended_request
-from modeld.scheduler.state import Failures, Fleet, Instant, PendingRequest, Waiter
+from modeld.scheduler.state import Failures, Fleet, Instant, PendingRequest
 
 # ----------------------------------------------------------------------
 # Backoff after failures, and the breaker that stops trying for a while.
@@ -133,14 +133,13 @@ def admit(
 ) -> Problem | None:
     """Return why a request for this model is refused, or None: it may wait.
 
-    (1) to (4): `unavailable`. (5) Its queue is full, or that of all models is. (6) Its deadline passes
-    before those in front of it can have been served. One that needs no slot (`needs_no_slot`) waits with its
-    like only, and not for a turn.
+    It is refused when the model is `unavailable`, when its queue or that of all models is full, or when its
+    deadline passes before those in front of it can have been served. One that needs no slot (`needs_no_slot`)
+    waits with its like only, and not for a turn.
     """
     problem = unavailable(fleet, spec, now)
     if problem is not None:
         return problem
-    # (5)
     depth = fleet.queue_depth(spec.id)
     view = fleet.instance(spec.id)
     slots = view.slots if view.state.holds_memory else spec.options.slots
@@ -156,29 +155,24 @@ def admit(
         return _all_queues_full(fleet)
     if needs_no_slot:
         return None
-    return _unreachable(fleet, spec.id, now, deadline, inside // max(1, slots))  # (6)
+    return _unreachable(fleet, spec.id, now, deadline, inside // max(1, slots))
 
 
 def unavailable(fleet: Fleet, spec: ModelSpec, now: Instant) -> Problem | None:
     """Return why this model is loaded for nobody, be it a request or an operator; None if it may be.
 
-    (1) The daemon goes down. (2) The file is damaged. (3) The model can never fit, or not until another
-    one that hangs comes back or other processes give memory back. (4) It hangs, or it failed and its
-    backoff is not over.
+    The daemon shuts down; the file is damaged; the model can never fit, or not until another one that hangs
+    comes back or other processes give memory back; it hangs; or it failed and its backoff is not over.
     """
-    # (1)
     if fleet.draining:
         return Draining("the daemon is shutting down and takes no new requests; try again soon").as_problem()
-    # (2)
     if spec.error is not None:
         return ModelFailed(
             f"model {spec.id} cannot be loaded: {spec.error}", retry_after_s=RETRY_DAMAGED_S
         ).as_problem()
-    # (3)
     too_large = never_fits(fleet, spec) or cannot_fit_yet(fleet, spec)
     if too_large is not None:
         return too_large
-    # (4)
     stuck = fleet.instance(spec.id).stuck
     if stuck is not None:
         return model_failed_problem(spec.id, stuck, STUCK_RETRY_S)
@@ -249,13 +243,13 @@ def model_failed_problem(model_id: str, cause: Problem | None, wait_s: float) ->
 
 
 # ----------------------------------------------------------------------
-# Ends requests whose own time is over, or that waited for others too long: the first rule of a step.
+# Requests whose time is over: rule 2 of `scheduler.step`.
 
 
 def end_overdue_requests(fleet: Fleet, now: Instant) -> Outcome:
-    """End the requests whose own deadline passed, or that waited for others for too long."""
+    """Rule 2: end the requests whose own deadline passed, or that waited for others for too long."""
     effects: list[Effect] = []
-    staying: list[Waiter] = []
+    staying: list[PendingRequest] = []
     for waiter in fleet.waiting:
         loading = fleet.instance(waiter.model_id).state is InstanceState.LOADING
         if waiter.deadline is not None and now >= waiter.deadline:
@@ -270,15 +264,15 @@ def end_overdue_requests(fleet: Fleet, now: Instant) -> Outcome:
         for lease in view.leases:
             if lease.closed:
                 continue
-            if lease.deadline is not None and now >= lease.deadline:
-                problem = _deadline_passed(lease, now)
-                effects.append(CutRequest(lease.ticket, CutReason.TIMEOUT, problem))
-            elif lease.waits_for_slot and now >= lease.waiting_since + fleet.limits.max_wait_s:
+            if lease.request.deadline is not None and now >= lease.request.deadline:
+                problem = _deadline_passed(lease.request, now)
+                effects.append(CutRequest(lease.request.ticket, CutReason.TIMEOUT, problem))
+            elif lease.waits_for_slot and now >= lease.request.waiting_since + fleet.limits.max_wait_s:
                 problem = _waited_too_long(fleet, view.model_id, now)
-                effects.append(CutRequest(lease.ticket, CutReason.WAITED, problem))
+                effects.append(CutRequest(lease.request.ticket, CutReason.WAITED, problem))
             else:
                 continue
-            fleet = remove_ended_request(fleet, lease.ticket)
+            fleet = remove_ended_request(fleet, lease.request.ticket)
     return fleet, effects
 
 

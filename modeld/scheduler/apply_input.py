@@ -26,7 +26,7 @@ from modeld.scheduler.keep_alive import expires_at, with_keep_alive, with_pins
 from modeld.scheduler.memory_pressure import apply_device_readings
 from modeld.scheduler.operations import end_all, fail_loads, handle_operation, model_vanished
 from modeld.scheduler.queue_order import cut_leases, find_lease, remove_ended_request, urgency, with_lease
-from modeld.scheduler.state import REUSE_WINDOW_S, Fleet, InstanceView, Instant, Waiter
+from modeld.scheduler.state import REUSE_WINDOW_S, Fleet, InstanceView, Instant, PendingRequest
 
 # ----------------------------------------------------------------------
 # Who gives way in a full queue: one who fills it keeps nobody else out.
@@ -63,7 +63,7 @@ def drop_from_longest_queue(
     return replace(fleet, waiting=waiting), [Refuse(victim.ticket, problem)]
 
 
-def _longest_queue(places: Collection[Waiter], tenant: Tenant) -> str | None:
+def _longest_queue(places: Collection[PendingRequest], tenant: Tenant) -> str | None:
     """Return the owner with the most places by weight, if he has more than the newcomer then would."""
     taken: dict[str, float] = {tenant.owner: 1 / tenant.weight}
     for it in places:
@@ -81,8 +81,8 @@ SERVICE_WEIGHT = 0.3
 def apply_input(fleet: Fleet, event: Input, now: Instant) -> Outcome:
     """Return the fleet after this input, and the effects that the input itself demands."""
     match event:
-        case inputs.RequestArrived():
-            return _arrived(fleet, event, now)
+        case inputs.RequestArrived(request=request):
+            return _arrived(fleet, request, now)
         case inputs.RequestLeft(ticket=ticket):
             return remove_ended_request(fleet, ticket), []
         case inputs.SlotTaken(ticket=ticket):
@@ -120,36 +120,26 @@ def apply_input(fleet: Fleet, event: Input, now: Instant) -> Outcome:
             return fleet, []
 
 
-def _arrived(fleet: Fleet, event: inputs.RequestArrived, now: Instant) -> Outcome:
-    spec = fleet.catalog.models.get(event.model_id)
+def _arrived(fleet: Fleet, request: PendingRequest, now: Instant) -> Outcome:
+    spec = fleet.catalog.models.get(request.model_id)
     if spec is None:
-        return fleet, [Refuse(event.ticket, model_vanished(event.model_id))]
-    deadline = event.deadline
+        return fleet, [Refuse(request.ticket, model_vanished(request.model_id))]
+    deadline = request.deadline
     if fleet.limits.infer_timeout_s is not None:
         own_limit = now + fleet.limits.infer_timeout_s
         deadline = own_limit if deadline is None else min(deadline, own_limit)
-    problem = admit(fleet, spec, now, deadline, needs_no_slot=event.needs_no_slot)
+    problem = admit(fleet, spec, now, deadline, needs_no_slot=request.needs_no_slot)
     effects: list[Effect] = []
-    if problem is not None and not event.needs_no_slot and problem.kind == QueueFull.kind:
-        smaller, effects = drop_from_longest_queue(fleet, spec.id, event.tenant, problem, now)
+    if problem is not None and not request.needs_no_slot and problem.kind == QueueFull.kind:
+        smaller, effects = drop_from_longest_queue(fleet, spec.id, request.tenant, problem, now)
         if effects and admit(smaller, spec, now, deadline) is None:
             fleet, problem = smaller, None
     if problem is not None:
         return fleet, [
-            Refuse(event.ticket, problem),
+            Refuse(request.ticket, problem),
             RecordDecision(action="refuse", model_id=spec.id, reason=problem.message, kind=problem.kind),
         ]
-    waiter = Waiter(
-        ticket=event.ticket,
-        model_id=spec.id,
-        arrived=now,
-        waiting_since=now,
-        deadline=deadline,
-        priority=event.priority,
-        keep_alive_s=event.keep_alive_s,
-        needs_no_slot=event.needs_no_slot,
-        tenant=event.tenant,
-    )
+    waiter = replace(request, model_id=spec.id, arrived=now, waiting_since=now, deadline=deadline)
     view = fleet.instance(spec.id)
     demand = view.reuse_rate(now) * REUSE_WINDOW_S + 1.0
     fleet = fleet.with_instance(replace(view, demand=demand, demand_at=now))
@@ -176,21 +166,21 @@ def _released(fleet: Fleet, event: inputs.SlotReleased, now: Instant) -> Fleet:
         service = sample if service is None else service + SERVICE_WEIGHT * (sample - service)
     spec = fleet.catalog.models.get(view.model_id)
     ttl = None if spec is None else spec.ttl_s
-    said = lease.keep_alive_s is not None
+    said = lease.request.keep_alive_s is not None
     view = with_keep_alive(
         view,
-        lease.tenant.owner,
-        expires_at(lease.keep_alive_s if said else ttl, now),
+        lease.request.tenant.owner,
+        expires_at(lease.request.keep_alive_s if said else ttl, now),
         now,
-        alone=said and lease.tenant.may_unload,
+        alone=said and lease.request.tenant.may_unload,
     )
     view = replace(
         view,
-        leases=tuple(other for other in view.leases if other.ticket != ticket),
+        leases=tuple(other for other in view.leases if other.request.ticket != ticket),
         last_used=now,
         service_s=service,
         failures=after_service(view.failures) if served else view.failures,
-        shares=settle_shares(view.shares, lease.tenant, event.tokens),
+        shares=settle_shares(view.shares, lease.request.tenant, event.tokens),
     )
     return fleet.with_instance(view)
 

@@ -374,7 +374,7 @@ def _remedy(spec: ModelSpec) -> str:
     return "raise vram_budget_mb, lower llama_ctx, or take a smaller model"
 
 
-def share_cores(cores: int, wanted: int, busy: int) -> int:
+def threads_for(cores: int, wanted: int, busy: int) -> int:
     """Return the threads an instance gets while `busy` instances decode.
 
     Two teams of threads on the same cores wait for each other at llama.cpp's barriers and run

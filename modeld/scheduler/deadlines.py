@@ -48,10 +48,10 @@ def _requests(fleet: Fleet, now: Instant) -> Iterator[Instant]:
         for lease in view.leases:
             if lease.closed:
                 continue
-            if lease.deadline is not None:
-                yield lease.deadline
+            if lease.request.deadline is not None:
+                yield lease.request.deadline
             if lease.waits_for_slot:
-                yield lease.waiting_since + fleet.limits.max_wait_s
+                yield lease.request.waiting_since + fleet.limits.max_wait_s
 
 
 def _instances(fleet: Fleet, now: Instant) -> Iterator[Instant]:

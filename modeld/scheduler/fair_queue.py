@@ -23,19 +23,19 @@ from msgspec.structs import replace
 
 from modeld.domain.instance_state import InstanceState
 from modeld.domain.request import Priority, Tenant
-from modeld.scheduler.state import Fleet, InstanceView, Lease, Shares, Waiter
+from modeld.scheduler.state import Fleet, InstanceView, Lease, PendingRequest, Shares
 
 OF_CLASS: Mapping[Priority, float] = {Priority.HIGH: 4.0, Priority.NORMAL: 1.0, Priority.LOW: 0.25}
 """Times the quantum."""
 NO_SHARES = Shares()
 
 
-def quantum(fleet: Fleet, request: Waiter) -> float:
+def quantum(fleet: Fleet, request: PendingRequest) -> float:
     """Return the tokens that an owner gets in a turn, at whose head this request waits."""
     return fleet.limits.share_tokens * request.tenant.weight * OF_CLASS[request.priority]
 
 
-def with_turns_begun(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> InstanceView:
+def with_turns_begun(fleet: Fleet, view: InstanceView, waiters: Sequence[PendingRequest]) -> InstanceView:
     """Return the view with turns begun, if more than one owner waits and there were none.
 
     At once when the second one comes: what the first has in front of the slots then is part of his turn.
@@ -45,21 +45,21 @@ def with_turns_begun(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]
     return replace(view, shares=_begun(fleet, view, _lines(waiters)))
 
 
-def _lines(waiters: Sequence[Waiter]) -> dict[str, deque[Waiter]]:
-    lines: dict[str, deque[Waiter]] = {}
+def _lines(waiters: Sequence[PendingRequest]) -> dict[str, deque[PendingRequest]]:
+    lines: dict[str, deque[PendingRequest]] = {}
     for waiter in waiters:
         lines.setdefault(waiter.tenant.owner, deque()).append(waiter)
     return lines
 
 
-def fair_order(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> list[Waiter]:
+def fair_order(fleet: Fleet, view: InstanceView, waiters: Sequence[PendingRequest]) -> list[PendingRequest]:
     """Return all of `fair_turns`."""
     if not view.shares.order and len({waiter.tenant.owner for waiter in waiters}) <= 1:
         return list(waiters)
     return list(fair_turns(fleet, view, waiters))
 
 
-def fair_turns(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> FairTurns:
+def fair_turns(fleet: Fleet, view: InstanceView, waiters: Sequence[PendingRequest]) -> FairTurns:
     """Return an iterator over all who wait for a slot of a model, in the order of their turns.
 
     Args:
@@ -75,7 +75,7 @@ def fair_turns(fleet: Fleet, view: InstanceView, waiters: Sequence[Waiter]) -> F
     return FairTurns(fleet, _begun(fleet, view, lines), lines)
 
 
-def _begun(fleet: Fleet, view: InstanceView, lines: Mapping[str, Sequence[Waiter]]) -> Shares:
+def _begun(fleet: Fleet, view: InstanceView, lines: Mapping[str, Sequence[PendingRequest]]) -> Shares:
     """Return the turns with those in them who have come since.
 
     They come last. Where there were no turns yet, because one owner had the queue for himself, what of his
@@ -86,7 +86,7 @@ def _begun(fleet: Fleet, view: InstanceView, lines: Mapping[str, Sequence[Waiter
     if shares.order:
         order = (*shares.order, *new)
         return replace(shares, order=order, credit={**shares.credit, **dict.fromkeys(new, 0.0)})
-    ahead = {owner: sum(lease.tenant.tokens for lease in queue_heads(view, owner)) for owner in new}
+    ahead = {owner: sum(lease.request.tenant.tokens for lease in queue_heads(view, owner)) for owner in new}
     left = {owner: quantum(fleet, lines[owner][0]) - ahead[owner] for owner in new if ahead[owner]}
     first = [owner for owner in new if left.get(owner, 0.0) > 0]
     over = [owner for owner in new if left.get(owner, 1.0) <= 0]
@@ -100,7 +100,7 @@ def _begun(fleet: Fleet, view: InstanceView, lines: Mapping[str, Sequence[Waiter
 class FairTurns:
     """Takes one after the other."""
 
-    def __init__(self, fleet: Fleet, shares: Shares, lines: Mapping[str, deque[Waiter]]) -> None:
+    def __init__(self, fleet: Fleet, shares: Shares, lines: Mapping[str, deque[PendingRequest]]) -> None:
         self._fleet = fleet
         self._order = deque(shares.order)
         self._credit = dict(shares.credit)
@@ -117,11 +117,11 @@ class FairTurns:
             return NO_SHARES
         return Shares(order=tuple(self._order), credit=dict(self._credit), begun=self._begun)
 
-    def __iter__(self) -> Iterator[Waiter]:
+    def __iter__(self) -> Iterator[PendingRequest]:
         """Iterate once."""
         return self
 
-    def __next__(self) -> Waiter:
+    def __next__(self) -> PendingRequest:
         """Take the next one."""
         if not self._left:
             raise StopIteration
@@ -171,10 +171,10 @@ def queue_heads(view: InstanceView, owner: str) -> list[Lease]:
     """Return what of an owner's waits in front of a model's slots, less what a free slot awaits."""
     free = max(0, view.slots - view.inflight) if view.state is InstanceState.READY else 0
     fifo = [lease for lease in view.leases if lease.waits_for_slot]
-    return [lease for lease in fifo[free:] if lease.tenant.owner == owner]
+    return [lease for lease in fifo[free:] if lease.request.tenant.owner == owner]
 
 
-def may_queue(fleet: Fleet, view: InstanceView, waiter: Waiter) -> bool:
+def may_queue(fleet: Fleet, view: InstanceView, waiter: PendingRequest) -> bool:
     """Whether a request may go in front of the slots already.
 
     An owner has there what a quantum allows, or one request: that is what who comes next has to wait for.
@@ -183,7 +183,7 @@ def may_queue(fleet: Fleet, view: InstanceView, waiter: Waiter) -> bool:
     if not waiter.tenant.owner or view.slot_leases < view.slots:
         return True
     there = queue_heads(view, waiter.tenant.owner)
-    tokens = sum(lease.tenant.tokens for lease in there) + waiter.tenant.tokens
+    tokens = sum(lease.request.tenant.tokens for lease in there) + waiter.tenant.tokens
     return not there or tokens <= quantum(fleet, waiter)
 
 

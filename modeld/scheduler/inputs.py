@@ -6,23 +6,16 @@ from __future__ import annotations
 import msgspec
 
 from modeld.domain.model import Catalog
-from modeld.domain.request import Priority, Tenant
 from modeld.errors import Problem
 from modeld.memory.devices import DeviceLimit
-from modeld.scheduler.state import Instant
+from modeld.scheduler.state import PendingRequest
 
 
-class RequestArrived(msgspec.Struct, frozen=True, kw_only=True):
+class RequestArrived(msgspec.Struct, frozen=True):
     """A request for a model. Answered at once by `Refuse`, or later by `Grant` or `Refuse`."""
 
-    ticket: int
-    model_id: str
-    priority: Priority = Priority.NORMAL
-    deadline: Instant | None = None
-    keep_alive_s: float | None = None
-    needs_no_slot: bool = False
-    """It needs the model, but none of its slots."""
-    tenant: Tenant = Tenant()
+    request: PendingRequest
+    """Its times of arrival and waiting are set as it is taken in."""
 
 
 class RequestLeft(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from modeld.scheduler.effects import Effect, Outcome, RecordDecision, Refuse
 from modeld.scheduler.keep_alive import OPERATOR, expires_at
 from modeld.scheduler.operations import fail_loads
 from modeld.scheduler.queue_order import refuse_waiters
-from modeld.scheduler.state import Failures, Fleet, InstanceView, Instant, Lease, Waiter
+from modeld.scheduler.state import Failures, Fleet, InstanceView, Instant, Lease, PendingRequest
 
 NEXT_LOOK_S = 5.0
 """By then the folder was looked at (every 2 s), or it does not answer."""
@@ -64,7 +64,7 @@ def on_loaded(fleet: Fleet, model_id: str, slots: int, now: Instant) -> Outcome:
     return replace(fleet.with_instance(view), waiting=waiting, loads=fleet.loads + 1), effects
 
 
-def _without_load(waiter: Waiter, load_started: Instant, now: Instant) -> Waiter:
+def _without_load(waiter: PendingRequest, load_started: Instant, now: Instant) -> PendingRequest:
     """Take the time of the model's own load out of what counts as waiting for others."""
     return replace(waiter, waiting_since=waiter.waiting_since + now - max(load_started, waiter.arrived))
 
@@ -149,15 +149,15 @@ def on_died(fleet: Fleet, event: inputs.InstanceDied, now: Instant) -> Outcome:
         RecordDecision(action="died", model_id=model_id, reason=problem.message, numbers=numbers),
         *tripped,
     ]
-    waiting: list[Waiter] = []
+    waiting: list[PendingRequest] = []
     for lease in before:
-        in_slot = lease.slot_since is not None or lease.ticket in event.unstarted
-        if lease.closed or (in_slot and lease.ticket not in event.unstarted):
+        in_slot = lease.slot_since is not None or lease.request.ticket in event.unstarted
+        if lease.closed or (in_slot and lease.request.ticket not in event.unstarted):
             continue
-        if in_slot and lease.deaths:
-            effects.append(Refuse(lease.ticket, _cause_of_two(problem)))
+        if in_slot and lease.request.deaths:
+            effects.append(Refuse(lease.request.ticket, _cause_of_two(problem)))
         else:
-            waiting.append(_requeued(lease, model_id, now, deaths=lease.deaths + in_slot))
+            waiting.append(_requeued(lease, now, deaths=lease.request.deaths + in_slot))
     fleet = replace(fleet.with_instance(view), waiting=(*waiting, *fleet.waiting))
     if not is_open(failures, now):
         return fleet, effects
@@ -173,7 +173,7 @@ def on_stuck(fleet: Fleet, model_id: str, problem: Problem, now: Instant) -> Out
     failures = after_failure(view.failures, problem, now, while_loading=True)
     tripped = breaker_decision(model_id, view.failures, failures, now)
     refusal = model_failed_problem(model_id, problem, STUCK_RETRY_S)
-    fifo = [lease.ticket for lease in view.leases if lease.slot_since is None and not lease.closed]
+    fifo = [lease.request.ticket for lease in view.leases if lease.slot_since is None and not lease.closed]
     state = transition(view.state, InstanceState.DRAINING)
     view = replace(view, state=state, leases=(), stopping=True, stuck=problem, failures=failures)
     effects: list[Effect] = [
@@ -192,21 +192,11 @@ def _refuse_all(fleet: Fleet, model_id: str, refusal: Problem) -> Outcome:
     return fleet, effects + more
 
 
-def _requeued(lease: Lease, model_id: str, now: Instant, *, deaths: int) -> Waiter:
+def _requeued(lease: Lease, now: Instant, *, deaths: int) -> PendingRequest:
     """Return a request to the queue. The time it had a slot is no time of waiting."""
     served = 0.0 if lease.slot_since is None else now - lease.slot_since
-    return Waiter(
-        ticket=lease.ticket,
-        model_id=model_id,
-        arrived=lease.arrived,
-        waiting_since=lease.waiting_since + served,
-        deadline=lease.deadline,
-        priority=lease.priority,
-        keep_alive_s=lease.keep_alive_s,
-        needs_no_slot=lease.needs_no_slot,
-        tenant=lease.tenant,
-        deaths=deaths,
-    )
+    request = lease.request
+    return replace(request, waiting_since=request.waiting_since + served, deaths=deaths)
 
 
 def _cause_of_two(problem: Problem) -> Problem:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Loads what is waited for, and makes room for it: the third rule of a scheduling step.
+"""Load models that requests wait for, and make room for them: rule 5 of `scheduler.step`.
 
 A demand that does not fit gets a reservation as soon as somebody can go for it. From then on the bytes that
 become free are its own, so no eviction is made in vain and no later demand delays it.
 
-    (1) reservations are met, the oldest first, when their bytes are free; until then their victims are
+    5a. reservations are met, the oldest first, when their bytes are free; until then their victims are
         stopped as soon as enough of them are idle
-    (2) other demands, the most urgent first, are loaded where they fit in what no reservation needs
-    (3) the first that does not fit gets a reservation on models that are idle, or, once it waited for
+    5b. other demands, the most urgent first, are loaded where they fit in what no reservation needs
+    5c. the first that does not fit gets a reservation on models that are idle, or, once it waited for
         `max_wait_before_drain`, on busy ones, whose gates close when their turn is over
         (models whose loss costs more than twice as much as that of busy ones are spared for a second)
-    (4) behind a demand that still waits for its reservation, nothing is evicted
+    5d. behind a demand that still waits for its reservation, nothing is evicted
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from modeld.scheduler.capacity import (
     free_memory,
     load_targets,
     never_fits,
-    share_cores,
+    threads_for,
 )
 from modeld.scheduler.draining import gate_closed_since
 from modeld.scheduler.effects import CutReason, Effect, Outcome, RecordDecision, StartLoad
@@ -132,11 +132,11 @@ def _is_expensive(
 
 
 def load_demands(fleet: Fleet, now: Instant) -> Outcome:
-    """Start the loads that fit, and make room for the others. See the module's docstring."""
+    """Rule 5: start the loads that fit, and make room for the others. See the module's docstring."""
     effects: list[Effect] = []
     if fleet.draining or not (fleet.waiting or fleet.reservations or _unmet_demands(fleet)):
         return fleet, effects
-    for reservation in fleet.reservations:  # (1)
+    for reservation in fleet.reservations:  # Rule 5a.
         fleet, more = _serve_demand(fleet, reservation, now)
         effects += more
     blocked = False
@@ -152,16 +152,16 @@ def load_demands(fleet: Fleet, now: Instant) -> Outcome:
             effects += more
             spare = _spare(fleet)
             continue
-        if (fit := fitting_size(fleet, spec, spare)) is not None:  # (2)
+        if (fit := fitting_size(fleet, spec, spare)) is not None:  # Rule 5b.
             fleet, more = _start(fleet, spec, fit, now)
             effects += more
             spare = _spare(fleet)
             continue
         if view.state is not InstanceState.QUEUED:
             fleet = fleet.with_instance(replace(view, state=transition(view.state, InstanceState.QUEUED)))
-        if blocked:  # (4)
+        if blocked:  # Rule 5d.
             continue
-        made = make_reservation(fleet, spec, now)  # (3)
+        made = make_reservation(fleet, spec, now)  # Rule 5c.
         if made is None:
             blocked = True
             continue
@@ -281,7 +281,7 @@ def _cut_off(fleet: Fleet, victim: str, spec: ModelSpec) -> Problem:
 def _start(fleet: Fleet, spec: ModelSpec, fit: LoadRequirement, now: Instant) -> Outcome:
     view = fleet.instance(spec.id)
     busy = sum(not view.idle for view in fleet.instances.values())
-    threads = share_cores(fleet.limits.cores, spec.options.threads, busy + 1)
+    threads = threads_for(fleet.limits.cores, spec.options.threads, busy + 1)
     view = replace(
         view,
         state=transition(view.state, InstanceState.LOADING),

@@ -40,7 +40,7 @@ def apply_device_readings(fleet: Fleet, devices: tuple[DeviceLimit, ...]) -> Out
 
 
 def evict_for_foreign_memory(fleet: Fleet, now: Instant) -> Outcome:
-    """Have idle models go that are too large for what others leave, once that is certain.
+    """Rule 6: unload idle models that are too large for what others leave, once that is certain.
 
     If all that are idle are not enough, all of them go. One that somebody waits for stays.
     """

@@ -34,7 +34,7 @@ from modeld.scheduler.state import Fleet, Instant
 
 
 def complete_operations(fleet: Fleet, now: Instant) -> Outcome:
-    """End the operations that have what they asked for, and let switches go on to their second half."""
+    """Rule 1: end operations that have what they asked for; switches go on to their second half."""
     effects: list[Effect] = []
     for asked_for in fleet.operations:
         one = _with_victims(fleet, asked_for)

@@ -11,14 +11,14 @@ from modeld.domain.request import Priority
 from modeld.errors import Problem
 from modeld.scheduler.effects import CutReason, CutRequest, Effect, Refuse
 from modeld.scheduler.fair_queue import fair_order
-from modeld.scheduler.state import Fleet, InstanceView, Instant, Lease, Waiter
+from modeld.scheduler.state import Fleet, InstanceView, Instant, Lease, PendingRequest
 
 AGING_S = 10.0
 """Waiting this long raises a request by one priority class, so none starves."""
 RANK = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 
 
-def urgency(waiter: Waiter, now: Instant) -> tuple[float, Instant, int]:
+def urgency(waiter: PendingRequest, now: Instant) -> tuple[float, Instant, int]:
     """Order of waiters: by class, raised one class for each `AGING_S` of waiting, then by age.
 
     Within a class this is the order of arrival: who came earlier was raised at least as often.
@@ -27,12 +27,12 @@ def urgency(waiter: Waiter, now: Instant) -> tuple[float, Instant, int]:
     return (RANK[waiter.priority] - raised, waiter.arrived, waiter.ticket)
 
 
-def waiting_by_urgency(fleet: Fleet, model_id: str, now: Instant) -> list[Waiter]:
+def waiting_by_urgency(fleet: Fleet, model_id: str, now: Instant) -> list[PendingRequest]:
     """Return those who wait for a model without a lease, most urgent first, whosever they are."""
     return sorted(fleet.waiters(model_id), key=lambda waiter: urgency(waiter, now))
 
 
-def waiting_in_order(fleet: Fleet, model_id: str, now: Instant) -> list[Waiter]:
+def waiting_in_order(fleet: Fleet, model_id: str, now: Instant) -> list[PendingRequest]:
     """Return those who wait for a slot of a model without a lease, next first: owners take turns."""
     waiters = [waiter for waiter in waiting_by_urgency(fleet, model_id, now) if not waiter.needs_no_slot]
     return fair_order(fleet, fleet.instance(model_id), waiters)
@@ -45,7 +45,7 @@ def queue_order(fleet: Fleet, model_id: str, now: Instant) -> list[int]:
     """
     view = fleet.instance(model_id)
     free_slots = max(0, view.slots - view.inflight) if view.state is InstanceState.READY else 0
-    fifo = [lease.ticket for lease in view.leases if lease.waits_for_slot]
+    fifo = [lease.request.ticket for lease in view.leases if lease.waits_for_slot]
     behind = waiting_in_order(fleet, model_id, now)
     return [*fifo[free_slots:], *(waiter.ticket for waiter in behind)]
 
@@ -108,8 +108,8 @@ def cut_leases(
     effects: list[Effect] = []
     for lease in fleet.instance(model_id).leases:
         if not lease.closed:
-            effects.append(CutRequest(lease.ticket, reason, problem))
-            fleet = remove_ended_request(fleet, lease.ticket)
+            effects.append(CutRequest(lease.request.ticket, reason, problem))
+            fleet = remove_ended_request(fleet, lease.request.ticket)
     return fleet, effects
 
 
@@ -124,7 +124,7 @@ def find_lease(fleet: Fleet, ticket: int) -> tuple[InstanceView, Lease] | None:
     """Return the lease of a request, and where it is; None if it has none."""
     for view in fleet.instances.values():
         for lease in view.leases:
-            if lease.ticket == ticket:
+            if lease.request.ticket == ticket:
                 return view, lease
     return None
 
@@ -132,7 +132,10 @@ def find_lease(fleet: Fleet, ticket: int) -> tuple[InstanceView, Lease] | None:
 def with_lease(view: InstanceView, lease: Lease) -> InstanceView:
     """Return the view with this lease in place of the request's earlier one."""
     return replace(
-        view, leases=tuple(lease if other.ticket == lease.ticket else other for other in view.leases)
+        view,
+        leases=tuple(
+            lease if other.request.ticket == lease.request.ticket else other for other in view.leases
+        ),
     )
 
 

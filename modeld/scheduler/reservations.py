@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from modeld.domain.instance_state import InstanceState
 from modeld.memory.devices import Amount, add, positive_part, subtract
 from modeld.scheduler.capacity import device_bytes, load_requirement
+from modeld.scheduler.effects import Outcome
 from modeld.scheduler.state import Fleet, Instant, Reservation
 
 
@@ -63,10 +64,10 @@ def without_reservation(fleet: Fleet, model_id: str) -> Fleet:
     )
 
 
-def without_stale(fleet: Fleet, now: Instant) -> Fleet:
-    """Drop reservations that no demand needs, and victims that are gone, hang or are pinned."""
+def drop_stale(fleet: Fleet, now: Instant) -> Outcome:
+    """Rule 3: drop reservations that no demand needs, and victims that are gone, hang or are pinned."""
     if not fleet.reservations:
-        return fleet
+        return fleet, []
     for reservation in fleet.reservations:
         view = fleet.instance(reservation.model_id)
         if (
@@ -84,7 +85,9 @@ def without_stale(fleet: Fleet, now: Instant) -> Fleet:
         )
         for reservation in fleet.reservations
     )
-    return fleet if reservations == fleet.reservations else replace(fleet, reservations=reservations)
+    if reservations != fleet.reservations:
+        fleet = replace(fleet, reservations=reservations)
+    return fleet, []
 
 
 def _is_victim(fleet: Fleet, reservation: Reservation, victim: str) -> bool:

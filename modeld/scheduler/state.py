@@ -32,11 +32,13 @@ Instant = float
 
 
 class PendingRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a request, whether it waits for a lease or has one."""
+    """What is known of a request, whether it waits for a lease or has one (`Lease.request`)."""
 
     ticket: int
-    arrived: Instant
-    waiting_since: Instant
+    model_id: str
+    arrived: Instant = 0.0
+    """Set when the scheduler takes it in."""
+    waiting_since: Instant = 0.0
     """Where `max_wait` counts from: arrival, or the end of its model's load."""
     deadline: Instant | None = None
     priority: Priority = Priority.NORMAL
@@ -57,9 +59,10 @@ REUSE_WINDOW_S = 600.0
 """Requests count towards a model's reuse rate with weight 1/e after this long (docs/scheduling.md)."""
 
 
-class Lease(PendingRequest, frozen=True, kw_only=True):
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """A request that was granted a place at an instance: it keeps the model in memory."""
 
+    request: PendingRequest
     slot_since: Instant | None = None
     """When it got a slot; None while it waits in the instance's FIFO."""
     closed: bool = False
@@ -68,7 +71,7 @@ class Lease(PendingRequest, frozen=True, kw_only=True):
     @property
     def waits_for_slot(self) -> bool:
         """Whether it waits in the FIFO in front of its model's slots."""
-        return self.slot_since is None and not self.closed and not self.needs_no_slot
+        return self.slot_since is None and not self.closed and not self.request.needs_no_slot
 
 
 class Shares(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,12 +149,12 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def slot_leases(self) -> int:
         """Leases that take a slot or a place in front of the slots."""
-        return sum(not lease.needs_no_slot for lease in self.leases)
+        return sum(not lease.request.needs_no_slot for lease in self.leases)
 
     @property
     def live_leases(self) -> int:
         """Those of them whose request still wants something."""
-        return sum(not lease.closed and not lease.needs_no_slot for lease in self.leases)
+        return sum(not lease.closed and not lease.request.needs_no_slot for lease in self.leases)
 
     @property
     def inflight(self) -> int:
@@ -207,12 +210,6 @@ class SchedulerLimits(msgspec.Struct, frozen=True, kw_only=True):
 # ----------------------------------------------------------------------
 
 
-class Waiter(PendingRequest, frozen=True, kw_only=True):
-    """A request that has no lease yet."""
-
-    model_id: str
-
-
 class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     """Room that is being made for a model: nobody else gets these bytes."""
 
@@ -234,7 +231,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     limits: SchedulerLimits = SchedulerLimits()
     catalog: Catalog = Catalog()
     instances: Mapping[str, InstanceView] = {}
-    waiting: tuple[Waiter, ...] = ()
+    waiting: tuple[PendingRequest, ...] = ()
     reservations: tuple[Reservation, ...] = ()
     """The oldest first, which is the order in which they are met."""
     operations: tuple[Operation, ...] = ()
@@ -261,7 +258,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
             self, instances={**self.instances, **{view.model_id: view for view in views}}
         )
 
-    def waiters(self, model_id: str) -> tuple[Waiter, ...]:
+    def waiters(self, model_id: str) -> tuple[PendingRequest, ...]:
         """Return those who wait for a model, in order of arrival."""
         return tuple(waiter for waiter in self.waiting if waiter.model_id == model_id)
 
@@ -293,7 +290,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         """Live requests that need the model but no slot, with a lease and without."""
         waiting = sum(waiter.model_id == model_id and waiter.needs_no_slot for waiter in self.waiting)
         leases = self.instance(model_id).leases
-        return waiting + sum(lease.needs_no_slot and not lease.closed for lease in leases)
+        return waiting + sum(lease.request.needs_no_slot and not lease.closed for lease in leases)
 
     def queue_depth(self, model_id: str) -> int:
         """How many requests may wait for a model beyond those in its slots."""

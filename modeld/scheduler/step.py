@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The scheduler's brain: `step(fleet, input, now) -> (fleet, effects)`, pure.
+"""Decide what follows from one input: `step(fleet, input, now) -> (fleet, effects)`. Pure.
 
-First `scheduler.apply_input` writes the input down, then all conclusions are drawn from the new state:
+`apply_input.apply_input` first writes the input into the fleet. Then these rules run on the new state, in
+this order; each function named here has its number in its docstring:
 
-    (0) operations that have what they asked for end (`scheduler.operations`)
-    (1) requests whose time is over are ended (`scheduler.admission`)
-    (2) instances that are ready take waiters into their FIFO, as far as their gate lets them
-    (`scheduler.draining`)
-    (3) models somebody waits for are loaded, and others make room (`scheduler.loading`); gates that open by
-        it let waiters in
-    (4) while other processes hold so much that loaded models are too large for what is left, idle ones
-        give way (`scheduler.memory_pressure`)
-    (5) instances that drain, that are out of date, idle too long or to go for an operator are stopped,
-        once they are idle
-    (6) the cores are shared out among the instances that decode
-    (7) models that are gone are forgotten
+    1. `operations.complete_operations`: end operations that have what they asked for
+    2. `admission.end_overdue_requests`: end requests whose deadline or longest wait has passed
+    3. `reservations.drop_stale`: drop reservations that no demand needs any more
+    4. `step.grant`: ready instances take waiting requests, as far as their gates let them (`draining`)
+    5. `loading.load_demands`: load models that requests wait for, and make room for them. Rule 4 then runs
+       again, for gates that opened
+    6. `memory_pressure.evict_for_foreign_memory`: unload idle models that other processes' memory leaves no
+       room for
+    7. `step.stop`: stop idle instances that drain, are out of date, expired, or go for an
+       operator
+    8. `step.share_cores`: share the cores among the instances that decode
+    9. `step.remove_gone`: forget models that left the catalogue
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from modeld.domain.instance_state import InstanceState, transition
 from modeld.domain.operation import Operation
 from modeld.scheduler.admission import end_overdue_requests
 from modeld.scheduler.apply_input import apply_input
-from modeld.scheduler.capacity import share_cores
+from modeld.scheduler.capacity import threads_for
 from modeld.scheduler.deadlines import idle_deadline
 from modeld.scheduler.draining import gate_admits
 from modeld.scheduler.effects import ChangeThreads, Effect, Grant, Outcome, RecordDecision, StopInstance
@@ -35,8 +36,8 @@ from modeld.scheduler.loading import load_demands
 from modeld.scheduler.memory_pressure import evict_for_foreign_memory
 from modeld.scheduler.operations import complete_operations
 from modeld.scheduler.queue_order import waiting_by_urgency
-from modeld.scheduler.reservations import without_stale
-from modeld.scheduler.state import Fleet, InstanceView, Instant, Lease, Waiter
+from modeld.scheduler.reservations import drop_stale
+from modeld.scheduler.state import Fleet, InstanceView, Instant, Lease, PendingRequest
 
 
 def step(fleet: Fleet, event: Input, now: Instant) -> Outcome:
@@ -48,18 +49,14 @@ def step(fleet: Fleet, event: Input, now: Instant) -> Outcome:
     fleet, effects = apply_input(fleet, event, now)
     if isinstance(event, SlotTaken):  # It only says when: no rule looks at that. What is due is for `Tick`.
         return fleet, effects
-    for rule in _RULES:
+    for rule in RULES:
         fleet, more = rule(fleet, now)
         effects += more
     return fleet, effects
 
 
-def _tidy(fleet: Fleet, now: Instant) -> Outcome:
-    return without_stale(fleet, now), []
-
-
-def _grant(fleet: Fleet, now: Instant) -> Outcome:
-    """(2) Fill each ready instance's slots and its FIFO, which has room for one round of slots.
+def grant(fleet: Fleet, now: Instant) -> Outcome:
+    """Rule 4: fill each ready instance's slots and its FIFO, which has room for one round of slots.
 
     What needs no slot passes by them.
     """
@@ -97,22 +94,12 @@ def _grant(fleet: Fleet, now: Instant) -> Outcome:
     return fleet, effects
 
 
-def _lease(waiter: Waiter) -> Lease:
-    return Lease(
-        ticket=waiter.ticket,
-        arrived=waiter.arrived,
-        waiting_since=waiter.waiting_since,
-        deadline=waiter.deadline,
-        priority=waiter.priority,
-        keep_alive_s=waiter.keep_alive_s,
-        needs_no_slot=waiter.needs_no_slot,
-        tenant=waiter.tenant,
-        deaths=waiter.deaths,
-    )
+def _lease(waiter: PendingRequest) -> Lease:
+    return Lease(request=waiter)
 
 
-def _stop(fleet: Fleet, now: Instant) -> Outcome:
-    """(5) Stop what is idle and drains, has a newer file, or was idle for its time to live."""
+def stop(fleet: Fleet, now: Instant) -> Outcome:
+    """Rule 7: stop idle instances that drain, are out of date, expired, or go for an operator."""
     effects: list[Effect] = []
     for view in fleet.instances.values():
         if not view.idle or view.stopping:
@@ -149,23 +136,23 @@ def _departs_for(fleet: Fleet, view: InstanceView) -> Operation | None:
     return None
 
 
-def _share_cores(fleet: Fleet, _now: Instant) -> Outcome:
-    """(6) Share the cores among the instances that decode; idle ones keep what they had."""
+def share_cores(fleet: Fleet, _now: Instant) -> Outcome:
+    """Rule 8: share the cores among the instances that decode; idle ones keep what they had."""
     effects: list[Effect] = []
     busy = sum(not view.idle for view in fleet.instances.values())
     for view in fleet.instances.values():
         spec = fleet.catalog.models.get(view.model_id)
         if view.state is not InstanceState.READY or view.idle or spec is None:
             continue
-        threads = share_cores(fleet.limits.cores, spec.options.threads, busy)
+        threads = threads_for(fleet.limits.cores, spec.options.threads, busy)
         if threads != view.threads:
             fleet = fleet.with_instance(replace(view, threads=threads))
             effects.append(ChangeThreads(view.model_id, threads))
     return fleet, effects
 
 
-def _remove_gone(fleet: Fleet, _now: Instant) -> Outcome:
-    """(7) Forget models that are gone from the catalogue, once they hold nothing."""
+def remove_gone(fleet: Fleet, _now: Instant) -> Outcome:
+    """Rule 9: forget models that are gone from the catalogue, once they hold nothing."""
     gone = {
         model_id
         for model_id, view in fleet.instances.items()
@@ -177,15 +164,15 @@ def _remove_gone(fleet: Fleet, _now: Instant) -> Outcome:
     return fleet, []
 
 
-_RULES = (
+RULES = (
     complete_operations,
     end_overdue_requests,
-    _tidy,
-    _grant,
+    drop_stale,
+    grant,
     load_demands,
-    _grant,
+    grant,
     evict_for_foreign_memory,
-    _stop,
-    _share_cores,
-    _remove_gone,
+    stop,
+    share_cores,
+    remove_gone,
 )

@@ -27,7 +27,7 @@ from modeld.scheduler.inputs import (
     SlotTaken,
     Tick,
 )
-from modeld.scheduler.state import Eviction, Fleet, SchedulerLimits
+from modeld.scheduler.state import Eviction, Fleet, PendingRequest, SchedulerLimits
 from modeld.scheduler.step import step
 from modeld.simulator.trace import Trace, TraceRequest
 
@@ -116,10 +116,10 @@ class _World:
         for ticket, request in enumerate(self._trace.requests, start=1):
             self._requests[ticket] = request
             deadline = None if request.deadline_ms is None else (request.at_ms + request.deadline_ms) / 1000
-            arrived = RequestArrived(
+            pending = PendingRequest(
                 ticket=ticket, model_id=request.model, priority=request.priority, deadline=deadline
             )
-            self._at(request.at_ms, arrived)
+            self._at(request.at_ms, RequestArrived(pending))
         while True:
             due = self._due()
             if self._coming and (due is None or self._coming[0][0] <= due):

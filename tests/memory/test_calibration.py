@@ -32,7 +32,7 @@ from modeld.memory.calibration import (
 )
 from modeld.scheduler import inputs
 from modeld.scheduler.effects import RecordDecision, Refuse, StartLoad
-from modeld.scheduler.state import Fleet, SchedulerLimits
+from modeld.scheduler.state import Fleet, PendingRequest, SchedulerLimits
 from modeld.scheduler.step import step
 
 PEAK = Footprint(weights=100 * MIB, kv=50 * MIB, compute=40 * MIB, overhead=10 * MIB)
@@ -100,7 +100,7 @@ def test_an_estimate_is_raised_once() -> None:
 def loading(budget_mb: int) -> Fleet:
     """A fleet whose one model is being loaded for one request."""
     fleet = Fleet(limits=SchedulerLimits(budget=budget_mb * MIB), catalog=catalog_of([PROBED]))
-    fleet, effects = step(fleet, inputs.RequestArrived(ticket=1, model_id=SPEC.id), 0.0)
+    fleet, effects = step(fleet, inputs.RequestArrived(PendingRequest(ticket=1, model_id=SPEC.id)), 0.0)
     assert any(isinstance(effect, StartLoad) for effect in effects)
     return fleet
 

@@ -25,7 +25,7 @@ from modeld.scheduler.effects import Refuse
 from modeld.scheduler.fair_queue import fair_turns, quantum, settle_shares
 from modeld.scheduler.inputs import RequestLeft, SlotReleased, SlotTaken
 from modeld.scheduler.queue_order import queue_order
-from modeld.scheduler.state import Fleet, InstanceView, SchedulerLimits, Shares, Waiter
+from modeld.scheduler.state import Fleet, InstanceView, PendingRequest, SchedulerLimits, Shares
 
 QUANTUM = SchedulerLimits().share_tokens
 DEEP = {"max_queue_depth": 2000, "max_queue_total": 5000, "max_wait_s": 1e6}
@@ -177,9 +177,9 @@ def test_turns_are_forgotten_when_nobody_waits() -> None:
     assert driver.fleet.instance("a.gguf").shares == Shares()
 
 
-def _plainly(fleet: Fleet, waiters: list[Waiter]) -> list[int]:
+def _plainly(fleet: Fleet, waiters: list[PendingRequest]) -> list[int]:
     """Surplus round robin by the book: a round at a time."""
-    lines: dict[str, list[Waiter]] = {}
+    lines: dict[str, list[PendingRequest]] = {}
     for waiter in waiters:
         lines.setdefault(waiter.tenant.owner, []).append(waiter)
     credit = dict.fromkeys(lines, 0.0)
@@ -211,7 +211,7 @@ def test_rounds_in_which_only_debts_are_paid_may_be_skipped(
     """The order is that of the plain algorithm, which goes through each round."""
     fleet = Fleet()
     waiters = [
-        Waiter(
+        PendingRequest(
             ticket=number,
             model_id="m",
             arrived=0.0,
@@ -232,7 +232,7 @@ def test_a_cheap_share_of_dear_requests_is_found_at_once() -> None:
     """The least weight and requests of a million tokens: a step does not go through a million rounds."""
     fleet = Fleet()
     waiters = [
-        Waiter(
+        PendingRequest(
             ticket=number,
             model_id="m",
             arrived=0.0,

@@ -258,7 +258,7 @@ class Chance:
         views = list(self.driver.fleet.instances.values())
         loading = [it.model_id for it in views if it.state is InstanceState.LOADING and not it.stopping]
         stopping = [it.model_id for it in views if it.stopping]
-        leases = [lease.ticket for it in views for lease in it.leases]
+        leases = [lease.request.ticket for it in views for lease in it.leases]
         if stopping and self.chance.random() < 0.5:
             self.feed(InstanceStopped(self.chance.choice(stopping)))
         elif loading:

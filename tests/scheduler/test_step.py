@@ -306,7 +306,7 @@ def test_after_a_death_those_in_prefill_begin_anew_once() -> None:
     streaming, reading = driver.arrive("a"), driver.arrive("a")
     for _ in range(2):
         driver.loaded("a")
-        for ticket in {lease.ticket for lease in driver.fleet.instance("a.gguf").leases}:
+        for ticket in {lease.request.ticket for lease in driver.fleet.instance("a.gguf").leases}:
             driver.feed(SlotTaken(ticket))
         driver.feed(InstanceDied("a.gguf", DEAD, frozenset({reading})))
         driver.now += 2

@@ -25,7 +25,7 @@ from modeld.scheduler.inputs import (
     SlotReleased,
     SlotTaken,
 )
-from modeld.scheduler.state import Fleet, SchedulerLimits
+from modeld.scheduler.state import Fleet, PendingRequest, SchedulerLimits
 from modeld.scheduler.step import step
 
 
@@ -63,7 +63,7 @@ class SchedulerDriver:
 
     def arrive(self, name: str, **more: object) -> int:
         self._tickets += 1
-        self.feed(RequestArrived(ticket=self._tickets, model_id=f"{name}.gguf", **more))
+        self.feed(RequestArrived(PendingRequest(ticket=self._tickets, model_id=f"{name}.gguf", **more)))
         return self._tickets
 
     def loaded(self, name: str) -> list[Effect]:

@@ -52,7 +52,7 @@ from modeld.scheduler.inputs import (
     UnloadRequested,
 )
 from modeld.scheduler.reservations import pending_bytes, reserved_bytes
-from modeld.scheduler.state import Eviction
+from modeld.scheduler.state import Eviction, PendingRequest
 
 Pick = Callable[[int], int]
 BUDGET_MB = 100
@@ -138,12 +138,14 @@ class SchedulerWorld:
             self.slotless_tickets.add(ticket)
         self.feed(
             RequestArrived(
-                ticket=ticket,
-                model_id=name,
-                priority=list(Priority)[self.pick(3)],
-                deadline=None if wait is None else self.driver.now + wait,
-                needs_no_slot=slotless,
-                tenant=Tenant(owner=("", "x", "y")[self.pick(3)], tokens=1 + 1000 * self.pick(4)),
+                PendingRequest(
+                    ticket=ticket,
+                    model_id=name,
+                    priority=list(Priority)[self.pick(3)],
+                    deadline=None if wait is None else self.driver.now + wait,
+                    needs_no_slot=slotless,
+                    tenant=Tenant(owner=("", "x", "y")[self.pick(3)], tokens=1 + 1000 * self.pick(4)),
+                )
             )
         )
 
@@ -393,7 +395,7 @@ class SchedulerWorld:
         assert fleet.held == sum(SIZES[model[0]] for model in held) * MIB
         assert fleet.held <= BUDGET_MB * MIB, "the ledger"
         waiting = {waiter.ticket for waiter in fleet.waiting}
-        leased = {lease.ticket for view in fleet.instances.values() for lease in view.leases}
+        leased = {lease.request.ticket for view in fleet.instances.values() for lease in view.leases}
         assert not waiting & leased
         assert set(self.live) <= waiting | leased, "a live ticket is never lost"
         assert waiting <= set(self.live)

@@ -38,7 +38,7 @@ from modeld.runtime.ticket import Ticket
 from modeld.scheduler import inputs
 from modeld.scheduler.capacity import cannot_fit_yet
 from modeld.scheduler.inputs import Input
-from modeld.scheduler.state import Fleet, SchedulerLimits
+from modeld.scheduler.state import Fleet, PendingRequest, SchedulerLimits
 from modeld.worker.host import Host
 
 # ----------------------------------------------------------------------
@@ -138,13 +138,15 @@ class Scheduler:
         ticket = self._tickets.add(order, spec, request_id=request_id, on_close=self._left)
         self._feed(
             inputs.RequestArrived(
-                ticket=ticket.id,
-                model_id=spec.id,
-                priority=order.priority,
-                deadline=None if order.timeout_s is None else now + order.timeout_s,
-                keep_alive_s=order.keep_alive_s,
-                needs_no_slot=order.needs_no_slot,
-                tenant=order.tenant,
+                PendingRequest(
+                    ticket=ticket.id,
+                    model_id=spec.id,
+                    priority=order.priority,
+                    deadline=None if order.timeout_s is None else now + order.timeout_s,
+                    keep_alive_s=order.keep_alive_s,
+                    needs_no_slot=order.needs_no_slot,
+                    tenant=order.tenant,
+                )
             )
         )
         if ticket.problem is not None:

@@ -233,12 +233,12 @@ async def test_who_leaves_the_fifo_frees_his_place_at_once(autojump_clock: trio.
         for _ in range(10):
             in_fifo = here.ask("a")
             behind = here.ask("a")
-            assert [lease.ticket for lease in here.scheduler.fleet.instance("a.gguf").leases] == [
+            assert [lease.request.ticket for lease in here.scheduler.fleet.instance("a.gguf").leases] == [
                 running.id,
                 in_fifo.id,
             ]
             in_fifo.close()
-            assert [lease.ticket for lease in here.scheduler.fleet.instance("a.gguf").leases] == [
+            assert [lease.request.ticket for lease in here.scheduler.fleet.instance("a.gguf").leases] == [
                 running.id,
                 behind.id,
             ]

@@ -15,7 +15,7 @@ from modeld.runtime.scheduling.scheduler_loop import SchedulerLoop
 from modeld.runtime.scheduling.tickets import Tickets
 from modeld.scheduler.effects import Effect, StartLoad
 from modeld.scheduler.inputs import Input, SlotTaken
-from modeld.scheduler.state import Failures, Fleet, InstanceView, Instant, Lease, Waiter
+from modeld.scheduler.state import Failures, Fleet, InstanceView, Instant, Lease, PendingRequest
 
 
 class Record:
@@ -46,14 +46,14 @@ async def test_a_slot_that_is_got_when_something_is_due_does_not_put_that_off(
         model_id="a.gguf",
         state=InstanceState.READY,
         reserved=1,
-        leases=(Lease(ticket=1, arrived=now, waiting_since=now),),
+        leases=(Lease(request=PendingRequest(ticket=1, model_id="a.gguf", arrived=now, waiting_since=now)),),
     )
     failed = InstanceView(
         model_id="b.gguf",
         state=InstanceState.ERROR,
         failures=Failures(recent=(now,), in_a_row=1, retry_at=now + 10),
     )
-    waiter = Waiter(ticket=2, model_id="b.gguf", arrived=now, waiting_since=now)
+    waiter = PendingRequest(ticket=2, model_id="b.gguf", arrived=now, waiting_since=now)
     fleet = replace(loop.fleet, catalog=catalog_of([spec("a"), spec("b")]))
     loop.fleet = replace(fleet.with_instance(serving, failed), waiting=(waiter,))
     async with trio.open_nursery() as nursery:
