@@ -13,7 +13,7 @@ from modeld.http.origin_checks import AllowedOrigins
 
 _EXPOSED = (
     "X-Request-ID, Request-ID, Retry-After, X-Should-Retry, RateLimit, RateLimit-Policy, Location, "
-    "WWW-Authenticate"
+    "WWW-Authenticate, X-Modeld-Ignored"
 )
 """Answers' headers that a page may read, besides those that any page may."""
 _MAX_AGE_S = "600"

@@ -57,6 +57,11 @@ _Shown_contra = TypeVar("_Shown_contra", contravariant=True)
 class EventSource(Protocol[_Given_co]):
     """Where the events of a stream come from: a `runtime.ticket.Ticket`, or a `TicketGroup` of several."""
 
+    @property
+    def notices(self) -> Sequence[str]:
+        """What of the request is not kept; known with the first text."""
+        ...
+
     async def next(self) -> Sequence[_Given_co]:
         """Wait until there is something, and take all there is."""
         ...

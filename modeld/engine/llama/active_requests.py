@@ -59,8 +59,12 @@ class ActiveRequests:
                 self._embedder.jobs.append(job)
             else:
                 self.running.append(job)
-            thought = "" if isinstance(job, EmbedJob) else job.thought
-            outputs.append(RequestAdmitted(job.id, job.prompt_length, job.cached, thought))
+            if isinstance(job, EmbedJob):
+                outputs.append(RequestAdmitted(job.id, job.prompt_length, job.cached))
+            else:
+                outputs.append(
+                    RequestAdmitted(job.id, job.prompt_length, job.cached, job.thought, job.notices)
+                )
 
     def recheck(self) -> None:
         """Look for room again: another one is the first that waits."""

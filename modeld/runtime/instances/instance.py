@@ -302,8 +302,8 @@ class Instance:
         output: RequestAdmitted | VectorOutput | AnswerOutput | RequestDone | RequestFailed,
     ) -> None:
         match output:
-            case RequestAdmitted(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, thought=thought):
-                ticket.admit(prompt_tokens, cached_tokens, thought)
+            case RequestAdmitted():
+                ticket.admit(output.prompt_tokens, output.cached_tokens, output.thought, output.notices)
                 self._feed(SlotTaken(ticket.id))
             case VectorOutput(first=first, vectors=vectors):
                 ticket.put(Embedded(first, vectors))
