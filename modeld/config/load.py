@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Puts the settings together: flag, then environment, then config file, then default.
+"""Merge settings: flag, then environment, then config file, then default.
 
 Nothing stops at the first problem: all of them are collected, one line each, and raised as one
 `ConfigError`. What merely deserves a word is a warning.

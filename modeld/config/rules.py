@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Rules about settings together. Pure: each rule yields (the setting to blame, a sentence)."""
+"""Check settings against each other. Pure: each rule yields (the setting to blame, a sentence)."""
 
 from __future__ import annotations
 

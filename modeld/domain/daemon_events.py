@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The one event of the daemon: what was decided or happened, to which model and request, and why.
+"""One event of the daemon: what happened, to which model and request, and why.
 
 What `Delta` and its kin (`domain.request_events`) are to one request, this is to the whole daemon. It is what
 `events_file` and `GET /events` consist of; docs/events.md explains each kind to operators.

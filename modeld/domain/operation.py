@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Operations: what an operator asked for, and how far it is.
+"""Operations: what an operator asked for, and their progress.
 
 `Operation` is the scheduler's own record of one that runs; `OperationStatus` is what the API tells of it.
 `scheduler.operations` begins and ends them, docs/operations.md describes them to operators.

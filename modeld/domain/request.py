@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a client asks for, in the one normal form that every API dialect is parsed into.
+"""A request in the one form that every dialect is parsed into.
 
 Values only: a dialect has checked types and ranges before it builds one of these.
 """

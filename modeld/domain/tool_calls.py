@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How model files write calls of functions, and thoughts: facts that an engine and a dialect share. Pure.
+"""Markers and JSON schemas of function calls, and markers of thoughts, by model family. Pure.
 
 Sources: the chat templates of the models named below, and llama.cpp's docs/function-calling.md.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Cross-origin requests: which foreign pages a browser lets talk to this daemon. Off unless configured."""
+"""Cross-origin requests: decide which foreign pages a browser lets talk to this daemon. Off by default."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Makes answers: JSON and text, with their compression, and streams."""
+"""Build responses: JSON and text with compression, and streams."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Bodies: reading a request's within its limits, and writing a stream as its events arrive."""
+"""Read request bodies within their limits, and write streams as events arrive."""
 
 from __future__ import annotations
 

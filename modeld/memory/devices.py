@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Memory devices, and how much of each is left to models while other processes hold some of it. Pure.
+"""Memory devices, and how much of each other processes leave to models. Pure.
 
 A look tells what a device has free. What modeld's own workers hold there is added, and the sum is what
 models may hold together: all but what others hold. Where models come or go, that is known within bounds

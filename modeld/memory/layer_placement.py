@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Which layers of a model go on which device. Pure; docs/devices.md explains the rule to operators.
+"""Assign a model's layers to devices. Pure; docs/devices.md explains the rule to operators.
 
 llama.cpp counts the output as one more layer, the last. Of `n_gpu_layers` layers, counted from the end, each
 GPU gets a run in the order of the devices, in proportion to `tensor_split`; the others, and the table of the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How large a model is made where its config says `auto`: KV cells and slots. Pure.
+"""Choose KV cells and slots where a model's config says `auto`. Pure.
 
 Nothing here knows of load: the same file, config and budget always give the same size, so neither a
 client's options nor other models' comings and goings make a loaded model another one.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What models could have if nothing were loaded and nobody else used any: of the budget and of devices. Pure.
+"""The memory that models could have with nothing loaded: of the budget and of each device. Pure.
 
 Sizes that are `auto` follow from it (`sizing`), so what is loaded or free at the moment is no part of it.
 """

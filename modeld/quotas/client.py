@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Who sends a request, and on which terms: what a key allows. Pure; keys themselves are not here."""
+"""A client, and what its key allows. Pure; keys themselves are not here."""
 
 from __future__ import annotations
 

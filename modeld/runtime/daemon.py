@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The daemon as its front sees it: submit requests, and ask how things are."""
+"""The daemon as its HTTP front end sees it: submit requests, and ask for state."""
 
 from __future__ import annotations
 

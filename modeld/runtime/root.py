@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The root of the supervisor tree: starts in the order of dependency, stops in reverse.
+"""The root of the supervisor tree: start in dependency order, stop in reverse.
 
     root -+- signals - watchdog - registry
           +- scheduler - supervise[model] - instance[model] - worker

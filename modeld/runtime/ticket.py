@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""A ticket: one request on its way, and the mailbox its events arrive in.
+"""One request's ticket, and the mailbox its events arrive in.
 
 The scheduler and the instance put events in; one reader takes them out. Putting never blocks:
 a backlog over its limit ends this stream and no other.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Writes an input down in the fleet: the first half of a scheduling step.
+"""Apply an input to the fleet: the first half of a scheduling step.
 
 Nothing is decided here but what the input itself says: a request is admitted or refused, a load
 succeeded or failed. `scheduler.step` draws the conclusions.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Does it fit, and how are the cores shared."""
+"""Decide whether a model fits, now or ever, and share the cores. Pure."""
 
 from __future__ import annotations
 

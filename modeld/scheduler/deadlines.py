@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""When time alone changes a decision: the moments at which the scheduler has to look again."""
+"""Compute when the scheduler must run again because time alone changes a decision."""
 
 from __future__ import annotations
 

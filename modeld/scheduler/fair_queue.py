@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Fair shares: whose turn it is in a queue that the holders of several keys share.
+"""Share a queue fairly among keys: deficit round robin.
 
 Deficit round robin by tokens (Shreedhar and Varghese, 1995), charged after the decision as surplus round
 robin does (Adiseshu, Parulkar and Varghese, 1996), since what a request costs is known only when it ended:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the scheduler is told: the inputs of `scheduler.step.step`."""
+"""The inputs of `scheduler.step.step`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What becomes of an instance: it was loaded or not, died, hangs for good, or has stopped."""
+"""Handle an instance that loaded, failed to load, died, hangs, or stopped."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How long a model stays loaded after requests and operations. Pure.
+"""Compute how long a model stays loaded after requests and operations. Pure.
 
 Each that ends says until when its own has the model stay: by its `keep_alive`, else by the model's
 `ttl`. What one and the same says later takes the place of what he said before; what others said holds,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What operators ask for: loads, unloads, switches and pins, from the wish to its end.
+"""Operators' loads, unloads, switches and pins, from start to end.
 
 An operation is no lock: it is one more demand, and the last wish counts.
 

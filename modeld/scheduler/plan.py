@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What would happen if a model were loaded now: does it fit, who goes for it, why, and how long it takes.
+"""Predict what loading a model now would do: fit, victims, reasons, and time.
 
 Nothing is decided anew here. The scheduler's own `step` is played on a copy of the fleet: an operation
 asks for the model, and time passes until somebody goes for it. So a plan is what would happen, as

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Makes a trace for the simulator of events that a daemon recorded. Pure.
+"""Build a trace from events that a daemon recorded. Pure.
 
 Arrivals are replayed as they came; how long each held its slot is what was measured. Who never had a slot
 (refused, or gone before) gets the median of its model, so a policy that would have served him has something

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Where lines of events go: a file that is bounded and rotated, or a pipe that somebody may read.
+"""Write lines of events to a bounded, rotated file, or to a pipe.
 
 Synchronous, for the thread of `modeld.telemetry.event_writer`: a write may take as long as the disk does.
 Lines are written whole. What a full disk left of one is taken back, and pipes get at most what they take

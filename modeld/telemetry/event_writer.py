@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The thread that writes events down, so that the daemon never waits for a disk or a reader.
+"""Write events on a thread, so that the daemon never waits for a disk or a reader.
 
 Between the two is a bounded queue. While a target cannot be written it is tried every second; what finds
 no room in the queue meanwhile is counted, and a `missed` event stands for it in its place.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Starts a worker process: what it is given, and what it is not.
+"""Start a worker process with a minimal environment.
 
 It gets one socket, /dev/null as input, and a pipe for what it writes; no other descriptor, and of the
 environment only what llama.cpp, its backends and the C library read. It has a session of its own,

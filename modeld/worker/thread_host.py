@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The thread host: the engine lives in this process, in one thread of its own."""
+"""Host an engine in a thread of this process."""
 
 from __future__ import annotations
 

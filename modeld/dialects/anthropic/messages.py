@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Bodies of `/v1/messages` and `/v1/messages/count_tokens` to orders. Pure."""
+"""Parse `/v1/messages` and `/v1/messages/count_tokens`. Pure."""
 
 from __future__ import annotations
 

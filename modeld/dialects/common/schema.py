@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""JSON schemas in bodies, before an engine compiles them. Pure."""
+"""Check JSON schemas in bodies before an engine compiles them. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How values become bytes on the wire: newline-delimited JSON, its keep-alive, and vectors."""
+"""Render NDJSON lines, keep-alives and vectors; contracts of renderers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Functions that a body offers: checked, and made a grammar where one must be called. Pure."""
+"""Check the functions that a body offers, and make a constraint where one must be called. Pure."""
 
 from __future__ import annotations
 

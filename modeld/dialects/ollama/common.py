@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What clients of Ollama send, as it is written: keys, types, ranges.
+"""Bodies of Ollama's API: keys, types, ranges.
 
 Source: the API of Ollama 0.12 (api/types.go, docs/api.md in its repository). Null means the default.
 """

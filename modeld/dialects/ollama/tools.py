@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Functions in bodies of Ollama, and calls in its answers: each whole, its arguments an object. Pure."""
+"""Read functions in Ollama's bodies and render calls in its answers. Pure."""
 
 from __future__ import annotations
 

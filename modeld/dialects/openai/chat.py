@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`POST /v1/chat/completions`: the body, and what it asks for. Pure."""
+"""Parse `POST /v1/chat/completions`. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`POST /v1/responses`, without any state: the body, and what it asks for. Pure."""
+"""Parse the stateless part of `POST /v1/responses`. Pure."""
 
 from __future__ import annotations
 

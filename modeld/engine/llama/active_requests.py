@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Who is in the slots: streams, prompts in prefill and embeddings; how they come in, and how they leave."""
+"""Requests in slots (streams, prefills, embeddings): admit them, finish them, free their slots."""
 
 from __future__ import annotations
 

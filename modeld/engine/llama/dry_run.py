@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a model will take, asked of llama.cpp itself: a load without memory (`no_alloc`).
+"""Measure a model's memory needs by llama.cpp itself: load it without allocating (`no_alloc`).
 
 llama.cpp reads the header, builds the vocabulary and the graphs, chooses the buffers and computes their
 sizes, but allocates nothing of them. To be called in a process of its own (`worker.oneshot`): a bad file

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The real engine: one model in llama.cpp, several slots, one `llama_decode` a step for all of them.
+"""The llama.cpp engine: one model, several slots, one `llama_decode` per step for all of them.
 
 A step receives (cancels, new requests, free slots), schedules (the next token of each running slot,
 then a chunk of the prompts in prefill), forwards (one decode) and processes (samples, text, ends).

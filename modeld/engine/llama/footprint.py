@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a model takes once it is loaded and its context is full: a first estimate, by formula.
+"""Estimate by formula a model's memory once it is loaded and its context is full.
 
 It is the growth of the resident set of the process, on a CPU. It counts the deepest moment: a whole
 ubatch of prompt at the end of a full context. A young context takes less, because the compute

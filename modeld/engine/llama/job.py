@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""One request inside the engine: prepared, then running in a slot, then ended.
+"""One generation request in the engine: prepare it, and track it until it ends.
 
 `prepare` does all that can fail for what is in a request, so that a bad one is refused before it
 waits for a slot.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: how many prompt tokens the next batch takes, from how long the last ones took, and whose.
+"""Choose how many prompt tokens the next batch takes, and whose, from recent step times. Pure.
 
 Alone, prompts go in whole batches, or in what takes `LONGEST_S`: each chunk is a sign of life, and an engine
 that shows none for `stall_timeout` is taken for one that hangs. Beside running streams each prompt token

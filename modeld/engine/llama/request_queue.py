@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Requests that have no slot yet: as they arrived, and prepared, in the order in which they came."""
+"""Requests without a slot: queue them in order, and prepare them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Draws the next token of a job from its row of logits, and ends the job if that was the last."""
+"""Sample the next token of a job, and end the job if it was the last."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""One look at the models folder: files in, catalogue out. Synchronous; blocks on the disk.
+"""Scan the models folder once: files in, catalogue out. Blocks on the disk.
 
 Which files there are is `model_files`' to say. Headers are read again only when path, size, time of
 modification or inode of a part changed; else a look costs one `stat` a file (1,000 files: 10 ms). An

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""One instance: the task group of one loaded model, its bounded FIFO, and the worker behind it.
+"""One instance: a task group for one loaded model, its bounded FIFO, and its worker.
 
 Tickets go down (FIFO -> free slot -> worker), outputs come up (worker -> ticket's mailbox).
 What the scheduler must know goes to it as inputs.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The bounded FIFO in front of the slots of one model, and how many of the slots are free."""
+"""The bounded FIFO in front of a model's slots, and the count of free slots."""
 
 from __future__ import annotations
 

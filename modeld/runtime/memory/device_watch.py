@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Watches the devices' memory, and tells the scheduler when others leave it more or less of the budget.
+"""Poll device memory, and tell the scheduler when other processes take or return some.
 
 The machine's memory is read in the event loop: two files of /proc and those of the cgroup, and one of each
 worker, less than 1 ms every `LOOK_S`. GPUs are asked in a process of their own (`worker.device_child`), every

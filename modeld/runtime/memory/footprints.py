@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Puts the best estimate of its memory to every model of a catalogue, and makes the estimates better.
+"""Give every model of a catalogue its best memory estimate, and improve the estimates.
 
 A look at the folder estimates by formula, at once. Models that are new are then asked for one after
 another, by a dry run in a child process (`worker.oneshot`), while no request is inside; and each load teaches

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Keeps the daemon's last events, and gives them to who reads along and to the file.
+"""Keep the daemon's last events, and pass them to readers and to the file.
 
 Readers have no queue of their own: each is a place in the one ring. So a slow one costs nothing; when
 what it had not read is overwritten, it is told how much that was, and goes on with what is there.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What those who wait are told."""
+"""Tell waiting requests their place in the queue."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The tickets of all requests that are inside: who came, and who is gone again."""
+"""Track the tickets of all requests inside."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Draws freely until a trigger comes, and from its beginning on what a grammar allows.
+"""Sample freely until a trigger appears, and under a grammar from the trigger on.
 
 llama.cpp has lazy grammars of its own (`llama_sampler_init_grammar_lazy_patterns`). They are not used: after
 each token they search the whole text so far with `std::regex`, which recurses once a character, and an

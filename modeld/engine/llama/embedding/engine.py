@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The engine of an embedding model: a step is one decode of whole inputs, of as many requests as fit.
+"""The engine of an embedding model: one decode of whole inputs per step, for as many requests as fit.
 
 These models read an input as a whole (attention looks both ways, or llama.cpp pools over one physical
 batch), so an input has no more tokens than a batch: `llama_ubatch`. Nothing is kept between decodes.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: one request for embeddings, from its inputs to its vectors, and what goes into the next decode."""
+"""One embedding request: its inputs, its vectors, and what goes into the next decode. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the file of a LoRA adapter must say before llama.cpp sees it. Pure: headers in, sentences out.
+"""Check the header of a LoRA adapter before llama.cpp loads it. Pure.
 
 llama.cpp refuses most of what is wrong with an adapter, but ends the process over the rest, some of it only
 in the first decode: metadata of another type than it expects, halves of other ranks, more dimensions than the

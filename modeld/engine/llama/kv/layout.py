@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: how the KV cells of a context are laid out, one cache for all slots or one for each.
+"""The layout of a context's KV cells: one cache for all slots, or one per slot. Pure.
 
 Unified: a request may use as many cells as are free, and sequences share cells. But attention reads the
 cells of all of them for each token of each, up to the highest in use, so every stream slows the others.

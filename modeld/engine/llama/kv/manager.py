@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Who is in the KV cache: joins the layout, the bookkeeping of slots and prefixes, and llama.cpp's memory.
+"""Manage the KV cache: layout, slots, prefixes, and llama.cpp's memory.
 
 The engine asks for a place for a job, and gives it back; what that means for cells is decided by
 `PrefixCache` or `SplitCache` and performed here, between decodes.

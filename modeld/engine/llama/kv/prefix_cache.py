@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: which sequences are retained, what they begin with, and what a new prompt takes over.
+"""Choose which sequences to keep, and what a new prompt reuses of them. Pure.
 
 The KV of a request that has ended stays as a retained sequence, so that a later prompt which begins
 alike is not decoded again. What a decision means for llama.cpp's memory comes out as moves (`TrimSequence`,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: slots with a KV cache each; who is in which, and what a new prompt begins with.
+"""A prefix cache for slots that have a KV cache each. Pure.
 
 The twin of `prefix.PrefixCache` for a cache that is split (`layout`). What an ended request left stays
 in its slot until another takes the slot; running streams do not see it.

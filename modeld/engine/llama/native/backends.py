@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Which backends llama.cpp's library has beside the CPU's: whether there is anybody to ask for GPUs.
+"""List the backends of llama.cpp's library other than the CPU's.
 
 Only the names of its files are looked at, and nothing is loaded, so this is for the daemon. `devices` asks.
 """

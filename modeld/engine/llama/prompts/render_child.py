@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The process that renders chat templates and tries grammars: it is confined, and may fail in any way.
+"""The confined process that renders chat templates and tries grammars; it may fail in any way.
 
     to it     the template, once; then messages and tools, or grammars, as often as it likes
     from it   an empty object when it is ready; then the parts of the prompt, a `Trial`, or an error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Messages to a prompt by the model's own chat template, with their text kept plain.
+"""Render messages by the model's chat template, keeping their text plain.
 
 Templates are Jinja, as Hugging Face's tokenizers define them, and come with the file: they run in
 Jinja's immutable sandbox, which bounds neither their time nor their memory. So `renderer` has all of

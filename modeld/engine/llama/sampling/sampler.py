@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Chooses tokens: one chain of llama.cpp samplers (`chain`) for each running request.
+"""Choose tokens with one chain of llama.cpp samplers per running request.
 
 A grammar stands outside the chain (`constraints.matcher`).
 
