@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Measures modeld on this machine; run it as `./tools/testctl bench`. docs/performance.md explains it.
 
-The work is done by the small files of `benchmark/`, beside this one.
+The work is done by the small files of `benchmark/`, alongside this one.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Soaks modeld in faults on this machine; run it as `./tools/testctl soak`. docs/testing.md explains it.
 
-The work is done by the small files of `soaking/`, beside this one.
+The work is done by the small files of `soaking/`, alongside this one.
 """
 
 from __future__ import annotations

@@ -279,7 +279,7 @@ def _cache(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
             yield (
                 blamed,
                 (
-                    f"llama_prefix_cells of {prefix} has no effect beside llama_context_shift, "
+                    f"llama_prefix_cells of {prefix} has no effect alongside llama_context_shift, "
                     "unless each slot has a cache of its own; set llama_kv_unified: false"
                 ),
             )

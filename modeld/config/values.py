@@ -219,7 +219,7 @@ def show_list(value: object) -> str:
 
 
 _MOST_SHARES = 16
-"""GPUs that llama.cpp puts a model on, at the most."""
+"""GPUs that llama.cpp puts a model on, at most."""
 
 
 def parse_shares(value: object) -> tuple[float, ...]:

@@ -76,7 +76,7 @@ class FleetEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seq: int
     """Number in this run of the daemon, from 1, without gaps; `missed` has that of the last it stands for."""
     run: str
-    """Which run of the daemon; another one counts anew."""
+    """Which run of the daemon; another one counts again."""
     at_unix: float
     uptime_ms: float
     """Since the run began, by a clock that never jumps."""

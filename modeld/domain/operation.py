@@ -57,7 +57,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     """Name of the key of who asked, where keys are in force."""
     wants_load: bool = False
-    """Its model is still to be loaded: a demand beside those of requests."""
+    """Its model is still to be loaded: a demand alongside those of requests."""
     keep_alive_s: float | None = None
     """How long its model is kept, once loaded, without a request; negative: for ever; None: its `ttl`."""
     departing: tuple[str, ...] = ()

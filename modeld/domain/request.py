@@ -74,8 +74,9 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 AS_MANY_AS_FIT = 0
-"""As `max_tokens`: what a slot's share of the KV cells leaves beside the prompt. For dialects whose requests
-have no bound by themselves: all of the context would be reserved for each, and they would go one by one."""
+"""As `max_tokens`: what a slot's share of the KV cells leaves alongside the prompt. For dialects whose
+requests have no bound by themselves: all of the context would be reserved for each, and they would go one by
+one."""
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):

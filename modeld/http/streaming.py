@@ -132,7 +132,7 @@ class StreamBody(ResponseStream, Generic[_Told]):
     """The lines of a stream: all that have come since the last write go into one.
 
     The first write and the last are given out by iteration, for ASGI. With a chunk writer, those between are
-    written by whoever puts the events, in his turn: no task runs for a token, unless the socket
+    written by the code that puts the events, at once: no task runs for a token, unless the socket
     is full. Without one, iteration gives out all.
 
     Whatever goes wrong in here becomes the last line: once a stream has begun, there is no other

@@ -42,7 +42,7 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def fits(self, spec_with: Callable[[LoadOptions], ModelSpec]) -> tuple[Fits, ...]:
-        """Return what to ask of a model's size beside its total, the better first.
+        """Return what to ask of a model's size alongside its total, the better first.
 
         (1) All its layers, or as many as its settings say, are on GPUs.
         (2) The GPUs and the machine hold it together.

@@ -52,7 +52,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority | None = None
     """The highest class its requests may have."""
     weight: float = 1.0
-    """Its share of a queue beside others, see `scheduler.fair_queue`."""
+    """Its share of a queue alongside others, see `scheduler.fair_queue`."""
 
     def may(self, scopes: Iterable[Scope]) -> bool:
         """Whether it has one of these scopes."""

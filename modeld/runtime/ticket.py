@@ -143,7 +143,7 @@ class Ticket:
             await trio.lowlevel.checkpoint_if_cancelled()
         while not self._mailbox:
             await self._reader.park()
-        return self._empty()  # noqa: ASYNC910  # every token comes by here, and who takes it yields when he writes it; a checkpoint costs a turn of the loop
+        return self._empty()  # noqa: ASYNC910  # every token comes by here, and its reader yields when it writes; a checkpoint costs a turn of the loop
 
     async def drain(self, take: Take) -> None:
         """Give all events to `take`, in the turn of whoever puts them, until it returns False.

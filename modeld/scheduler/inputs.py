@@ -60,7 +60,7 @@ class InstanceDied(msgspec.Struct, frozen=True):
     model_id: str
     problem: Problem
     unstarted: frozenset[int] = frozenset()
-    """Requests that the engine had, and of whose answer nothing was seen: they may begin anew."""
+    """Requests that the engine had, and of whose answer nothing was seen: they may begin again."""
 
 
 class InstanceStuck(msgspec.Struct, frozen=True):

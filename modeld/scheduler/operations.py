@@ -66,7 +66,7 @@ def _with_victims(fleet: Fleet, one: Operation) -> Operation:
 
 
 def _keep(fleet: Fleet, one: Operation, now: Instant) -> Fleet:
-    """Let a model's idle time begin anew; without a `keep_alive` of its own it is only ever prolonged."""
+    """Let a model's idle time begin again; without a `keep_alive` of its own it is only ever prolonged."""
     view = fleet.instance(one.model_id)
     spec = fleet.catalog.models.get(one.model_id)
     if one.keep_alive_s is not None:

@@ -47,7 +47,7 @@ async def run_oneshot(name: str, module: str, frame: bytes | bytearray, within_s
     """Start `python -m module FD DAEMON NAME`, write `frame` to it and read its answer.
 
     Raises: OSError when no process can be started.
-    Cancellation: kills it, and waits until it is gone, `GONE_S` at the most.
+    Cancellation: kills it, and waits until it is gone, `GONE_S` at most.
     """
     await trio.lowlevel.checkpoint()
     child = spawn(name, module)

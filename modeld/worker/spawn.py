@@ -23,9 +23,9 @@ import modeld
 from modeld.engine.llama.footprint import KEPT_BYTES
 
 CHUNK = 65536
-"""Bytes that are read at once, at the most."""
+"""Bytes that are read at once, at most."""
 GONE_S = 5.0
-"""Who leaves waits so long for a process that he has killed: a driver or a disk can hold it for ever."""
+"""How long a cleanup waits for a process that it killed: a driver or a disk can hold one for ever."""
 _POLL_S = 0.01
 _PASSED = re.compile(
     r"PATH|HOME|USER|TMPDIR|TZ|LANG|LANGUAGE|LC_[A-Z]+|XDG_CACHE_HOME|XDG_RUNTIME_DIR"

@@ -129,7 +129,7 @@ class Cancels:
             return self._take_place(waiter, prober)
 
     def _loading(self) -> float:
-        """The model is unloaded as soon as it is idle (keep_alive 0), so each try loads it anew."""
+        """The model is unloaded as soon as it is idle (keep_alive 0), so each try loads it again."""
         self._until_unloaded()
         with Wire(self._port) as first, Wire(self._port) as waiter, Wire(self._port) as prober:
             first.ask(**self._body(1, max_tokens=1), events=True, keep_alive="0s")

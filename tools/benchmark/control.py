@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`bench control`: what modeld itself costs, beside llama.cpp: token lines, steps, short requests, memory."""
+"""`bench control`: modeld's own cost on top of llama.cpp: token lines, steps, short requests, memory."""
 
 from __future__ import annotations
 

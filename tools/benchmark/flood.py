@@ -40,7 +40,7 @@ def connect(port: int) -> socket.socket:
 def lines(port: int, requests: list[str], deadline_s: float) -> Found:
     """Read all streams to their ends.
 
-    Returns: lines (counted in the bytes), tokens (as the server counts them), reads, writes at the most
+    Returns: lines (counted in the bytes), tokens (as the server counts them), reads, writes at most
     as chunks, seconds from the first request to the last byte, cpu_s of this loop, error.
     """
     sockets = [connect(port) for _ in requests]

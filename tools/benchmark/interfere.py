@@ -6,12 +6,12 @@ For each prompt length, several times:
 (1) The prompt alone, on the idle server: time to its first token.
 (2) Streams run. From the time at which all of them bring tokens, gaps between the tokens of each stream are
     noted for a while: the median before.
-(3) Another prompt of that length arrives. Until its first token came, the gaps are those beside it; a gap
+(3) Another prompt of that length arrives. Until its first token came, the gaps are those alongside it; a gap
     that begins before and ends after counts.
 
-Told are the median, the p99 and the worst gap beside the prompt, as multiples of the median before, and how
-much longer the prompt took than alone. Both must be small at once: who postpones the prompt has the one, who
-freezes the streams the other. The p99 before tells what of it is the machine's own unrest.
+Told are the median, the p99 and the worst gap alongside the prompt, as multiples of the median before, and
+how much longer the prompt took than alone. Both must be small at once: who postpones the prompt has the one,
+who freezes the streams the other. The p99 before tells what of it is the machine's own unrest.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Times(NamedTuple):
     """One prompt length, one time. Seconds; gaps are those of all streams together."""
 
     alone: float
-    beside: float
+    alongside: float
     before: list[float]
     during: list[float]
 
@@ -185,8 +185,10 @@ def summary(found: Found) -> dict[str, float]:
         usual = median(times.before)
         unrest = figures.percentile(times.before, 99) / usual
         middle, worst = median(times.during), figures.percentile(times.during, 99)
-        slower = times.beside / times.alone
-        rows.append((times.alone, times.beside, slower, usual, unrest, middle / usual, worst, worst / usual))
+        slower = times.alongside / times.alone
+        rows.append(
+            (times.alone, times.alongside, slower, usual, unrest, middle / usual, worst, worst / usual)
+        )
     columns = [median(column) for column in zip(*rows, strict=True)]
     names = ("alone_s", "beside_s", "slower", "before_p50_s", "unrest", "middle", "during_p99_s", "stretch")
     together = dict(zip(names, columns, strict=True))
@@ -197,14 +199,14 @@ def line(tokens: int, times: Times) -> str:
     """Return one time in a line."""
     usual, p50, p99 = median(times.before), median(times.during), figures.percentile(times.during, 99)
     return (
-        f"prompt of {tokens:5}: {times.beside / times.alone:.2f} times as long as alone; "
+        f"prompt of {tokens:5}: {times.alongside / times.alone:.2f} times as long as alone; "
         f"gaps {p50 / usual:.2f} times (p50), {p99 / usual:.2f} (p99), worst {1e3 * max(times.during):.0f} ms"
     )
 
 
 def tell(found: Sequence[Found]) -> str:
     """Return the table."""
-    head = ["prompt", "system", "alone ms", "beside ms", "times", "gap before p50 ms", "p99, times"]
+    head = ["prompt", "system", "alone ms", "alongside ms", "times", "gap before p50 ms", "p99, times"]
     head += ["during p50, times", "p99 ms", "times", "worst of all"]
     rows: list[list[str]] = []
     for each in sorted(found, key=lambda found: found.tokens):

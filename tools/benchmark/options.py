@@ -99,13 +99,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_stream(modes: Any, common: argparse.ArgumentParser) -> None:
-    text = "one long stream arrives whole, beside others"
+    text = "one long stream arrives whole, alongside others"
     mode = modes.add_parser("stream", parents=[common], help=text, description=text)
     mode.add_argument("--seconds", type=whole(1, 3600), default=180)
     mode.add_argument(
         "--max-tokens", type=whole(2, 100_000), default=100_000, help="at most (clipped to the context)"
     )
     mode.add_argument(
-        "--companions", type=whole(0, 15), default=3, help="streams beside it, one after another"
+        "--companions", type=whole(0, 15), default=3, help="streams alongside it, one after another"
     )
     mode.add_argument("--max-gap", type=float, default=2.0, metavar="SECONDS", help="longest gap allowed")

@@ -112,7 +112,7 @@ def tell(played: Played, found: Found, every_ms: int) -> str:
         "the optimum: any two of these models fit, no three" if loads.exact else "a good rule, not an optimum"
     )
     over = found.over_ledger_mb
-    beside = (
+    alongside = (
         f"up to {over:.0f} MiB above the ledger"
         if over > 0
         else f"never above the ledger ({-over:.0f} MiB below)"
@@ -123,7 +123,7 @@ def tell(played: Played, found: Found, every_ms: int) -> str:
         f"budget {room.budget_mb:.0f} MiB, {room.room_mb:.0f} without the margin; "
         f"the ledger held at most {most:.0f}\n"
         f"workers held at most {found.most_rss_mb:.0f} MiB (resident sets; {found.most_pss_mb:.0f} "
-        f"proportional), in {looks} looks each {every_ms} ms; {beside}\n"
+        f"proportional), in {looks} looks each {every_ms} ms; {alongside}\n"
         f"{loads.total} loads; Belady's rule, which knows all arrivals: {loads.belady} in order of arrival "
         f"({kind}), {loads.by_service} in the order of service\n"
         f"every server in order of arrival needs {loads.least} at least; in the simulator the same arrivals "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`bench stream`: one long stream arrives whole, while others run beside it."""
+"""`bench stream`: one long stream arrives whole, while others run alongside it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(
 ) -> Whole:
     """Read one stream that ends by its own `timeout` after `seconds`, or sooner by its length.
 
-    Beside it `companions` clients ask for answers of 512 tokens, one after the other.
+    Alongside it `companions` clients ask for answers of 512 tokens, one after the other.
     """
     stop = threading.Event()
     counts = [0] * companions
@@ -132,7 +132,7 @@ def tell(whole: Whole) -> str:
     return (
         f"one stream of {whole.seconds:.1f} s {mark}: {whole.lines} token lines, "
         f"{whole.usage['completion_tokens']} tokens, {whole.bytes_of_text} bytes of text, "
-        f"ended by {whole.finish}; {whole.companions} other answers beside it.\n"
+        f"ended by {whole.finish}; {whole.companions} other answers alongside it.\n"
         f"Gaps between lines: median {1e3 * whole.gap_p50_s:.1f} ms, p99 {1e3 * whole.gap_p99_s:.1f} ms, "
         f"worst {1e3 * whole.worst_gap_s:.1f} ms."
     )

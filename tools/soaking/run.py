@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The loop of a soak: faults from a shuffled deck, usual traffic beside them, and looks between them."""
+"""The loop of a soak: faults from a shuffled deck, usual traffic alongside them, and looks between them."""
 
 from __future__ import annotations
 

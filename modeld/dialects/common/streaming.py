@@ -174,5 +174,5 @@ def rounded(logprob: float) -> float:
 
 
 def text_of(token: TokenLogprob) -> str:
-    """Return the text of a token, with U+FFFD for a part of a character: its bytes are told beside it."""
+    """Return the text of a token, with U+FFFD for a part of a character: its bytes are told alongside it."""
     return token.text.decode(errors="replace")

@@ -36,7 +36,7 @@ class LlamaGenerationSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LlamaModalities(msgspec.Struct, frozen=True):
-    """What it takes beside text: nothing."""
+    """What it takes alongside text: nothing."""
 
     vision: bool = False
     audio: bool = False

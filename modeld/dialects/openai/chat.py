@@ -136,7 +136,7 @@ class ChatBody(ChoiceKeys, kw_only=True):
     messages: list[ChatMessage]
     max_completion_tokens: Annotated[
         _Count | None,
-        Meta(description="Default: what a slot's share of the KV cache leaves beside the prompt"),
+        Meta(description="Default: what a slot's share of the KV cache leaves alongside the prompt"),
     ] = None
     max_tokens: Annotated[_Count | None, Meta(description="The old name of max_completion_tokens")] = None
     logprobs: bool | None = None

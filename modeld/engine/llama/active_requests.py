@@ -25,7 +25,7 @@ class ActiveRequests:
     """
 
     def __init__(self, model: Model, places: KvManager, embedder: Embedder, cells: int) -> None:
-        """`cells`: KV cells that one may have at the most, in any layout."""
+        """`cells`: KV cells that one may have at most, in any layout."""
         self.running: list[Job] = []
         self._model = model
         self._cells = cells

@@ -18,7 +18,7 @@ tables in memory as a worker with this model.
 |          | embedding model the rows of a whole batch                                             |
 | overhead | resident set of this process (of a thread: its growth), adapters taken out; the rows  |
 |          | of logits by its log, which llama.cpp clears, so that they are resident from the      |
-|          | beginning (guesses and embeddings beside streams may raise them to 32)                |
+|          | beginning (guesses and embeddings alongside streams may raise them to 32)                |
 
 Of a KV cache that is split first and may become one (`kv_unified` None), both are asked for.
 """

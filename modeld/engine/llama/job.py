@@ -118,7 +118,7 @@ class Job:
 
     @property
     def cells(self) -> int:
-        """KV cells it needs at the most."""
+        """KV cells it needs at most."""
         return min(self.prompt_length + self.limit, self.context)
 
     @property
@@ -295,7 +295,7 @@ def _ends(request: GenerateRequest, vocab: Vocab) -> frozenset[int]:
 
 def _too_long(said: str, tokens: int, context: int) -> PromptTooLong:
     return PromptTooLong(
-        f"the prompt has {said} tokens, and with one token of an answer at the least the context of "
+        f"the prompt has {said} tokens, and with one token of an answer at least the context of "
         f"{context} tokens has room for {context - 1}; shorten the prompt",
         details={"prompt_tokens": tokens, "context": context},
     )

@@ -107,7 +107,7 @@ class DecodeFailures:
         """
         self._count += 1
         if self._count >= MOST:
-            raise EngineFailed(f"{self._id}: {reason}, {self._count} times in a row; load the model anew")
+            raise EngineFailed(f"{self._id}: {reason}, {self._count} times in a row; load the model again")
         return self.given_up(reason)
 
     def given_up(self, reason: str) -> EngineFailed:

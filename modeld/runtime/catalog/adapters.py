@@ -102,7 +102,7 @@ class AdapterFiles:
 def adapter_problems(settings: Settings) -> list[str]:
     """Return a sentence for each adapter that the settings name and that cannot be used.
 
-    Whether it fits the model it is for shows only beside that model's file.
+    Whether it fits the model it is for shows only alongside that model's file.
     """
     files = AdapterFiles(settings)
     looks = [

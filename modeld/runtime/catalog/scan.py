@@ -145,7 +145,7 @@ class Scanner:
         outcomes: Mapping[str, _Outcome],
         entries: Mapping[str, ModelSettings],
     ) -> list[ModelSpec]:
-        """All models with their sizes: what is pinned first, since the others have to fit beside it.
+        """All models with their sizes: what is pinned first, since the others have to fit alongside it.
 
         Pinned models whose size is `auto` share evenly what the other pinned ones leave, with one
         share for all the models that are not pinned.

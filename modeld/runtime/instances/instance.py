@@ -273,7 +273,7 @@ class Instance:
         self._feed(InstanceLoaded(self.model_id, info.slots))
 
     def _stepped(self, outputs: tuple[Output, ...]) -> None:
-        """Deliver what a step brought; each reader gets all that is his at once."""
+        """Deliver a step's outputs; each reader gets all of its own at once."""
         now = self.last_step = trio.current_time()
         self._interrupts.stepped(outputs)
         tokens, touched = 0, dict[int, Ticket]()
@@ -326,7 +326,7 @@ class Instance:
         self._feed(SlotReleased(ticket.id, served=served, tokens=tokens))
 
     def _fail_running(self) -> None:
-        """Fail what was in the slots. After a death, those of whose answer nothing came may begin anew."""
+        """Fail what was in the slots. After a death, those of whose answer nothing came may begin again."""
         died = self._ending if isinstance(self._ending, WorkerDied) else None
         text = f"model {self.model_id} was stopped while it served this request"
         problem = EngineFailed(text).as_problem() if died is None else died.problem

@@ -28,7 +28,7 @@ class SlotsQueue:
 
         Cancellation: may take a slot along; only the end of the instance cancels this.
         """
-        # First the slot: so who waits for one is in the channel, where `withdraw` finds him.
+        # First the slot: so a ticket that waits for one is still in the channel, where `withdraw` finds it.
         await self._free_slots.acquire()
         return await self._front.receive()
 

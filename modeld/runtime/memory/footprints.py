@@ -268,7 +268,7 @@ class FootprintEstimator:
             _log.warning("a model's footprint is only a formula's", model=spec.id, reason=answer.message)
         else:
             entry = self._store.find(key) or Entry(model=spec.id)
-            # What was learned beside the formula says nothing of the dry run.
+            # What was learned alongside the formula says nothing of the dry run.
             self._put(key, replace(entry, run=answer, learned=None))
             _log.info(
                 "footprint",

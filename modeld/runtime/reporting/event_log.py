@@ -39,7 +39,7 @@ class EventSink(Protocol):
         ...
 
     def reopen(self) -> None:
-        """Open the file anew, as soon as that can be: somebody has moved it away."""
+        """Open the file again, as soon as that can be: somebody has moved it away."""
         ...
 
 
@@ -130,7 +130,7 @@ class EventLog:
         self._news.unpark_all()
 
     def reopen(self) -> bool:
-        """Open the file anew, if there is one: it was moved away. Returns whether there is one."""
+        """Open the file again, if there is one: it was moved away. Returns whether there is one."""
         if self._sink is None:
             return False
         self._sink.reopen()

@@ -131,7 +131,7 @@ def test_turns_of_one_role_are_one() -> None:
 
 
 def test_results_of_functions_are_turns_of_their_own() -> None:
-    """They carry the name of their function, and come before the text beside them."""
+    """They carry the name of their function, and come before the text alongside them."""
     use = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Rome"}}
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "sun"}]}
     failed = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "no", "is_error": True}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from modeld.engine.llama.native.vocab import Vocab
 
 KEPT = 32
-"""Compiled grammars that are kept, each some MiB at the most."""
+"""Compiled grammars that are kept, each some MiB at most."""
 _STACK_BYTES = 64 * 2**20
 """8 MiB overflow at a chain of 1,000 references."""
 _PIECE_BYTES = 4096
@@ -115,7 +115,7 @@ class GrammarCompiler:
 
     def _forget_future(self) -> None:
         if self._future is not None:
-            self._future.cancel()  # One under way goes on for a second at the most, and is dropped.
+            self._future.cancel()  # One under way goes on for a second at most, and is dropped.
             self._future = None
 
     def _thread(self) -> ThreadPoolExecutor:

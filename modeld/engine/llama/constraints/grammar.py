@@ -111,7 +111,7 @@ class Constraints:
             except StopIteration as end:
                 named: tuple[str, ...] = end.value
                 return named
-            except BaseException:  # whatever it is: what broke is begun anew, and never taken for no grammar
+            except BaseException:  # whatever it is: what broke is begun again, and never taken for no grammar
                 self._gbnf = None
                 raise
             if time.perf_counter() >= until:

@@ -36,7 +36,7 @@ _MANY = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
 _NAMED = frozenset(("$defs", "definitions", "dependentSchemas", "patternProperties", "properties"))
 _COUNTS = frozenset(("maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties"))
 _COMBINED = frozenset(("$ref", "allOf", "anyOf", "if", "oneOf", "unevaluatedProperties"))
-"""Beside these an object is not closed: they may bring properties of their own."""
+"""Alongside these an object is not closed: they may bring properties of their own."""
 _WHITESPACE = r"[ \n\t]{0,20}"
 
 
@@ -155,7 +155,7 @@ def _mended(schema: object, *, closes: bool) -> object:
                 name: False if value in ({"not": {}}, {"not": True}) else value
                 for name, value in properties.items()
             }
-            if closes and properties and not _COMBINED.intersection(out) and "patternProperties" not in out:
+            if closes and not _COMBINED.intersection(out) and "patternProperties" not in out:
                 out.setdefault("additionalProperties", False)
         return out
 

@@ -95,7 +95,7 @@ class GuidedDraw:
         return token
 
     def feed(self, tokens: Iterable[int]) -> bool:
-        """Let the text begin with these tokens; return False, and begin anew, if the grammar forbids that."""
+        """Begin the text with these tokens; return False, and start over, if the grammar forbids that."""
         found = list(tokens)
         if self._matcher.validate_tokens(found) != len(found) or not self._matcher.consume_tokens(found):
             self.restart()
@@ -161,7 +161,7 @@ class ConstrainedDraw:
         return token
 
     def feed(self, tokens: Iterable[int]) -> bool:
-        """Let the text begin with these tokens; return False, and begin anew, if the grammar forbids that."""
+        """Begin the text with these tokens; return False, and start over, if the grammar forbids that."""
         for token in tokens:
             if not self.candidates.allows(self._grammar, token):
                 self.restart()

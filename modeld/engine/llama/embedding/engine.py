@@ -217,7 +217,7 @@ class EmbeddingEngine:
         said = last_lines[-1] if last_lines else "no reason given"
         reason = f"llama_decode failed with {result} ({said})"
         if self._faults >= _MOST_FAULTS:
-            raise EngineFailed(f"{self._id}: {reason}, {self._faults} times in a row; load the model anew")
+            raise EngineFailed(f"{self._id}: {reason}, {self._faults} times in a row; load the model again")
         logger.warning("%s: %s", self._id, reason)
         job = parts[-1].job
         self._running.remove(job)

@@ -45,7 +45,7 @@ def first_layout(options: LoadOptions, trained_context: int, *, recurrent: bool 
     (1) A recurrent model has one state a slot, and attention in some layers at most: unified.
     (2) What the options say.
     (3) `auto` splits where there is more than one slot, a share is at least a group of cells, and no
-        number of cells is to be retained beside streams (which takes sequences beside those in slots).
+        number of cells is to be retained alongside streams (which takes sequences alongside those in slots).
     """
     unified = unified_layout(options, trained_context, recurrent=recurrent)
     if recurrent or options.kv_unified:  # (1), (2)

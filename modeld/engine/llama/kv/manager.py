@@ -50,7 +50,7 @@ class KvManager:
     def admit(self, job: Job | EmbedJob, running: Sequence[Job | EmbedJob]) -> NoSlotReason | None:
         """Give a job its slot and cells; return why it has to wait, or None.
 
-        Raises: ModelFailed when the cache had to be made anew, and could not.
+        Raises: ModelFailed when the cache had to be made again, and could not.
         """
         if job.cells > self._model.layout.share:  # the layout is split, and may be left
             if running:

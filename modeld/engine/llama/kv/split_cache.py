@@ -24,9 +24,9 @@ from modeld.engine.llama.kv.prefix_cache import CacheAdmission, CopyCells, Move,
 from modeld.engine.llama.kv.prefix_index import PrefixIndex, TokenArray, common_prefix
 
 _WORTH_COPYING = 16
-"""A shorter beginning is decoded anew."""
+"""A shorter beginning is decoded again."""
 _COPIED_A_TOKEN = 64
-"""Cells that are copied in the time one token takes in a prefill, at the least (docs/prefix-cache.md)."""
+"""Cells that are copied in the time one token takes in a prefill, at least (docs/prefix-cache.md)."""
 
 
 class SplitCache(PrefixIndex):

@@ -17,7 +17,7 @@ _WITHOUT_MEMORY = frozenset({"base", "cpu", "blas", "rpc", "zdnn"})
 
 
 def other_backends(folder: Path | None = None) -> tuple[str, ...]:
-    """Return the backends beside the CPU that llama.cpp's library has here (`cuda`, `vulkan`, `metal`).
+    """Return the backends alongside the CPU that llama.cpp's library has here (`cuda`, `vulkan`, `metal`).
 
     Only file names are looked at. `folder`: where the library is (default: where the bindings find it).
     """

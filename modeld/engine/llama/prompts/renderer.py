@@ -2,7 +2,7 @@
 """Render messages and try grammars in a process of its own, so that neither can hold up the engine.
 
 A template can loop, and one expression of it can keep the interpreter busy for minutes or fill the
-memory; nothing within a process stops that. Here it costs the client who asked at the most
+memory; nothing within a process stops that. Here it costs the client who asked at most
 `render_child.CPU_S` seconds of a core, and nobody else anything: the engine goes on decoding meanwhile.
 A prompt of a usual template takes 0.3 ms; the first one waits for the process, some 0.3 s. A grammar that
 llguidance would not finish is refused after `guidance.TRY_CPU_S`.
@@ -35,7 +35,7 @@ from modeld.errors import EngineFailed, InvalidGrammar, InvalidRequest
 PATIENCE_S = 30.0
 """Seconds after which a process that neither answers nor ends is given up: the machine does not run it."""
 _MOST_BYTES = 8 * MAX_PROMPT
-"""A longer answer is none: a character has six bytes in JSON at the most."""
+"""A longer answer is none: a character has six bytes in JSON at most."""
 _PROGRAM = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -58,7 +58,7 @@ class PromptRenderer:
     """The chat template of one model. Use it from one thread.
 
     The process starts with the first messages, and ends with `close` or with this process. It may
-    be started anew at any time: it has no state.
+    be started again at any time: it has no state.
 
     Args:
       source: the template, None when the file has none.

@@ -31,7 +31,7 @@ from modeld.errors import InvalidRequest
 
 _PRIVATE_USE = range(0xE000, 0xF900)
 MAX_SOURCE = 256 * 1024
-"""Characters of a template; those of today have 20,000 at the most."""
+"""Characters of a template; those of today have 20,000 at most."""
 MAX_PROMPT = 16 * 1024 * 1024
 """Characters that a template may make of messages."""
 MAX_REASON = 500

@@ -21,7 +21,7 @@ LONGEST, SHORTEST = 4, 2
 FIRST_GUESS = 4
 """Tokens of the first guess."""
 LONGEST_REST = 32
-"""Steps without a guess, at the most, after guesses that did not come true."""
+"""Steps without a guess, at most, after guesses that did not come true."""
 
 
 class PromptLookup:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Grammars are compiled beside the streams: GBNF in slices, schemas in a process and a thread. Tiny model."""
+"""Grammars are compiled beside the streams: GBNF in slices, schemas in a process and a thread."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_long_chain_of_references_does_not_end_the_engine(vocab):
 
 
 def test_a_schema_that_is_never_done_is_refused_and_streams_go_on(tiny_lab):
-    """The process that tries it is stopped after its time; the stream beside it has its tokens meanwhile."""
+    """The process that tries it is stopped after its time; a stream has its tokens meanwhile."""
     driver = tiny_lab.driver(slots=2, ctx=512, ubatch=64)
     stream = driver.submit(generate_request("hello", max_tokens=400, ignore_eos=True))
     driver.until(TokenOutput, stream)

@@ -212,7 +212,7 @@ def test_the_check_of_a_trigger_leaves_the_grammar_at_its_beginning(row):
 
 
 def test_a_lazy_request_runs_in_the_engine(tiny_lab):
-    """It is served beside others, with the reasons and texts that the contract asks for."""
+    """It is served alongside others, with the reasons and texts that the contract asks for."""
     driver = tiny_lab.driver(slots=2, ctx=512, ubatch=64)
     biases = tuple((token, 100.0) for token in letters("<"))
     lazy = Constraint(kind=ConstraintKind.GRAMMAR, text='root ::= "<" "abc"', trigger_words=("<",))
