@@ -150,6 +150,12 @@ FIELDS: Sequence[Field] = (
             "Text that is kept for a slow reader; one that falls further behind is cut.",
         ),
         Field(
+            "strict_bodies",
+            BOOL,
+            "Refuse bodies of OpenAI's, Anthropic's, Ollama's and llama.cpp's API with keys without effect "
+            "here. Otherwise these are dropped, and the header `X-Modeld-Ignored` of the answer names them.",
+        ),
+        Field(
             "drain_timeout",
             duration(0.001),
             "How long running requests may go on when the daemon stops, as far as `shutdown_timeout` leaves "

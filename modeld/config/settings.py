@@ -89,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     write_timeout: float = 60.0
     stall_timeout: float = 30.0
     max_stream_backlog: int = 1024 * 1024
+    strict_bodies: bool = False
     log_level: str = "info"
     log_format: str = "text"
     tls_cert: Path | None = None

@@ -31,7 +31,7 @@ from modeld.http.limits import HttpLimits, http_limits
 from modeld.http.openapi.document import openapi_document
 from modeld.http.openapi.page import docs_page
 from modeld.http.origin_checks import AllowedHosts, AllowedOrigins, OriginChecks
-from modeld.http.replies import compress, rate_headers
+from modeld.http.replies import IGNORED_HEADER, compress, notice_headers, rate_headers
 from modeld.http.request_id import request_id
 from modeld.http.server.chunk_writer import chunk_writer_of
 from modeld.http.server.request_stream import request_stream_of
@@ -92,6 +92,7 @@ class RequestHandler(TrioASGIHTTPConnection):
         request.id = request_id(request.sent(b"x-request-id"))
         request.cleanup = self._cleanup
         request.request_stream = request_stream_of(self.scope)
+        request.ignored = None
         request.client = EVERYBODY
         self._request = request
         return request
@@ -112,6 +113,9 @@ class RequestHandler(TrioASGIHTTPConnection):
         headers = response.headers
         headers["X-Content-Type-Options"] = "nosniff"
         headers["X-Request-ID"] = request.id
+        if request.ignored:
+            told = [headers[IGNORED_HEADER]] if IGNORED_HEADER in headers else []
+            headers.update(notice_headers([*request.ignored, *told]))
         self._cors.mark(request.headers, headers)
         if request.client.id:
             headers.update(rate_headers(self._context.accounts.limit_statuses(request.client)))
@@ -254,6 +258,8 @@ class ModeldApp(QuartTrio):
             raise missing or NotFound
         if request.method == "OPTIONS":
             return Response("", headers={"Allow": ", ".join(self._routes.allowed_methods(request.path))})
+        if endpoint.tolerant and not self.context.settings.strict_bodies:
+            request.ignored = []
         response = endpoint.view(self.context, request, **arguments)
         return response if isinstance(response, Response) else await response
 

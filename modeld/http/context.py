@@ -150,6 +150,7 @@ class HttpRequest(TrioRequest):
       request_stream: told once there is work that a client who leaves no longer wants. Until then the
         request is answered, also after a half-close: it takes no longer than to read it.
       client: who sends it, by its key; set before its route is entered.
+      ignored: names of what of its body has no effect; None where bodies are read strictly.
     """
 
     body_class = RequestBody
@@ -159,6 +160,7 @@ class HttpRequest(TrioRequest):
     request_stream: RequestStream
     cleanup: ExitStack
     client: Client
+    ignored: list[str] | None
 
     @overload
     def sent(self, name: bytes, default: str = "") -> str: ...

@@ -113,6 +113,11 @@ class Endpoint:
     any_host: bool = False
 
     @property
+    def tolerant(self) -> bool:
+        """Whether bodies may have keys without effect: those of other APIs, unless `strict_bodies`."""
+        return self.errors is not NATIVE
+
+    @property
     def name(self) -> str:
         """What routing calls it."""
         return f"{self.method} {self.path}"

@@ -17,6 +17,7 @@ from modeld.quotas.meter import LimitStatus
 
 MOST_GZIP_BYTES = 1024 * 1024
 """Above it, compression would hold up the event loop, and with it all streams, for more than some 50 ms."""
+IGNORED_HEADER = "X-Modeld-Ignored"
 MOST_NOTICE_CHARACTERS = 1000
 """Clients take some 8 KiB of headers in all."""
 LEAST_GZIP_BYTES = 512
@@ -46,7 +47,7 @@ def notice_headers(notices: Iterable[str]) -> dict[str, str]:
     """Return the header that tells what of a request is not kept; none without notices."""
     text = "; ".join(dict.fromkeys(notices))
     plain = "".join(sign if " " <= sign <= "~" else "?" for sign in text)
-    return {"X-Modeld-Ignored": plain[:MOST_NOTICE_CHARACTERS]} if plain else {}
+    return {IGNORED_HEADER: plain[:MOST_NOTICE_CHARACTERS]} if plain else {}
 
 
 def compress(data: bytes, headers: Headers, accept_encoding: str) -> bytes:

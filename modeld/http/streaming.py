@@ -12,6 +12,7 @@ from typing import Generic, Protocol, Self, TypeVar
 import trio
 from quart.wrappers.response import ResponseBody
 
+from modeld.dialects.common.tolerance import TolerantBody
 from modeld.dialects.native import Show, shown
 from modeld.domain.daemon_events import FleetEvent
 from modeld.domain.request_events import Last
@@ -46,7 +47,7 @@ async def read_json(request: HttpRequest, *, needed: bool = True, undeclared: bo
     encoding = request.sent(b"content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedMediaType(f'the body must not be encoded, but Content-Encoding is "{encoding[:80]}"')
-    return body
+    return body if request.ignored is None else TolerantBody(body, request.ignored)
 
 
 _Told = TypeVar("_Told")

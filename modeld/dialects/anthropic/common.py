@@ -39,13 +39,13 @@ class TextBlock(_Block, tag="text", kw_only=True):
 
 
 class ImageBlock(_Block, tag="image", kw_only=True):
-    """Refused: there is no vision."""
+    """In the result of a call told as text; else refused: there is no vision."""
 
     source: _Json = UNSET
 
 
 class DocumentBlock(_Block, tag="document", kw_only=True):
-    """Refused: files are not read."""
+    """In the result of a call told as text; else refused: files are not read."""
 
     source: _Json = UNSET
     title: str | None = None
@@ -75,7 +75,25 @@ class ToolUseBlock(_Block, tag="tool_use", kw_only=True):
     caller: Annotated[_Json, Meta(description="No effect")] = UNSET
 
 
-ResultPart = TextBlock | ImageBlock | DocumentBlock
+class ToolReferenceBlock(_Block, tag="tool_reference", kw_only=True):
+    """A function that a search for functions found: told by its name."""
+
+    tool_name: str = ""
+
+
+class SearchResultBlock(_Block, tag="search_result", kw_only=True):
+    """Left out, and told."""
+
+
+class ServerToolUseBlock(_Block, tag="server_tool_use", kw_only=True):
+    """A call of a tool of Anthropic's servers: left out, and told."""
+
+
+class ServerToolResultBlock(_Block, tag="web_search_tool_result", kw_only=True):
+    """What a tool of Anthropic's servers gave: left out, and told."""
+
+
+ResultPart = TextBlock | ImageBlock | DocumentBlock | ToolReferenceBlock | SearchResultBlock
 
 
 class ToolResultBlock(_Block, tag="tool_result", kw_only=True):
@@ -94,6 +112,10 @@ Block = (
     | RedactedThinkingBlock
     | ToolUseBlock
     | ToolResultBlock
+    | ToolReferenceBlock
+    | SearchResultBlock
+    | ServerToolUseBlock
+    | ServerToolResultBlock
 )
 
 
@@ -110,9 +132,7 @@ class AnthropicTool(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     description: str | None = None
     input_schema: Annotated[_Json, Meta(extra_json_schema={"type": "object"})] = UNSET
-    type: Annotated[str | None, Meta(description="custom; tools of Anthropic's servers are not served")] = (
-        None
-    )
+    type: Annotated[str | None, Meta(description="custom; tools of Anthropic's servers are left out")] = None
     cache_control: CacheControl | None = None
     strict: Annotated[bool | None, Meta(description="true: a schema that cannot be compiled is refused")] = (
         None
@@ -132,7 +152,7 @@ class ToolChoice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Thinking(msgspec.Struct, kw_only=True):
-    """Only `disabled`: thoughts are not set apart."""
+    """No effect: thoughts are not set apart."""
 
     type: str
 
@@ -154,7 +174,7 @@ class OutputConfig(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """How the answer is to look."""
 
     format: JsonFormat | None = None
-    effort: Annotated[str | None, Meta(description="Refused: there is no such thing here")] = None
+    effort: Annotated[str | None, Meta(description="No effect")] = None
 
 
 class _Prompt(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -183,11 +203,11 @@ class AnthropicMessagesBody(_Prompt, kw_only=True):
         Meta(description="The text ends before the first of these"),
     ] = None
     temperature: Annotated[
-        Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Default 1; 0 is greedy")
+        Annotated[float, Meta(ge=0, le=100)] | None, Meta(description="Default 1; 0 is greedy")
     ] = None
     top_p: Annotated[Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Default 1: off")] = None
     top_k: Annotated[
-        Annotated[int, Meta(ge=0, le=2**31 - 1)] | None, Meta(description="Default: all tokens")
+        Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None, Meta(description="Default, -1: all tokens")
     ] = None
     metadata: Metadata | None = None
     service_tier: Annotated[Literal["auto", "standard_only"] | None, Meta(description="No effect")] = None

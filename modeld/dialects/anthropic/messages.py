@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from modeld.dialects.anthropic.common import (
     AnthropicCountBody,
@@ -16,12 +17,17 @@ from modeld.dialects.anthropic.common import (
     DocumentBlock,
     ImageBlock,
     ResultPart,
+    SearchResultBlock,
+    ServerToolResultBlock,
+    ServerToolUseBlock,
     TextBlock,
+    ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
 )
 from modeld.dialects.common.body import decode
 from modeld.dialects.common.schema import schema_constraint, schema_text
+from modeld.dialects.common.tolerance import TolerantBody, tolerate
 from modeld.dialects.common.tool_calls import check_tools, chosen_tool, one_call_of, tool_of
 from modeld.domain.request import (
     Constraint,
@@ -60,12 +66,12 @@ class ParsedMessages(msgspec.Struct, frozen=True, kw_only=True):
 def parse_messages(body: bytes) -> ParsedMessages:
     """Read the body of `POST /v1/messages`. Raises: InvalidRequest with a sentence that names the key."""
     wire = decode(body, _messages, _EXAMPLE)
-    messages = _conversation(wire)
+    messages = _conversation(wire, body)
     if messages[-1].role == "assistant":
         raise InvalidRequest(
             "`messages` ends with an assistant's turn, and modeld does not continue one; end with a user's"
         )
-    tools = _offered(wire)
+    tools = _offered(wire, body)
     request = GenerateRequest(
         messages=messages,
         tools=tools,
@@ -87,7 +93,7 @@ def parse_messages(body: bytes) -> ParsedMessages:
 def parse_count(body: bytes) -> Order:
     """Read the body of `POST /v1/messages/count_tokens`. Raises: InvalidRequest that names the key."""
     wire = decode(body, _count, _EXAMPLE)
-    messages, tools = _conversation(wire), _offered(wire)
+    messages, tools = _conversation(wire, body), _offered(wire, body)
     size = sum(len(turn.content) + sum(len(call.arguments) for call in turn.tool_calls) for turn in messages)
     size += sum(len(tool.parameters) + len(tool.description) for tool in tools)
     if size > MOST_CHARACTERS:
@@ -101,19 +107,24 @@ def _sampling(wire: AnthropicMessagesBody) -> Sampling:
         for name in ("temperature", "top_p", "top_k")
         if (value := getattr(wire, name)) is not None
     }
+    if given.get("top_k") == -1:
+        given["top_k"] = 0
     return msgspec.structs.replace(_PLAIN, **given)
 
 
-def _offered(wire: _Body) -> tuple[Tool, ...]:
-    """Return the functions that the model is told of. Also refuses what else cannot be served."""
+def _offered(wire: _Body, body: bytes) -> tuple[Tool, ...]:
+    """Return the functions that the model is told of; what else is wanted is told, as it has no effect."""
     if wire.thinking is not None and wire.thinking.type != "disabled":
-        raise InvalidRequest(
+        tolerate(
+            body,
+            "thinking",
             f'`thinking` of type "{wire.thinking.type[:40]}" is not served: thoughts are not set apart from '
-            f"the answer. Leave it out, or set its type to disabled"
+            f"the answer. Leave it out, or set its type to disabled",
         )
     if wire.output_config is not None and wire.output_config.effort is not None:
-        raise InvalidRequest("`output_config.effort` is not served: leave it out")
-    tools = tuple(_tool(entry, number) for number, entry in enumerate(wire.tools or ()))
+        tolerate(body, "output_config.effort", "`output_config.effort` is not served: leave it out")
+    entries = enumerate(wire.tools or ())
+    tools = tuple(tool for number, entry in entries if (tool := _tool(entry, number, body)) is not None)
     check_tools(tools)
     choice = wire.tool_choice
     if choice is None or choice.type == "auto":
@@ -139,27 +150,45 @@ def _constraint(wire: AnthropicMessagesBody, tools: tuple[Tool, ...]) -> Constra
     return one_call_of(tools, schema) if tools and schema is not None else schema
 
 
-def _tool(entry: AnthropicTool, number: int) -> Tool:
+def _tool(entry: AnthropicTool, number: int, body: bytes) -> Tool | None:
     key = f"tools[{number}]"
     if entry.type not in (None, "custom"):
-        raise InvalidRequest(
+        refusal = (
             f'`{key}.type` "{entry.type[:60]}" is not served: it runs on Anthropic\'s servers. Offer '
             f"functions of your own (type custom)"
         )
+        tolerate(body, f"tools of type {entry.type[:60]}", refusal)
+        return None
     if not isinstance(entry.input_schema, msgspec.Raw):
         raise InvalidRequest(f'`{key}` lacks the key "input_schema"')
     return tool_of(entry.name, entry.description, entry.input_schema, key, strict=entry.strict)
 
 
-def _conversation(wire: _Body) -> tuple[Message, ...]:
-    """Return the turns as templates know them: those of one role that follow each other are one."""
+_BILLING = "x-anthropic-billing-header:"
+"""Claude Code's first system block begins like this, and changes with each request: it would cost the prompt
+its cached beginning."""
+
+
+def _conversation(wire: _Body, body: bytes) -> tuple[Message, ...]:
+    """Return the turns as templates know them: those of one role that follow each other are one.
+
+    A system turn between others becomes a user's: templates of many models take only one, at the beginning.
+    """
     names: dict[str, str] = {}
     turns: list[Message] = []
-    system = wire.system if isinstance(wire.system, str) else _text(wire.system or (), "system")
+    blocks = [TextBlock(text=wire.system)] if isinstance(wire.system, str) else wire.system or []
+    if isinstance(body, TolerantBody) and blocks and blocks[0].text.startswith(_BILLING):
+        tolerate(body, "the billing header in system", "")
+        blocks = blocks[1:]
+    system = _text(blocks, "system", body)
     if system:
         turns.append(Message(role="system", content=system))
     for number, turn in enumerate(wire.messages):
-        for message in _turns(turn, f"messages[{number}]", names):
+        given = turn
+        if turn.role == "system" and turns and turns[-1].role != "system" and isinstance(body, TolerantBody):
+            tolerate(body, "role system behind the first turn", "")
+            given = replace(turn, role="user")
+        for message in _turns(given, f"messages[{number}]", names, body):
             if turns and _joins(turns[-1], message):
                 turns[-1] = _joined(turns[-1], message)
             else:
@@ -181,7 +210,7 @@ def _joined(before: Message, message: Message) -> Message:
     )
 
 
-def _turns(turn: AnthropicMessage, key: str, names: dict[str, str]) -> list[Message]:
+def _turns(turn: AnthropicMessage, key: str, names: dict[str, str], body: bytes) -> list[Message]:
     """Return what a turn becomes: results of functions are turns of their own, before its text.
 
     `names` holds the functions of the calls so far, by their id.
@@ -202,12 +231,15 @@ def _turns(turn: AnthropicMessage, key: str, names: dict[str, str]) -> list[Mess
                 calls.append(ToolCall(id=call_id, name=name, arguments=schema_text(given, f"{place}.input")))
             case ToolResultBlock():
                 _only("user", turn, place)
-                results.append(_result(block, place, names))
+                results.append(_result(block, place, names, body))
             case ImageBlock() | DocumentBlock():
                 raise _unseen(block, place)
+            case ToolReferenceBlock() | SearchResultBlock() | ServerToolUseBlock() | ServerToolResultBlock():
+                kind = block.__struct_config__.tag
+                tolerate(body, f"content of type {kind}", f"`{place}` is of a type that is not served here")
             case _:
                 pass  # Thoughts of earlier answers.
-    text = _text(texts, key)
+    text = _text(texts, key, body)
     if text or calls:
         results.append(Message(role=turn.role, content=text, tool_calls=tuple(calls)))
     return results
@@ -218,24 +250,36 @@ def _only(role: str, turn: AnthropicMessage, place: str) -> None:
         raise InvalidRequest(f"`{place}` belongs into a turn of role {role}, not {turn.role}")
 
 
-def _result(block: ToolResultBlock, place: str, names: dict[str, str]) -> Message:
+def _result(block: ToolResultBlock, place: str, names: dict[str, str], body: bytes) -> Message:
     name = names.get(block.tool_use_id)
     if name is None:
         raise InvalidRequest(
             f'`{place}.tool_use_id` "{block.tool_use_id[:80]}" is the id of no `tool_use` in a turn before'
         )
     content = block.content
-    text = content if isinstance(content, str) else _text(content or (), f"{place}.content")
+    text = content if isinstance(content, str) else _text(content or (), f"{place}.content", body)
     text = f"Error: {text}" if block.is_error else text
     return Message(role="tool", content=text, tool_call_id=block.tool_use_id, name=name)
 
 
-def _text(blocks: Sequence[ResultPart], key: str) -> str:
+def _text(blocks: Sequence[ResultPart], key: str, body: bytes) -> str:
+    """Return the text of a content. What else is in there is named in it: the session goes on without it."""
     texts: list[str] = []
     for number, block in enumerate(blocks):
-        if not isinstance(block, TextBlock):
-            raise _unseen(block, f"{key}[{number}]")
-        texts.append(block.text)
+        place = f"{key}[{number}]"
+        match block:
+            case TextBlock(text=text):
+                texts.append(text)
+            case ImageBlock():
+                tolerate(body, "an image in a result", _unseen(block, place).message)
+                texts.append("[an image, which this model cannot see]")
+            case DocumentBlock(title=title):
+                tolerate(body, "a document in a result", _unseen(block, place).message)
+                texts.append(f"[a document{f' called {title!r}' if title else ''}, which is not read here]")
+            case ToolReferenceBlock(tool_name=name):
+                texts.append(f"[the function {name}]")
+            case SearchResultBlock():
+                tolerate(body, "a search result", f"`{place}` is of a type that is not served here")
     return "\n".join(text for text in texts if text)
 
 

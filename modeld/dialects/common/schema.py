@@ -7,7 +7,7 @@ from typing import cast
 
 import msgspec
 
-from modeld.dialects.common.body import malformed
+from modeld.dialects.common.validation_message import malformed
 from modeld.domain.request import Constraint, ConstraintKind
 from modeld.errors import InvalidRequest
 

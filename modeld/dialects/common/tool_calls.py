@@ -15,7 +15,7 @@ from modeld.dialects.common.schema import schema_text
 from modeld.domain.request import Constraint, ConstraintKind, Tool
 from modeld.errors import InvalidRequest
 
-MOST_TOOLS = 128
+MOST_TOOLS = 4096
 """As in OpenAI's API."""
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _NO_ARGUMENTS = '{"type": "object", "properties": {}}'

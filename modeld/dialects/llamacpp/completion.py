@@ -20,6 +20,7 @@ from modeld.dialects.common.sampling import (
     stops_of,
 )
 from modeld.dialects.common.schema import schema_text
+from modeld.dialects.common.tolerance import tolerate
 from modeld.domain.request import (
     AS_MANY_AS_FIT,
     Constraint,
@@ -137,7 +138,7 @@ def parse_completion(body: bytes) -> LlamaCompletionOrder:
     wire = decode(body, _completion, '{"prompt": "Hello"}')
     if not wire.prompt:
         raise InvalidRequest("`prompt` is empty; give it some text")
-    _check_order(wire.samplers)
+    _check_order(wire.samplers, body)
     text = wire.prompt if isinstance(wire.prompt, str) else None
     sampling = sampling_of(wire)
     request = GenerateRequest(
@@ -186,16 +187,17 @@ def _max_tokens(wanted: int | None) -> int:
     return MAX_INT32 if wanted == -2 else wanted
 
 
-def _check_order(samplers: list[str] | None) -> None:
-    """Refuse another order of samplers than the one they are applied in."""
+def _check_order(samplers: list[str] | None, body: bytes) -> None:
+    """Tell that another order of samplers than the one they are applied in has no effect."""
     if samplers is None:
         return
     places = [SAMPLERS.index(name) if name in SAMPLERS else -1 for name in samplers]
     if -1 in places or places != sorted(set(places)):
-        raise InvalidRequest(
+        refusal = (
             f"`samplers` are applied in this order: {', '.join(SAMPLERS)}; leave it out, and switch off what "
             f"is not wanted by its own key"
         )
+        tolerate(body, "samplers", refusal)
 
 
 def _constraint(wire: LlamaCompletionBody) -> Constraint | None:

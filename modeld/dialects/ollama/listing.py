@@ -17,7 +17,7 @@ from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import MIB, Catalog, ModelFacts, ModelSpec
 from modeld.domain.status import DaemonStatus, InstanceStatus
 
-API_VERSION = "0.12.6"
+API_VERSION = "0.13.4"
 """The version of Ollama whose API this is. Clients compare it with the least that they need."""
 FOR_EVER_S = 100 * 365 * 86400
 """Models that stay for ever are said to go in a century: clients expect a time."""

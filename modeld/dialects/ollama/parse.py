@@ -11,6 +11,7 @@ import msgspec
 
 from modeld.dialects.common.body import decode, keep_alive_of
 from modeld.dialects.common.schema import schema_text
+from modeld.dialects.common.tolerance import tolerate
 from modeld.dialects.ollama.common import (
     OllamaChatBody,
     OllamaGenerateBody,
@@ -106,7 +107,7 @@ def parse_generate(body: bytes) -> ParsedOllama:
             raw = GoTemplate(wire.template).render(prompt=prompt, system=wire.system or "")
         turns = [("system", wire.system)] if wire.system else []
         messages = [Message(role=role, content=text) for role, text in (*turns, ("user", prompt))]
-        request = _request(wire, wire.options, prompt=raw, messages=() if raw else tuple(messages))
+        request = _request(wire, wire.options, body, prompt=raw, messages=() if raw else tuple(messages))
     return ParsedOllama(
         terms=terms_of(wire),
         chat=False,
@@ -123,7 +124,7 @@ def parse_chat(body: bytes) -> ParsedOllama:
     tools = tools_of(wire.tools or ())
     if wire.messages:
         messages = tuple(_message(turn, number) for number, turn in enumerate(wire.messages))
-        request = _request(wire, wire.options, prompt=None, messages=messages, tools=tools)
+        request = _request(wire, wire.options, body, prompt=None, messages=messages, tools=tools)
     return ParsedOllama(
         terms=terms_of(wire),
         chat=True,
@@ -162,16 +163,18 @@ def context_of(spec: ModelSpec) -> int:
 def _request(
     wire: OllamaGenerateBody | OllamaChatBody,
     options: OllamaOptions | None,
+    body: bytes,
     *,
     prompt: str | None,
     messages: tuple[Message, ...],
     tools: tuple[Tool, ...] = (),
 ) -> GenerateRequest:
     if wire.think:
-        raise InvalidRequest(
+        refusal = (
             "`think` is not served: thoughts are not set apart from the answer. Leave it out, or set it "
             "to false"
         )
+        tolerate(body, "think", refusal)
     if wire.top_logprobs and not wire.logprobs:
         raise InvalidRequest("`top_logprobs` needs `logprobs` set to true")
     return GenerateRequest(

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from modeld.dialects.common.body import MAX_INT32
 from modeld.dialects.common.schema import schema_constraint
+from modeld.dialects.common.tolerance import tolerate
 from modeld.dialects.common.tool_calls import check_tools, chosen_tool, one_call_of, tool_of
 from modeld.dialects.openai.common import (
     AnyJson,
@@ -18,7 +19,6 @@ from modeld.dialects.openai.common import (
     choices_of,
     include_usage,
     read,
-    refuse,
     sampling_of,
     stop_of,
 )
@@ -36,7 +36,8 @@ from modeld.errors import InvalidRequest
 
 ANY_OBJECT = '{"type": "object"}'
 MOST_TOP_LOGPROBS = 20
-_Count = Annotated[int, Meta(ge=1, le=MAX_INT32)]
+_Count = Annotated[int, Meta(ge=-1, le=MAX_INT32)]
+"""-1, as some clients write it, is no bound."""
 Schema = Annotated[
     msgspec.Raw | UnsetType, Meta(description="A JSON schema", extra_json_schema={"type": ["object", "null"]})
 ]
@@ -88,10 +89,10 @@ class FunctionBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ToolBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A tool; functions are the only kind."""
+    """A tool; functions are the only kind that is served, others are left out."""
 
-    type: Literal["function"]
-    function: FunctionBody
+    type: str
+    function: FunctionBody | None = None
 
 
 class NameBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -120,8 +121,12 @@ class TextResponse(msgspec.Struct, forbid_unknown_fields=True, tag_field="type",
     """Free text."""
 
 
-class ObjectResponse(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="json_object"):
-    """Any JSON object."""
+class ObjectResponse(
+    msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="json_object", kw_only=True
+):
+    """Any JSON object, or one of a schema, as llama.cpp's server has it."""
+
+    schema: Schema = UNSET
 
 
 class SchemaResponse(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
@@ -151,7 +156,7 @@ class ChatBody(ChoiceKeys, kw_only=True):
     ] = None
     service_tier: Literal["auto", "default"] | None = None
     modalities: list[Literal["text"]] | None = None
-    store: Annotated[bool | None, Meta(description="Nothing is stored; true is refused")] = None
+    store: Annotated[bool | None, Meta(description="No effect: nothing is stored")] = None
     audio: None = None
     function_call: None = None
     functions: None = None
@@ -169,28 +174,19 @@ _decoder = msgspec.json.Decoder(ChatBody)
 def parse_chat(body: bytes) -> ParsedRequest:
     """Read the body of `POST /v1/chat/completions`. Raises: InvalidRequest, InvalidGrammar."""
     wire = read(body, _decoder, '{"model": "...", "messages": [{"role": "user", "content": "Hello"}]}')
-    refuse(wire, "store", ", as nothing is stored")
+    if wire.store:
+        tolerate(body, "store", "`store` is not supported here, as nothing is stored; leave it out")
     if not wire.messages:
         raise InvalidRequest("`messages` is empty; give it at least one message")
     tools, constraint = tools_of(
-        [
-            tool_of(
-                tool.function.name,
-                tool.function.description,
-                raw_schema(tool.function.parameters),
-                key,
-                strict=tool.function.strict,
-            )
-            for number, tool in enumerate(wire.tools or ())
-            for key in (f"tools[{number}].function",)
-        ],
+        _functions(wire, body),
         wire.tool_choice.function.name if isinstance(wire.tool_choice, NamedChoice) else wire.tool_choice,
         _format_of(wire),
     )
     request = GenerateRequest(
         messages=tuple(_message(message, f"messages[{at}]") for at, message in enumerate(wire.messages)),
         tools=tools,
-        max_tokens=_max_tokens(wire),
+        max_tokens=_max_tokens(wire, body),
         sampling=sampling_of(wire),
         stop=stop_of(wire),
         ignore_eos=bool(wire.ignore_eos),
@@ -201,11 +197,27 @@ def parse_chat(body: bytes) -> ParsedRequest:
         orders=choices_of(wire, [request]),
         n=wire.n or 1,
         stream=bool(wire.stream),
-        include_usage=include_usage(wire),
+        include_usage=include_usage(wire, body),
         tools=tools,
         forced=bool(tools) and wire.tool_choice not in (None, "auto"),
         one_call=wire.parallel_tool_calls is False,
     )
+
+
+def _functions(wire: ChatBody, body: bytes) -> list[Tool]:
+    """Return the functions among the tools; others are left out, and told."""
+    tools: list[Tool] = []
+    for number, tool in enumerate(wire.tools or ()):
+        key, function = f"tools[{number}]", tool.function
+        if tool.type != "function":
+            kind = tool.type[:40]
+            tolerate(body, f"tools of type {kind}", f'`{key}.type` must be one of function, not "{kind}"')
+        elif function is None:
+            raise InvalidRequest(f'`{key}` lacks the key "function"')
+        else:
+            schema, key = raw_schema(function.parameters), f"{key}.function"
+            tools.append(tool_of(function.name, function.description, schema, key, strict=function.strict))
+    return tools
 
 
 def tools_of(
@@ -267,10 +279,15 @@ def _message(wire: ChatMessage, place: str) -> Message:
     return message_of(wire.role, content or wire.refusal or "", calls, wire.tool_call_id, wire.name)
 
 
-def _max_tokens(wire: ChatBody) -> int:
-    if wire.max_tokens is not None and wire.max_completion_tokens not in (None, wire.max_tokens):
-        raise InvalidRequest("`max_tokens` and `max_completion_tokens` mean the same; give one of them")
-    return wire.max_completion_tokens or wire.max_tokens or AS_MANY_AS_FIT
+def _max_tokens(wire: ChatBody, body: bytes) -> int:
+    for key in ("max_tokens", "max_completion_tokens"):
+        if getattr(wire, key) == 0:
+            raise InvalidRequest(f"`{key}` must be a whole number >= 1; leave it out for no bound")
+    old, new = (None if value == -1 else value for value in (wire.max_tokens, wire.max_completion_tokens))
+    if old is not None and new not in (None, old):
+        refusal = "`max_tokens` and `max_completion_tokens` mean the same; give one of them"
+        tolerate(body, "max_tokens", refusal)
+    return new or old or AS_MANY_AS_FIT
 
 
 def _logprobs(wire: ChatBody) -> int | None:
@@ -287,7 +304,10 @@ def _format_of(wire: ChatBody) -> Constraint | None:
             if raw is None:
                 raise InvalidRequest("`response_format.json_schema` lacks its `schema`")
             return schema_constraint(raw, "response_format.json_schema.schema", strict=body.strict)
-        case ObjectResponse():
+        case ObjectResponse(schema=schema):
+            raw = raw_schema(schema)
+            if raw is not None:
+                return schema_constraint(raw, "response_format.schema")
             return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=ANY_OBJECT)
         case _:
             return None

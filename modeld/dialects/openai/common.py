@@ -27,6 +27,7 @@ from modeld.dialects.common.body import (
 )
 from modeld.dialects.common.sampling import biases_of, stops_of
 from modeld.dialects.common.streaming import json_bytes, rounded, text_of
+from modeld.dialects.common.tolerance import tolerate
 from modeld.domain.request import GenerateRequest, Order, Priority, Sampling, Tool
 from modeld.domain.request_events import Event, Failed, Finished, FinishReason, Logprobs, TokenLogprob, Usage
 from modeld.errors import CUT_SHORT, Draining, Evicted, InvalidRequest, JsonScalar, ModeldError, Problem
@@ -53,12 +54,13 @@ class SamplingKeys(OwnKeys, kw_only=True):
     model: Annotated[str | None, Meta(description="Id or alias; default: the default model")] = None
     stream: Annotated[bool | None, Meta(description="Server-sent events; default false")] = None
     temperature: Annotated[
-        Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="Default 0.8; 0 is greedy")
+        Annotated[float, Meta(ge=0, le=100)] | None, Meta(description="Default 0.8; 0 is greedy")
     ] = None
     top_p: Annotated[Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Default 0.95")] = None
     user: Annotated[str | None, Meta(description="Taken, and not used")] = None
     top_k: Annotated[
-        Annotated[int, Meta(ge=0, le=MAX_INT32)] | None, Meta(description="Default 40; not OpenAI's")
+        Annotated[int, Meta(ge=-1, le=MAX_INT32)] | None,
+        Meta(description="Default 40; -1 and 0: all tokens; not OpenAI's"),
     ] = None
     min_p: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Default 0.05; not OpenAI's")
@@ -85,14 +87,14 @@ class ChoiceKeys(SamplingKeys, kw_only=True):
     ] = None
     stream_options: StreamOptions | None = None
     stop: Annotated[
-        _Stop | Annotated[list[_Stop], Meta(max_length=4)] | None,
+        _Stop | Annotated[list[_Stop], Meta(max_length=128)] | None,
         Meta(description="The text ends before the first of these"),
     ] = None
-    presence_penalty: Annotated[Annotated[float, Meta(ge=-2, le=2)] | None, Meta(description="Default 0")] = (
-        None
-    )
+    presence_penalty: Annotated[
+        Annotated[float, Meta(ge=-100, le=100)] | None, Meta(description="Default 0")
+    ] = None
     frequency_penalty: Annotated[
-        Annotated[float, Meta(ge=-2, le=2)] | None, Meta(description="Default 0")
+        Annotated[float, Meta(ge=-100, le=100)] | None, Meta(description="Default 0")
     ] = None
     seed: Annotated[
         Annotated[int, Meta(ge=-MAX_INT64 - 1, le=MAX_INT64)] | None,
@@ -234,6 +236,8 @@ def sampling_of(wire: SamplingKeys) -> Sampling:
     if isinstance(wire, ChoiceKeys):
         names += ["presence_penalty", "frequency_penalty"]
     given = {name: value for name in names if (value := getattr(wire, name)) is not None}
+    if given.get("top_k") == -1:
+        given["top_k"] = 0
     sampling = replace(Sampling(), **given)
     if not isinstance(wire, ChoiceKeys):
         return sampling
@@ -258,10 +262,11 @@ def choices_of(wire: ChoiceKeys, prompts: Sequence[GenerateRequest]) -> tuple[Or
     )
 
 
-def include_usage(wire: ChoiceKeys) -> bool:
-    """Return whether the last chunk has token counts. Raises: InvalidRequest without a stream."""
+def include_usage(wire: ChoiceKeys, body: bytes) -> bool:
+    """Return whether the last chunk has token counts. Raises: InvalidRequest without a stream, if strict."""
     if wire.stream_options is not None and not wire.stream:
-        raise InvalidRequest("`stream_options` are for streams: set `stream` to true, or leave them out")
+        refusal = "`stream_options` are for streams: set `stream` to true, or leave them out"
+        tolerate(body, "stream_options", refusal)
     return wire.stream_options is not None and bool(wire.stream_options.include_usage)
 
 

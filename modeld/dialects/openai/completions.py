@@ -81,7 +81,7 @@ def parse_completion(body: bytes) -> ParsedRequest:
         orders=choices_of(wire, requests),
         n=wire.n or 1,
         stream=bool(wire.stream),
-        include_usage=include_usage(wire),
+        include_usage=include_usage(wire, body),
         echo=_echo(wire, prompts),
     )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 
 from modeld.dialects.common.body import MAX_INT32
 from modeld.dialects.common.schema import schema_constraint
+from modeld.dialects.common.tolerance import tolerate
 from modeld.dialects.common.tool_calls import tool_of
 from modeld.dialects.openai.chat import (
     ANY_OBJECT,
@@ -49,7 +51,10 @@ from modeld.errors import InvalidRequest
 class ResponseItem(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A turn, a call, or what came of a call. What a response has in `output` is taken as it is."""
 
-    type: Literal["message", "function_call", "function_call_output"] = "message"
+    type: Annotated[
+        str,
+        Meta(description="message, function_call or function_call_output; of others it is told what becomes"),
+    ] = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
     content: str | list[InputPart] | None = None
     call_id: str | None = None
@@ -61,13 +66,14 @@ class ResponseItem(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ResponseTool(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A function that may be called."""
+    """A function that may be called, or a namespace of some; tools of other types are left out."""
 
-    type: Literal["function"]
-    name: str
+    type: str
+    name: str = ""
     description: str | None = None
     parameters: Schema = UNSET
     strict: bool | None = None
+    tools: Annotated[list[ResponseTool] | None, Meta(description="Of a namespace")] = None
 
 
 class ResponseNamed(msgspec.Struct, forbid_unknown_fields=True):
@@ -108,7 +114,7 @@ class ResponsesBody(SamplingKeys, kw_only=True):
         str | list[ResponseItem], Meta(description="A user's words, or turns, calls and results")
     ]
     instructions: Annotated[str | None, Meta(description="Told first, as a system message")] = None
-    max_output_tokens: Annotated[int, Meta(ge=1, le=MAX_INT32)] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=-1, le=MAX_INT32)] | None = None
     tools: list[ResponseTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ResponseNamed | None = None
     parallel_tool_calls: bool | None = None
@@ -119,9 +125,9 @@ class ResponsesBody(SamplingKeys, kw_only=True):
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    store: Annotated[bool | None, Meta(description="Nothing is stored; true is refused")] = None
+    store: Annotated[bool | None, Meta(description="No effect: nothing is stored")] = None
     background: Annotated[bool | None, Meta(description="true is refused")] = None
-    include: Annotated[list[str] | None, Meta(description="Only empty")] = None
+    include: Annotated[list[str] | None, Meta(description="No effect")] = None
     previous_response_id: None = None
     conversation: None = None
     prompt: None = None
@@ -148,28 +154,24 @@ _decoder = msgspec.json.Decoder(ResponsesBody)
 def parse_response(body: bytes) -> ParsedResponse:
     """Read the body of `POST /v1/responses`. Raises: InvalidRequest, InvalidGrammar."""
     wire = read(body, _decoder, '{"model": "...", "input": "Hello"}')
-    for key in ("store", "background", "include"):
-        refuse(wire, key, ", as nothing is stored" if key != "include" else "")
+    refuse(wire, "background", ", as nothing is stored")
+    for key in ("store", "include"):
+        if getattr(wire, key):
+            why = ", as nothing is stored" if key == "store" else ""
+            tolerate(body, key, f"`{key}` is not supported here{why}; leave it out")
     if not wire.input:
-        raise InvalidRequest("`input` is empty; give it some text")
+        tolerate(body, "empty input", "`input` is empty; give it some text")
+    if wire.max_output_tokens == 0:
+        raise InvalidRequest("`max_output_tokens` must be a whole number >= 1; leave it out for no bound")
     tools, constraint = tools_of(
-        [
-            tool_of(
-                tool.name,
-                tool.description,
-                raw_schema(tool.parameters),
-                f"tools[{number}]",
-                strict=tool.strict,
-            )
-            for number, tool in enumerate(wire.tools or ())
-        ],
+        _functions(wire.tools or (), "tools", body),
         wire.tool_choice.name if isinstance(wire.tool_choice, ResponseNamed) else wire.tool_choice,
         _format_of(wire),
     )
     request = GenerateRequest(
-        messages=_messages(wire),
+        messages=_messages(wire, body),
         tools=tools,
-        max_tokens=wire.max_output_tokens or AS_MANY_AS_FIT,
+        max_tokens=AS_MANY_AS_FIT if wire.max_output_tokens in (None, -1) else wire.max_output_tokens,
         sampling=sampling_of(wire),
         ignore_eos=bool(wire.ignore_eos),
         constraint=constraint,
@@ -184,8 +186,26 @@ def parse_response(body: bytes) -> ParsedResponse:
     )
 
 
-def _messages(wire: ResponsesBody) -> tuple[Message, ...]:
+def _functions(given: Sequence[ResponseTool], place: str, body: bytes) -> list[Tool]:
+    """Return the functions among the tools, those of namespaces too; others are left out, and told."""
+    tools: list[Tool] = []
+    for number, tool in enumerate(given):
+        key, kind = f"{place}[{number}]", tool.type[:40]
+        if kind == "function":
+            schema = raw_schema(tool.parameters)
+            tools.append(tool_of(tool.name, tool.description, schema, key, strict=tool.strict))
+        elif kind == "namespace":
+            tools += _functions(tool.tools or (), f"{key}.tools", body)
+        else:
+            refusal = f'`{key}.type` must be one of function, namespace, not "{kind}"'
+            tolerate(body, f"tools of type {kind}", refusal)
+    return tools
+
+
+def _messages(wire: ResponsesBody, body: bytes) -> tuple[Message, ...]:
     messages = [message_of("system", wire.instructions)] if wire.instructions else []
+    if not wire.input:
+        return (*messages, message_of("user", ""))
     if isinstance(wire.input, str):
         return (*messages, message_of("user", wire.input))
     for number, item in enumerate(wire.input):
@@ -209,6 +229,12 @@ def _messages(wire: ResponsesBody) -> tuple[Message, ...]:
                 if not item.call_id or output is None:
                     raise InvalidRequest(f"`{place}` lacks its `{'output' if item.call_id else 'call_id'}`")
                 messages.append(message_of("tool", output, call=item.call_id))
+            case "item_reference":
+                raise InvalidRequest(f"`{place}` refers to an item, and nothing is stored; send it whole")
+            case kind:
+                types = "message, function_call, function_call_output"
+                refusal = f'`{place}.type` must be one of {types}, not "{kind[:40]}"'
+                tolerate(body, f"input of type {kind[:40]}", refusal)
     return tuple(messages)
 
 

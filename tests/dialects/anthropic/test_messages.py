@@ -171,7 +171,7 @@ def test_choices_of_functions() -> None:
     [
         ({"max_tokens": 0}, "`max_tokens` must be a whole number >= 1"),
         ({"max_tokens": None}, "`max_tokens` must be a whole number"),
-        ({"temperature": 1.5}, "`temperature` must be a number <= 1"),
+        ({"temperature": -1}, "`temperature` must be a number >= 0"),
         ({"model": ""}, "`model` must be a string"),
         ({"messages": []}, "`messages` must be a list"),
         ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, '`thinking` of type "enabled"'),

@@ -335,11 +335,11 @@ def test_tools_that_cannot_be_are_refused(name: str, parameters: bytes | None, s
 
 
 def test_sets_of_tools_are_bounded_and_unique() -> None:
-    """Two of one name, more than 128, and a choice that is not there."""
+    """Two of one name, more than 4,096, and a choice that is not there."""
     with pytest.raises(InvalidRequest, match="two functions"):
         check_tools([Tool(name="a"), Tool(name="a")])
-    with pytest.raises(InvalidRequest, match="128 at most"):
-        check_tools([Tool(name=f"t{number}") for number in range(129)])
+    with pytest.raises(InvalidRequest, match="4096 at most"):
+        check_tools([Tool(name=f"t{number}") for number in range(4097)])
     with pytest.raises(InvalidRequest, match="not among"):
         chosen_tool([Tool(name="a")], "b")
 

@@ -141,14 +141,14 @@ def test_formats_of_the_answer() -> None:
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
 BAD_CHATS: list[tuple[dict[str, Any], str]] = [
-    ({"temperature": 2.1}, "`temperature` must be"),
+    ({"temperature": 101}, "`temperature` must be"),
     ({"temperature": -0.1}, "`temperature` must be"),
     ({"top_p": 1.1}, "`top_p`"),
-    ({"presence_penalty": 2.5}, "`presence_penalty`"),
-    ({"frequency_penalty": -3}, "`frequency_penalty`"),
+    ({"presence_penalty": 100.5}, "`presence_penalty`"),
+    ({"frequency_penalty": -101}, "`frequency_penalty`"),
     ({"n": 0}, "`n`"),
     ({"n": 1000}, "`n`"),
-    ({"stop": ["a", "b", "c", "d", "e"]}, "`stop`"),
+    ({"stop": ["a"] * 129}, "`stop`"),
     ({"logit_bias": {"x": 1}}, "no token id"),
     ({"logit_bias": {"1": 101}}, "`logit_bias"),
     ({"max_tokens": 0}, "`max_tokens`"),
