@@ -17,7 +17,7 @@ from support.http_server import serving
 
 from modeld.config.settings import Settings
 from modeld.dialects import anthropic, openai
-from modeld.dialects.common.body import TolerantBody
+from modeld.dialects.common.tolerance import TolerantBody
 from modeld.domain.request import GenerateRequest
 from modeld.errors import InvalidGrammar, InvalidRequest
 
