@@ -128,8 +128,7 @@ def test_tokens_are_counted(sync: anthropic.Anthropic) -> None:
     ("error", "said", "keys"),
     [
         (anthropic.NotFoundError, "'nobody'; GET /v1/models", {"model": "nobody"}),
-        (anthropic.BadRequestError, "`temperature` must be", {"extra_body": {"temperature": 2}}),
-        (anthropic.BadRequestError, "`thinking` of type", {"thinking": {"type": "enabled"}}),
+        (anthropic.BadRequestError, "`temperature` must be", {"extra_body": {"temperature": -1}}),
         (
             anthropic.BadRequestError,
             "no model has vision",

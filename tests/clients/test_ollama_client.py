@@ -186,7 +186,6 @@ def test_num_ctx_loads_nothing_anew(sync: ollama.Client, running: Daemon) -> Non
         (400, "`options.temperature`", {"options": {"temperature": -1}}),
         (400, "no model has vision", {"images": [b"abc"]}),
         (400, "`suffix` is not served", {"suffix": "x"}),
-        (400, "`think` is not served", {"think": True}),
         (400, "the prompt has", {"prompt": "word " * 600}),
     ],
 )

@@ -96,6 +96,7 @@ SAMPLES: Mapping[str, tuple[str, object]] = {
     "write_timeout": ("7s", 7.0),
     "stall_timeout": ("8s", 8.0),
     "max_stream_backlog": ("64KiB", 65536),
+    "strict_bodies": ("true", True),
     "drain_timeout": ("9s", 9.0),
     "shutdown_timeout": ("0", 0.0),
     "llama_ctx": ("4096", 4096),

@@ -20,48 +20,26 @@ _MOST_NAMES = 32
 """Names of dropped keys that are told."""
 _MEANINGFUL = frozenset(
     (
-        *("background", "continue_final_message", "conversation", "echo", "function_call", "functions"),
-        *("grammar", "guided_choice", "guided_grammar", "guided_json", "guided_regex", "images", "input"),
-        *("json_schema", "messages", "previous_response_id", "prompt", "response_format", "stop_token_ids"),
-        *("structured_outputs", "suffix", "tool_choice", "tools"),
+        *("background", "continue_final_message", "conversation", "dimensions", "echo", "function_call"),
+        *("functions", "grammar", "guided_choice", "guided_grammar", "guided_json", "guided_regex", "images"),
+        *("input", "json_schema", "messages", "modalities", "n", "previous_response_id", "prompt"),
+        *("response_format", "stop_token_ids", "structured_outputs", "suffix", "tool_choice", "tools"),
     )
 )
 """Keys that are never dropped, known or not: without them the answer would mean something else."""
 _HINTS = frozenset(
     (
-        *(
-            "annotations",
-            "cache_prompt",
-            "id_slot",
-            "include",
-            "metadata",
-            "min_keep",
-            "modalities",
-            "n_indent",
-        ),
-        *(
-            "post_sampling_probs",
-            "reasoning",
-            "response_fields",
-            "return_progress",
-            "return_tokens",
-            "samplers",
-        ),
-        *(
-            "service_tier",
-            "speed",
-            "t_max_predict_ms",
-            "timings_per_token",
-            "truncation",
-            "user",
-            "verbosity",
-        ),
+        *("annotations", "cache_prompt", "id_slot", "include", "metadata", "min_keep", "n_indent"),
+        *("post_sampling_probs", "reasoning", "response_fields", "return_progress", "return_tokens"),
+        *("samplers", "service_tier", "speed", "t_max_predict_ms", "timings_per_token", "truncation"),
+        *("user", "verbosity"),
     )
 )
 """Keys that change nothing of an answer's meaning: with a value that is not served they are dropped."""
 _INDEX = re.compile(r"\[[^\]]*\]")
 _PLACE_OF_KEY = re.compile(r"(?P<above>.*)\.(?P<key>[^.\[\]]+)(?:\[[^\]]*\])?")
-_EMPTY = (b"null", b"false", b'""', b"[]", b"{}")
+_NONE = (b"null", b"false", b'""', b"[]", b"{}")
+"""Values that clients use for "none"."""
 
 
 class TolerantBody(bytes):
@@ -137,7 +115,8 @@ def _dropped(
     except (msgspec.ValidationError, KeyError):
         return bytes(msgspec.Raw(value))  # Another item of the same list, of another kind.
     for key in [key for key in members if drops(key)]:
-        if key in _MEANINGFUL and not name and bytes(members[key]) not in _EMPTY:
+        value = bytes(members[key])
+        if key in _MEANINGFUL and not name and value not in _NONE and (key, value) != ("n", b"1"):
             continue
         told = f"{name}.{key[:80]}" if name else key[:80]
         if told not in ignored and len(ignored) < _MOST_NAMES:
