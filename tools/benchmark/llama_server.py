@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""llama.cpp's own server, from the sources that llama-cpp-python carries: built once, then started.
+"""Build llama.cpp's own server once, from the sources that llama-cpp-python carries, and start it.
 
 It is built with the flags of our wheel and runs on the wheel's own shared libraries, so that both
 servers call the very same code.
@@ -13,7 +13,7 @@ import shutil
 import socket
 import sysconfig
 import tarfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 
 from testctl_lib.environment import stamp
@@ -23,7 +23,7 @@ from testctl_lib.paths import VENV, cache, locked, scratch
 from testctl_lib.steps import ToolError, run_step
 
 from benchmark.daemon import BenchError, Server, environment, wait_for
-from benchmark.systems import Http, Setup
+from benchmark.systems import HttpSystem, Setup
 
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -96,7 +96,7 @@ def _fetch(part: Path) -> Path:
 
 
 @contextlib.contextmanager
-def llama_server(program: Path, setup: Setup, extra: Sequence[str] = ()) -> Generator[Http]:
+def llama_server(program: Path, setup: Setup) -> Generator[HttpSystem]:
     """Start it with as many slots, cells and threads as modeld has, and defaults for the rest.
 
     Flash attention is off, as it is for modeld on a CPU. Its cache of old prompts in RAM is off: here no
@@ -109,7 +109,7 @@ def llama_server(program: Path, setup: Setup, extra: Sequence[str] = ()) -> Gene
     command = [str(program), "--model", str(setup.model), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--parallel", str(setup.slots), "--ctx-size", str(setup.ctx), "--threads", threads]
     command += ["--threads-batch", threads, "--ubatch-size", str(setup.ubatch), "--flash-attn", "off"]
-    command += ["--cache-ram", "0", *extra]
+    command += ["--cache-ram", "0"]
     own = Path(sysconfig.get_path("platlib")) / "llama_cpp" / "lib"
     env = environment()
     env["LD_LIBRARY_PATH"] = os.pathsep.join([str(own), str(program.parent)])
@@ -117,13 +117,7 @@ def llama_server(program: Path, setup: Setup, extra: Sequence[str] = ()) -> Gene
     try:
         server.wait()
         wait_for(server.port, "/health", server)
-        yield Http(
-            "llama-server",
-            "openai",
-            port=server.port,
-            path="/v1/completions",
-            model=setup.model.name,
-            pids=[server.process.pid],
-        )
+        pid, path, model = server.process.pid, "/v1/completions", setup.model.name
+        yield HttpSystem("llama-server", "openai", port=server.port, path=path, model=model, pids=[pid])
     finally:
         server.stop()

@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import bench
 import pytest
-from benchmark import cli, fairness
+from benchmark import fairness
+from benchmark.clients import StreamingRequest
 from support.tiny_gguf import write_model
 
 STREAM = b'{"event":"queued","position":7,"eta_ms":1800}\n{"event":"queued","position":6}\n{"token":"a"}\n'
@@ -15,11 +17,17 @@ STREAM = b'{"event":"queued","position":7,"eta_ms":1800}\n{"event":"queued","pos
 
 @pytest.mark.parametrize(
     ("data", "told"),
-    [(STREAM, (7, 1.8)), (b'{"event":"queued","position":2}\n', (2, None)), (b'{"token":"a"}', (0, None))],
+    [(STREAM, (7, 1.8)), (b'{"event":"queued","position":2}\n', (2, None)), (b'{"token":"a"}\n', (0, None))],
 )
 def test_the_first_place_that_is_told_counts(data: bytes, told: tuple) -> None:
     """With the estimate where there is one; who never waited has the place 0."""
-    assert fairness._queued(data) == told
+    asker, first = (StreamingRequest.__new__(StreamingRequest) for _ in range(2))
+    for request in (asker, first):
+        request.tokens, request.queued, request.queued_at = [], None, None
+        request.sent, request._tail = 1.0, b""
+    asker.feed(data, 2.0)
+    found = fairness.judge(asker, [first], 0.0, keys=True)
+    assert (found.position, found.eta_s) == told
 
 
 @pytest.mark.e2e
@@ -29,7 +37,7 @@ def test_a_key_passes_the_crowd_of_another(tmp_path: Path, capsys: pytest.Captur
     out = tmp_path / "found.json"
     words = ["fairness", "--requests", "60", "--max-tokens", "4", "--share-tokens", "64"]
     more = ["--model", str(model), "--fake", "step_s=0.05", "--json", str(out)]
-    assert cli.main([*words, *more, "--modeld", "--isolation thread"]) == 0
+    assert bench.main([*words, *more, "--modeld", "--isolation thread"]) == 0
     fair, plain = json.loads(out.read_text())["results"]
     assert (fair["keys"], plain["keys"]) == (True, False)
     assert fair["position"] < plain["position"]

@@ -11,8 +11,9 @@ import socket
 from itertools import pairwise
 from pathlib import Path
 
+import bench
 import pytest
-from benchmark import cli, client, figures, interfere, noise, plot, throughput
+from benchmark import cpu_load, figures, load_generator, long_prompts, plots, throughput
 from benchmark.daemon import BenchError, loopback
 from benchmark.prompts import make_prompts
 from benchmark.systems import at_url
@@ -47,10 +48,10 @@ def last(content, tokens):
 
 def read(pieces, dialect="modeld"):
     """Let the load generator take apart pieces that came at 1.0, 2.0, ... seconds."""
-    made = client.Stream.__new__(client.Stream)
+    made = load_generator.Connection.__new__(load_generator.Connection)
     made.sent = 0.5
     made.pieces = [(float(at), piece) for at, piece in enumerate(pieces, 1)]
-    return client.read(made, 0.0, dialect)
+    return load_generator.parse(made, 0.0, dialect)
 
 
 def test_percentiles_are_values_that_occurred() -> None:
@@ -131,7 +132,7 @@ def test_the_end_is_the_last_chunk_and_nothing_like_it() -> None:
     """A head that ends in `max=100` is no last chunk; one that comes byte by byte is."""
     near, far = socket.socketpair()
     with near, far:
-        made = client.Stream.__new__(client.Stream)
+        made = load_generator.Connection.__new__(load_generator.Connection)
         made.socket, made.pieces, made.tail = near, [], b""
         far.sendall(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5, max=100\r\n\r\n")
         assert made.receive() is False
@@ -192,26 +193,26 @@ def test_systems_take_turns() -> None:
     assert [name for name, _ in turns[2:]] == list("abbabaab")
     assert throughput.ratios(cells, "a") == {"b": {1: 1.0, 2: 1.0}}
     assert throughput.same_texts(cells, "a", "b") == 1.0
-    assert "tokens/s" in throughput.tell(cells, "a")
+    assert "tokens/s" in throughput.table(cells, "a")
 
 
 def test_noise_is_a_part_of_the_cores() -> None:
     """What others used is between nothing and all, or unknown."""
-    others, watched = noise.Watch([os.getpid()]).stop()
+    others, watched = cpu_load.CpuWatch([os.getpid()]).stop()
     assert others is None or others >= 0.0
     assert watched is None or watched >= 0.0
-    assert len(noise.load_average()) == 3
-    assert "quiet machine" in noise.verdict([noise.Seen(0.01, None)])
-    assert "NOISY" in noise.verdict([noise.Seen(0.5, None), noise.Seen(0.6, None)])
-    assert "not known" in noise.verdict([noise.Seen(None, None)])
+    assert len(cpu_load.load_average()) == 3
+    assert "quiet machine" in cpu_load.verdict([cpu_load.CpuUse(0.01, None)])
+    assert "NOISY" in cpu_load.verdict([cpu_load.CpuUse(0.5, None), cpu_load.CpuUse(0.6, None)])
+    assert "not known" in cpu_load.verdict([cpu_load.CpuUse(None, None)])
 
 
 def test_throughput_is_the_default_and_loads_are_bounded(capsys) -> None:
     """Options without a mode go to `throughput`; absurd loads are refused by the command line."""
     with pytest.raises(SystemExit):
-        cli.main(["--concurrency", "1,1000"])
+        bench.main(["--concurrency", "1,1000"])
     assert "1000 is not from 1 to 64" in capsys.readouterr().err
-    assert cli.main(["--model", "/nowhere.gguf"]) == 1
+    assert bench.main(["--model", "/nowhere.gguf"]) == 1
     assert "there is no model /nowhere.gguf" in capsys.readouterr().err
 
 
@@ -219,7 +220,7 @@ def test_a_plot_without_matplotlib_is_refused_at_once(monkeypatch, capsys, tmp_p
     """Before anything is measured, with the command that installs it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(BenchError, match="pip install matplotlib"):
-        plot.require()
+        plots.require_matplotlib()
 
 
 @pytest.mark.e2e
@@ -228,7 +229,7 @@ def test_a_bare_loop_and_the_daemon_give_the_same_text(tmp_path: Path, capsys) -
     model = write_tiny(tmp_path)
     out = tmp_path / "bench.json"
     lengths = ["--prompt-tokens", "2", "--max-tokens", "8", "--rounds", "1", "--concurrency", "1,2"]
-    assert cli.main(["--model", str(model), "--threads", "1", "--json", str(out), *lengths]) == 0
+    assert bench.main(["--model", str(model), "--threads", "1", "--json", str(out), *lengths]) == 0
     shown = capsys.readouterr().out
     assert "100% of the answers of modeld are the same text as those of bare loop" in shown
     found = json.loads(out.read_text())
@@ -245,7 +246,7 @@ def test_cancels_are_measured_in_every_phase(tmp_path: Path, capsys) -> None:
     out = tmp_path / "cancel.json"
     script = "step_s=0.01 prefill_s=0.001 load_s=1 chunk=50"
     options = ["--times", "2", "--load-times", "1", "--prompt-tokens", "400", "--fake", script]
-    assert cli.main(["cancel", "--model", str(model), *options, "--json", str(out)]) == 0
+    assert bench.main(["cancel", "--model", str(model), *options, "--json", str(out)]) == 0
     results = json.loads(out.read_text())["results"]
     assert {phase: len(it["seconds"]) for phase, it in results.items()} == {
         "decoding": 2,
@@ -261,7 +262,7 @@ def test_a_stream_is_read_to_its_end(tmp_path: Path, capsys) -> None:
     model = write_tiny(tmp_path)
     options = ["--seconds", "60", "--max-tokens", "200", "--companions", "1", "--fake", "step_s=0.001"]
     out = tmp_path / "stream.json"
-    assert cli.main(["stream", "--model", str(model), *options, "--json", str(out)]) == 0
+    assert bench.main(["stream", "--model", str(model), *options, "--json", str(out)]) == 0
     found = json.loads(out.read_text())["results"]
     assert (found["finish"], found["lines"], found["problems"]) == ("length", 200, [])
     assert "arrived whole" in capsys.readouterr().out
@@ -276,7 +277,7 @@ def test_a_prompt_among_streams_is_measured_on_both_sides(tmp_path: Path, capsys
     out = tmp_path / "interfere.json"
     options = ["--prompts", "200", "--streams", "2", "--times", "1", "--fake", FAKE_PROMPTS]
     model = write_tiny(tmp_path)
-    assert cli.main(["interfere", "--model", str(model), *options, "--json", str(out)]) == 0
+    assert bench.main(["interfere", "--model", str(model), *options, "--json", str(out)]) == 0
     [found] = json.loads(out.read_text())["results"]
     [times] = found["times"]
     assert (found["system"], found["tokens"], found["medians"].keys() >= {"slower", "stretch"}) == (
@@ -296,7 +297,7 @@ def test_abandoned_prompts_are_measured_by_the_next_request(tmp_path: Path, caps
     out = tmp_path / "abandon.json"
     options = ["--prompt-tokens", "400", "--times", "2", "--fake", FAKE_PROMPTS]
     model = write_tiny(tmp_path)
-    assert cli.main(["abandon", "--model", str(model), *options, "--json", str(out)]) == 0
+    assert bench.main(["abandon", "--model", str(model), *options, "--json", str(out)]) == 0
     [found] = json.loads(out.read_text())["results"]
     assert (len(found["idle"]), len(found["after"])) == (9, 2)
     assert "times idle" in capsys.readouterr().out
@@ -305,10 +306,10 @@ def test_abandoned_prompts_are_measured_by_the_next_request(tmp_path: Path, caps
 def test_gaps_are_told_as_multiples_of_those_before() -> None:
     """The p99 beside the prompt over the median before, then medians; the worst gap of all times."""
     times = [
-        interfere.Times(1.0, 1.5, [0.01, 0.02, 0.03], [0.02, 0.05]),
-        interfere.Times(1.0, 1.7, [0.02, 0.02], [0.06]),
+        long_prompts.Times(1.0, 1.5, [0.01, 0.02, 0.03], [0.02, 0.05]),
+        long_prompts.Times(1.0, 1.7, [0.02, 0.02], [0.06]),
     ]
-    values = interfere.summary(interfere.Found("a", 1000, times))
+    values = long_prompts.summary(long_prompts.Interference("a", 1000, times))
     assert values["slower"] == pytest.approx(1.6)
     assert values["stretch"] == pytest.approx(2.75)
     assert values["middle"] == pytest.approx((1.75 + 3) / 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How quiet the machine was: what others took of the cores while something was measured."""
+"""Measure the CPU time of some processes, and what others on the machine used meanwhile."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import NamedTuple
 NOISY = 0.05
 """Part of the cores that others may take before the figures are called noisy."""
 BUSY_LOAD = 0.5
-"""Load average above which somebody else is at work."""
+"""Load average above which something else is running."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class Seen(NamedTuple):
-    """What a watch saw; None where it cannot be known.
+class CpuUse(NamedTuple):
+    """What was used between two moments; None where it cannot be known.
 
     Attributes:
       others: part of all cores that processes used which are not ours.
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
     watched_s: float | None
 
 
-class Watch:
+class CpuWatch:
     """Measures, from its making to `stop`, the CPU time of some processes, and of those that are not ours.
 
     Reads /proc, so it knows nothing on other systems than Linux. In a container /proc/stat may be the
@@ -45,24 +45,24 @@ class Watch:
         self._own = _process_s(os.getpid(), ended=True)
         self._watched = self._watched_s()
 
-    def stop(self) -> Seen:
-        """Return what was seen."""
+    def stop(self) -> CpuUse:
+        """Return what was used since it was made."""
         busy = _busy_s()
         if busy is None or self._busy is None:
-            return Seen(None, None)
+            return CpuUse(None, None)
         elapsed = time.monotonic() - self._began
         watched = self._watched_s() - self._watched
         own = _process_s(os.getpid(), ended=True) - self._own
         others = max(0.0, (busy - self._busy - watched - own) / (elapsed * (os.cpu_count() or 1)))
-        return Seen(others, watched if self._pids else None)
+        return CpuUse(others, watched if self._pids else None)
 
     def _watched_s(self) -> float:
         return sum(_process_s(pid, ended=False) for pid in self._pids)
 
 
-def verdict(seen: Iterable[Seen]) -> str:
-    """Say how quiet the machine was, over all measurements."""
-    others = [each.others for each in seen if each.others is not None]
+def verdict(uses: Iterable[CpuUse]) -> str:
+    """Return how quiet the machine was, over all measurements."""
+    others = [each.others for each in uses if each.others is not None]
     if not others:
         return "How quiet the machine was is not known on this system."
     told = f"Others used {median(others):.0%} of the cores (median), {max(others):.0%} at most"
@@ -77,7 +77,7 @@ def load_average() -> list[float]:
 
 
 def machine() -> dict[str, object]:
-    """Say what this is measured on."""
+    """Return what this is measured on."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, IndexError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

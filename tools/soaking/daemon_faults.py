@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Faults that need a daemon of their own: its death, a clock that jumps, a log that cannot be written."""
+"""Inject faults that need a daemon of their own: its death, a clock that jumps, files that cannot grow."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pathlib import Path
 import trio
 
 from soaking import procfs
-from soaking.rows import Row, faults_of, is_served, told
-from soaking.wire import Call
-from soaking.world import SETTLE_S, World, world
+from soaking.daemon import SETTLE_S, SoakDaemon, soak_daemon
+from soaking.http_client import Response
+from soaking.results import FaultResult, is_complete, outcome, protocol_errors
 
 JUMPS_S = {"a year ahead": 365 * 86400.0, "an hour back": -3600.0, "to 1970": -1.79e9}
 _TOKENS = 40
-_SHIFTED = Path(__file__).with_name("shifted.py")
+_SHIFTED = Path(__file__).with_name("shifted_clock.py")
 
 
-async def killed(seed: int) -> Row:
+async def kill_daemon(seed: int) -> FaultResult:
     """SIGKILL to the daemon, while one worker decodes and another one is stopped: nothing of it stays."""
     complaints: list[str] = []
-    with world(seed=seed) as here:
+    with soak_daemon(seed=seed) as here:
         await here.start()
-        model = await here.victim()
+        model = await here.fresh_model()
         call = await here.begin(model, tokens=400)
         await call.until(3)
         workers = procfs.children(here.pid)
@@ -45,16 +45,18 @@ async def killed(seed: int) -> Row:
         gone_s = time.perf_counter() - began
     if call.whole:
         complaints.append("a stream of a daemon that was killed ended as if all were well")
-    return Row("SIGKILL to the daemon", "decode", told(call), "all of it", gone_s, tuple(complaints))
+    return FaultResult(
+        "SIGKILL to the daemon", "decode", outcome(call), "all of it", gone_s, tuple(complaints)
+    )
 
 
-async def jumped(seed: int, names: Sequence[str] = tuple(JUMPS_S)) -> list[Row]:
+async def shift_clock(seed: int, names: Sequence[str] = tuple(JUMPS_S)) -> list[FaultResult]:
     """Set the wall clock while a model loads, decodes, and is kept: nothing notices but the time it shows."""
-    rows: list[Row] = []
+    rows: list[FaultResult] = []
     with tempfile.TemporaryDirectory() as place:
         clock = Path(place, "clock")
         _set(clock, 0)
-        with world(seed=seed, program=(str(_SHIFTED), str(clock))) as here:
+        with soak_daemon(seed=seed, program=(str(_SHIFTED), str(clock))) as here:
             await here.start()
             rows += [await _jump(here, clock, name, JUMPS_S[name]) for name in names]
             here.stop()
@@ -68,12 +70,12 @@ def _set(clock: Path, seconds: float) -> None:
     fresh.replace(clock)
 
 
-async def _jump(here: World, clock: Path, name: str, seconds: float) -> Row:
-    complaints, model = list[str](), await here.victim()
+async def _jump(here: SoakDaemon, clock: Path, name: str, seconds: float) -> FaultResult:
+    complaints, model = list[str](), await here.fresh_model()
     async with here.bystander(complaints):
         before = await here.status()
         call = await here.begin(model, tokens=_TOKENS, keep_alive="1h", timeout="10m")
-        await here.mapped(model)
+        await here.until_mapped(model)
         _set(clock, seconds)
         await call.until(5)
         _set(clock, 0)
@@ -84,9 +86,11 @@ async def _jump(here: World, clock: Path, name: str, seconds: float) -> Row:
         shown = await here.status()
         again = await here.ask(model, tokens=3)
         recovery = time.perf_counter() - began
-    complaints += faults_of(call)
-    if not is_served(call, _TOKENS) or not is_served(again, 3):
-        complaints.append(f"the clock jumped, and a stream ended by {told(call)} {call.last}, {told(again)}")
+    complaints += protocol_errors(call)
+    if not is_complete(call, _TOKENS) or not is_complete(again, 3):
+        complaints.append(
+            f"the clock jumped, and a stream ended by {outcome(call)} {call.last}, {outcome(again)}"
+        )
     if abs(shown["server_time_unix"] - before["server_time_unix"] - seconds) > 600:
         complaints.append("the clock did not jump")
     if not 0 <= shown["uptime_seconds"] - before["uptime_seconds"] < 600:
@@ -96,18 +100,18 @@ async def _jump(here: World, clock: Path, name: str, seconds: float) -> Row:
     stats: dict[str, float | None] = call.last.get("stats") or {}
     if any(not 0 <= float(value or 0) < 600_000 for value in stats.values()):
         complaints.append(f"durations jumped: {stats}")
-    complaints += await here.settled()
+    complaints += await here.idle_problems()
     _set(clock, 0)
     here.remove(model)
-    return Row(f"clock {name}", "load, decode", told(call), "nothing", recovery, tuple(complaints))
+    return FaultResult(f"clock {name}", "load, decode", outcome(call), "nothing", recovery, tuple(complaints))
 
 
-async def stopped_under_load(seed: int) -> Row:
+async def stop_under_load(seed: int) -> FaultResult:
     """SIGTERM while one model decodes and another one loads: legal last lines, exit code 0."""
     complaints: list[str] = []
-    with world(seed=seed) as here:
+    with soak_daemon(seed=seed) as here:
         await here.start()
-        decoding, loading = await here.victim(), await here.victim()
+        decoding, loading = await here.fresh_model(), await here.fresh_model()
         first = await here.begin(decoding, tokens=800)
         await first.until(3)
         second = await here.begin(loading, tokens=800)
@@ -119,39 +123,37 @@ async def stopped_under_load(seed: int) -> Row:
             nursery.start_soon(second.finish)
         code = await trio.to_thread.run_sync(here.process.wait, 40.0)
         took = time.perf_counter() - began
-    complaints += faults_of(first) + faults_of(second)
+    complaints += protocol_errors(first) + protocol_errors(second)
     if code != 0:
         complaints.append(f"the daemon exited with {code}")
     if first.last.get("finish_reason") != "shutdown":
         complaints.append(f"the stream ended by {first.last}")
-    seen = f"finish_reason shutdown; {told(second)}"
-    return Row(
+    seen = f"finish_reason shutdown; {outcome(second)}"
+    return FaultResult(
         "SIGTERM to the daemon", "load, decode", seen, "what did not end in time", took, tuple(complaints)
     )
 
 
-async def no_file_from_the_start(seed: int) -> Row:
+async def start_without_files(seed: int) -> FaultResult:
     """No file may grow from the first moment on: it starts and serves without a log."""
     complaints: list[str] = []
-    with world(seed=seed, env={"PYTHONDONTWRITEBYTECODE": "1"}) as here:
+    with soak_daemon(seed=seed, env={"PYTHONDONTWRITEBYTECODE": "1"}) as here:
         await here.start()
         resource.prlimit(here.pid, resource.RLIMIT_FSIZE, (0, 0))
-        model = await here.victim()
+        model = await here.fresh_model()
         began = time.perf_counter()
-        call: Call = await here.ask(model, tokens=8)
+        call: Response = await here.ask(model, tokens=8)
         took = time.perf_counter() - began
-        complaints += faults_of(call)
-        if not is_served(call, 8):
-            complaints.append(f"without files a request was not served: {told(call)} {call.last}")
-        complaints += await here.settled()
+        complaints += protocol_errors(call)
+        if not is_complete(call, 8):
+            complaints.append(f"without files a request was not served: {outcome(call)} {call.last}")
+        complaints += await here.idle_problems()
         if here.stop() != 0:
             complaints.append("the daemon cannot stop without a log")
-    return Row("disk full (all files)", "load, stop", told(call), "the log", took, tuple(complaints))
+    return FaultResult(
+        "disk full (all files)", "load, stop", outcome(call), "the log", took, tuple(complaints)
+    )
 
 
-ALL: tuple[Callable[[int], Awaitable[Row | list[Row]]], ...] = (
-    killed,
-    jumped,
-    stopped_under_load,
-    no_file_from_the_start,
-)
+Fault = Callable[[int], Awaitable[FaultResult | list[FaultResult]]]
+ALL: tuple[Fault, ...] = (kill_daemon, shift_clock, stop_under_load, start_without_files)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What one fault did, as a value: the rows of the table in docs/faults.md."""
+"""Describe what one fault did, and judge the answers of its clients (the table in docs/faults.md)."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from soaking.wire import Call
+from soaking.http_client import Response
 
 
-class Row(NamedTuple):
+class FaultResult(NamedTuple):
     """One fault, once.
 
     `seen`: what its clients saw. `lost`: of what they had asked for. `recovery_s`: until the model, or where
@@ -25,7 +25,7 @@ class Row(NamedTuple):
     hit: bool = True
 
 
-def told(call: Call) -> str:
+def outcome(call: Response) -> str:
     """Return in a few words what a client saw."""
     if not call.whole:
         return f"the connection {call.broken or 'was left'}"
@@ -36,20 +36,20 @@ def told(call: Call) -> str:
     return "a whole answer"
 
 
-def lost_of(call: Call) -> str:
+def lost_work(call: Response) -> str:
     """Return what of a request its client has to ask for again."""
     if call.whole and not call.last.get("error"):
         return "nothing"
     return "the rest of 1 stream" if call.status == 200 else "1 request"
 
 
-def is_served(call: Call, tokens: int) -> bool:
+def is_complete(call: Response, tokens: int) -> bool:
     """Whether it is a whole answer of so many tokens."""
     usage: dict[str, int] = call.last.get("usage") or {}
     return call.whole and call.status == 200 and usage.get("completion_tokens") == tokens
 
 
-def faults_of(call: Call) -> list[str]:
+def protocol_errors(call: Response) -> list[str]:
     """Return what is wrong with the form of an answer, whatever it says."""
     if not call.whole:
         return [f"an answer did not end legally: the connection was {call.broken}"]

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import bench
 import pytest
-from benchmark import cli, control, flood, profiled
+from benchmark import control, load_generator, step_profiler
 from benchmark.daemon import BenchError
 from support.tiny_llama import write_tiny
 
@@ -33,7 +34,7 @@ def last(tokens: int) -> bytes:
 def test_lines_and_chunks_of_a_whole_stream_are_counted() -> None:
     """Several lines in one chunk are several lines."""
     answer = HEAD + chunk(token("a")) + chunk(token("b"), token("c"), last(3)) + END
-    assert flood.whole(answer) == {"lines": 3, "chunks": 2, "tokens": 3, "error": None}
+    assert load_generator.count(answer) == {"lines": 3, "chunks": 2, "tokens": 3, "error": None}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_lines_and_chunks_of_a_whole_stream_are_counted() -> None:
 )
 def test_a_stream_that_is_not_whole_fails_the_run(answer: bytes) -> None:
     """A figure over lines that did not come would be worth nothing."""
-    assert flood.whole(answer)["error"]
+    assert load_generator.count(answer)["error"]
 
 
 def test_only_full_steps_after_full_steps_count() -> None:
@@ -74,7 +75,7 @@ def test_only_full_steps_after_full_steps_count() -> None:
 
 def test_clocks_count_what_is_nested_once() -> None:
     """A draw that calls llama.cpp is one call, and its time is not added twice."""
-    clocks = profiled.Sum()
+    clocks = step_profiler.CpuSum()
     inner = clocks.around(lambda: sum(range(1000)))
     outer = clocks.around(lambda: inner() + inner())
     assert outer() == 2 * sum(range(1000))
@@ -85,7 +86,7 @@ def test_clocks_count_what_is_nested_once() -> None:
 def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Before anything is started."""
     model = write_tiny(tmp_path)
-    assert cli.main(["control", "--model", str(model), "--parts", "lines,nothing"]) == 1
+    assert bench.main(["control", "--model", str(model), "--parts", "lines,nothing"]) == 1
     assert "there is no part nothing" in capsys.readouterr().err
 
 
@@ -98,7 +99,7 @@ def test_a_short_run_tells_of_lines_requests_and_memory(
     out = tmp_path / "control.json"
     options = ["--parts", "lines,requests,memory", "--rounds", "1", "--streams", "2", "--tokens", "200"]
     options += ["--clients", "2", "--seconds", "1", "--threads", "1", "--json", str(out)]
-    assert cli.main(["control", "--model", str(model), *options]) == 0
+    assert bench.main(["control", "--model", str(model), *options]) == 0
     found = json.loads(out.read_text())["results"]
     assert [one["lines"] for one in found["lines"]["2"]["rounds"]] == [400]
     assert found["requests"]["ratio"] > 0

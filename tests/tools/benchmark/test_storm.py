@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from benchmark import storm, storm_ledger, storm_report, storm_trace
+from benchmark import storm, storm_ledger, storm_report, storm_requests
 from benchmark.daemon import BenchError
-from benchmark.held import Look
 from benchmark.storm import Answer, Played, Room
-from benchmark.storm_trace import MODELS
+from benchmark.storm_requests import MODELS
+from benchmark.worker_memory import MemorySample
 
 ROOM = Room(budget_mb=250.0, margin_mb=30.0)
 
@@ -62,9 +62,9 @@ def usual() -> Log:
     return log
 
 
-def looks(*sizes: float) -> list[Look]:
-    """Looks at memory of these sizes, one a second from the first event on."""
-    return [Look(1001.5 + at, size, size, {"a": size}) for at, size in enumerate(sizes)]
+def samples(*sizes: float) -> list[MemorySample]:
+    """Measurements of these sizes, one a second from the first event on."""
+    return [MemorySample(1001.5 + at, size, size, {"a": size}) for at, size in enumerate(sizes)]
 
 
 def answer(*problems: str) -> Answer:
@@ -98,11 +98,11 @@ def test_loads_are_held_against_the_optimum() -> None:
 
 def test_a_good_storm_has_no_complaint() -> None:
     """The workers stay below the ledger, and the table tells of each model."""
-    played = Played(1000.0, [answer()], looks(0.0, 90.0, 180.0), usual().lines)
+    played = Played(1000.0, [answer()], samples(0.0, 90.0, 180.0), usual().lines)
     found = storm.judge(played, ROOM)
     assert found.reasons == []
     assert (found.most_rss_mb, found.most_pss_mb) == (180.0, 180.0)
-    told = storm_report.tell(played, found, 50)
+    told = storm_report.describe(played, found)
     assert "1 of 1 answers are whole" in told
     assert "3 loads; Belady's rule, which knows all arrivals: 3" in told
     assert "the optimum" in told
@@ -114,7 +114,7 @@ def test_every_breach_is_told() -> None:
     """Memory above the budget, a ledger above its part of it, a broken answer, a failure: each fails it."""
     log = usual()
     log.tell("failed", "a", cause="engine", reason="it died")
-    played = Played(1000.0, [answer("cut"), answer("cut")], looks(251.0), log.lines)
+    played = Played(1000.0, [answer("cut"), answer("cut")], samples(251.0), log.lines)
     reasons = storm.judge(played, Room(budget_mb=250.0, margin_mb=60.0)).reasons
     assert reasons == [
         "an answer was not whole: cut",
@@ -131,15 +131,15 @@ def test_too_many_loads_fail_it() -> None:
     for _ in range(3):
         log.load("a")
         log.stop("a")
-    reasons = storm.judge(Played(1000.0, [answer()], looks(10.0), log.lines), ROOM).reasons
+    reasons = storm.judge(Played(1000.0, [answer()], samples(10.0), log.lines), ROOM).reasons
     assert reasons == ["3 loads are more than 2 times the 1 of Belady's rule"]
 
 
 def test_the_same_seed_is_the_same_storm() -> None:
     """In order of time, within the bounds, and the first model is asked for most."""
-    asks = storm_trace.draw(MODELS, 300, 60.0, seed=7)
-    assert asks == storm_trace.draw(MODELS, 300, 60.0, seed=7)
-    assert asks != storm_trace.draw(MODELS, 300, 60.0, seed=8)
+    asks = storm_requests.draw(MODELS, 300, 60.0, seed=7)
+    assert asks == storm_requests.draw(MODELS, 300, 60.0, seed=7)
+    assert asks != storm_requests.draw(MODELS, 300, 60.0, seed=8)
     assert [ask.at_s for ask in asks] == sorted(ask.at_s for ask in asks)
     assert all(0 <= ask.at_s <= 60.0 for ask in asks)
     counts = [sum(ask.model == model.id for ask in asks) for model in MODELS]

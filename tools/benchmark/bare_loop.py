@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The ceiling: a bare loop over llama.cpp's low-level bindings, in a process of its own.
+"""Generate with a bare loop over llama.cpp's low-level bindings: the ceiling that modeld is measured against.
 
 N sequences in one context, a KV cache each, as modeld and llama-server have them here; prompts in full
 batches, then one `llama_decode` a step for all; greedy, through a C sampler chain that bans
-end-of-generation tokens. No HTTP, no scheduler, no text. It reads commands as JSON lines from
-stdin and answers each with one line on stdout:
+end-of-generation tokens. No HTTP, no scheduler, no text. A program of its own, which reads commands as JSON
+lines from stdin and answers each with one line on stdout:
 
     {"open": {"model", "slots", "ctx", "threads", "ubatch"}}  ->  {"version", "system"}
     {"single": [word, ...]}                                   ->  those that are one token after a blank
-    {"run": {"prompts": [...], "max_tokens"}}                 ->  streams, in the form of client.py
+    {"run": {"prompts": [...], "max_tokens"}}                 ->  streams, in the form of load_generator.py
 """
 
 from __future__ import annotations

@@ -7,26 +7,27 @@ import json
 from pathlib import Path
 
 import pytest
+import soak as soak_program
 import trio
-from soaking import cli, report, rest, rows, run
-from soaking.rows import Row
+from soaking import report, resources, results, run
+from soaking.http_client import Response
+from soaking.resources import Sample, growth
+from soaking.results import FaultResult
 from soaking.run import Plan, Result
-from soaking.samples import Sample, growth
-from soaking.wire import Call
 
-PLAN = Plan(minutes=1, seed=1, budget_mb=900)
+PLAN = Plan(minutes=1, seed=1)
 ROWS = [
-    Row("SIGKILL", "decode", "a last line", "the rest of 1 stream", 1.0),
-    Row("SIGKILL", "decode", "a last line", "the rest of 1 stream", 3.0),
-    Row("SIGKILL", "decode", "a whole answer", "nothing", 9.0, hit=False),
-    Row("file deleted", "on disk", "404 with the reason", "1 request", None),
+    FaultResult("SIGKILL", "decode", "a last line", "the rest of 1 stream", 1.0),
+    FaultResult("SIGKILL", "decode", "a last line", "the rest of 1 stream", 3.0),
+    FaultResult("SIGKILL", "decode", "a whole answer", "nothing", 9.0, hit=False),
+    FaultResult("file deleted", "on disk", "404 with the reason", "1 request", None),
 ]
 
 
 def samples(*resident_mb: float, descriptors: int = 10) -> list[Sample]:
     """Looks at rest, one a second, of a daemon of these sizes."""
     return [
-        Sample(float(second), size, size, 0.0, size, 1, descriptors, 4, rest=True)
+        Sample(float(second), size, size, 0.0, size, 1, descriptors, 4, idle=True)
         for second, size in enumerate(resident_mb)
     ]
 
@@ -35,9 +36,9 @@ def result(*, reasons: list[str]) -> Result:
     return Result(ROWS, samples(60.0, 61.0), {"a whole answer": 5}, reasons, 60.0, {"state": "ready"})
 
 
-def call(status: int, body: bytes, *, whole: bool = True, kind: str = "application/x-ndjson") -> Call:
+def call(status: int, body: bytes, *, whole: bool = True, kind: str = "application/x-ndjson") -> Response:
     """An answer that came."""
-    made = Call(trio.SocketStream.__new__(trio.SocketStream))
+    made = Response(trio.SocketStream.__new__(trio.SocketStream))
     made.status, made.data, made.whole, made.headers = status, body, whole, {"content-type": kind}
     return made
 
@@ -77,9 +78,9 @@ def test_a_reason_fails_the_run(
         await trio.lowlevel.checkpoint()
         return result(reasons=reasons)
 
-    monkeypatch.setattr(cli, "soak", soak)
+    monkeypatch.setattr(soak_program, "soak", soak)
     path = tmp_path / "soak.json"
-    assert cli.main(["--minutes", "1", "--seed", "1", "--json", str(path)]) == code
+    assert soak_program.main(["--minutes", "1", "--seed", "1", "--json", str(path)]) == code
     assert ("WRONG: it grew" in capsys.readouterr().out) is bool(reasons)
     written = json.loads(path.read_text())
     assert written["reasons"] == reasons
@@ -89,9 +90,9 @@ def test_a_reason_fails_the_run(
 
 def test_every_fault_has_a_name() -> None:
     """Signals and files at each moment, aborts, limits and storms can be chosen by it."""
-    names = set(run.deck(PLAN))
+    names = set(run.faults_of_one_daemon(PLAN))
     assert {"SIGKILL load", "SIGSTOP unload", "file replaced decode", "abort prefill", "disk full"} <= names
-    assert set(run.deck(PLAN._replace(only="^abort"))) == {"abort load", "abort prefill"}
+    assert set(run.faults_of_one_daemon(PLAN._replace(only="^abort"))) == {"abort load", "abort prefill"}
 
 
 @pytest.mark.parametrize(
@@ -107,9 +108,9 @@ def test_every_fault_has_a_name() -> None:
         (call(500, b"oops", kind="text/plain"), True),
     ],
 )
-def test_an_answer_that_is_not_legal_is_found(answer: Call, wrong: bool) -> None:
+def test_an_answer_that_is_not_legal_is_found(answer: Response, wrong: bool) -> None:
     """Exactly one last line, which is the sum of its tokens; a reason with each refusal."""
-    assert bool(rows.faults_of(answer)) is wrong
+    assert bool(results.protocol_errors(answer)) is wrong
 
 
 REST = {
@@ -136,18 +137,20 @@ LEAVING = {"model_id": "a", "state": "draining", "est_vram_mb": 0.0}
         ({"budget_mb": 90.0}, [7], "100 MiB are held of a budget of 90"),
         ({}, [7, 8], "2 processes for 1 models"),
         ({}, [8], "1 processes for 1 models"),
-        ({"instances": [LEAVING]}, [], "a neither rest nor go"),
+        ({"instances": [LEAVING]}, [], "neither ready nor stopped: a"),
     ],
 )
 def test_what_goes_on_is_told(change: dict[str, object], children: list[int], told: str) -> None:
     """Requests, moves, a ledger that does not agree with what is loaded, processes of nobody."""
-    found = rest.moving({**REST, **change}, children)
+    found = resources.still_active({**REST, **change}, children)
     assert (told in "; ".join(found)) if told else not found
 
 
 def test_what_is_not_given_back_is_told() -> None:
     """A loaded model may have three descriptors; more of them, and threads by the dozen, are a leak."""
-    before = rest.Held(descriptors=10, threads=4, loaded=1)
-    assert not rest.not_back(before, rest.Held(13, 5, 2))
-    assert rest.not_back(before, rest.Held(13, 5, 1)) == ["13 descriptors are open, 10 were"]
-    assert rest.not_back(before, rest.Held(10, 30, 1)) == ["30 threads run, 4 did"]
+    before = resources.Resources(descriptors=10, threads=4, loaded=1)
+    assert not resources.not_released(before, resources.Resources(13, 5, 2))
+    assert resources.not_released(before, resources.Resources(13, 5, 1)) == [
+        "13 descriptors are open, 10 were"
+    ]
+    assert resources.not_released(before, resources.Resources(10, 30, 1)) == ["30 threads run, 4 did"]

@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import bench
 import pytest
-from benchmark import cli, defaults, plot
+from benchmark import defaults, plots
+from benchmark.cpu_load import CpuUse
 from benchmark.figures import NAMES
-from benchmark.noise import Seen
 from benchmark.throughput import Cell
 from support.ndjson_server import ndjson_server
 from support.tiny_llama import write_tiny
@@ -41,7 +42,7 @@ def test_any_server_is_measured_beside_modeld_with_prompts_that_share_a_beginnin
     options += ["--prompt-tokens", str(LENGTH), "--shared-prefix", str(SHARED), "--json", str(out)]
     with ndjson_server(answer) as other:
         at = ["--openai-url", f"{other.url}/v1", "--openai-model", "any"]
-        assert cli.main([*options, *at]) == 0
+        assert bench.main([*options, *at]) == 0
     assert {body["model"] for body in asked} == {"any"}
     measured = [body["prompt"].split() for body in asked if body["max_tokens"] == ANSWER]
     assert len(measured) == ROUNDS * (1 + 2)
@@ -69,12 +70,12 @@ def test_the_plot_is_a_png(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     rounds = [dict.fromkeys(NAMES, value) for value in (10.0, 12.0)]
     cells = [
-        Cell(system, count, rounds, [Seen(0.0, None)] * 2, [[]], 8)
+        Cell(system, count, rounds, [CpuUse(0.0, None)] * 2, [[]], 8)
         for system in ("modeld", "bare loop")
         for count in (1, 8)
     ]
     path = tmp_path / "folder" / "bench.png"
-    plot.draw(cells, path, "a title")
+    plots.draw_throughput(cells, path, "a title")
     data = path.read_bytes()
     assert data.startswith(PNG)
     assert len(data) > 5000
@@ -88,14 +89,14 @@ def test_each_option_of_a_load_is_held_against_the_default(
     options = ["defaults", "--model", str(write_tiny(tmp_path)), "--threads", "1", "--json", str(out)]
     options += ["--rounds", "2", "--prompt-tokens", "20", "--depth", "5", "--tokens", "6", "--streams", "2"]
     only = ["no mmap", "flash_attn", "kv_type bf16", "ubatch 128"]
-    assert cli.main([*options, "--only", ",".join(only)]) == 0
+    assert bench.main([*options, "--only", ",".join(only)]) == 0
     found = json.loads(out.read_text())
     assert list(found["results"]) == ["default", *only]
     assert {len(rounds) for rounds in found["results"].values()} == {2}
     assert all(value > 0 for rounds in found["results"].values() for one in rounds for value in one.values())
     assert set(found["ratios"]["default"].values()) == {1.0}
     assert "flash_attn | " in capsys.readouterr().out
-    assert cli.main([*options, "--only", "no such"]) == 1
+    assert bench.main([*options, "--only", "no such"]) == 1
     assert "there is no variant no such" in capsys.readouterr().err
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Runs modeld under a wall clock that jumps: `python shifted.py FILE serve ...`.
+"""Run modeld under a wall clock that jumps: `python shifted_clock.py FILE serve ...`.
 
 FILE holds by how many seconds the clock is wrong; it is read at each look at the clock. Only `time.time`, its
 kin and `datetime` are touched, as a clock that is set touches them: steady clocks go on.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Runs `modeld` with clocks around llama.cpp: `profiled.py RESULT.json serve ...`.
+"""Run `modeld` with clocks around llama.cpp: `step_profiler.py RESULT.json serve ...`.
 
 Nothing in modeld knows of it. Every function `llama_*` of the bindings is wrapped by one that adds the
 CPU time of its thread to a sum, and at the end of each step of the engine one row is kept:
@@ -31,7 +31,7 @@ from modeld.engine.protocol import TokenOutput
 _TRIES = 20_000
 
 
-class Sum:
+class CpuSum:
     """CPU time spent in some functions, by the thread that called them."""
 
     def __init__(self) -> None:
@@ -61,9 +61,9 @@ class Clocks:
     """The sums, and a row for each step."""
 
     def __init__(self) -> None:
-        self.llama = Sum()
-        self.draws = Sum()
-        self.writes = Sum()
+        self.llama = CpuSum()
+        self.draws = CpuSum()
+        self.writes = CpuSum()
         self.rows: list[tuple[int, ...]] = []
         self._loop = time.pthread_getcpuclockid(threading.main_thread().ident or 0)
 
@@ -71,18 +71,8 @@ class Clocks:
         """Keep a row."""
         loop = time.clock_gettime_ns(self._loop)
         llama, writes = self.llama, self.writes
-        self.rows.append(
-            (
-                tokens,
-                time.thread_time_ns(),
-                llama.ns,
-                llama.calls,
-                self.draws.ns,
-                loop,
-                writes.ns,
-                writes.calls,
-            )
-        )
+        engine = (time.thread_time_ns(), llama.ns, llama.calls, self.draws.ns)
+        self.rows.append((tokens, *engine, loop, writes.ns, writes.calls))
 
     def own_costs(self) -> dict[str, float]:
         """Measure the clocks."""
@@ -90,7 +80,7 @@ class Clocks:
         def nothing(*_: object) -> None:
             pass
 
-        tried = Sum()
+        tried = CpuSum()
         timed = tried.around(nothing)
         plain = _per_call(lambda: nothing(1, 2))
         call_ns = _per_call(lambda: timed(1, 2)) - plain - tried.ns / tried.calls

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The requests of a storm: which model is asked for when, and for what. Pure, from a seed.
+"""Draw the requests of a storm from a seed: which model is asked for when, and for what.
 
 Arrivals are spread over the time by chance, each for itself (a Poisson process of which the number is given).
 The first model is the most popular one: the n-th is asked for 1/n times as often. So some models come back
@@ -49,7 +49,7 @@ MODELS = (
 """Of different sizes, and yet any two of them take less than any three."""
 
 
-class Ask(NamedTuple):
+class StormRequest(NamedTuple):
     """One request; `at_s` counts from the beginning of the storm."""
 
     at_s: float
@@ -59,35 +59,30 @@ class Ask(NamedTuple):
 
     def body(self) -> dict[str, object]:
         """Return it as the native API takes it: greedy, and never ended early."""
-        return {
-            "model": self.model,
-            "prompt": self.prompt,
-            "max_tokens": self.max_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-        }
+        body: dict[str, object] = {"model": self.model, "prompt": self.prompt, "max_tokens": self.max_tokens}
+        return body | {"temperature": 0, "ignore_eos": True}
 
 
-def draw(models: Sequence[StormModel], requests: int, seconds: float, seed: int) -> list[Ask]:
+def draw(models: Sequence[StormModel], requests: int, seconds: float, seed: int) -> list[StormRequest]:
     """Return the requests in order of their time; the same for the same arguments."""
-    dice = random.Random(seed)  # noqa: S311  # the same seed, the same storm
+    rng = random.Random(seed)  # noqa: S311  # the same seed, the same storm
     chances = [1 / place for place in range(1, len(models) + 1)]
-    times = sorted(dice.uniform(0, seconds) for _ in range(requests))
-    asks: list[Ask] = []
+    times = sorted(rng.uniform(0, seconds) for _ in range(requests))
+    drawn: list[StormRequest] = []
     for number, at_s in enumerate(times):
-        [model] = dice.choices(models, chances)
-        length = dice.randint(*_SHORT_TOKENS)
-        if dice.randrange(_LONG_EVERY) == 0:
+        [model] = rng.choices(models, chances)
+        length = rng.randint(*_SHORT_TOKENS)
+        if rng.randrange(_LONG_EVERY) == 0:
             length = min(_LONG_TOKENS, int(_LONG * model.ctx))
         [prompt] = make_prompts(f"storm {seed} {number}", 1, tokens=length)
-        asks.append(Ask(at_s, model.id, prompt, dice.randint(*_ANSWER_TOKENS)))
-    return asks
+        drawn.append(StormRequest(at_s, model.id, prompt, rng.randint(*_ANSWER_TOKENS)))
+    return drawn
 
 
-def waves(models: Sequence[StormModel], sizes: Sequence[int], seed: int) -> list[list[Ask]]:
+def waves(models: Sequence[StormModel], sizes: Sequence[int], seed: int) -> list[list[StormRequest]]:
     """Return requests that come at once, so many in each wave: for a test, which may not depend on time."""
-    asks = draw(models, sum(sizes), 0.0, seed)
-    return [[asks.pop() for _ in range(size)] for size in sizes]
+    drawn = draw(models, sum(sizes), 0.0, seed)
+    return [[drawn.pop() for _ in range(size)] for size in sizes]
 
 
 def config(models: Sequence[StormModel]) -> str:

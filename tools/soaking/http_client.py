@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Clients on plain sockets: one request a connection, read as far as wanted, left in any way."""
+"""Send requests on plain sockets, one a connection, read as far as wanted, and leave in any way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import h11
 import trio
 
 PATIENCE_S = 120.0
-"""A server that says nothing for so long is told of as silent."""
+"""A server that says nothing for so long is reported as silent."""
 _READ_BYTES = 65536
 
 
@@ -29,7 +29,7 @@ def request_bytes(path: str, body: Mapping[str, object] | None) -> bytes:
     return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
-class Call:
+class Response:
     """One request and what came of it so far.
 
     Attributes:
@@ -118,7 +118,7 @@ class Call:
             pass
         return self.tokens >= tokens
 
-    async def finish(self) -> Call:
+    async def finish(self) -> Response:
         """Read to the end, whatever that is, and close."""
         try:
             while await self.advance():
@@ -156,10 +156,10 @@ async def connect(port: int, receive_buffer: int | None = None) -> trio.SocketSt
 
 async def begin(
     port: int, body: Mapping[str, object] | None, path: str = "/infer", receive_buffer: int | None = None
-) -> Call:
+) -> Response:
     """Send a request on a connection of its own. Raises: OSError when nobody listens."""
     stream = await connect(port, receive_buffer)
-    call = Call(stream)
+    call = Response(stream)
     try:
         await stream.send_all(request_bytes(path, body))
     except trio.BrokenResourceError:  # Reading tells.
@@ -170,6 +170,6 @@ async def begin(
     return call
 
 
-async def ask(port: int, body: Mapping[str, object] | None, path: str = "/infer") -> Call:
+async def ask(port: int, body: Mapping[str, object] | None, path: str = "/infer") -> Response:
     """Send a request and read its whole answer. Raises: OSError when nobody listens."""
     return await (await begin(port, body, path)).finish()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Faults of a model's file: deleted, cut short, replaced, in each state of its model.
+"""Inject faults of a model's file: deleted, cut short, replaced, in each state of its model.
 
 To hit a moment the worker is stopped at it, and goes on when the file has changed.
 """
@@ -14,10 +14,10 @@ from collections.abc import Callable
 import trio
 
 from soaking import procfs
-from soaking.rows import Row, faults_of, lost_of, told
-from soaking.wire import Call
-from soaking.workers import recover
-from soaking.world import SETTLE_S, World
+from soaking.daemon import SETTLE_S, SoakDaemon
+from soaking.http_client import Response
+from soaking.results import FaultResult, lost_work, outcome, protocol_errors
+from soaking.worker_faults import until_served
 
 FAULTS = ("deleted", "truncated", "replaced")
 MOMENTS = ("on disk", "before it is read", "load", "decode", "unload")
@@ -26,13 +26,13 @@ _TOKENS = 32
 _PROMPT = "The river ran down to the"
 
 
-async def harmed(world: World, fault: str, when: str) -> Row:
+async def change_file(daemon: SoakDaemon, fault: str, when: str) -> FaultResult:
     """Do this to a model's file at that moment."""
-    model, complaints = await world.victim(copied=True), list[str]()
-    path = world.folder / model
-    before = await world.text_of("Q4_0", prompt=_PROMPT, tokens=_TOKENS)
-    after = await world.text_of("Q4_1", prompt=_PROMPT, tokens=_TOKENS)
-    await world.get("/models")
+    model, complaints = await daemon.fresh_model(copied=True), list[str]()
+    path = daemon.folder / model
+    before = await daemon.text_of("Q4_0", prompt=_PROMPT, tokens=_TOKENS)
+    after = await daemon.text_of("Q4_1", prompt=_PROMPT, tokens=_TOKENS)
+    await daemon.get("/models")
 
     def harm() -> None:
         match fault:
@@ -41,29 +41,35 @@ async def harmed(world: World, fault: str, when: str) -> Row:
             case "truncated":
                 os.truncate(path, _KEPT_BYTES)
             case _:
-                world.put(path, "Q4_1", copied=True)
+                daemon.put(path, "Q4_1", copied=True)
 
-    async with world.bystander(complaints):
-        began, call, hit = await _at(world, model, when, harm)
+    async with daemon.bystander(complaints):
+        began, call, hit = await _at(daemon, model, when, harm)
         legal = _legal(fault, when, before, after)
         if not legal(call):
-            complaints.append(f"{told(call)}, which it should not be: {call.last.get('error')} {call.text!r}")
-        complaints += faults_of(call)
-        recovery = await _afterwards(world, model, fault, began, complaints)
-    world.remove(model)
-    return Row(f"file {fault}", when, told(call), lost_of(call), recovery, tuple(complaints), hit)
+            complaints.append(
+                f"{outcome(call)}, which it should not be: {call.last.get('error')} {call.text!r}"
+            )
+        complaints += protocol_errors(call)
+        recovery = await _afterwards(daemon, model, fault, began, complaints)
+    daemon.remove(model)
+    return FaultResult(
+        f"file {fault}", when, outcome(call), lost_work(call), recovery, tuple(complaints), hit
+    )
 
 
-async def _at(world: World, model: str, when: str, harm: Callable[[], None]) -> tuple[float, Call, bool]:
+async def _at(
+    daemon: SoakDaemon, model: str, when: str, harm: Callable[[], None]
+) -> tuple[float, Response, bool]:
     """Harm the file at the moment. Returns: when that was, the request it met, and whether it was in time."""
     if when == "on disk":
         harm()
-        return time.perf_counter(), await world.ask(model, prompt=_PROMPT, tokens=_TOKENS), True
+        return time.perf_counter(), await daemon.ask(model, prompt=_PROMPT, tokens=_TOKENS), True
     if when == "decode":
-        await world.ask(model, tokens=1)
+        await daemon.ask(model, tokens=1)
     keep = {"keep_alive": "0s"} if when == "unload" else {}
-    call = await world.begin(model, prompt=_PROMPT, tokens=_TOKENS, **keep)
-    pid = await (world.mapped if when == "load" else world.worker)(model)
+    call = await daemon.begin(model, prompt=_PROMPT, tokens=_TOKENS, **keep)
+    pid = await (daemon.until_mapped if when == "load" else daemon.worker)(model)
     hit = True
     if when in {"decode", "unload"}:
         await call.until(3)
@@ -71,7 +77,7 @@ async def _at(world: World, model: str, when: str, harm: Callable[[], None]) -> 
     if when == "before it is read":
         hit = not procfs.maps(pid, model)
     elif when == "load":
-        hit = (await world.row(model))["state"] == "loading"
+        hit = (await daemon.row(model))["state"] == "loading"
     elif when == "decode":
         hit = call.tokens < _TOKENS
     else:
@@ -86,10 +92,10 @@ async def _at(world: World, model: str, when: str, harm: Callable[[], None]) -> 
     return began, await call.finish(), hit
 
 
-def _legal(fault: str, when: str, before: str, after: str) -> Callable[[Call], bool]:
+def _legal(fault: str, when: str, before: str, after: str) -> Callable[[Response], bool]:
     """Return what a client may see: a text that is what it always is, or a refusal that says why."""
 
-    def legal(call: Call) -> bool:
+    def legal(call: Response) -> bool:
         if not call.whole:
             return False
         if call.status == 200 and not call.last.get("error"):
@@ -104,27 +110,27 @@ def _legal(fault: str, when: str, before: str, after: str) -> Callable[[Call], b
 
 
 async def _afterwards(
-    world: World, model: str, fault: str, began: float, complaints: list[str]
+    daemon: SoakDaemon, model: str, fault: str, began: float, complaints: list[str]
 ) -> float | None:
     """Ask once more: a damaged or missing file is refused with the reason, a new one there is served."""
     if fault != "replaced":
         expected = {404} if fault == "deleted" else {500, 503}
-        call = await world.ask(model, tokens=2)
+        call = await daemon.ask(model, tokens=2)
         with trio.move_on_after(SETTLE_S):
             while call.status not in expected:
-                await world.get("/models")
-                call = await world.ask(model, tokens=2)
+                await daemon.get("/models")
+                call = await daemon.ask(model, tokens=2)
         if call.status not in expected or not call.last.get("error"):
-            complaints.append(f"a {fault} file: {told(call)}: {call.last}")
+            complaints.append(f"a {fault} file: {outcome(call)}: {call.last}")
         began = time.perf_counter()
-        world.put(world.folder / model, "Q4_1", copied=True)
-    after = await world.text_of("Q4_1", prompt=_PROMPT, tokens=_TOKENS)
-    recovery = await recover(world, model, began, complaints)
+        daemon.put(daemon.folder / model, "Q4_1", copied=True)
+    after = await daemon.text_of("Q4_1", prompt=_PROMPT, tokens=_TOKENS)
+    recovery = await until_served(daemon, model, began, complaints)
     text = ""
     with trio.move_on_after(SETTLE_S):
         while text != after:  # Looks at the folder are two seconds apart, and a busy instance is let end.
-            await world.get("/models")
-            text = (await world.ask(model, prompt=_PROMPT, tokens=_TOKENS)).text
+            await daemon.get("/models")
+            text = (await daemon.ask(model, prompt=_PROMPT, tokens=_TOKENS)).text
     if text != after:
         complaints.append(f"the new file is not served: {text!r} is not {after!r}")
     return recovery

