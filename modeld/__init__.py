@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""modeld serves many llama.cpp models from one machine, inside a memory budget."""
+"""Serve many llama.cpp models from one machine, inside a memory budget."""
 
 __version__ = "0.1.0"

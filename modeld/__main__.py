@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`python -m modeld` is `modeld`."""
+"""Run the `modeld` command as `python -m modeld`."""
 
 from modeld.cli.main import main
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Every error a caller can meet: one class each, and the one table that gives each its HTTP status.
+"""All errors a caller can meet, each with its HTTP status.
 
 A message is a sentence a person can act on: what happened, to what, with which numbers, what to do.
 Errors cross thread and process boundaries as `Problem` values and become exceptions again at the edge.

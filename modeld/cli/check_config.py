@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`modeld check-config`: what would run, and where each value comes from. Starts nothing."""
+"""`modeld check-config`: show the settings that would apply, and where each comes from."""
 
 from __future__ import annotations
 

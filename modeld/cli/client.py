@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The client side of `POST /infer`: one request, its lines as they arrive."""
+"""Send one `POST /infer` and read its lines as they arrive."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The composition root: the one place that sees both the runtime and HTTP, and joins them."""
+"""Build the daemon: the one place that joins the runtime and HTTP."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`modeld inspect FILE`: what a model is, and would take in memory. Starts no daemon, loads no weights."""
+"""`modeld inspect FILE`: show a model's facts and memory needs. Starts no daemon, loads no weights."""
 
 from __future__ import annotations
 

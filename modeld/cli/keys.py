@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`modeld keys`: add, list and revoke keys in the file of keys. And how `serve` opens that file."""
+"""`modeld keys`: add, list and revoke keys in the key file; open that file for `serve`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Commands whose flags are the settings: built from the one table, grouped in the help."""
+"""Build commands whose flags are the settings, grouped in the help."""
 
 from __future__ import annotations
 

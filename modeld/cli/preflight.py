@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What is looked at before the daemon starts. NOT OK is only what would keep it from serving.
+"""Check, before the daemon starts, what would keep it from serving.
 
 Each check is a function of the settings (and of facts handed in) that returns `Ok` or `NotOk`.
 """

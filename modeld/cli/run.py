@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`modeld run`: ask a running daemon, and show the answer as it arrives.
+"""`modeld run`: send a prompt to a running daemon and print the answer as it arrives.
 
 Text goes to standard output; waiting, loading and figures go to standard error, when that is a
 terminal. Leaving early (Ctrl-C, a closed pipe) closes the connection, which frees the slot.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`modeld serve`: settings, preflight, logging, and then the daemon."""
+"""`modeld serve`: load settings, run the preflight checks, start logging, run the daemon."""
 
 from __future__ import annotations
 

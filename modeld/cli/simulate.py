@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`modeld simulate`: replay a trace of requests against the scheduler, in virtual time. Starts nothing."""
+"""`modeld simulate`: replay a trace of requests against the scheduler in virtual time."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the daemon tells about its start, before and beside the log."""
+"""Print the daemon's start-up messages, before logging runs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Where the daemon is, and as whom to speak to it: what every client command takes.
+"""Options of client commands: the daemon's address, and the key to use.
 
 The address comes from `--url`, else `--addr`, else `MODELD_ADDR`, else `addr` in the config file
 (`--config`, `MODELD_CONFIG`), else the daemon's own default. The key comes from `--api-key-file`,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The address to listen on: `:8080`, `host:port`, `[::1]:8080`, `fd://3`, `unix:/path`.
+"""Parse the address to listen on: `:8080`, `host:port`, `[::1]:8080`, `fd://3`, `unix:/path`.
 
 Owns how it is written, what Hypercorn's `bind` makes of it, and how a client reaches it.
 """

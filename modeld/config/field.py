@@ -97,12 +97,12 @@ def parse_addr(value: object) -> str:
 
 
 def mib(low: int) -> Kind:
-    """MiB, of `low` at the least; also written with a unit."""
+    """MiB, of `low` at least; also written with a unit."""
     return Kind("MIB", lambda value: parse_size(value, MIB, low, _MOST_MIB))
 
 
 def size_bytes(low: int) -> Kind:
-    """Bytes, `low` at the least; also written with a unit."""
+    """Bytes, `low` at least; also written with a unit."""
     return Kind("BYTES", lambda value: parse_size(value, 1, low, _MOST_BYTES))
 
 

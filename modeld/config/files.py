@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Reads a config file: YAML, JSON or TOML, told by its ending, else by its content.
+"""Read a config file: YAML, JSON or TOML, by its extension or its content.
 
 Every format is held to the same: one mapping, no key twice, no endless nesting, at most 1 MiB.
 YAML reads as version 1.2 does: only `true` and `false` are booleans, so `log_level: off` is text.

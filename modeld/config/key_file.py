@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The file of keys: YAML (or JSON), one entry for each key under its id. Read whole, written atomically.
+"""Read and write the key file: YAML or JSON, one entry per key id, written atomically.
 
 keys:
   3f9a1c0b77de:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Puts the settings together: flag, then environment, then config file, then default.
+"""Merge settings: flag, then environment, then config file, then default.
 
 Nothing stops at the first problem: all of them are collected, one line each, and raised as one
 `ConfigError`. What merely deserves a word is a warning.
@@ -198,7 +198,7 @@ def _fill_in(found: _Gathered, environ: Mapping[str, str], cores: Callable[[], i
 
 
 def _turn_flash_on(found: _Gathered) -> None:
-    """A quantised KV cache works with flash attention only, so `auto` means on beside one."""
+    """A quantised KV cache works with flash attention only, so `auto` means on alongside one."""
     values = found.values
     if values.get("llama_kv_type") in QUANTISED_KV and values.get("llama_flash_attn") is None:
         values["llama_flash_attn"] = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What this machine, or the container around the daemon, has: cores, memory, and names.
+"""Read the cores, memory and names of this machine or of the container around the daemon.
 
 Sources: sched_getaffinity(2); cgroups(7), the v2 files `cpu.max`, `memory.max`, `memory.current` and
 `memory.stat` of the own group and its parents, and the v1 `memory.limit_in_bytes` and

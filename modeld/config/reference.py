@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The tables of `docs/configuration.md`, made from the table of settings.
+"""Generate the tables of `docs/configuration.md` from the settings.
 
-python -m modeld.config.reference docs/configuration.md     writes them anew
+python -m modeld.config.reference docs/configuration.md     writes them again
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Rules about settings together. Pure: each rule yields (the setting to blame, a sentence)."""
+"""Check settings against each other. Pure: each rule yields (the setting to blame, a sentence)."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def _cache(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
             yield (
                 blamed,
                 (
-                    f"llama_prefix_cells of {prefix} has no effect beside llama_context_shift, "
+                    f"llama_prefix_cells of {prefix} has no effect alongside llama_context_shift, "
                     "unless each slot has a cache of its own; set llama_kv_unified: false"
                 ),
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Kinds of values: how people write them, what they become, how they are shown again.
+"""Kinds of values: how they are written, parsed and shown.
 
 The same spelling works in a flag, in the environment and in a file; files may also use their own
 numbers, booleans and lists. Pure, but for the expansion of `~`.
@@ -219,7 +219,7 @@ def show_list(value: object) -> str:
 
 
 _MOST_SHARES = 16
-"""GPUs that llama.cpp puts a model on, at the most."""
+"""GPUs that llama.cpp puts a model on, at most."""
 
 
 def parse_shares(value: object) -> tuple[float, ...]:

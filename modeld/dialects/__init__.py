@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: bodies to orders, events to bytes."""
+"""Parse bodies into orders, and render events to bytes. Pure."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Values that every layer shares: requests, models, events. Pure."""
+"""Values that all layers share: requests, models, events. Pure."""

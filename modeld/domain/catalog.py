@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""From names of files to models: which files are one model, and what each model is called.
+"""Group files into models, name them, and resolve a model's name or alias. Pure.
 
 A model's id is the name of its file, of a split model that of its first part. Files of one name
 in several folders: the first one (the top folder's, then by name of the folder) has the plain

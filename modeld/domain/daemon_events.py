@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The one event of the daemon: what was decided or happened, to which model and request, and why.
+"""One event of the daemon: what happened, to which model and request, and why.
 
 What `Delta` and its kin (`domain.request_events`) are to one request, this is to the whole daemon. It is what
 `events_file` and `GET /events` consist of; docs/events.md explains each kind to operators.
@@ -76,7 +76,7 @@ class FleetEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seq: int
     """Number in this run of the daemon, from 1, without gaps; `missed` has that of the last it stands for."""
     run: str
-    """Which run of the daemon; another one counts anew."""
+    """Which run of the daemon; another one counts again."""
     at_unix: float
     uptime_ms: float
     """Since the run began, by a clock that never jumps."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The states of an instance, and the moves allowed between them."""
+"""The states of an instance, and the transitions allowed between them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a model is: facts read from its file, how it is to be loaded, and what it will take."""
+"""A model: facts read from its file, load options, and memory footprint."""
 
 from __future__ import annotations
 

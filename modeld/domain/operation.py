@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Operations: what an operator asked for, and how far it is.
+"""Operations: what an operator asked for, and their progress.
 
 `Operation` is the scheduler's own record of one that runs; `OperationStatus` is what the API tells of it.
 `scheduler.operations` begins and ends them, docs/operations.md describes them to operators.
@@ -57,7 +57,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     """Name of the key of who asked, where keys are in force."""
     wants_load: bool = False
-    """Its model is still to be loaded: a demand beside those of requests."""
+    """Its model is still to be loaded: a demand alongside those of requests."""
     keep_alive_s: float | None = None
     """How long its model is kept, once loaded, without a request; negative: for ever; None: its `ttl`."""
     departing: tuple[str, ...] = ()

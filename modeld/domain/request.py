@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a client asks for, in the one normal form that every API dialect is parsed into.
+"""A request in the one form that every dialect is parsed into.
 
 Values only: a dialect has checked types and ranges before it builds one of these.
 """
@@ -59,16 +59,39 @@ class ConstraintKind(StrEnum):
 
     GRAMMAR = "grammar"
     JSON_SCHEMA = "json_schema"
+    CALL = "call"
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object", "properties": {}}'
+    """JSON schema of its arguments, as JSON text."""
+    strict: bool = False
+    """Calls must satisfy the schema; one that cannot be compiled is refused."""
+
+
+AS_MANY_AS_FIT = 0
+"""As `max_tokens`: what a slot's share of the KV cells leaves alongside the prompt. For dialects whose
+requests have no bound by themselves: all of the context would be reserved for each, and they would go one by
+one."""
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
-    """The text must match this GBNF grammar, or be JSON of this schema (its JSON text).
+    """The text must match this GBNF grammar, be JSON of this schema, or be the call of a function.
 
     With triggers it is lazy: text is free until one of them comes, and from its beginning on is bound.
     """
 
     kind: ConstraintKind
     text: str
+    """A grammar, or the JSON text of a schema; of a call, the schema of an answer that is none, or empty."""
+    strict: bool = False
+    """A schema that cannot be kept whole is refused, not kept in part."""
+    tools: tuple[Tool, ...] = ()
+    """The functions one of which is to be called: an object of `name` and `arguments`."""
     trigger_words: tuple[str, ...] = ()
     trigger_tokens: tuple[int, ...] = ()
 
@@ -93,22 +116,6 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of a tool's turn: the call that it answers; empty: unknown."""
     name: str = ""
     """Of a tool's turn: the function that answers; empty: unknown."""
-
-
-class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """A function that the model may call."""
-
-    name: str
-    description: str = ""
-    parameters: str = '{"type": "object", "properties": {}}'
-    """JSON schema of its arguments, as JSON text."""
-    strict: bool = False
-    """Calls must satisfy the schema; one that cannot be compiled is refused."""
-
-
-AS_MANY_AS_FIT = 0
-"""As `max_tokens`: what a slot's share of the KV cells leaves beside the prompt. For dialects whose requests
-have no bound by themselves: all of the context would be reserved for each, and they would go one by one."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):

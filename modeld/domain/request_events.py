@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The internal stream: what a request lives through, in order.
+"""The events of one request, in order.
 
     Queued* Loading* Started Delta* (Finished | Failed)      text: served
     Queued* Loading* Embedded* (Finished | Failed)           vectors

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What `/status` tells, as values. Field names are the JSON keys of the native API.
+"""Values that `/status` shows. Field names are the JSON keys of the native API.
 
 `*_mb` is MiB, `*_unix` seconds since the epoch, `*_ms` milliseconds.
 """

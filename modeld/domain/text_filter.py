@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Bytes of tokens in, text that may be shown out: UTF-8 hold-back and stop sequences.
+"""Turn bytes of tokens into text to show: hold back partial UTF-8 and stop sequences.
 
 A token may be half a character, and a stop sequence may be spread over many tokens. `TextFilter`
 holds back what is not yet certain, never shows any part of the stop sequence that ended the text,

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How model files write calls of functions, and thoughts: facts that an engine and a dialect share. Pure.
+"""Markers and JSON schemas of function calls, and markers of thoughts, by model family. Pure.
 
 Sources: the chat templates of the models named below, and llama.cpp's docs/function-calling.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import msgspec
@@ -47,45 +46,20 @@ def ends_in_thought(prompt: str) -> str:
 Json = dict[str, object]
 
 
-def call_schema(tools: Sequence[Tool], or_else: str | None = None, *, arguments: str = "arguments") -> Json:
-    """Return the schema of a call of one of these functions: `anyOf`, in their order.
-
-    Args:
-      tools: the functions.
-      or_else: JSON text of a schema that it may satisfy instead.
-      arguments: the key of the arguments.
-    """
-    ways: list[Json] = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool.name}, arguments: {"$ref": f"#/$defs/call{number}"}},
-            "required": ["name", arguments],
-            "additionalProperties": False,
-        }
-        for number, tool in enumerate(tools)
-    ]
-    definitions = _definitions(tools)
-    if or_else is not None:
-        definitions["answer"] = _moved(msgspec.json.decode(or_else), "#/$defs/answer")
-        ways.append({"$ref": "#/$defs/answer"})
-    return {"$defs": definitions, "anyOf": ways}
-
-
-def argument_schema(tools: Sequence[Tool]) -> Json:
-    """Return the schema of the arguments alone of one of these functions: `anyOf`, in their order."""
-    ways: list[Json] = [{"$ref": f"#/$defs/call{number}"} for number in range(len(tools))]
-    return {"$defs": _definitions(tools), "anyOf": ways}
-
-
-def _definitions(tools: Sequence[Tool]) -> Json:
+def call_schema(tool: Tool, *, arguments: str = "arguments") -> Json:
+    """Return the schema of a call of this function; `arguments`: the key of its arguments."""
+    where = "#/$defs/arguments"
     return {
-        f"call{number}": _moved(_arguments(tool), f"#/$defs/call{number}")
-        for number, tool in enumerate(tools)
+        "type": "object",
+        "properties": {"name": {"const": tool.name}, arguments: {"$ref": where}},
+        "required": ["name", arguments],
+        "additionalProperties": False,
+        "$defs": {"arguments": _moved(argument_schema(tool), where)},
     }
 
 
-def _arguments(tool: Tool) -> Json:
-    """Return the schema of the arguments; one that says nothing stands for any object."""
+def argument_schema(tool: Tool) -> Json:
+    """Return the schema of the arguments alone; one that says nothing stands for any object."""
     schema = msgspec.json.decode(tool.parameters, type=dict[str, object])
     kinds = ("type", "properties", "anyOf", "oneOf", "allOf", "$ref", "enum", "const")
     return schema if any(kind in schema for kind in kinds) else {**schema, "type": "object"}

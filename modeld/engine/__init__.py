@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Synchronous: one model inside llama.cpp. Knows neither HTTP nor Trio."""
+"""One model inside llama.cpp, synchronous; knows neither HTTP nor Trio."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""A deterministic engine that follows a script: for tests of time and faults, and for load tests.
+"""A deterministic scripted engine, for tests of time and faults and for load tests.
 
 It keeps the contract of `protocol.Engine` without llama.cpp. A prompt of n words has n tokens; the
 answer repeats the prompt's words, one token a word. Text never depends on neighbours. To those who

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The script of a fake engine: how long things take, and what goes wrong.
+"""Parse the script of a fake engine: durations and faults.
 
 A script is a list of `key=value`, separated by blanks:
 

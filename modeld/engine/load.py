@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Chooses the implementation of an engine. llama.cpp is imported only where it is used."""
+"""Choose and load an engine. llama.cpp is imported only where it is used."""
 
 from __future__ import annotations
 

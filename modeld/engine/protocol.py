@@ -57,6 +57,8 @@ class RequestAdmitted(msgspec.Struct, frozen=True, tag="admitted"):
     thought: str = ""
     """The marker of a thought (`domain.tool_calls`) that the prompt ends with, so that the text begins in
     there."""
+    notices: tuple[str, ...] = ()
+    """What of its schema or its functions is not kept, each in a sentence."""
 
 
 class TokenOutput(msgspec.Struct, frozen=True, tag="tokens"):

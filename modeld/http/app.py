@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The Quart-Trio app: routes and error handling put together."""
+"""The Quart-Trio app: routing and error handling."""
 
 from __future__ import annotations
 

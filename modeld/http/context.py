@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What every route has at hand, and the request as routes see it."""
+"""What a view is given: the app's context, and the request."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Cross-origin requests: which foreign pages a browser lets talk to this daemon. Off unless configured."""
+"""Cross-origin requests: decide which foreign pages a browser lets talk to this daemon. Off by default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modeld.http.origin_checks import AllowedOrigins
 
 _EXPOSED = (
     "X-Request-ID, Request-ID, Retry-After, X-Should-Retry, RateLimit, RateLimit-Policy, Location, "
-    "WWW-Authenticate"
+    "WWW-Authenticate, X-Modeld-Ignored"
 )
 """Answers' headers that a page may read, besides those that any page may."""
 _MAX_AGE_S = "600"

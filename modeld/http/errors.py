@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Every exception becomes JSON here: the one place where errors meet HTTP."""
+"""Turn exceptions into responses, in the error format of each dialect."""
 
 from __future__ import annotations
 

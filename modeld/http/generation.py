@@ -19,7 +19,7 @@ from modeld.errors import InternalError, InvalidRequest, ModelNotFound
 from modeld.http.context import AppContext, HttpRequest
 from modeld.http.errors import BACKPRESSURE, error_headers
 from modeld.http.limits import CATALOG_MAX_AGE_S
-from modeld.http.replies import json_reply, stream_reply
+from modeld.http.replies import json_reply, notice_headers, stream_reply
 from modeld.http.request_log import InferenceLog, wanted_level
 from modeld.http.streaming import EventSource, LineRenderer, StreamBody
 from modeld.http.ticket_group import TicketGroup
@@ -216,7 +216,9 @@ async def _streamed(
     body = StreamBody(
         source, renderer, first, log=log, keep_alive_s=context.limits.stream_keep_alive_s, at_once=at_once
     )
-    return stream_reply(body, content_type)
+    response = stream_reply(body, content_type)
+    response.headers.update(notice_headers(source.notices))
+    return response
 
 
 async def _whole(context: AppContext, source: EventSource[_Told], renderer: _Builder[_Told]) -> Response:
@@ -226,7 +228,9 @@ async def _whole(context: AppContext, source: EventSource[_Told], renderer: _Bui
     if not isinstance(renderer.last, Failed):
         if answer is None:
             raise InternalError("modeld has no answer to a request that ended; this is a defect of modeld")
-        return json_reply(answer)
+        response = json_reply(answer)
+        response.headers.update(notice_headers(source.notices))
+        return response
     problem = renderer.last.problem
     if answer is None:
         raise problem.as_error()

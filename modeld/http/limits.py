@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How long and how much a connection may take: every bound of the HTTP context, in one value."""
+"""Limits of time and size for connections and requests, in one value."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Makes answers: JSON and text, with their compression, and streams."""
+"""Build responses: JSON and text with compression, and streams."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from modeld.quotas.meter import LimitStatus
 
 MOST_GZIP_BYTES = 1024 * 1024
 """Above it, compression would hold up the event loop, and with it all streams, for more than some 50 ms."""
+MOST_NOTICE_CHARACTERS = 1000
+"""Clients take some 8 KiB of headers in all."""
 LEAST_GZIP_BYTES = 512
 """Below this, compression gains nothing over a network packet."""
 
@@ -38,6 +40,13 @@ def stream_reply(body: ResponseBody | bytes, content_type: str) -> Response:
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response
+
+
+def notice_headers(notices: Iterable[str]) -> dict[str, str]:
+    """Return the header that tells what of a request is not kept; none without notices."""
+    text = "; ".join(dict.fromkeys(notices))
+    plain = "".join(sign if " " <= sign <= "~" else "?" for sign in text)
+    return {"X-Modeld-Ignored": plain[:MOST_NOTICE_CHARACTERS]} if plain else {}
 
 
 def compress(data: bytes, headers: Headers, accept_encoding: str) -> bytes:

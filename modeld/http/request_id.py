@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Ids of requests: the client's own where it is sane, else a new one."""
+"""Request ids: the client's own where it is valid, otherwise a new one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Logging of single requests: which level a client asks for, and what is said of an inference."""
+"""Log one inference, at the level that its client asked for."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Bodies: reading a request's within its limits, and writing a stream as its events arrive."""
+"""Read request bodies within their limits, and write streams as events arrive."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ _Shown_contra = TypeVar("_Shown_contra", contravariant=True)
 
 class EventSource(Protocol[_Given_co]):
     """Where the events of a stream come from: a `runtime.ticket.Ticket`, or a `TicketGroup` of several."""
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What of the request is not kept; known with the first text."""
+        ...
 
     async def next(self) -> Sequence[_Given_co]:
         """Wait until there is something, and take all there is."""
@@ -127,7 +132,7 @@ class StreamBody(ResponseStream, Generic[_Told]):
     """The lines of a stream: all that have come since the last write go into one.
 
     The first write and the last are given out by iteration, for ASGI. With a chunk writer, those between are
-    written by whoever puts the events, in his turn: no task runs for a token, unless the socket
+    written by the code that puts the events, at once: no task runs for a token, unless the socket
     is full. Without one, iteration gives out all.
 
     Whatever goes wrong in here becomes the last line: once a stream has begun, there is no other

@@ -23,6 +23,11 @@ class TicketGroup:
         self._open = dict(enumerate(tickets))
         self._found: list[IndexedEvent] = []
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What of the request is not kept, by any of its tickets."""
+        return tuple(notice for ticket in self._tickets for notice in ticket.notices)
+
     async def next(self) -> tuple[IndexedEvent, ...]:
         """Wait until there is an event of any ticket, and take what there is. Cancellation loses none.
 

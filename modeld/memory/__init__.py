@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Arithmetic of bytes: devices, the placement of layers, sizes, calibration. Pure."""
+"""Arithmetic of bytes: devices, layer placement, sizes, calibration. Pure."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How far off the estimate of a model was, and what that says of the next load. Pure.
+"""Correct a model's estimate by what its earlier loads really took. Pure.
 
 When a worker is ready it holds everything but the buffers of the graphs, which become resident as they are
 used; of those llama.cpp has told the size. So

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Memory devices, and how much of each is left to models while other processes hold some of it. Pure.
+"""Memory devices, and how much of each other processes leave to models. Pure.
 
 A look tells what a device has free. What modeld's own workers hold there is added, and the sum is what
 models may hold together: all but what others hold. Where models come or go, that is known within bounds
@@ -37,7 +37,7 @@ class DeviceKind(StrEnum):
     IGPU = "igpu"
     """A GPU that uses the machine's memory."""
     ACCELERATOR = "accel"
-    """Beside the CPU, without memory (BLAS)."""
+    """Alongside the CPU, without memory (BLAS)."""
     OTHER = "other"
 
 
@@ -64,7 +64,7 @@ class DeviceReading(msgspec.Struct, frozen=True, kw_only=True):
     ours: int = 0
     """Bytes; of a device that cannot tell processes apart, what the ledger holds for it."""
     least: int | None = None
-    """Where models came or went about then, what they held at the least; `ours` is the most."""
+    """Where models came or went about then, what they held at least; `ours` is the most."""
 
 
 class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def certain(self) -> int | None:
-        """What every one of the last looks left to models, at the most."""
+        """What every one of the last looks left to models, at most."""
         return None if len(self.recent_foreign) < LOOKS else -(-max(self.recent_foreign) // GRAIN) * GRAIN
 
     @property
@@ -101,7 +101,7 @@ class DeviceLimit(msgspec.Struct, frozen=True, kw_only=True):
 def observe(before: Iterable[DeviceState], readings: Iterable[DeviceReading]) -> tuple[DeviceState, ...]:
     """Return what is known of the devices after one more look.
 
-    A device that is not found any more has nothing left for models; one that comes back begins anew.
+    A device that is not found any more has nothing left for models; one that comes back begins again.
     """
     known = {one.device.name: one for one in before}
     found = {reading.device.name: _after(known.get(reading.device.name), reading) for reading in readings}
@@ -112,7 +112,7 @@ def observe(before: Iterable[DeviceState], readings: Iterable[DeviceReading]) ->
 def device_limits(devices: Iterable[DeviceState]) -> tuple[DeviceLimit, ...]:
     """Return what the scheduler needs to know, without devices of which nothing is known.
 
-    A GPU of which nothing is known has no room beside others that tell: its place among them counts.
+    A GPU of which nothing is known has no room alongside others that tell: its place among them counts.
     """
     known = tuple(devices)
     tells = any(it.ceiling is not None and it.device.kind is not DeviceKind.CPU for it in known)

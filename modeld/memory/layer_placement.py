@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Which layers of a model go on which device. Pure; docs/devices.md explains the rule to operators.
+"""Assign a model's layers to devices. Pure; docs/devices.md explains the rule to operators.
 
 llama.cpp counts the output as one more layer, the last. Of `n_gpu_layers` layers, counted from the end, each
 GPU gets a run in the order of the devices, in proportion to `tensor_split`; the others, and the table of the
@@ -7,7 +7,7 @@ tokens, stay with the CPU (llama-model.cpp, `load_tensors`). Whole numbers as sh
 many layers. Every GPU that has any also has a compute buffer, about as large as that of a lone one.
 
 The choice:
-    (1) one GPU that holds it all: the one with the most free, so that models decode beside each other
+    (1) one GPU that holds it all: the one with the most free, so that models decode alongside each other
     (2) all layers over several GPUs, in proportion to what each has free
     (3) as many layers as the GPUs hold, and the rest with the CPU; where the caller allows it
     (4) all with the CPU, where there is no GPU, or the operator wants it so
@@ -243,8 +243,8 @@ def _placed(
     on_gpus = sum(counts)
     held = {gpus[place].name: _on_gpu(parts, counts[place], has_output=place == used[-1]) for place in used}
     stay = parts.layers + 1 - on_gpus
-    beside = parts.host + (stay * parts.host_layer + parts.compute if stay else 0)
-    host = beside if used else parts.alone
+    alongside = parts.host + (stay * parts.host_layer + parts.compute if stay else 0)
+    host = alongside if used else parts.alone
     total = host + sum(held.values())
     shared = sum(held[gpus[place].name] for place in used if gpus[place].kind is DeviceKind.IGPU)
     layers = f"{on_gpus} of {parts.layers + 1} layers, " if used and stay else ""

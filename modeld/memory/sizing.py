@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How large a model is made where its config says `auto`: KV cells and slots. Pure.
+"""Choose KV cells and slots where a model's config says `auto`. Pure.
 
 Nothing here knows of load: the same file, config and budget always give the same size, so neither a
 client's options nor other models' comings and goings make a loaded model another one.
@@ -11,7 +11,7 @@ Sizes are tried in order, each with a larger footprint than the one before:
 
 The choice:
   (1) The largest that fits the room, but not more than the default size.
-  (2) Larger ones as far as they leave half of the room: another model should fit beside it.
+  (2) Larger ones as far as they leave half of the room: another model should fit alongside it.
   (3) Not even the least fits: it stays the least, and placement refuses it with the numbers.
 
 Where there are GPUs, a size fits if they hold all its layers, too. Where they do not even hold those of a
@@ -72,7 +72,7 @@ def choose_size(
 ) -> Size:
     """Choose what is left open in `options`, whose own values there are the default size.
 
-    `room` has the bytes that the model may take at the most: budget less margin and pinned models;
+    `room` has the bytes that the model may take at most: budget less margin and pinned models;
     None: nobody knows, then it is the default size. `footprint_of` must not shrink when cells or
     slots grow. Of `devices` the first counts that is true of a modest size, or else of the least; what it is
     not true of it must not be true of if cells or slots grow.

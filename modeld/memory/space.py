@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What models could have if nothing were loaded and nobody else used any: of the budget and of devices. Pure.
+"""The memory that models could have with nothing loaded: of the budget and of each device. Pure.
 
 Sizes that are `auto` follow from it (`sizing`), so what is loaded or free at the moment is no part of it.
 """
@@ -42,7 +42,7 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def fits(self, spec_with: Callable[[LoadOptions], ModelSpec]) -> tuple[Fits, ...]:
-        """Return what to ask of a model's size beside its total, the better first.
+        """Return what to ask of a model's size alongside its total, the better first.
 
         (1) All its layers, or as many as its settings say, are on GPUs.
         (2) The GPUs and the machine hold it together.

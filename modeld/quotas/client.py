@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Who sends a request, and on which terms: what a key allows. Pure; keys themselves are not here."""
+"""A client, and what its key allows. Pure; keys themselves are not here."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority | None = None
     """The highest class its requests may have."""
     weight: float = 1.0
-    """Its share of a queue beside others, see `scheduler.fair_queue`."""
+    """Its share of a queue alongside others, see `scheduler.fair_queue`."""
 
     def may(self, scopes: Iterable[Scope]) -> bool:
         """Whether it has one of these scopes."""

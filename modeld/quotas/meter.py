@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What one key has used of its limits, and whether it may use more. Pure.
+"""Meter a key's usage against its limits. Pure.
 
 Tokens are known only when a request ended. Until then it counts with its estimate, so a key that has nothing
 left is refused, and what exceeds a limit is at most what the last request took more than was left.

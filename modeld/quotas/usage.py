@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What keys have used, as counts. Field names are the JSON keys of `GET /usage`. Pure."""
+"""Count usage by key. Field names are the JSON keys of `GET /usage`. Pure."""
 
 from __future__ import annotations
 

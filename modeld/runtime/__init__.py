@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The supervisor tree: one file a node."""
+"""The supervisor tree, one file per node."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The daemon as its front sees it: submit requests, and ask how things are."""
+"""The daemon as its HTTP front end sees it: submit requests, and ask for state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from modeld.runtime.ticket import Ticket
 
 KEY = "tokenizer.chat_template"
 _MOST_BYTES = 4 * MAX_SOURCE
-"""What so many characters take at the most."""
+"""What so many characters take at most."""
 
 
 def read_template(path: Path) -> str:
@@ -47,7 +47,7 @@ def read_template(path: Path) -> str:
 # Reads the chat templates of models for those who ask what they are: in a thread, and once for each file.
 
 KEPT = 32
-"""Templates that are remembered; each has 20,000 characters at the most in today's files."""
+"""Templates that are remembered; each has 20,000 characters at most in today's files."""
 PATIENCE_S = 5.0
 """After that a disk that does not answer is not waited for."""
 

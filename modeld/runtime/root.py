@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The root of the supervisor tree: starts in the order of dependency, stops in reverse.
+"""The root of the supervisor tree: start in dependency order, stop in reverse.
 
     root -+- signals - watchdog - registry
           +- scheduler - supervise[model] - instance[model] - worker
@@ -79,7 +79,7 @@ class Root:
     ) -> None:
         """`on_stop` is called when a stop begins, with the seconds after which the process must be gone.
 
-        `on_hangup` is called at each SIGHUP. `events` gets every event, and is then opened anew. `devices`
+        `on_hangup` is called at each SIGHUP. `events` gets every event, and is then opened again. `devices`
         tells of the devices' memory; by default llama.cpp's are watched, where it loads the models.
         """
         self._settings = settings
@@ -177,7 +177,7 @@ class Root:
 
     def _hangup(self) -> None:
         _log.warning(
-            "SIGHUP: keys and certificates are read again and events_file is opened anew, if there are such; "
+            "SIGHUP: keys and certificates are read again and events_file is opened again, if there are any; "
             "new models are noticed all the time; settings are read at the start only: restart to change them"
         )
         self._events.reopen()

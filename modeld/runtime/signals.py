@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""SIGTERM and SIGINT: the first asks the daemon to stop, the second to stop waiting. SIGHUP: look again."""
+"""Handle SIGTERM and SIGINT (stop; the second time without waiting) and SIGHUP (reload)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Talks to systemd: readiness, status and watchdog out, the listening sockets in.
+"""Talk to systemd: readiness, status, watchdog, and sockets passed in.
 
 Outside systemd everything here does nothing. The protocol is a datagram of `KEY=value` lines to the
 socket that `NOTIFY_SOCKET` names, and three environment variables for passed sockets

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""A ticket: one request on its way, and the mailbox its events arrive in.
+"""One request's ticket, and the mailbox its events arrive in.
 
 The scheduler and the instance put events in; one reader takes them out. Putting never blocks:
 a backlog over its limit ends this stream and no other.
@@ -53,6 +53,7 @@ class Ticket:
       loading: whether its model was being loaded when it was last told anything.
       position: its place in the queue when that was last told, from 1.
       eta_known: whether it was told how long that will take.
+      notices: what of its schema or its functions is not kept, each in a sentence; known with the slot.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Ticket:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.thought = ""
+        self.notices: tuple[str, ...] = ()
         self.completion_tokens = 0
         self._last_token: float | None = None
         self._mailbox: list[Event] = []
@@ -141,7 +143,7 @@ class Ticket:
             await trio.lowlevel.checkpoint_if_cancelled()
         while not self._mailbox:
             await self._reader.park()
-        return self._empty()  # noqa: ASYNC910  # every token comes by here, and who takes it yields when he writes it; a checkpoint costs a turn of the loop
+        return self._empty()  # noqa: ASYNC910  # every token comes by here, and its reader yields when it writes; a checkpoint costs a turn of the loop
 
     async def drain(self, take: Take) -> None:
         """Give all events to `take`, in the turn of whoever puts them, until it returns False.
@@ -202,8 +204,14 @@ class Ticket:
                 pass
         self._mailbox.append(event)
 
-    def admit(self, prompt_tokens: int, cached_tokens: int, thought: str = "") -> None:
-        """Note that it has a slot, how long its prompt is, and the thought that the prompt leaves open."""
+    def admit(
+        self, prompt_tokens: int, cached_tokens: int, thought: str = "", notices: tuple[str, ...] = ()
+    ) -> None:
+        """Note that it has a slot, how long its prompt is, and the thought that the prompt leaves open.
+
+        `notices`: what of its schema or its functions is not kept.
+        """
+        self.notices = notices
         self.admitted = trio.current_time()
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = cached_tokens

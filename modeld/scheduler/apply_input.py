@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Writes an input down in the fleet: the first half of a scheduling step.
+"""Apply an input to the fleet: the first half of a scheduling step.
 
 Nothing is decided here but what the input itself says: a request is admitted or refused, a load
 succeeded or failed. `scheduler.step` draws the conclusions.
@@ -29,19 +29,16 @@ from modeld.scheduler.queue_order import cut_leases, find_lease, remove_ended_re
 from modeld.scheduler.state import REUSE_WINDOW_S, Fleet, InstanceView, Instant, PendingRequest
 
 # ----------------------------------------------------------------------
-# Who gives way in a full queue: one who fills it keeps nobody else out.
-#
-# The rule is that of longest queue drop, as in FQ-CoDel (RFC 8290, 4.1.2): the newest of the longest line
-# goes.
+# Longest queue drop, as in FQ-CoDel (RFC 8290, 4.1.2): in a full queue the newest request of the longest line
+# gives way, so that an owner who fills the queue keeps nobody else out.
 
 
 def drop_from_longest_queue(
     fleet: Fleet, model_id: str, tenant: Tenant, full: Problem, now: Instant
 ) -> tuple[Fleet, list[Effect]]:
-    """Make a place in a full queue, if another owner has more than his share of the places in it.
+    """Make a place in a full queue, if another owner has more than its share of the places in it.
 
-    His last request gives way: so one who fills the queue keeps nobody else out. `full` says which queue it
-    is, that of the model or the common one.
+    That owner's last request gives way. `full` says which queue it is, that of the model or the common one.
 
     Returns: the fleet without that request, and its refusal; or the fleet as it is, and no effect.
     """
@@ -64,7 +61,7 @@ def drop_from_longest_queue(
 
 
 def _longest_queue(places: Collection[PendingRequest], tenant: Tenant) -> str | None:
-    """Return the owner with the most places by weight, if he has more than the newcomer then would."""
+    """Return the owner with the most places by weight, if it has more than the newcomer then would."""
     taken: dict[str, float] = {tenant.owner: 1 / tenant.weight}
     for it in places:
         taken[it.tenant.owner] = taken.get(it.tenant.owner, 0.0) + 1 / it.tenant.weight

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Does it fit, and how are the cores shared."""
+"""Decide whether a model fits, now or ever, and share the cores. Pure."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _whole(fleet: Fleet, spec: ModelSpec, parts: ModelParts) -> bool:
 def _emptied(
     fleet: Fleet, model_id: str, *, without_others: bool = False
 ) -> tuple[tuple[DeviceSpace, ...], int | None]:
-    """Return the devices' room, and that of the budget, beside what stays whatever happens."""
+    """Return the devices' room, and that of the budget, alongside what stays whatever happens."""
     stays = [
         bytes_of(fleet, view)
         for view in fleet.instances.values()
@@ -181,7 +181,7 @@ STUCK_RETRY_S = 60.0
 def never_fits(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     """Say why a model cannot fit even when everything that may go is gone; None if it can.
 
-    It has to fit beside the pinned models that are loaded, within budget less margin.
+    It has to fit alongside the pinned models that are loaded, within budget less margin.
     """
     limits = fleet.limits
     if limits.budget is None or fleet.instance(spec.id).state.holds_memory:
@@ -225,7 +225,7 @@ def _unpin(need: int, room: int) -> str:
 def cannot_fit_beside_stuck(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     """Say that a model fits only without memory of models that hang, which nothing can make room in.
 
-    None if it fits beside them, when everything else that may go is gone. That it fits without them is
+    None if it fits alongside them, when everything else that may go is gone. That it fits without them is
     known (`never_fits`).
     """
     limits = fleet.limits
@@ -274,9 +274,9 @@ def cannot_fit_beside_others(fleet: Fleet, spec: ModelSpec) -> Problem | None:
     if need <= room:
         return None
     margin = f", less a margin of {_mb(limits.margin)} MiB" if limits.margin else ""
-    beside = f" and less {_mb(stays)} MiB of models that stay" if stays else ""
+    others = f" and less {_mb(stays)} MiB of models that stay" if stays else ""
     return MemoryTaken(
-        f"model {spec.id} needs about {_mb(need)} MiB, and of the budget {shortage(fleet)}{margin}{beside}; "
+        f"model {spec.id} needs about {_mb(need)} MiB, and of the budget {shortage(fleet)}{margin}{others}; "
         "see what else runs on this machine, and try again when it has ended",
         details={
             "need_mb": _mb(need),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""When time alone changes a decision: the moments at which the scheduler has to look again."""
+"""Compute when the scheduler must run again because time alone changes a decision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def idle_deadline(fleet: Fleet, view: InstanceView) -> Instant | None:
 def stay_deadline(fleet: Fleet, view: InstanceView, now: Instant) -> Instant | None:
     """Return until when a model is not unloaded by its time to live, not before `now`; None: never by time.
 
-    While it has requests nobody knows that yet: each that ends says it anew.
+    While it has requests nobody knows that yet: each that ends says it again.
     """
     if view.keep_until is None or fleet.is_pinned(view.model_id):
         return None

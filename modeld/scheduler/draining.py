@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Gates: a model that has to make room gets no new requests once its turn is over.
+"""Gates: a model that must make room takes no new requests once its turn is over.
 
 A closed gate is no state of its own: it follows from the reservations of the fleet, and opens by itself
 when the reservation is met or nobody wants it any more. Requests behind it keep their arrival time.

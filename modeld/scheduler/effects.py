@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the scheduler orders: the effects that `scheduler.step.step` returns and the runtime performs."""
+"""The effects that `scheduler.step.step` returns and the runtime performs."""
 
 from __future__ import annotations
 

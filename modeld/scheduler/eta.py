@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How long a request will wait, by what was measured: for its `Queued` events, refusals and `Retry-After`.
+"""Estimate how long a request will wait: for `Queued` events, refusals and `Retry-After`.
 
 Estimates, but each part is a measurement: the model's average service time and its last load.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Who must go, when a model needs room: the set of victims whose loss is expected to cost least.
+"""Choose victims: the set of models whose loss is expected to cost least.
 
 Which models may go at all is said by the caller; this room only weighs them. docs/scheduling.md
 explains the rule to operators.

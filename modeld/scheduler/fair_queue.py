@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Fair shares: whose turn it is in a queue that the holders of several keys share.
+"""Share a queue fairly among keys: deficit round robin.
 
 Deficit round robin by tokens (Shreedhar and Varghese, 1995), charged after the decision as surplus round
 robin does (Adiseshu, Parulkar and Varghese, 1996), since what a request costs is known only when it ended:
-in his turn an owner gets a quantum of tokens, and requests of his are taken while he has any left, so the
-last one may put him into debt. A debt is paid from later turns, also while he waits for nothing; what is
-left of a turn is lost. Estimates are put right when a request ends.
+in its turn an owner gets a quantum of tokens, and its requests are taken while any are left, so the last one
+may put it into debt. A debt is paid from later turns, even while the owner has nothing waiting; what is left
+of a turn is lost. Estimates are corrected when a request ends.
 
 The quantum is `share_tokens`, times the weight of the key, times 4 for requests of high priority and 1/4 for
-low ones. Between owners that takes the place of classes and aging: nobody starves, as everybody's turn comes.
-Within one owner's line they hold as ever. With one owner (or no keys) nothing here has any effect.
+low ones. Between owners this replaces classes and aging: no owner starves, since every turn comes.
+Within one owner's line they still apply. With one owner (or no keys) nothing here has any effect.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def quantum(fleet: Fleet, request: PendingRequest) -> float:
 def with_turns_begun(fleet: Fleet, view: InstanceView, waiters: Sequence[PendingRequest]) -> InstanceView:
     """Return the view with turns begun, if more than one owner waits and there were none.
 
-    At once when the second one comes: what the first has in front of the slots then is part of his turn.
+    Turns begin when the second owner comes: what the first has in front of the slots then is part of its
+    turn.
     """
     if view.shares.order or len({waiter.tenant.owner for waiter in waiters}) <= 1:
         return view
@@ -78,8 +79,8 @@ def fair_turns(fleet: Fleet, view: InstanceView, waiters: Sequence[PendingReques
 def _begun(fleet: Fleet, view: InstanceView, lines: Mapping[str, Sequence[PendingRequest]]) -> Shares:
     """Return the turns with those in them who have come since.
 
-    They come last. Where there were no turns yet, because one owner had the queue for himself, what of his
-    waits in front of the slots is taken from his first turn.
+    They come last. Where there were no turns yet, because one owner had the queue alone, what it has waiting
+    in front of the slots is taken from its first turn.
     """
     shares = view.shares
     new = [owner for owner in lines if owner not in shares.credit]

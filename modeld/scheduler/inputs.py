@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the scheduler is told: the inputs of `scheduler.step.step`."""
+"""The inputs of `scheduler.step.step`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class InstanceDied(msgspec.Struct, frozen=True):
     model_id: str
     problem: Problem
     unstarted: frozenset[int] = frozenset()
-    """Requests that the engine had, and of whose answer nothing was seen: they may begin anew."""
+    """Requests that the engine had, and of whose answer nothing was seen: they may begin again."""
 
 
 class InstanceStuck(msgspec.Struct, frozen=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What becomes of an instance: it was loaded or not, died, hangs for good, or has stopped."""
+"""Handle an instance that loaded, failed to load, died, hangs, or stopped."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def on_load_failed(fleet: Fleet, model_id: str, problem: Problem, now: Instant) 
 
 
 def _replanned(fleet: Fleet, view: InstanceView, problem: Problem, now: Instant) -> Outcome | None:
-    """Plan a load anew for which memory did not suffice, with a raised estimate; None: it was done before."""
+    """Plan a load again with a higher estimate, as memory ran out; None: that was done before."""
     spec = fleet.catalog.models.get(view.model_id)
     if spec is None or view.failures.in_a_row or (larger := with_new_peak(spec)) is None:
         return None
@@ -117,7 +117,7 @@ def _replanned(fleet: Fleet, view: InstanceView, problem: Problem, now: Instant)
 
 
 def _file_rechecked(fleet: Fleet, view: InstanceView, problem: Problem, now: Instant) -> Outcome:
-    """Wait for the next look at the folder; `note` has it loaded anew as soon as that has found a change."""
+    """Wait for the next look at the folder; `note` has it loaded again as soon as that has found a change."""
     failures = after_failure(view.failures, problem, now, while_loading=False)
     view = _without_memory(view, InstanceState.ERROR, replace(failures, retry_at=now + NEXT_LOOK_S))
     tell = RecordDecision(
@@ -131,7 +131,7 @@ def _file_rechecked(fleet: Fleet, view: InstanceView, problem: Problem, now: Ins
 def on_died(fleet: Fleet, event: inputs.InstanceDied, now: Instant) -> Outcome:
     """Give the memory back and let those who saw nothing wait again, unless the breaker opened.
 
-    A request that was in a slot begins anew once: if two engines died over it, it may be the cause.
+    A request that was in a slot begins again once: if two engines died over it, it may be the cause.
     """
     model_id, problem = event.model_id, event.problem
     view = fleet.instance(model_id)

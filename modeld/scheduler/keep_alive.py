@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How long a model stays loaded after requests and operations. Pure.
+"""Compute how long a model stays loaded after requests and operations. Pure.
 
-Each that ends says until when its own has the model stay: by its `keep_alive`, else by the model's
-`ttl`. What one and the same says later takes the place of what he said before; what others said holds,
-so that nobody takes a model away from others. Who may unload a model may also do that: with a `keep_alive` of
-his own he has the last word. Where no keys are in force, everybody is one and the same.
+A request or operation that ends sets, for its key, until when the model stays: by its `keep_alive`, else by
+the model's `ttl`. A later value of the same key replaces its earlier one; values of other keys hold, so that
+no key takes a model away from others. A key that may unload models may also do that: its own `keep_alive`
+counts alone. Without keys all requests count as one key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from modeld.scheduler.effects import Outcome, RecordDecision
 from modeld.scheduler.state import Fleet, InstanceView, Instant
 
 OPERATOR = ""
-"""Whose word an operation is; also that of everybody where no keys are in force."""
+"""The owner of operations; also of every request where no keys are in force."""
 
 
 def expires_at(keep_s: float | None, now: Instant) -> Instant:
@@ -32,7 +32,7 @@ def with_keep_alive(
 ) -> InstanceView:
     """Return a model that stays as long as anybody has it stay, now that `owner` has said until `end`.
 
-    `alone`: his word is the only one that counts.
+    `alone`: the values of other keys are dropped.
     """
     others = {} if alone else {who: when for who, when in view.stays.items() if when > now and who != owner}
     return _with_stay(view, {**others, owner: end})
@@ -49,7 +49,7 @@ def _with_stay(view: InstanceView, stays: Mapping[str, Instant]) -> InstanceView
 
 
 # ----------------------------------------------------------------------
-# Which models operators have pinned, beside those that the settings pin.
+# Which models operators have pinned, alongside those that the settings pin.
 
 
 def pin(fleet: Fleet, model_id: str, *, pinned: bool, key: str = "") -> Outcome:

@@ -173,7 +173,7 @@ def load_demands(fleet: Fleet, now: Instant) -> Outcome:
         else:
             effects += _record_drains(fleet, made, made.victims, now)
     if any(isinstance(effect, StartLoad) and effect.spec.pinned for effect in effects):
-        for model_id in demands(fleet, now):  # What does not fit beside it is told so now.
+        for model_id in demands(fleet, now):  # What does not fit alongside it is told so now.
             spec = fleet.catalog.models.get(model_id)
             if spec is not None and (refused := _refuse_if_never(fleet, spec)) is not None:
                 fleet, more = refused

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What follows when processes that are none of modeld's hold memory of the budget. Pure.
+"""React when other processes take memory of the budget. Pure.
 
 New loads keep below what is left, at once (`Fleet.budget`). What is loaded stays and serves; only when
 all of the last looks at the devices left less than the models hold, idle ones give way: those whose loss is

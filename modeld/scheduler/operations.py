@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What operators ask for: loads, unloads, switches and pins, from the wish to its end.
+"""Operators' loads, unloads, switches and pins, from start to end.
 
 An operation is no lock: it is one more demand, and the last wish counts.
 
@@ -66,7 +66,7 @@ def _with_victims(fleet: Fleet, one: Operation) -> Operation:
 
 
 def _keep(fleet: Fleet, one: Operation, now: Instant) -> Fleet:
-    """Let a model's idle time begin anew; without a `keep_alive` of its own it is only ever prolonged."""
+    """Let a model's idle time begin again; without a `keep_alive` of its own it is only ever prolonged."""
     view = fleet.instance(one.model_id)
     spec = fleet.catalog.models.get(one.model_id)
     if one.keep_alive_s is not None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What would happen if a model were loaded now: does it fit, who goes for it, why, and how long it takes.
+"""Predict what loading a model now would do: fit, victims, reasons, and time.
 
-Nothing is decided anew here. The scheduler's own `step` is played on a copy of the fleet: an operation
+Nothing is decided again here. The scheduler's own `step` is played on a copy of the fleet: an operation
 asks for the model, and time passes until somebody goes for it. So a plan is what would happen, as
 long as nobody comes or leaves meanwhile.
 """
@@ -90,11 +90,11 @@ def plan(fleet: Fleet, spec: ModelSpec, now: Instant) -> LoadPlan:
     An instance that was loaded with other options counts as gone: it makes way for the new one.
     """
     known = fleet.catalog.models.get(spec.id)
-    anew = known is not None and known.options != spec.options
+    again = known is not None and known.options != spec.options
     models = {**fleet.catalog.models, spec.id: spec}
     fleet = replace(fleet, catalog=replace(fleet.catalog, models=models))
     view = fleet.instance(spec.id)
-    if anew and view.state.holds_memory:
+    if again and view.state.holds_memory:
         fleet = fleet.with_instance(
             InstanceView(
                 model_id=spec.id, load_s=view.load_s, service_s=view.service_s, failures=view.failures

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Who comes first: the order of those who wait, and of the models they wait for."""
+"""Order waiting requests, and the models they wait for."""
 
 from __future__ import annotations
 

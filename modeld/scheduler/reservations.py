@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Reservations: memory that is being freed for one model is kept for it until that model loads.
+"""Keep memory that is being freed for one model, until that model loads.
 
 The arithmetic of what is still for anybody, and the upkeep of reservations as the world changes. Reservations
 are made and met in `scheduler.loading`.

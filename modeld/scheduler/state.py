@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The fleet at one moment: a frozen snapshot of all that decisions are made on, and the ledger's arithmetic.
+"""A frozen snapshot of the fleet, on which all decisions are made, and its memory ledger.
 
 Bytes are bytes.
 """

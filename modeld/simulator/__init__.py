@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Replay traces of requests against the scheduler, under virtual time. Pure."""
+"""Replay traces of requests against the scheduler in virtual time. Pure."""

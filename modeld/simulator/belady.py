@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How few loads a trace needs, for a server that knows the future. Pure.
+"""Compute the fewest loads a trace needs, knowing the future (Belady). Pure.
 
 Belady's rule (evict what is used again last; L. A. Belady, IBM Systems Journal 5(2), 1966) is optimal for
 pages of one size that are asked for one after the other. Models have sizes, so two figures come out of it:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Replays a trace against the scheduler under virtual time. Pure and deterministic.
+"""Replay a trace against the scheduler in virtual time. Pure and deterministic.
 
 The decisions are those of the daemon, by the same `scheduler.step.step`; only the world around it is made
 up here: loads, unloads and services take as many ms as the trace says, and never fail.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Traces of requests for the simulator: JSON lines, read into values. Pure.
+"""Parse traces of requests, written as JSON lines. Pure.
 
 The first line is an object with `models` (and, if wanted, `budget_mb`); each further line is one request:
 

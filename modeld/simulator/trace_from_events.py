@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Makes a trace for the simulator of events that a daemon recorded. Pure.
+"""Build a trace from events that a daemon recorded. Pure.
 
-Arrivals are replayed as they came; how long each held its slot is what was measured. Who never had a slot
-(refused, or gone before) gets the median of its model, so a policy that would have served him has something
-to do. Sizes, loads and unloads of models are what was told of them. Requests that need no slot are left out.
+Arrivals are replayed as they came; how long each held its slot is what was measured. A request that never had
+a slot (refused, or gone before) gets the median of its model, so a policy that would have served it has
+something to do. Sizes, loads and unloads of models are what was told of them. Requests that need no slot are
+left out.
 """
 
 from __future__ import annotations

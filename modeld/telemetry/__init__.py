@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Logs and metrics."""
+"""Logs, events and metrics."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Where lines of events go: a file that is bounded and rotated, or a pipe that somebody may read.
+"""Write lines of events to a bounded, rotated file, or to a pipe.
 
 Synchronous, for the thread of `modeld.telemetry.event_writer`: a write may take as long as the disk does.
 Lines are written whole. What a full disk left of one is taken back, and pipes get at most what they take
@@ -48,7 +48,7 @@ class EventTarget(Protocol):
         ...
 
     def reopen(self) -> None:
-        """Open it anew. Raises: CannotWrite."""
+        """Open it again. Raises: CannotWrite."""
         ...
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class EventFile:
     """A file, or a named pipe, at a path.
 
     A file that would grow over `max_bytes` becomes `.1`, what was `.1` becomes `.2`, and so on up to `keep`;
-    the oldest goes. 0 bytes: never, somebody else rotates it and has it opened anew.
+    the oldest goes. 0 bytes: never, somebody else rotates it and has it opened again.
     """
 
     def __init__(self, path: Path, *, max_bytes: int = 0, keep: int = 1) -> None:

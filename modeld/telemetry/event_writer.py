@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The thread that writes events down, so that the daemon never waits for a disk or a reader.
+"""Write events on a thread, so that the daemon never waits for a disk or a reader.
 
 Between the two is a bounded queue. While a target cannot be written it is tried every second; what finds
 no room in the queue meanwhile is counted, and a `missed` event stands for it in its place.
@@ -65,7 +65,7 @@ class EventWriter:
             self._woken.set()
 
     def reopen(self) -> None:
-        """Have the thread open the target anew."""
+        """Have the thread open the target again."""
         self._reopen = True
         self._hurry.set()
         self._woken.set()
@@ -154,7 +154,7 @@ class EventWriter:
         except CannotWrite as error:
             self._on_failure(str(error))
         else:
-            self._log.info("the target of events was opened anew", target=self._target.name)
+            self._log.info("the target of events was opened again", target=self._target.name)
             self._on_success()
 
     def _on_failure(self, problem: str) -> None:

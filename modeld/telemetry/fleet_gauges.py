@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The fleet's gauges, computed from its status. Pure."""
+"""Compute the fleet's gauges from its status. Pure."""
 
 from __future__ import annotations
 

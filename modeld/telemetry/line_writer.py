@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The thread that writes log records, so that logging never waits for whoever reads them."""
+"""Write log records on a thread, so that logging never blocks."""
 
 from __future__ import annotations
 

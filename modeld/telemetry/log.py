@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Logs: structlog over the standard library's logging, to standard error, as text or JSON.
+"""Log to standard error as text or JSON: structlog over the standard library's logging.
 
 Logging never waits for the reader of standard error: records go through a bounded queue to one
 thread, and what does not fit is counted. Prompts and generated texts are logged at `debug` only.

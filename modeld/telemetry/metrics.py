@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The daemon's Prometheus metrics: one registry a daemon, no globals. docs/metrics.md lists them.
+"""The daemon's Prometheus metrics, one registry per daemon. docs/metrics.md lists them.
 
 Counts and durations are observed as they happen; gauges of the fleet are read off its status when
 someone scrapes, so a scrape touches no model. Labels are bounded: models are ids of the catalogue,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Metrics of requests for text (and of those that need no slot), by model."""
+"""Metrics of requests by model."""
 
 from __future__ import annotations
 

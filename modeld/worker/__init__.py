@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Where an engine lives."""
+"""Workers: where an engine runs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""A worker process: `python -m modeld.worker.child FD DAEMON MODEL`, started by `worker.process_host` alone.
+"""The worker process: `python -m modeld.worker.child FD DAEMON MODEL`.
 
 The main thread runs the loop that a thread host runs (`worker.engine_loop`). A second one reads the socket: a
 cancel reaches a decode in progress at once, and the end of the stream, which is the daemon's own

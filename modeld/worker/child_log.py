@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a worker process writes to its standard error: into the log, and its last words into the report.
+"""Forward a worker process's standard error to the log, and keep its last lines for error reports.
 
 The child marks the lines of its own logging with their level; a line without a mark was written by
 C: an assertion, or a crash. A flood costs nothing but the reading: beyond `LINES_PER_S` lines are

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The process that asks the devices, and ends: `python -m modeld.worker.device_child FD DAEMON NAME`.
+"""The one-shot process that lists devices: `python -m modeld.worker.device_child FD DAEMON NAME`.
 
 Started by `runtime.memory.device_watch` alone. It loads the drivers of GPUs, which take memory there and may
 crash.

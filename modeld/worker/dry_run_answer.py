@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a dry run finds, or what was wrong with the file: for `dry_run_child`, which it may end.
+"""Run a dry run and return its result, or what is wrong with the file.
 
-What that process holds itself is taken for what a worker holds beside its model, so this imports what a
+What that process holds itself is taken for what a worker holds alongside its model, so this imports what a
 worker imports, and nothing that the daemon alone needs.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The process that makes a dry run, and ends: `python -m modeld.worker.dry_run_child FD DAEMON MODEL`.
+"""The one-shot process of a dry run: `python -m modeld.worker.dry_run_child FD DAEMON MODEL`.
 
 Started by `worker.oneshot` alone. Once it is confined, `dry_run_answer` does the work.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The loop of a worker, synchronous: inbox -> engine.step() -> outbox. Runs in a thread of its own."""
+"""The synchronous loop of a worker: inbox -> engine.step() -> outbox, on its own thread."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The contract of a worker host: where an engine lives, as the event loop sees it."""
+"""The contract of a worker host: an engine as the event loop sees it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the daemon and a worker say to each other, both directions.
+"""Messages between the daemon and a worker, in both directions.
 
     to the worker     (Start)  SubmitRequest  CancelRequest  SetThreads  Close
     from the worker   Progress  (WorkerReady StepDone*)  WorkerStopped | WorkerLoadFailed | WorkerDied

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""A process that answers once: started, told what to do, listened to, and gone within its time.
+"""Run a process that answers once within a deadline.
 
 What it does may end it, fill its memory or keep it busy for ever, so nothing here relies on it: the answer
 is what it wrote until it closed its end, and whoever asked judges that. `oneshot_child` is its side.
@@ -47,7 +47,7 @@ async def run_oneshot(name: str, module: str, frame: bytes | bytearray, within_s
     """Start `python -m module FD DAEMON NAME`, write `frame` to it and read its answer.
 
     Raises: OSError when no process can be started.
-    Cancellation: kills it, and waits until it is gone, `GONE_S` at the most.
+    Cancellation: kills it, and waits until it is gone, `GONE_S` at most.
     """
     await trio.lowlevel.checkpoint()
     child = spawn(name, module)

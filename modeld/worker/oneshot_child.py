@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The side of a process that answers once (`worker.oneshot`). Without Trio, for which it has no use.
+"""The child's side of a one-shot process (`worker.oneshot`). Does not use Trio.
 
 Such a program loads libraries that may crash or fill the memory. It imports them between `confined` and
 `answer`, never before: until then a crash can leave a core file, and a lack of memory end the daemon instead.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The process host: the engine lives in a child process, which may die without harm and can be killed.
+"""Host an engine in a child process, which may die or be killed without harm.
 
 A worker that ended, however it ended, is reported only when the kernel has said that the process is
 gone: then its memory is free. Killing it is the one hard cancel, and needs no cooperation.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the kernel tells of another process of ours: whether it gets on, and the memory it holds.
+"""Read another process's progress and memory from the kernel.
 
 Linux only (proc(5)); elsewhere, and for a process that is gone, the answers are None.
 """

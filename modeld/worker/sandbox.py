@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a child process does first: it is tied to the daemon, gets out of its way, and bounds itself."""
+"""Confine a child process: tie it to the daemon, and limit its resources."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Starts a worker process: what it is given, and what it is not.
+"""Start a worker process with a minimal environment.
 
 It gets one socket, /dev/null as input, and a pipe for what it writes; no other descriptor, and of the
 environment only what llama.cpp, its backends and the C library read. It has a session of its own,
@@ -23,9 +23,9 @@ import modeld
 from modeld.engine.llama.footprint import KEPT_BYTES
 
 CHUNK = 65536
-"""Bytes that are read at once, at the most."""
+"""Bytes that are read at once, at most."""
 GONE_S = 5.0
-"""Who leaves waits so long for a process that he has killed: a driver or a disk can hold it for ever."""
+"""How long a cleanup waits for a process that it killed: a driver or a disk can hold one for ever."""
 _POLL_S = 0.01
 _PASSED = re.compile(
     r"PATH|HOME|USER|TMPDIR|TZ|LANG|LANGUAGE|LC_[A-Z]+|XDG_CACHE_HOME|XDG_RUNTIME_DIR"

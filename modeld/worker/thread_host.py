@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The thread host: the engine lives in this process, in one thread of its own."""
+"""Host an engine in a thread of this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modeld.worker.thread_outbox import ThreadOutbox
 
 
 class ThreadWorker:
-    """Runs `run_engine` by `trio.to_thread`; messages come back once a step at the most, by `run_sync_soon`.
+    """Runs `run_engine` by `trio.to_thread`; messages come back once a step at most, by `run_sync_soon`.
 
     It has no process and no memory of its own to tell of, and cannot be killed.
     """

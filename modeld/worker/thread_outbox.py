@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Brings a worker's messages from its thread into the event loop, with one call for all that wait."""
+"""Pass a worker thread's messages to the event loop, batched."""
 
 from __future__ import annotations
 

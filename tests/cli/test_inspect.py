@@ -26,7 +26,7 @@ def invoke(*args: object) -> Result:
 
 
 def test_the_table_tells_what_the_model_takes(tiny: Path) -> None:
-    """The dry run beside the formula, by cause, with the options that were asked for."""
+    """The dry run alongside the formula, by cause, with the options that were asked for."""
     result = invoke(tiny, "--ctx", 512, "--slots", 2)
     assert result.exit_code == 0, result.output
     assert "with 512 KV cells of f16, 2 slots" in result.stdout

@@ -160,7 +160,7 @@ def test_clients_that_leave_free_their_slot(sync: anthropic.Anthropic, running: 
 
 
 async def test_the_async_client(running: Daemon) -> None:
-    """The same with awaits: beside each other, cancelled, and refused."""
+    """The same with awaits: alongside each other, cancelled, and refused."""
     async with anthropic.AsyncAnthropic(base_url=running.url, api_key="any", max_retries=0) as found:
         texts: list[str] = []
 

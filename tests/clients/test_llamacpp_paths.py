@@ -30,7 +30,7 @@ def complete(http: httpx2.Client, **more: Any) -> dict[str, Any]:
 
 
 def test_a_completion_is_the_same_whole_streamed_and_of_tokens(http: httpx2.Client) -> None:
-    """One text; the last part of a stream has what the whole answer has beside it."""
+    """One text; the last part of a stream has what the whole answer has alongside it."""
     complete(http)  # What is in the cache is rounded otherwise than what is decoded whole.
     whole = complete(http)
     assert whole["content"]

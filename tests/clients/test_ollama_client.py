@@ -217,7 +217,7 @@ def test_a_client_that_loses_patience_frees_its_slot(running: Daemon) -> None:
 
 
 async def test_the_async_client(running: Daemon) -> None:
-    """The same with awaits; streams beside each other; a cancelled one frees its slot."""
+    """The same with awaits; streams alongside each other; a cancelled one frees its slot."""
     async with ollama.AsyncClient(running.url) as found:
         whole = await found.chat(Q4_0, TURNS, options=GREEDY)
         texts: list[str] = []

@@ -241,11 +241,28 @@ def test_a_conversation_with_calls_is_taken_back(client: openai.OpenAI) -> None:
 
 
 def test_a_schema_that_cannot_be_is_unprocessable(client: openai.OpenAI) -> None:
-    """A forced call of a function with a broken schema is a 422 that says so."""
-    broken = {"type": "function", "function": {"name": "f", "parameters": {"$ref": "#/$defs/none"}}}
+    """A forced call of a strict function with a broken schema is a 422 that says so."""
+    function = {"name": "f", "parameters": {"$ref": "#/$defs/none"}, "strict": True}
+    broken = {"type": "function", "function": function}
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         client.chat.completions.create(messages=HAIKU, tools=[broken], tool_choice="required", **GREEDY)  # type: ignore[call-overload]  # it is broken on purpose
     assert caught.value.code == "invalid_grammar"
+
+
+def test_what_of_a_schema_cannot_be_kept_is_told(client: openai.OpenAI) -> None:
+    """In a header, whole and streamed; the rest is kept."""
+    function = {
+        "name": "f",
+        "parameters": {"type": "object", "properties": {}, "minProperties": 0, "not": {}},
+    }
+    more: Any = {"messages": HAIKU, "tools": [{"type": "function", "function": function}]}
+    for stream in (False, True):
+        raw = client.chat.completions.with_raw_response.create(
+            tool_choice="required", stream=stream, **more, **GREEDY
+        )
+        assert 'the schema of the function "f" is not kept whole' in raw.headers["X-Modeld-Ignored"]
+        assert "not" in raw.headers["X-Modeld-Ignored"]
+        raw.parse()
 
 
 def test_responses_in_both_forms(client: openai.OpenAI, openai_server: Daemon) -> None:

@@ -38,7 +38,7 @@ CONTRADICTIONS = {
     ),
     "shift": (
         {"llama_prefix_cells": "64", "llama_context_shift": "on"},
-        ["--llama-prefix-cells: ", "no effect beside llama_context_shift", "llama_kv_unified: false"],
+        ["--llama-prefix-cells: ", "no effect alongside llama_context_shift", "llama_kv_unified: false"],
     ),
     "main gpu": ({"llama_main_gpu": "0", "llama_ngl": "0"}, ["--llama-main-gpu: ", "llama_ngl: 0"]),
     "split": (
@@ -48,7 +48,7 @@ CONTRADICTIONS = {
     "fake": ({"fake": "step_s=1"}, ["--fake: this has no effect without engine: fake"]),
     "fake model": ({"models": {"a": {"fake": "step_s=1"}}}, ["--models.a.fake: this has no effect without"]),
     "share": ({"share_tokens": "100"}, ["--share-tokens: this has no effect without keys"]),
-    "hosts beside keys": (
+    "hosts alongside keys": (
         {"allowed_hosts": "a.example", "keys_file": "/k"},
         ["--allowed-hosts: this has no effect with keys (keys_file)"],
     ),

@@ -32,7 +32,7 @@ from modeld.quotas.client import Client, Scope, redacted, visible_models
 
 
 def test_a_secret_matches_its_own_hash_and_no_other() -> None:
-    """The hash is scrypt at its full cost, salted anew each time, and holds nothing of the secret."""
+    """The hash is scrypt at its full cost, salted again each time, and holds nothing of the secret."""
     key = new_key()
     found = parts(key.text)
     assert found is not None
@@ -99,11 +99,11 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert not readable_by_others(path)
     path.chmod(0o640)
     assert readable_by_others(path)
-    assert list(tmp_path.iterdir()) == [path], "no file is left beside it"
+    assert list(tmp_path.iterdir()) == [path], "no file is left alongside it"
 
 
 def test_a_change_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
-    """Nothing is written, and nothing is left beside it."""
+    """Nothing is written, and nothing is left alongside it."""
     path = tmp_path / "keys.yaml"
     key_id, _, alice = cheap_key("alice")
     with changing(path) as entries:

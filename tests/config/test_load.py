@@ -374,7 +374,7 @@ def test_a_size_may_be_left_to_be_chosen(tmp_path: Path) -> None:
 
 
 def test_a_quantised_cache_turns_flash_attention_on(tmp_path: Path) -> None:
-    """`auto` beside a quantised KV cache is on, for the daemon and for single models."""
+    """`auto` alongside a quantised KV cache is on, for the daemon and for single models."""
     loaded = load({"llama_kv_type": "q8_0"})
     assert loaded.settings.llama_flash_attn is True
     assert "llama_kv_type" in loaded.sources["llama_flash_attn"]

@@ -57,7 +57,7 @@ def test_several_slots_work_in_one_step(lab):
 
 
 def test_a_request_waits_until_its_cells_are_free(lab):
-    """A slot alone is not enough: prompt and answer must fit beside the others; none is cut short."""
+    """A slot alone is not enough: prompt and answer must fit alongside the others; none is cut short."""
     driver = lab.driver(slots=2, ctx=256)
     long = driver.submit(generate_request(lab.prompt(60), max_tokens=150, ignore_eos=True))
     other = driver.submit(generate_request(lab.prompt(60), max_tokens=100, ignore_eos=True))

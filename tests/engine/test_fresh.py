@@ -105,7 +105,7 @@ def test_a_file_of_which_nothing_is_known_is_not_compared(tmp_path: Path) -> Non
     ],
 )
 def test_memory_that_ran_out_is_known_by_llama_cpps_words(line: str, kind: type[ModelFailed]) -> None:
-    """So that the load can be planned anew with more."""
+    """So that the load can be planned again with more."""
     log = LogCapture()
     log.lines.append((4, line))
     assert failure_of(log) is kind

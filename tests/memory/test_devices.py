@@ -82,9 +82,9 @@ def test_while_models_come_and_go_what_was_known_holds_within_the_bounds() -> No
         known = look(known, free * GIB, ours=6 * GIB, least=0)
         assert known[0].recent_foreign[-1] == 10 * GIB
     known = look(known, 2 * GIB, ours=6 * GIB, least=0)
-    assert known[0].ceiling == 8 * GIB, "at the most 6 of what is taken are ours"
+    assert known[0].ceiling == 8 * GIB, "at most 6 of what is taken are ours"
     known = look(known, 9 * GIB, ours=6 * GIB, least=0)
-    assert known[0].recent_foreign[-1] == 9 * GIB, "at the least what is free is for models"
+    assert known[0].recent_foreign[-1] == 9 * GIB, "at least what is free is for models"
 
 
 def test_a_look_that_was_taken_already_is_not_taken_twice() -> None:
@@ -98,7 +98,7 @@ def test_a_look_that_was_taken_already_is_not_taken_twice() -> None:
 
 
 def test_a_device_that_vanishes_has_nothing_left_and_may_come_back() -> None:
-    """A card that fell off its bus takes no more loads; one that is there again begins anew."""
+    """A card that fell off its bus takes no more loads; one that is there again begins again."""
     known = observe(
         (), [DeviceReading(device=cpu(8 * GIB)), DeviceReading(device=cpu(6 * GIB, 8 * GIB, "CUDA0"))]
     )

@@ -52,7 +52,7 @@ def placed(
 
 
 def test_one_gpu_that_holds_it_all_comes_first_and_of_several_the_one_with_the_most_free() -> None:
-    """So two models decode beside each other instead of after each other."""
+    """So two models decode alongside each other instead of after each other."""
     found = placed(1080, 5000, 3000)
     assert (found.gpu_layers, found.main_gpu, found.split) == (11, 1, ())
     assert found.bytes == {CPU: 200, "CUDA1": 1080}
@@ -145,7 +145,7 @@ def test_parts_by_formula_are_the_files_own_weights_without_the_copy_for_the_cpu
 
 
 def test_parts_by_a_dry_run_on_gpus_are_what_that_has_told_and_what_was_learned() -> None:
-    """Buffers of all GPUs are split up anew; of those of the graphs the largest counts for each."""
+    """Buffers of all GPUs are split up again; of those of the graphs the largest counts for each."""
     uses = (
         DeviceUse(device=CPU, weights=100, kv=0, compute=10),
         DeviceUse(device="CUDA0", weights=500, kv=200, compute=50),

@@ -77,7 +77,7 @@ def test_tokens_are_counted_with_what_is_under_way() -> None:
 
 
 def test_a_day_is_a_day() -> None:
-    """A quota holds until the day ends, and says when; the next one begins anew."""
+    """A quota holds until the day ends, and says when; the next one begins again."""
     client = Client(name="a", tokens_per_day=100)
     meter = request_ended(request_begun(Meter(), 5, 0.0), 5, 120, 0.0, TODAY)
     problem = refusal(client, meter, 9e9, TODAY)

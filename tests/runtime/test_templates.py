@@ -38,7 +38,7 @@ def test_a_template_is_read_whole(tmp_path: Path) -> None:
 
 
 async def test_templates_are_read_once_for_each_version_of_a_file(tmp_path: Path) -> None:
-    """What is remembered is told when the file has gone; a new version of it is read anew."""
+    """What is remembered is told when the file has gone; a new version of it is read again."""
     templates = ChatTemplates()
     path = write_model(tmp_path / "m.gguf", chat_template="{{ one }}")
     first = spec_of(path)

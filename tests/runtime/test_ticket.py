@@ -95,7 +95,7 @@ async def test_a_cancelled_reader_loses_nothing() -> None:
 
 
 async def test_the_last_event_wakes_who_waits_for_the_next() -> None:
-    """`next` and `put` are as ever beside `drain`."""
+    """`next` and `put` are as ever alongside `drain`."""
     ticket = make_ticket()
     found: list[Event] = []
 

@@ -36,7 +36,7 @@ class Timed(SchedulerDriver):
 
 
 class Pair(Timed):
-    """A busy model a (one request in its slot since 0 s) and b, which does not fit beside it."""
+    """A busy model a (one request in its slot since 0 s) and b, which does not fit alongside it."""
 
     def __init__(self, *, slots: int = 1, **terms: object) -> None:
         more = {"max_wait_before_drain_s": 2.0, "quantum_s": 3.0, "backlog_time_s": 0.0, "max_wait_s": 1000.0}

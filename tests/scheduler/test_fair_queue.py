@@ -167,7 +167,7 @@ def test_one_owner_alone_keeps_the_slots_full_and_has_a_quantum_in_front() -> No
 
 
 def test_turns_are_forgotten_when_nobody_waits() -> None:
-    """An idle model begins anew."""
+    """An idle model begins again."""
     driver = crowd(slots=1)
     service = Service(driver)
     for owner in "ab" * 3:

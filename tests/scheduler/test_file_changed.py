@@ -33,7 +33,7 @@ def failed(problem: Problem) -> tuple[SchedulerDriver, int]:
 
 
 def test_the_request_gets_the_new_file() -> None:
-    """The load is tried anew as soon as the folder was looked at, and the memory is that of the new one."""
+    """The load is tried again as soon as the folder was looked at, and the memory is that of the new one."""
     driver, ticket = failed(CHANGED)
     assert driver.refusals == {}
     assert driver.fleet.held == 0

@@ -118,7 +118,7 @@ def test_room_for_a_split_is_made_on_all_of_its_gpus() -> None:
 
 
 def test_who_evicts_on_one_gpu_does_not_lose_it_to_a_small_one() -> None:
-    """What is free beside a reservation is only given out on devices that the reservation does not need."""
+    """What is free is only given out on devices that a reservation does not need."""
     driver = fleet(150, 140, sizes={"a": 100, "b": 100, "c": 130, "d": 30})
     driver.up("a", "b")
     for _ in range(5):

@@ -209,7 +209,7 @@ def test_a_load_says_how_long_its_model_is_kept(keep_alive_s: float, until: floa
 
 
 def test_a_load_without_keep_alive_never_shortens_the_time_to_live() -> None:
-    """The idle time begins anew, and what was to be kept for longer is."""
+    """The idle time begins again, and what was to be kept for longer is."""
     driver = SchedulerDriver([spec("a", ttl_s=60.0)], limits())
     operator = OperatorInputs(driver)
     operator.load("a", keep_alive_s=1000.0)

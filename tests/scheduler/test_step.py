@@ -76,7 +76,7 @@ def test_what_exceeds_the_budget_is_refused_at_once_and_evicts_nothing() -> None
 
 
 def test_a_model_that_fits_only_without_the_pinned_ones_is_refused() -> None:
-    """Pinned models never go, so what cannot fit beside them cannot fit."""
+    """Pinned models never go, so what cannot fit alongside them cannot fit."""
     driver = SchedulerDriver([spec("a", 60, pinned=True), spec("b", 60)], limits(100))
     driver.up("a")
     refused = driver.arrive("b")

@@ -42,7 +42,7 @@ def world(models: list[TraceModel], requests: list[TraceRequest]) -> Trace:
 
 @pytest.mark.parametrize("trace", make.TRACES, ids=NAMES)
 def test_the_traces_of_the_repository_are_what_their_program_writes(trace: object) -> None:
-    """`tests/traces/make.py` and the files beside it do not drift apart."""
+    """`tests/traces/make.py` and the files alongside it do not drift apart."""
     assert (TRACES / f"{trace.__name__}.jsonl").read_text(encoding="utf-8") == make.text(trace())
 
 

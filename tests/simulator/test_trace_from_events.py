@@ -109,7 +109,7 @@ def event(seq: int, kind: EventKind, at_s: float, run: str = "r1", **more: objec
 
 
 def test_several_runs_and_gaps_are_one_trace() -> None:
-    """Times go on over a restart, numbers of requests begin anew, and what was missed is counted."""
+    """Times go on over a restart, numbers of requests begin again, and what was missed is counted."""
     lines = [
         event(1, EventKind.ARRIVED, 1.0, model="a", ticket=1, numbers={"need_mb": 50, "slots": 4}),
         event(2, EventKind.ARRIVED, 1.5, model="a", ticket=2, cause="aside"),

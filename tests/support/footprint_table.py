@@ -5,8 +5,8 @@ python -m support.footprint_table [FIRST [LAST]]      (from tests/; the numbers 
 minutes)
 
 Columns in MiB: the formula, the dry run, what the next load would be reserved after one load has taught, and
-the resident set of a process whose context was filled by whole ubatches; beside the first three, how far off
-they are. `learned` is taught by the process when it was ready, before it had served anybody.
+the resident set of a process whose context was filled by whole ubatches; alongside the first three, how far
+off they are. `learned` is taught by the process when it was ready, before it had served anybody.
 """
 
 from __future__ import annotations

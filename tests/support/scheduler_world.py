@@ -155,7 +155,7 @@ class SchedulerWorld:
             del self.live[ticket]
             told = len(self.kinds)
             self.feed(RequestLeft(ticket))
-            # The room it leaves may be taken by a pinned model, beside which another cannot fit (if one
+            # The room it leaves may be taken by a pinned model, alongside which another cannot fit (if one
             # that hangs holds memory, not until that comes back).
             crowded = {"does_not_fit", "memory_taken"} | ({"model_failed"} if self._one_hangs() else set())
             assert set(self.kinds[told:]) <= crowded, "a client that leaves ends nobody else"

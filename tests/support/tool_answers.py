@@ -55,7 +55,7 @@ class Dialect(NamedTuple):
       body: a request without functions.
       tool: a function as a body offers it.
       choice: what forces a call; None if nothing does.
-      one_call: what asks for one call at the most.
+      one_call: what asks for one call at most.
       renderer: makes what writes the answer to a body.
       streamed, whole: read an answer.
       finishes: how it names the ends `calls`, `stop`, `length`, `timeout`, `shutdown` and `cancelled`.

@@ -136,7 +136,7 @@ def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_emptied_goes_on_from_its_beginning(tmp_path: Path) -> None:
-    """As `copytruncate` does it: no hole, and the size counts anew."""
+    """As `copytruncate` does it: no hole, and the size counts again."""
     path = tmp_path / "e"
     target = EventFile(path, max_bytes=8, keep=1)
     target.write(b"one\n", lambda: True)

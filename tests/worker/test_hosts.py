@@ -39,7 +39,7 @@ HOSTS = [
 
 
 async def use(host: type, script: str, scene: Callable[[Worker, WorkerListener], object]) -> list[FromWorker]:
-    """Run a worker beside a scene of a test; the worker must end by itself within the patience."""
+    """Run a worker alongside a scene of a test; the worker must end by itself within the patience."""
     listener = WorkerListener()
     worker: Worker = host(load_spec(script), listener)
     with trio.fail_after(PATIENCE_S):

@@ -92,7 +92,7 @@ def test_each_option_moves_its_part(change: dict[str, object], part: str, more: 
 
 
 def test_an_adapter_counts_with_its_tensors(tiny: Path, tmp_path: Path) -> None:
-    """They are read into memory beside the weights."""
+    """They are read into memory alongside the weights."""
     adapter = write_lora(tmp_path / "lora.gguf")
     size = 123_456
     plain = certain_bytes(tiny, LoadOptions(ctx=256, slots=1))

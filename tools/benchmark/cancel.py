@@ -134,7 +134,7 @@ class Cancels:
             return self._take_place(waiter, prober)
 
     def _loading(self) -> float:
-        """The model is unloaded as soon as it is idle (keep_alive 0), so each try loads it anew."""
+        """The model is unloaded as soon as it is idle (keep_alive 0), so each try loads it again."""
         self._until_unloaded()
         with (
             Connection(self._port) as first,

@@ -9,7 +9,7 @@ CPU time of its thread to a sum, and at the end of each step of the engine one r
 
 A draw is `Sampler.sample`: arithmetic over the whole vocabulary, whether llama.cpp does it or numpy.
 
-What the clocks themselves cost is measured before the start, and written beside the rows:
+What the clocks themselves cost is measured before the start, and written alongside the rows:
 `call_ns` for each call (outside of its own interval), `row_ns` for each row.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The client side of the state and control routes: one request, one JSON answer.
+"""Call the daemon's state and control endpoints: one request, one JSON answer.
 
 Bodies are kept as the daemon sent them, for `--json`; `read` makes values of them.
 """

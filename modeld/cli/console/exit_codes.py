@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How a command ends: the exit codes, and the one line that goes with them.
+"""Exit codes of the commands, and the one line printed with each.
 
 0: done. 1: the daemon refused, or what it did failed. 2: a wrong command line (click's).
 3: no daemon answers. 130: Ctrl-C.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Waits for operations, and shows how far they are: bars on a terminal, a line a phase elsewhere.
+"""Wait for operations and show their progress: bars on a terminal, one line per phase elsewhere.
 
 Progress goes to standard error. Who gives up (Ctrl-C) takes the demand back: what the command began
 belongs to the one who typed it. What others wait for goes on, and a lost terminal takes nothing back.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How figures are written for people: sizes, durations, times, counts. Pure."""
+"""Format sizes, durations, times and counts for people. Pure."""
 
 from __future__ import annotations
 

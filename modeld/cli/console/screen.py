@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Where output goes: a terminal with its width and colours, or plain text for whatever reads a pipe."""
+"""Write to a terminal with its width and colours, or plain text to a pipe."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The tables of instances, models, decisions and operations: answers in, a row each out. Pure.
+"""Lay out instances, models, decisions and operations as tables. Pure.
 
 `width` is the terminal's; None is a pipe, where each row is a line and nothing is left out.
 `now` is the daemon's clock, seconds since the epoch.

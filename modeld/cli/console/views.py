@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the state of a daemon looks like on one page: answers in, lines and tables out. Pure.
+"""Lay out the daemon's state on one page. Pure.
 
 `width` is the terminal's; None is a pipe, where each row is a line and nothing is left out.
 `place` is where the daemon was asked.

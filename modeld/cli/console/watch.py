@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`--watch`: the same picture again and again, until Ctrl-C. A daemon that restarts is waited for.
+"""`--watch`: redraw a view until Ctrl-C, and wait for a daemon that restarts.
 
 On a terminal the picture is redrawn in place, on the alternate screen as `top` does, and the last
 one stays when the command ends. Into a pipe each picture follows the one before, after an empty line;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Anthropic's Messages API: bodies in, events and bodies out. Pure.
+"""Anthropic's Messages API: parse bodies, render events. Pure.
 
 `common` holds what clients send and read, and the error format; `messages` makes orders of bodies,
 `messages_render` writes messages and streams of them.

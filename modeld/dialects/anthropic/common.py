@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What clients of Anthropic's Messages API send, as it is written: keys, types, ranges.
+"""Bodies and answers of Anthropic's Messages API: keys, types, ranges.
 
 Source: the Messages API, version 2023-06-01, and the types of the Python package `anthropic` 2.12. Null means
 the default. What is known and cannot be served has a type here, so that its refusal can say more than that.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Bodies of `/v1/messages` and `/v1/messages/count_tokens` to orders. Pure."""
+"""Parse `/v1/messages` and `/v1/messages/count_tokens`. Pure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from modeld.dialects.anthropic.common import (
     ToolUseBlock,
 )
 from modeld.dialects.common.body import decode
-from modeld.dialects.common.schema import schema_text
+from modeld.dialects.common.schema import schema_constraint, schema_text
 from modeld.dialects.common.tool_calls import check_tools, chosen_tool, one_call_of, tool_of
 from modeld.domain.request import (
     Constraint,
-    ConstraintKind,
     GenerateRequest,
     Message,
     Order,
@@ -133,13 +132,11 @@ def _constraint(wire: AnthropicMessagesBody, tools: tuple[Tool, ...]) -> Constra
     config, choice = wire.output_config, wire.tool_choice
     schema = None
     if config is not None and config.format is not None:
-        schema = schema_text(config.format.schema, "output_config.format.schema")
+        schema = schema_constraint(config.format.schema, "output_config.format.schema")
     if choice is not None and choice.type in {"any", "tool"}:
         chosen = chosen_tool(tools, choice.name or "", "tool_choice.name") if choice.type == "tool" else tools
         return one_call_of(chosen)
-    if schema is None:
-        return None
-    return one_call_of(tools, schema) if tools else Constraint(kind=ConstraintKind.JSON_SCHEMA, text=schema)
+    return one_call_of(tools, schema) if tools and schema is not None else schema
 
 
 def _tool(entry: AnthropicTool, number: int) -> Tool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Events of one request to Anthropic's message, whole or as events in their order. Pure.
+"""Render a request's events as Anthropic's message, whole or streamed. Pure.
 
     message_start (content_block_start content_block_delta* content_block_stop)* message_delta message_stop
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`/v1/models` as clients of Anthropic read it. Pure."""
+"""Render `/v1/models` for clients of Anthropic. Pure."""
 
 from __future__ import annotations
 

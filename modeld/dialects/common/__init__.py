@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the dialects have in common. Pure."""
+"""Parsing and rendering shared by the dialects. Pure."""

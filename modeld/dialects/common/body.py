@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What bodies of all dialects have in common: how JSON is read, and terms that most of them know. Pure."""
+"""Decode JSON bodies, explain what is wrong with them, and read the keys most dialects share. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How the next token is to be chosen: what dialects read and check alike. Pure."""
+"""Read and check sampling parameters that the dialects share. Pure."""
 
 from __future__ import annotations
 

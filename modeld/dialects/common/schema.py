@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""JSON schemas in bodies, before an engine compiles them. Pure."""
+"""Check JSON schemas in bodies before an engine compiles them. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import cast
 import msgspec
 
 from modeld.dialects.common.body import malformed
+from modeld.domain.request import Constraint, ConstraintKind
 from modeld.errors import InvalidRequest
 
 MAX_SCHEMA_DEPTH = 100
@@ -37,6 +38,11 @@ def schema_text(raw: msgspec.Raw, key: str) -> str:
     if depth > MAX_SCHEMA_DEPTH:
         raise InvalidRequest(f"`{key}` is nested more than {MAX_SCHEMA_DEPTH} levels deep")
     return text
+
+
+def schema_constraint(raw: msgspec.Raw, key: str, *, strict: bool | None = False) -> Constraint:
+    """Return the constraint that the text is JSON of a schema in a body. Raises: InvalidRequest."""
+    return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=schema_text(raw, key), strict=bool(strict))
 
 
 def _children(value: object) -> list[object]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""How values become bytes on the wire: newline-delimited JSON, its keep-alive, and vectors."""
+"""Render NDJSON lines, keep-alives and vectors; contracts of renderers."""
 
 from __future__ import annotations
 
@@ -174,5 +174,5 @@ def rounded(logprob: float) -> float:
 
 
 def text_of(token: TokenLogprob) -> str:
-    """Return the text of a token, with U+FFFD for a part of a character: its bytes are told beside it."""
+    """Return the text of a token, with U+FFFD for a part of a character: its bytes are told alongside it."""
     return token.text.decode(errors="replace")

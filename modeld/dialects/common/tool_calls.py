@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Functions that a body offers: checked, and made a grammar where one must be called. Pure."""
+"""Check the functions that a body offers, and make a constraint where one must be called. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from modeld.dialects.common.schema import schema_text
-from modeld.dialects.common.streaming import json_bytes
 from modeld.domain.request import Constraint, ConstraintKind, Tool
-from modeld.domain.tool_calls import call_schema
 from modeld.errors import InvalidRequest
 
 MOST_TOOLS = 128
@@ -65,15 +63,15 @@ def chosen_tool(tools: Sequence[Tool], name: str, key: str = "tool_choice") -> t
     return found
 
 
-def one_call_of(tools: Sequence[Tool], or_else: str | None = None) -> Constraint:
+def one_call_of(tools: Sequence[Tool], answer: Constraint | None = None) -> Constraint:
     """Return the constraint that the text is the call of one of these.
 
     That is a JSON object of `name` and `arguments`.
 
-    `or_else`: JSON text of a schema that it may satisfy instead.
+    `answer`: the schema of a text that may stand in its place.
     """
-    schema = call_schema(tools, or_else)
-    return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=json_bytes(schema).decode())
+    text, strict = ("", False) if answer is None else (answer.text, answer.strict)
+    return Constraint(kind=ConstraintKind.CALL, text=text, tools=tuple(tools), strict=strict)
 
 
 def call_id(request_id: str, choice: int, number: int) -> str:

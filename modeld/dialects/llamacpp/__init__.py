@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The API of llama.cpp's own server, as far as a server of many models can mean it. Pure.
+"""The API of llama.cpp's own server, as far as it applies to many models. Pure.
 
 `completion` holds what clients send and makes orders of it, `render` writes text, vectors and errors,
 and `listing` tells of the models. `/tokenize`, `/detokenize` and `/apply-template` are the native ones.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Bodies of `/completion`, `/embedding`, `/models/load` and `/models/unload` to what is asked for. Pure."""
+"""Parse `/completion`, `/embedding`, `/models/load` and `/models/unload`. Pure."""
 
 from __future__ import annotations
 

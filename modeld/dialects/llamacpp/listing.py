@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What `/health`, `/props` and `/slots` tell of one of many models; none of them wakes it. Pure."""
+"""Render `/health`, `/props` and `/slots` for one of many models, without loading it. Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LlamaGenerationSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LlamaModalities(msgspec.Struct, frozen=True):
-    """What it takes beside text: nothing."""
+    """What it takes alongside text: nothing."""
 
     vision: bool = False
     audio: bool = False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Events of one request to what llama.cpp's own server answers, and errors to its envelope. Pure."""
+"""Render a request's events as llama.cpp's server does, and its errors. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The native API: bodies in, lines and bodies out. Pure.
+"""The native API: parse bodies, render lines and bodies. Pure.
 
 `wire` holds the values as they are written, `infer` turns a body into an `InferOrder`, `render` turns
 the events of one request into lines; `embed` does both for vectors and

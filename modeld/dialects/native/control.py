@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What operators pull, as it is written: loads, unloads, switches, pins, and their operations. Pure."""
+"""Parse loads, unloads, switches and pins, and render operations. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`POST /embed`: a body to an order, the events of one request to its answer. Pure."""
+"""Parse `POST /embed` and render its answer. Pure."""
 
 from __future__ import annotations
 

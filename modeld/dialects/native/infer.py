@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Turns the body of `POST /infer` into an order, or says in a sentence what is wrong with it. Pure."""
+"""Parse `POST /infer` into an order. Pure."""
 
 from __future__ import annotations
 

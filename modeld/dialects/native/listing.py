@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What `GET /models` tells. Pure."""
+"""Render `GET /models`. Pure."""
 
 from __future__ import annotations
 

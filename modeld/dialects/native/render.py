@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Turns the events of one native request into lines, and errors into bodies. Pure."""
+"""Render a native request's events as lines, and errors as bodies. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`POST /tokenize`, `/detokenize` and `/apply-template`: bodies to orders, answers to bodies. Pure.
+"""Parse `POST /tokenize`, `/detokenize` and `/apply-template`, and render their answers. Pure.
 
 Keys are those of llama.cpp's server; `model`, `timeout`, `priority` and `keep_alive` as in `/infer`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The values of the native API exactly as they are written: keys, types, ranges, and their meaning.
+"""Bodies and lines of the native API: keys, types, ranges and meanings.
 
 `parse` reads with these, `render` writes with them, and the OpenAPI document is made from them,
 so that none of the three can say something else than the others.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The API of Ollama: bodies in, lines and bodies out. Pure.
+"""Ollama's API: parse bodies, render lines and bodies. Pure.
 
 `common` holds what clients send, `parse` turns it into what is asked for, `gotemplate`
 renders a template of theirs, `render` writes text, `embed` does both for vectors, and `listing`

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What clients of Ollama send, as it is written: keys, types, ranges.
+"""Bodies of Ollama's API: keys, types, ranges.
 
 Source: the API of Ollama 0.12 (api/types.go, docs/api.md in its repository). Null means the default.
 """
@@ -57,7 +57,7 @@ class OllamaOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     stop: Stops = None
     num_ctx: Annotated[
         Annotated[int, Meta(ge=1, le=2**31 - 1)] | None,
-        Meta(description="Never loads a model anew: clamped to its context, and the answer says so"),
+        Meta(description="Never loads a model again: clamped to its context, and the answer says so"),
     ] = None
     num_keep: _Int | None = None
     num_batch: _Int | None = None
@@ -238,7 +238,7 @@ OPERATORS = (
 def sampling_of(options: OllamaOptions | None) -> Sampling:
     """Return how the next token is chosen.
 
-    Mirostat chooses from all tokens, so the samplers that it takes the place of are off beside it; and
+    Mirostat chooses from all tokens, so the samplers that it takes the place of are off alongside it; and
     temperature 0 takes the most probable one always, so Mirostat is off then. Ollama does the same.
 
     Raises: InvalidRequest.

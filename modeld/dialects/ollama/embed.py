@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`/api/embed` and the older `/api/embeddings`: a body to what is asked for, events to the answer. Pure."""
+"""Parse `/api/embed` and the older `/api/embeddings`, and render their answers. Pure."""
 
 from __future__ import annotations
 

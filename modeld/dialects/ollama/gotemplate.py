@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The part of Go's template language that prompts of `/api/generate` are written in. Pure.
+"""Interpret the part of Go's template language that `/api/generate` uses. Pure.
 
 `{{ .System }}`, `{{ .Prompt }}`, `{{ .Response }}` (the prompt ends there), `{{ if }}`, `{{ else if }}`,
 `{{ else }}`, `{{ end }}` with `not`, `and` and `or`, text in quotes, comments, and `-` that trims blanks.

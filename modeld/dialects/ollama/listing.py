@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What `/api/tags`, `/api/ps`, `/api/show` and `/api/version` tell. Pure."""
+"""Render `/api/tags`, `/api/ps`, `/api/show` and `/api/version`. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Bodies of `/api/generate` and `/api/chat` to what is asked for. Pure.
+"""Parse `/api/generate` and `/api/chat`. Pure.
 
 What a body asks for becomes an order once its model is known (`order_of`): a model without a chat
 template gets the text of `/api/generate` as it is.

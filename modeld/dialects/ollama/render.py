@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Events of one request to the lines that clients of Ollama read, and errors to their shape. Pure."""
+"""Render a request's events as Ollama's lines, and errors as its bodies. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Functions in bodies of Ollama, and calls in its answers: each whole, its arguments an object. Pure."""
+"""Read functions in Ollama's bodies and render calls in its answers. Pure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def tools_of(given: Sequence[OllamaTool]) -> tuple[Tool, ...]:
 
 def call_or(tools: Sequence[Tool], constraint: Constraint | None) -> Constraint | None:
     """Return what binds a text that may be a call, too: with a `format`, one of both."""
-    return one_call_of(tools, constraint.text) if tools and constraint is not None else constraint
+    return one_call_of(tools, constraint) if tools and constraint is not None else constraint
 
 
 def message_of(turn: OllamaMessage, role: str, number: int) -> Message:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""OpenAI's API: bodies in, objects and server-sent events out. Pure.
+"""OpenAI's API: parse bodies, render objects and server-sent events. Pure.
 
 `common` has what its bodies and orders share, and the error format; `chat`, `completions`, `responses`,
 `embeddings` and `models` are the endpoints, `*_render` the answers of the larger ones.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`POST /v1/chat/completions`: the body, and what it asks for. Pure."""
+"""Parse `POST /v1/chat/completions`. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from modeld.dialects.common.body import MAX_INT32
-from modeld.dialects.common.schema import schema_text
+from modeld.dialects.common.schema import schema_constraint
 from modeld.dialects.common.tool_calls import check_tools, chosen_tool, one_call_of, tool_of
 from modeld.dialects.openai.common import (
     AnyJson,
@@ -113,7 +113,7 @@ class SchemaFormat(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     name: str = ""
     description: str | None = None
     schema: Schema = UNSET
-    strict: Annotated[bool | None, Meta(description="Taken: every answer satisfies the schema")] = None
+    strict: Annotated[bool | None, Meta(description="true: refuse a schema that cannot be kept")] = None
 
 
 class TextResponse(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="text"):
@@ -136,7 +136,7 @@ class ChatBody(ChoiceKeys, kw_only=True):
     messages: list[ChatMessage]
     max_completion_tokens: Annotated[
         _Count | None,
-        Meta(description="Default: what a slot's share of the KV cache leaves beside the prompt"),
+        Meta(description="Default: what a slot's share of the KV cache leaves alongside the prompt"),
     ] = None
     max_tokens: Annotated[_Count | None, Meta(description="The old name of max_completion_tokens")] = None
     logprobs: bool | None = None
@@ -209,27 +209,26 @@ def parse_chat(body: bytes) -> ParsedRequest:
 
 
 def tools_of(
-    tools: list[Tool], choice: str | None, answer_schema: str | None
+    tools: list[Tool], choice: str | None, answer: Constraint | None
 ) -> tuple[tuple[Tool, ...], Constraint | None]:
     """Return the tools that the model is told of, and what its text must match.
 
     Args:
       tools: all that the body has.
       choice: none, auto, required, or the name of one of them.
-      answer_schema: JSON text of the schema of an answer that is no call.
+      answer: what binds an answer that is no call.
 
     Raises: InvalidRequest.
     """
     check_tools(tools)
     if not tools and choice not in (None, "none", "auto"):
         raise InvalidRequest(f'`tool_choice` is "{choice}", but there are no `tools`')
-    plain = None if answer_schema is None else Constraint(kind=ConstraintKind.JSON_SCHEMA, text=answer_schema)
     match choice:
         case "none":
-            return (), plain
+            return (), answer
         case None | "auto":
-            both = tools and answer_schema is not None
-            return tuple(tools), one_call_of(tools, or_else=answer_schema) if both else plain
+            both = tools and answer is not None
+            return tuple(tools), one_call_of(tools, answer) if both else answer
         case "required":
             return tuple(tools), one_call_of(tools)
         case name:
@@ -280,16 +279,16 @@ def _logprobs(wire: ChatBody) -> int | None:
     return (wire.top_logprobs or 0) if wire.logprobs else None
 
 
-def _format_of(wire: ChatBody) -> str | None:
-    """Return the JSON text of the schema that the answer must satisfy; None for free text."""
+def _format_of(wire: ChatBody) -> Constraint | None:
+    """Return what binds the answer; None for free text."""
     match wire.response_format:
         case SchemaResponse(json_schema=body):
             raw = raw_schema(body.schema)
             if raw is None:
                 raise InvalidRequest("`response_format.json_schema` lacks its `schema`")
-            return schema_text(raw, "response_format.json_schema.schema")
+            return schema_constraint(raw, "response_format.json_schema.schema", strict=body.strict)
         case ObjectResponse():
-            return ANY_OBJECT
+            return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=ANY_OBJECT)
         case _:
             return None
 

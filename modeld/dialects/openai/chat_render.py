@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Answers of `/v1/chat/completions`: an object, or a stream of chunks. Pure."""
+"""Render answers of `/v1/chat/completions`, whole or as chunks. Pure."""
 
 from __future__ import annotations
 

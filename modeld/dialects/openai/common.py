@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What bodies of OpenAI's API have in common, as they are written. OpenAI's ranges hold.
+"""Keys, ranges and errors that the bodies of OpenAI's API share.
 
 A key of type `None` is one that OpenAI knows and modeld does not support: null is all it may be.
 Source: OpenAI's API reference, https://platform.openai.com/docs/api-reference.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`POST /v1/completions`, the old way to ask for text: the body, and what it asks for. Pure."""
+"""Parse the older `POST /v1/completions`, and render its answers. Pure."""
 
 from __future__ import annotations
 

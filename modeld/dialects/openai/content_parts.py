@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Content in parts: text is served, and of everything else it is said why not. Pure."""
+"""Read content in parts: take text, and say why other kinds are refused. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`POST /v1/embeddings`: a body to an order, the events of one request to its answer. Pure."""
+"""Parse `POST /v1/embeddings` and render its answer. Pure."""
 
 from __future__ import annotations
 

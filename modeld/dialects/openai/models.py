@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What `GET /v1/models` tells. Pure."""
+"""Render `GET /v1/models`. Pure."""
 
 from __future__ import annotations
 

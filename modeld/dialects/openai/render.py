@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the answers of `/v1/chat/completions` and `/v1/completions` have in common. Pure.
+"""Render choices: what `/v1/chat/completions` and `/v1/completions` share. Pure.
 
 An answer has several choices, each a generation of its own: events come with the index of theirs.
 """

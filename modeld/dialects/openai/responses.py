@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`POST /v1/responses`, without any state: the body, and what it asks for. Pure."""
+"""Parse the stateless part of `POST /v1/responses`. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta
 from msgspec.structs import replace
 
 from modeld.dialects.common.body import MAX_INT32
-from modeld.dialects.common.schema import schema_text
+from modeld.dialects.common.schema import schema_constraint
 from modeld.dialects.common.tool_calls import tool_of
 from modeld.dialects.openai.chat import (
     ANY_OBJECT,
@@ -31,7 +31,17 @@ from modeld.dialects.openai.common import (
     sampling_of,
 )
 from modeld.dialects.openai.content_parts import InputPart, text_of
-from modeld.domain.request import AS_MANY_AS_FIT, GenerateRequest, Message, Order, Sampling, Tool, ToolCall
+from modeld.domain.request import (
+    AS_MANY_AS_FIT,
+    Constraint,
+    ConstraintKind,
+    GenerateRequest,
+    Message,
+    Order,
+    Sampling,
+    Tool,
+    ToolCall,
+)
 from modeld.domain.request_events import Usage
 from modeld.errors import InvalidRequest
 
@@ -202,15 +212,15 @@ def _messages(wire: ResponsesBody) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _format_of(wire: ResponsesBody) -> str | None:
+def _format_of(wire: ResponsesBody) -> Constraint | None:
     match None if wire.text is None else wire.text.format:
-        case ResponseSchema(schema=schema):
+        case ResponseSchema(schema=schema, strict=strict):
             raw = raw_schema(schema)
             if raw is None:
                 raise InvalidRequest("`text.format` lacks its `schema`")
-            return schema_text(raw, "text.format.schema")
+            return schema_constraint(raw, "text.format.schema", strict=strict)
         case ObjectResponse():
-            return ANY_OBJECT
+            return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=ANY_OBJECT)
         case _:
             return None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Answers of `/v1/responses`: an object, or a stream of events in their order. Pure.
+"""Render answers of `/v1/responses`, whole or as a stream of events. Pure.
 
 response.created, response.in_progress
 for a text      output_item.added, content_part.added, output_text.delta*, output_text.done,

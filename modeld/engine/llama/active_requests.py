@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Who is in the slots: streams, prompts in prefill and embeddings; how they come in, and how they leave."""
+"""Requests in slots (streams, prefills, embeddings): admit them, finish them, free their slots."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ActiveRequests:
     """
 
     def __init__(self, model: Model, places: KvManager, embedder: Embedder, cells: int) -> None:
-        """`cells`: KV cells that one may have at the most, in any layout."""
+        """`cells`: KV cells that one may have at most, in any layout."""
         self.running: list[Job] = []
         self._model = model
         self._cells = cells
@@ -59,8 +59,12 @@ class ActiveRequests:
                 self._embedder.jobs.append(job)
             else:
                 self.running.append(job)
-            thought = "" if isinstance(job, EmbedJob) else job.thought
-            outputs.append(RequestAdmitted(job.id, job.prompt_length, job.cached, thought))
+            if isinstance(job, EmbedJob):
+                outputs.append(RequestAdmitted(job.id, job.prompt_length, job.cached))
+            else:
+                outputs.append(
+                    RequestAdmitted(job.id, job.prompt_length, job.cached, job.thought, job.notices)
+                )
 
     def recheck(self) -> None:
         """Look for room again: another one is the first that waits."""

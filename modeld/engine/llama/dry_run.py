@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a model will take, asked of llama.cpp itself: a load without memory (`no_alloc`).
+"""Measure a model's memory needs by llama.cpp itself: load it without allocating (`no_alloc`).
 
 llama.cpp reads the header, builds the vocabulary and the graphs, chooses the buffers and computes their
 sizes, but allocates nothing of them. To be called in a process of its own (`worker.oneshot`): a bad file
@@ -18,7 +18,7 @@ tables in memory as a worker with this model.
 |          | embedding model the rows of a whole batch                                             |
 | overhead | resident set of this process (of a thread: its growth), adapters taken out; the rows  |
 |          | of logits by its log, which llama.cpp clears, so that they are resident from the      |
-|          | beginning (guesses and embeddings beside streams may raise them to 32)                |
+|          | beginning (guesses and embeddings alongside streams may raise them to 32)                |
 
 Of a KV cache that is split first and may become one (`kv_unified` None), both are asked for.
 """

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The real engine: one model in llama.cpp, several slots, one `llama_decode` a step for all of them.
+"""The llama.cpp engine: one model, several slots, one `llama_decode` per step for all of them.
 
 A step receives (cancels, new requests, free slots), schedules (the next token of each running slot,
 then a chunk of the prompts in prefill), forwards (one decode) and processes (samples, text, ends).
 
-Same seed, same text holds for a request that runs alone in a fresh engine. Beside others, or when the
+Same seed, same text holds for a request that runs alone in a fresh engine. Alongside others, or when the
 beginning of its prompt is retained, batches have another shape and the cache has other cells. With
 flash attention on (`llama_flash_attn: true`) a CPU then gives the same bits, as long as it takes
 the same kernel (there is one for tiles of 64 rows and more, and one for a single row over 512 cells and
 more), and as long as the cells of a request lie in the order of its tokens: values are summed, in 16
 bits, in the order of the cells, and llama.cpp fills the gaps that others left. With it off llama.cpp
 multiplies one row by another kernel than several; logits differ by some tenths, and texts part after some
-tens of tokens (SmolLM2-135M, 64 tokens beside three others: 3 of 8 greedy texts were the same, none of 8
+tens of tokens (SmolLM2-135M, 64 tokens alongside three others: 3 of 8 greedy texts were the same, none of 8
 sampled ones; with flash attention all of them).
 """
 
@@ -288,12 +288,12 @@ class LlamaEngine:
             kept = job.upto - 1
             if not self._places.memory.cut(job.slot, kept):
                 raise EngineFailed(
-                    f"{self._id}: the KV cache of this model cannot be wound back; load it anew"
+                    f"{self._id}: the KV cache of this model cannot be wound back; load it again"
                 )
         job.kept = kept
 
     def _embed(self, outputs: list[Output]) -> None:
-        """Decode for embeddings, as much as the streams beside it allow, and give out what is ready."""
+        """Decode for embeddings, as much as the streams alongside it allow, and give out what is ready."""
         streams = self._seats.streams
         most = self._chunks.budget(streams, 1) if streams else self._embedder.rows
         result, parts = self._embedder.decode(self._places.memory, most, self._places.cache.spare)

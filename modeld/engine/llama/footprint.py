@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a model takes once it is loaded and its context is full: a first estimate, by formula.
+"""Estimate by formula a model's memory once it is loaded and its context is full.
 
 It is the growth of the resident set of the process, on a CPU. It counts the deepest moment: a whole
 ubatch of prompt at the end of a full context. A young context takes less, because the compute
@@ -62,9 +62,9 @@ PROCESS_BYTES = 40 * MIB
 EMBED_SEQUENCES = 32
 """Inputs of one decode of an embedding model; a divisor of its tokens."""
 LEAST_ROWS = 32
-"""Rows of logits that a context has at the least: an embedding beside streams takes one a token."""
+"""Rows of logits that a context has at least: an embedding alongside streams takes one a token."""
 MOST_RETAINED = 32
-"""Sequences that the prefix cache may hold beside those in slots, where it is on."""
+"""Sequences that the prefix cache may hold alongside those in slots, where it is on."""
 
 SERVED_BYTES = 3 * MIB // 2
 """Code and tables that the first decodes touch; measured: 1.3 to 1.7 MiB."""
@@ -121,7 +121,7 @@ def _embedding_model(facts: ModelFacts, options: LoadOptions, types: frozenset[s
 
 
 def served_bytes(facts: ModelFacts, options: LoadOptions) -> int:
-    """Return what becomes resident with the first requests, beside the buffers of graphs."""
+    """Return what becomes resident with the first requests, alongside the buffers of graphs."""
     slots = 0 if facts.pooling else options.slots
     return SERVED_BYTES + slots * facts.vocabulary * CANDIDATE_BYTES
 
@@ -165,7 +165,7 @@ def cells_of(facts: ModelFacts, options: LoadOptions) -> int:
 
 
 def retained_sequences(options: LoadOptions) -> int:
-    """Return how many sequences a context has beside those in slots; each costs a row of logits."""
+    """Return how many sequences a context has alongside those in slots; each costs a row of logits."""
     return 0 if options.prefix_cells == 0 else MOST_RETAINED
 
 

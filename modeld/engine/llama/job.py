@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""One request inside the engine: prepared, then running in a slot, then ended.
+"""One generation request in the engine: prepare it, and track it until it ends.
 
 `prepare` does all that can fail for what is in a request, so that a bad one is refused before it
 waits for a slot.
@@ -12,13 +12,12 @@ from functools import partial
 import numpy as np
 from msgspec.structs import replace
 
-from modeld.domain.request import AS_MANY_AS_FIT, GenerateRequest
+from modeld.domain.request import AS_MANY_AS_FIT, ConstraintKind, GenerateRequest
 from modeld.domain.request_events import Logprobs, Usage
 from modeld.domain.text_filter import TextFilter
 from modeld.domain.tool_calls import ends_in_thought
-from modeld.engine.llama.constraints.grammar import Grammar
+from modeld.engine.llama.constraints.grammar import Constraints, Grammar
 from modeld.engine.llama.constraints.matcher import logits_of
-from modeld.engine.llama.constraints.slices import Constraints
 from modeld.engine.llama.native.vocab import TokenArray, Vocab
 from modeld.engine.llama.prompts.renderer import PromptRenderer
 from modeld.engine.llama.prompts.tool_grammar import CallGrammars
@@ -37,6 +36,7 @@ class Job:
       ends: tokens that end it.
       spelled: control tokens that are shown as text.
       thought: the marker of a thought in which its text begins; empty: in none.
+      notices: what of its schema or its functions is not kept.
       cached: tokens of the prompt that another request had decoded.
       answer: the tokens generated.
       kept: tokens of it that are in the KV cache, which is also its next position.
@@ -66,6 +66,7 @@ class Job:
         "limit",
         "logprobs",
         "lookup",
+        "notices",
         "pending",
         "prompt",
         "prompt_length",
@@ -98,6 +99,7 @@ class Job:
         self.ends = ends
         self.spelled = spelled
         self.thought = ""
+        self.notices: tuple[str, ...] = ()
         self.text = TextFilter(request.stop)
         self.slot = -1
         self.cached = 0
@@ -116,7 +118,7 @@ class Job:
 
     @property
     def cells(self) -> int:
-        """KV cells it needs at the most."""
+        """KV cells it needs at most."""
         return min(self.prompt_length + self.limit, self.context)
 
     @property
@@ -195,11 +197,7 @@ def prepare(
     """
     if request.max_tokens < 1 and request.max_tokens != AS_MANY_AS_FIT:
         raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1")
-    bound: Grammar | InvalidGrammar | None = None
-    if request.constraint is not None:
-        bound = constraints.of(request.constraint)
-    elif request.tools and template.form is not None:
-        bound = calls.of(request.tools, template.form)
+    bound = _bound(request, template, calls, constraints)
     prompt, thought = _prompt(request, vocab, template, context)
     if not len(prompt):
         raise InvalidRequest("the prompt is empty: it has no tokens")
@@ -221,7 +219,23 @@ def prepare(
     job = Job(request_id, request, prompt, limit, sampler=sampler, ends=ends, spelled=spelled)
     job.context = context
     job.thought = thought
+    job.notices = bound.notices if isinstance(bound, Grammar) else ()
     return job
+
+
+def _bound(
+    request: GenerateRequest, template: PromptRenderer, calls: CallGrammars, constraints: Constraints
+) -> Grammar | InvalidGrammar | None:
+    """Return what binds the text. Raises: StillRendering, StillCompiling; InvalidGrammar of a function."""
+    constraint, patience_s = request.constraint, template.patience_s
+    if constraint is not None and constraint.kind is ConstraintKind.CALL:
+        strict = constraint.strict
+        return calls.forced(constraint.tools, constraint.text, strict=strict, patience_s=patience_s)
+    if constraint is not None:
+        return constraints.of(constraint, patience_s)
+    if request.tools and template.form is not None:
+        return calls.of(request.tools, template.form, patience_s)
+    return None
 
 
 def _prompt(
@@ -281,7 +295,7 @@ def _ends(request: GenerateRequest, vocab: Vocab) -> frozenset[int]:
 
 def _too_long(said: str, tokens: int, context: int) -> PromptTooLong:
     return PromptTooLong(
-        f"the prompt has {said} tokens, and with one token of an answer at the least the context of "
+        f"the prompt has {said} tokens, and with one token of an answer at least the context of "
         f"{context} tokens has room for {context - 1}; shorten the prompt",
         details={"prompt_tokens": tokens, "context": context},
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: how many prompt tokens the next batch takes, from how long the last ones took, and whose.
+"""Choose how many prompt tokens the next batch takes, and whose, from recent step times. Pure.
 
 Alone, prompts go in whole batches, or in what takes `LONGEST_S`: each chunk is a sign of life, and an engine
-that shows none for `stall_timeout` is taken for one that hangs. Beside running streams each prompt token
+that shows none for `stall_timeout` is taken for one that hangs. Alongside running streams each prompt token
 lengthens the gap between their tokens, so a chunk gets the time that is left until a bound:
 
     bound = max(FLOOR_S, STRETCH * usual step), and more where prompts are many (below)
@@ -10,13 +10,13 @@ lengthens the gap between their tokens, so a chunk gets the time that is left un
 
 within [SMALLEST, batch], to the nearest TILE. The usual step is that of as many streams without a prompt. The
 times are moving averages of what was measured here, since they depend on the machine, the model and the depth
-of the cache; a token alone in a batch of hundreds and one beside streams are told apart. So streams keep
-1 / STRETCH of their speed at the least, and the prompt has the rest of the time: neither waits for the other.
+of the cache; a token alone in a batch of hundreds and one alongside streams are told apart. So streams keep
+1 / STRETCH of their speed at least, and the prompt has the rest of the time: neither waits for the other.
 
 Who waits for a first token behind another prompt weighs `FIRST_TOKEN` times one who waits for the next: where
 prompts outweigh streams the bound grows with their ratio, up to CEILING_S. So requests that arrive together,
 and of which the first already runs, are soon all running, which also is the way to the most tokens a second.
-Source: docs/performance.md, "A prompt beside streams".
+Source: docs/performance.md, "A prompt alongside streams".
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ FIRST_TOKEN = 4
 CEILING_S = 0.25
 """A gap that many prompts may make together."""
 SMALLEST = 8
-"""Prompt tokens a step at the least: a prefill always moves."""
+"""Prompt tokens a step at least: a prefill always moves."""
 TILE = 4
-"""Prompt tokens beside streams come in fours: ggml's CPU kernels multiply four in the time of three."""
+"""Prompt tokens alongside streams come in fours: ggml's CPU kernels multiply four in the time of three."""
 PASS = 2
 """A pass over the weights for a chunk takes as long as so many of its tokens, whatever their number."""
 FIRST = 32
-"""Prompt tokens beside streams as long as nothing was measured."""
+"""Prompt tokens alongside streams as long as nothing was measured."""
 _OUTLIER = 2.0
 """Times the average: what takes longer is a machine that stood still, unless the next step takes as long."""
 _WEIGHT = 0.2
@@ -51,7 +51,7 @@ class ChunkRule:
     """Chooses chunks for one engine and learns from its steps. Times in seconds."""
 
     def __init__(self, batch: int, token_s: float = 0.0) -> None:
-        """`token_s`: a first guess of what a prompt token takes at the most; the warm-up's decode of one."""
+        """`token_s`: a first guess of what a prompt token takes at most; the warm-up's decode of one."""
         self._batch = batch
         self._guess_s = token_s
         self._usual: dict[int, _Average] = {}
@@ -59,7 +59,7 @@ class ChunkRule:
         self._alone = _Average()
         """Of a token of prompts alone."""
         self._beside = _Average()
-        """Of one beside streams; the pass counts as tokens, too."""
+        """Of one alongside streams; the pass counts as tokens, too."""
 
     def budget(self, decoding: int, prompts: int = 1) -> int:
         """Return how many tokens of so many prompts may join `decoding` streams in the next batch."""

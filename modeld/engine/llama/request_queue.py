@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Requests that have no slot yet: as they arrived, and prepared, in the order in which they came."""
+"""Requests without a slot: queue them in order, and prepare them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from modeld.domain.request_events import (
     Usage,
     VocabularyAnswer,
 )
-from modeld.engine.llama.constraints.slices import Constraints, StillCompiling
+from modeld.engine.llama.constraints.compiler import GrammarCompiler, StillCompiling
+from modeld.engine.llama.constraints.grammar import Constraints
 from modeld.engine.llama.embedding.job import EmbedJob, prepare_embedding
 from modeld.engine.llama.job import Job, prepare
 from modeld.engine.llama.native.library import logger
@@ -67,7 +68,7 @@ def prepare_or_fail(
 # Pure: divides an engine's time between requests that arrive and streams that wait meanwhile.
 #
 # To tokenise 128 KiB of text takes 0.1 s, and 64 such texts may arrive together. What takes longest, a large
-# grammar, is compiled in slices (`slices`).
+# grammar in GBNF, is checked in slices (`constraints.grammar`).
 #
 #     (1) after `SLICE_S` no other request is prepared in this step; the one under way is finished
 #     (2) what took longer, or is not done yet, is followed by as much time for those who stream, if any do
@@ -166,8 +167,9 @@ class RequestQueue:
         self._can_guess = can_guess
         self._submitted: deque[tuple[int, Request]] = deque()
         self._turns = PreparationTurns()
-        self._calls = CallGrammars()
-        self._constraints = Constraints()
+        self._compiler = GrammarCompiler(vocab, template.try_grammars)
+        self._calls = CallGrammars(self._compiler)
+        self._constraints = Constraints(self._compiler)
 
     @property
     def busy(self) -> bool:
@@ -195,7 +197,8 @@ class RequestQueue:
         return bool(left)
 
     def close(self) -> None:
-        """Let go of all requests. Idempotent."""
+        """Let go of all requests and grammars; the model can be freed then. Idempotent."""
+        self._compiler.close()
         for job in self.waiting:
             _close(job)
         self.waiting.clear()

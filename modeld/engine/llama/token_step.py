@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Draws the next token of a job from its row of logits, and ends the job if that was the last."""
+"""Sample the next token of a job, and end the job if it was the last."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class DecodeFailures:
         """
         self._count += 1
         if self._count >= MOST:
-            raise EngineFailed(f"{self._id}: {reason}, {self._count} times in a row; load the model anew")
+            raise EngineFailed(f"{self._id}: {reason}, {self._count} times in a row; load the model again")
         return self.given_up(reason)
 
     def given_up(self, reason: str) -> EngineFailed:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The endpoints, one file for each API."""
+"""The endpoints, one file per API."""
 
 from modeld.http.endpoint import Endpoint
 from modeld.http.endpoints import anthropic, control, llamacpp, native, observe, ollama, openai

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The OpenAPI document as one HTML page: no script, nothing from elsewhere. Pure."""
+"""Render the OpenAPI document as one HTML page without scripts or external files. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Writes the parts of a chunked answer straight to the socket, once its head is on the wire.
+"""Write chunks of a response straight to the socket, once its head is sent.
 
 On the way that ASGI prescribes, each part passes through the app server's state machine, h11's, a lock
 and a deadline. A part of a chunked body changes no state in any of these: it is three lines of

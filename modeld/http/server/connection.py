@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""One TCP connection, from accept to close. Stands where Hypercorn has its Trio `TCPServer`.
+"""Handle one TCP connection from accept to close, in place of Hypercorn's Trio `TCPServer`.
 
 It keeps what that one cannot: an exception stays inside its connection; a write that makes no
 progress ends (`socket_writer.py`); a connection that should close does close, after its answer was read; a

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The listener: sockets, accepting, and an end that no client can delay.
+"""Open sockets, accept connections, and stop without waiting on any client.
 
 It does what `hypercorn.trio.serve` does, without its gaps: the app's start-up raises here instead of
 being swallowed, running out of file descriptors is waited out quietly, and connections are

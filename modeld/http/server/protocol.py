@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Hypercorn's HTTP/1.1 protocol, with what it lacks: it owns the parsing of one connection.
+"""Hypercorn's HTTP/1.1 protocol, with the guards that it lacks.
 
 What differs from `hypercorn.protocol.h11.H11Protocol`:
 

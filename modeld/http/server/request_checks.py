@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Which request heads are served: method, version, size, framing and target. Pure."""
+"""Check a request's head: method, version, size, framing and target. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a client sends of one request, brought to its exchange in the turn of whoever reads the socket.
+"""Pass a request's body and disconnect to its handler, on the reading task.
 
 ASGI has the app ask for messages: that takes a channel, and a task that waits for the client to leave. A
 short request spends a tenth of its time on these (docs/performance.md). The listener knows of each

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The writing half of one connection: in order, and only while the client takes what is written."""
+"""Write to one connection in order, and cut a client that does not read."""
 
 from __future__ import annotations
 

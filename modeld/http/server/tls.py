@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""TLS: the context that Hypercorn's configuration makes of a certificate and its key, and why it cannot."""
+"""Build a TLS context from a certificate and key, and explain why that fails."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The files of the LoRA adapters that the settings name: where they are, and whether they can be used.
+"""Locate and check the LoRA adapters that the settings name.
 
 Synchronous; blocks on the disk. A header is read again only when path, size, time of modification or inode
 of the file changed; an error of the operating system is never remembered.
@@ -102,7 +102,7 @@ class AdapterFiles:
 def adapter_problems(settings: Settings) -> list[str]:
     """Return a sentence for each adapter that the settings name and that cannot be used.
 
-    Whether it fits the model it is for shows only beside that model's file.
+    Whether it fits the model it is for shows only alongside that model's file.
     """
     files = AdapterFiles(settings)
     looks = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Which model files a folder has. Reads names, sizes and times, not the files; blocks on the disk.
+"""List the model files of a folder by name, size and time. Blocks on the disk.
 
 What is looked at: `*.gguf` (in any case) in the folder and below it, through symbolic links, without
 hidden names. A folder that is reached twice is read once, so a link that leads back does no harm. How

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Which entry of `models:` is whose, and the options that come of it. Pure."""
+"""Match entries of `models:` to models, and merge their options. Pure."""
 
 from __future__ import annotations
 

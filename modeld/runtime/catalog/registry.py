@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Owns the knowledge of which models there are: looks at the models folder, and tells of changes.
+"""Watch the models folder, and publish its catalogue when it changes.
 
 A look blocks on the disk, so it runs in a thread; never more than one, whatever the disk does. A
 mount that does not answer (a dead NFS server) holds that one thread in the kernel, where nothing

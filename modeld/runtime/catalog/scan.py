@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""One look at the models folder: files in, catalogue out. Synchronous; blocks on the disk.
+"""Scan the models folder once: files in, catalogue out. Blocks on the disk.
 
 Which files there are is `model_files`' to say. Headers are read again only when path, size, time of
 modification or inode of a part changed; else a look costs one `stat` a file (1,000 files: 10 ms). An
@@ -145,7 +145,7 @@ class Scanner:
         outcomes: Mapping[str, _Outcome],
         entries: Mapping[str, ModelSettings],
     ) -> list[ModelSpec]:
-        """All models with their sizes: what is pinned first, since the others have to fit beside it.
+        """All models with their sizes: what is pinned first, since the others have to fit alongside it.
 
         Pinned models whose size is `auto` share evenly what the other pinned ones leave, with one
         share for all the models that are not pinned.

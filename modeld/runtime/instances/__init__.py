@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Loaded models: one task group each."""
+"""Loaded models, one task group each."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""When a decode under way may be interrupted for a client who left."""
+"""Decide when a running decode may be interrupted for a client that left."""
 
 from __future__ import annotations
 

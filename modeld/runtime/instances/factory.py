@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Makes instances: what the settings say of all of them, and who hears what they really take."""
+"""Create instances with the settings that all of them share."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""One instance: the task group of one loaded model, its bounded FIFO, and the worker behind it.
+"""One instance: a task group for one loaded model, its bounded FIFO, and its worker.
 
 Tickets go down (FIFO -> free slot -> worker), outputs come up (worker -> ticket's mailbox).
 What the scheduler must know goes to it as inputs.
@@ -273,7 +273,7 @@ class Instance:
         self._feed(InstanceLoaded(self.model_id, info.slots))
 
     def _stepped(self, outputs: tuple[Output, ...]) -> None:
-        """Deliver what a step brought; each reader gets all that is his at once."""
+        """Deliver a step's outputs; each reader gets all of its own at once."""
         now = self.last_step = trio.current_time()
         self._interrupts.stepped(outputs)
         tokens, touched = 0, dict[int, Ticket]()
@@ -302,8 +302,8 @@ class Instance:
         output: RequestAdmitted | VectorOutput | AnswerOutput | RequestDone | RequestFailed,
     ) -> None:
         match output:
-            case RequestAdmitted(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, thought=thought):
-                ticket.admit(prompt_tokens, cached_tokens, thought)
+            case RequestAdmitted():
+                ticket.admit(output.prompt_tokens, output.cached_tokens, output.thought, output.notices)
                 self._feed(SlotTaken(ticket.id))
             case VectorOutput(first=first, vectors=vectors):
                 ticket.put(Embedded(first, vectors))
@@ -326,7 +326,7 @@ class Instance:
         self._feed(SlotReleased(ticket.id, served=served, tokens=tokens))
 
     def _fail_running(self) -> None:
-        """Fail what was in the slots. After a death, those of whose answer nothing came may begin anew."""
+        """Fail what was in the slots. After a death, those of whose answer nothing came may begin again."""
         died = self._ending if isinstance(self._ending, WorkerDied) else None
         text = f"model {self.model_id} was stopped while it served this request"
         problem = EngineFailed(text).as_problem() if died is None else died.problem

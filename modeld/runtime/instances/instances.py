@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""All instances there are: begun when a load is ordered, gone when their end is heard of."""
+"""Start instances as loads are ordered, and remove them when they end."""
 
 from __future__ import annotations
 

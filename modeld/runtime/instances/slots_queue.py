@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The bounded FIFO in front of the slots of one model, and how many of the slots are free."""
+"""The bounded FIFO in front of a model's slots, and the count of free slots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SlotsQueue:
 
         Cancellation: may take a slot along; only the end of the instance cancels this.
         """
-        # First the slot: so who waits for one is in the channel, where `withdraw` finds him.
+        # First the slot: so a ticket that waits for one is still in the channel, where `withdraw` finds it.
         await self._free_slots.acquire()
         return await self._front.receive()
 

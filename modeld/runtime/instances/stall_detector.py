@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Tells an engine that hangs from one that is slow: what counts are looks, not seconds."""
+"""Tell a hanging engine from a slow one, by counting checks without a sign of life."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The accounts of keys: limits asked at each request, usage counted at its end, and kept on disk behind that.
+"""Check each key's limits per request, count its usage, and store that on disk.
 
 Everything a request needs is in memory and takes no time. The file is written every few seconds, in a
 thread; when it cannot be, that is a warning, and the counts wait.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The keys in force: checks what clients send against them, and reads their file again when told to.
+"""Verify the keys that clients send, and reload the key file on request.
 
 Hashes are slow on purpose, and requests must not be. So what was checked once is remembered, by its HMAC
 under a key that only this process has: a look-up in a table whose keys nobody can foresee takes 3 us and

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Usage on disk: one SQLite table, one row for each day, key and model. Synchronous; called in a thread.
+"""Store usage in SQLite, one row per day, key and model. Synchronous; runs in a thread.
 
 Python's own `sqlite3` is the binding: an ORM or a query builder would be larger than these four statements.
 """

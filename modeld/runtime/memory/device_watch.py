@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Watches the devices' memory, and tells the scheduler when others leave it more or less of the budget.
+"""Poll device memory, and tell the scheduler when other processes take or return some.
 
 The machine's memory is read in the event loop: two files of /proc and those of the cgroup, and one of each
 worker, less than 1 ms every `LOOK_S`. GPUs are asked in a process of their own (`worker.device_child`), every
@@ -106,7 +106,7 @@ class MachineDevices:
         ask: Callable[[], Awaitable[tuple[Device, ...] | Problem]] = read_devices,
         read: Callable[[], Device] = machine_as_device,
     ) -> None:
-        """`backends`: of llama.cpp's library, beside the CPU (default: looked up when it runs)."""
+        """`backends`: of llama.cpp's library, alongside the CPU (default: looked up when it runs)."""
         self.problem: str | None = None
         self._backends = backends
         self._ask = ask
@@ -227,7 +227,7 @@ class DeviceWatch:
         """Return the bytes of the machine's memory that models hold and nobody can take back.
 
         Pages of model files are not among them: they count as available. Models in threads share this
-        process; of its growth they are taken to hold what the ledger has for them, at the most.
+        process; of its growth they are taken to hold what the ledger has for them, at most.
         """
         held = in_threads = 0
         for view in fleet.instances.values():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Puts the best estimate of its memory to every model of a catalogue, and makes the estimates better.
+"""Give every model of a catalogue its best memory estimate, and improve the estimates.
 
 A look at the folder estimates by formula, at once. Models that are new are then asked for one after
 another, by a dry run in a child process (`worker.oneshot`), while no request is inside; and each load teaches
@@ -268,7 +268,7 @@ class FootprintEstimator:
             _log.warning("a model's footprint is only a formula's", model=spec.id, reason=answer.message)
         else:
             entry = self._store.find(key) or Entry(model=spec.id)
-            # What was learned beside the formula says nothing of the dry run.
+            # What was learned alongside the formula says nothing of the dry run.
             self._put(key, replace(entry, run=answer, learned=None))
             _log.info(
                 "footprint",

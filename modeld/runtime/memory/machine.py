@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The memory of this machine at this moment, as a device, and the budget that `auto` makes of it."""
+"""Read this machine's free memory as a device, and the budget that `auto` yields."""
 
 from __future__ import annotations
 

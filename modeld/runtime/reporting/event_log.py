@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Keeps the daemon's last events, and gives them to who reads along and to the file.
+"""Keep the daemon's last events, and pass them to readers and to the file.
 
 Readers have no queue of their own: each is a place in the one ring. So a slow one costs nothing; when
 what it had not read is overwritten, it is told how much that was, and goes on with what is there.
@@ -39,7 +39,7 @@ class EventSink(Protocol):
         ...
 
     def reopen(self) -> None:
-        """Open the file anew, as soon as that can be: somebody has moved it away."""
+        """Open the file again, as soon as that can be: somebody has moved it away."""
         ...
 
 
@@ -130,7 +130,7 @@ class EventLog:
         self._news.unpark_all()
 
     def reopen(self) -> bool:
-        """Open the file anew, if there is one: it was moved away. Returns whether there is one."""
+        """Open the file again, if there is one: it was moved away. Returns whether there is one."""
         if self._sink is None:
             return False
         self._sink.reopen()

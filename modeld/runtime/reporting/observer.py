@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Shows what the scheduler does: the log, the metrics, the events, and the last decisions for `/status`."""
+"""Record what the scheduler does: log, metrics, events, and recent decisions for `/status`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Puts together what `/status` tells, from the fleet's snapshot and the instances behind it."""
+"""Assemble `/status` from the fleet's snapshot and its instances."""
 
 from __future__ import annotations
 

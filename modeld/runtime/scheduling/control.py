@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What operators pull, as the front sees it: names become ids, wishes become inputs of the scheduler."""
+"""Turn operators' requests into scheduler inputs, resolving model names."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Makes true what a step decides: what inputs and effects mean to tickets, instances and operations.
+"""Perform the scheduler's effects on tickets, instances and operations.
 
 Decides nothing, and never waits. What its deeds cause comes back to the scheduler's loop as inputs.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The store of operations: those that run, and the last that ended, for who asks or waits."""
+"""Store running operations, and the last that ended."""
 
 from __future__ import annotations
 

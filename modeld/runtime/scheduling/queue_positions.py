@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What those who wait are told."""
+"""Tell waiting requests their place in the queue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modeld.scheduler.queue_order import queue_order
 from modeld.scheduler.state import Fleet, Instant
 
 TELL_EVERY_S = 0.5
-"""Those who wait hear of changes at most so often; who just came hears his place at once."""
+"""Seconds between two events about positions; a request that just arrived is told its place at once."""
 
 
 def tell_progress(fleet: Fleet, tickets: Mapping[int, Ticket], model_id: str, fraction: float) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Where requests and the wishes of operators come in, and what others may know of the fleet.
+"""Take in requests and operators' requests, and expose the fleet's state.
 
 Each call becomes an input of the one loop of decisions (`scheduler_loop.py`), and returns what came of it at
 once: so a request knows immediately whether it was refused. Nothing here waits, except `run`.

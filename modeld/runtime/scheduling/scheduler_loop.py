@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The one owner of the fleet's state: feeds inputs and the time to the pure `step`.
+"""Own the fleet's state: feed inputs and time to the pure `step`.
 
 Everything here runs in the event loop and never waits, except `run`: so nobody needs a lock, and
 who feeds an input sees at once what became of it.

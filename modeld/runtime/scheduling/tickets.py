@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The tickets of all requests that are inside: who came, and who is gone again."""
+"""Track the tickets of all requests inside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Tickets:
     """
 
     def __init__(self, observer: SchedulerObserver, *, max_backlog_bytes: int) -> None:
-        """`observer` hears of each that comes and goes; a reader so far behind loses his stream."""
+        """`observer` is told of each that comes and goes; a reader that far behind loses its stream."""
         self._observer = observer
         self._max_backlog = max_backlog_bytes
         self._inside: dict[int, Ticket] = {}

@@ -76,7 +76,7 @@ def test_whole_numbers_may_be_floats_in_every_body(
 
 @pytest.mark.parametrize(("number", "told"), BAD)
 def test_what_is_no_whole_number_is_refused_in_a_sentence(number: str, told: str) -> None:
-    """Also beside a whole number that is a float."""
+    """Also alongside a whole number that is a float."""
     for before in ("", '"top_k":40.0,'):
         with pytest.raises(InvalidRequest) as caught:
             native.parse_infer(f'{{"prompt":"x",{before}"max_tokens":{number}}}'.encode())
@@ -132,7 +132,7 @@ _numbers = msgspec.json.Decoder(Numbers)
 
 @given(st.integers(-(2**63), 2**63 - 1), st.lists(st.floats(allow_nan=False, allow_infinity=False)))
 def test_values_are_exact(whole: int, others: list[float]) -> None:
-    """Sixty-four bits of them, and floats beside them do not change."""
+    """Sixty-four bits of them, and floats alongside them do not change."""
     body = f'{{"others":{json.dumps(others)},"whole":{whole}.00}}'.encode()
     assert decode(body, _numbers, "") == Numbers(whole, others)
 
@@ -155,7 +155,7 @@ def test_reading_floats_takes_time_that_grows_with_the_body(case: str) -> None:
     began = time.process_time()
     with pytest.raises(InvalidRequest):
         parse(body)
-    assert time.process_time() - began < 3  # 0.6 s at the most on a machine with other work
+    assert time.process_time() - began < 3  # 0.6 s at most on a machine with other work
     tracemalloc.start()
     try:
         with pytest.raises(InvalidRequest):

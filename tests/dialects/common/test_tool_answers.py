@@ -81,7 +81,7 @@ def events(
 
 
 def plain(found: Answer) -> Answer:
-    """An answer whose arguments have no blanks of their own, as some dialects write them anew."""
+    """An answer whose arguments have no blanks of their own, as some dialects write them again."""
     return found._replace(parts=tuple(
         part if isinstance(part, str) else (part[0], json.dumps(json.loads(part[1]))) for part in found.parts
     ))  # fmt: skip

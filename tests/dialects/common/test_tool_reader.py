@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeld.dialects.common.tool_calls import call_id, check_tools, chosen_tool, one_call_of, tool_of
+from modeld.dialects.common.tool_calls import call_id, check_tools, chosen_tool, tool_of
 from modeld.dialects.common.tool_reader import CallPiece, TextPiece, ToolReader
 from modeld.domain.request import Tool
+from modeld.domain.tool_calls import argument_schema, call_schema
 from modeld.errors import InvalidRequest
 
 WEATHER = Tool(
@@ -300,7 +301,7 @@ def test_a_call_without_arguments_has_none() -> None:
     assert read(['<tool_call>{"name": "time"}</tool_call>']) == ("", [("time", "{}")])
 
 
-def test_a_forced_call_keeps_references_of_each_schema() -> None:
+def test_the_schema_of_a_call_keeps_the_references_of_its_arguments() -> None:
     """References within a schema lead to where it was put; one that says nothing takes any object."""
     looped = json.dumps(
         {
@@ -308,18 +309,14 @@ def test_a_forced_call_keeps_references_of_each_schema() -> None:
             "$defs": {"it": {"enum": [1]}},
         }
     )
-    schema = json.loads(
-        one_call_of([Tool(name="a", parameters=looped), Tool(name="b", parameters="{}")]).text
-    )
-    first, second = schema["$defs"]["call0"], schema["$defs"]["call1"]
-    assert first["properties"] == {
-        "next": {"$ref": "#/$defs/call0"},
-        "it": {"$ref": "#/$defs/call0/$defs/it"},
+    schema = call_schema(Tool(name="a", parameters=looped))
+    assert schema["properties"] == {"name": {"const": "a"}, "arguments": {"$ref": "#/$defs/arguments"}}
+    moved = schema["$defs"]["arguments"]
+    assert moved["properties"] == {
+        "next": {"$ref": "#/$defs/arguments"},
+        "it": {"$ref": "#/$defs/arguments/$defs/it"},
     }
-    assert second == {"type": "object"}
-    assert [way["properties"]["name"]["const"] for way in schema["anyOf"]] == ["a", "b"]
-    both = json.loads(one_call_of([Tool(name="a")], or_else='{"type": "string"}').text)
-    assert both["anyOf"][1] == {"$ref": "#/$defs/answer"}
+    assert argument_schema(Tool(name="b", parameters="{}")) == {"type": "object"}
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_pieces_are_text_or_bytes() -> None:
 
 
 def test_bytes_that_are_no_text_are_not_lost() -> None:
-    """The text has replacement characters, the bytes come beside it; a text that has them itself is exact."""
+    """The text has replacement characters, the bytes come with it; a text that has them itself is exact."""
     assert json.loads(vocabulary_answer(Detokenized(b"a\xf0\x9f"))) == {
         "content": "a\ufffd",
         "bytes": [97, 240, 159],

@@ -132,7 +132,7 @@ def test_num_predict_bounds_the_text(num_predict: int, max_tokens: int) -> None:
 
 
 def test_mirostat_takes_the_place_of_what_it_replaces() -> None:
-    """As in Ollama, the others are off beside it, and it is off when greedy; the answer says so."""
+    """As in Ollama, the others are off alongside it, and it is off when greedy; the answer says so."""
     drawn = sampling(mirostat=2, top_k=5, mirostat_tau=3, mirostat_eta=0.2)
     assert (drawn.mirostat, drawn.mirostat_tau, drawn.mirostat_eta) == (2, 3, 0.2)
     assert (drawn.top_k, drawn.top_p, drawn.min_p) == (0, 1.0, 0.0)
@@ -161,7 +161,7 @@ def test_num_ctx_is_clamped_and_the_answer_can_say_so() -> None:
 
 
 def test_options_of_the_operator_change_nothing_and_are_named() -> None:
-    """They would load the model anew; they are accepted, and the answer names them."""
+    """They would load the model again; they are accepted, and the answer names them."""
     asked = generate(options={"num_gpu": 1, "num_thread": 8, "use_mmap": True})
     assert asked.request == generate().request
     assert asked.terms.notice(TALKER) == "no effect here: num_gpu, num_thread, use_mmap"

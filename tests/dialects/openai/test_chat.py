@@ -116,10 +116,8 @@ def test_choices_of_tools(choice: object, told: int, bound: list[str]) -> None:
     """None tells the model of no tool; required and a name bind the text to a call."""
     request = asked_for(chat(tools=[WEATHER, TIME], tool_choice=choice))
     assert len(request.tools) == told
-    names = []
-    if request.constraint is not None:
-        names = [way["properties"]["name"]["const"] for way in json.loads(request.constraint.text)["anyOf"]]
-    assert names == bound
+    tools = () if request.constraint is None else request.constraint.tools
+    assert [tool.name for tool in tools] == bound
 
 
 def test_formats_of_the_answer() -> None:
@@ -129,13 +127,16 @@ def test_formats_of_the_answer() -> None:
     constraint = asked_for(chat(response_format=wanted)).constraint
     assert constraint is not None
     assert (constraint.kind, json.loads(constraint.text)) == (ConstraintKind.JSON_SCHEMA, schema)
+    assert constraint.strict
     constraint = asked_for(chat(response_format={"type": "json_object"})).constraint
     assert constraint is not None
     assert json.loads(constraint.text) == {"type": "object"}
     assert asked_for(chat(response_format={"type": "text"})).constraint is None
     constraint = asked_for(chat(response_format=wanted, tools=[TIME])).constraint
     assert constraint is not None
-    assert len(json.loads(constraint.text)["anyOf"]) == 2
+    assert (constraint.kind, json.loads(constraint.text)) == (ConstraintKind.CALL, schema)
+    assert constraint.strict
+    assert [tool.name for tool in constraint.tools] == ["time"]
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}

@@ -42,7 +42,7 @@ def test_estimates_are_what_a_full_process_holds() -> None:
 
 
 def test_an_adapter_is_in_the_estimates(tmp_path: Path) -> None:
-    """So are 17 MiB of adapter, which are read beside the weights."""
+    """So are 17 MiB of adapter, which are read alongside the weights."""
     names = [f"blk.{layer}.attn_q.weight" for layer in range(LAYERS)]
     tensors = {key: half for name in names for key, half in pair_of(name, WIDTH, WIDTH, rank=RANK).items()}
     adapter = write_lora(tmp_path / "lora.gguf", tensors)

@@ -47,14 +47,14 @@ def test_greedy_text_is_what_the_library_itself_generates(driver, reference):
 
 
 def test_greedy_text_side_by_side(driver, reference):
-    """Beside others the first tokens are the same; sums of floats may differ later, in near ties."""
+    """Alongside others the first tokens are the same; sums of floats may differ later, in near ties."""
     ids = driver.run(*(generate_request(prompt, max_tokens=16) for prompt in PROMPTS))
     for request_id, prompt in zip(ids, PROMPTS, strict=True):
         assert driver.text(request_id)[:8] == reference[prompt][:8]
 
 
 def test_with_flash_attention_neighbours_change_nothing(real_lab):
-    """With it a text is the same to the last character, alone or beside others, greedy or by seed.
+    """With it a text is the same to the last character, alone or alongside others, greedy or by seed.
 
     The cache stays below the 512 cells from which llama.cpp takes another kernel for single tokens.
     """

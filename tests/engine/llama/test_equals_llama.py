@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
 """Greedy text of fifty prompts: what llama-cpp-python's own `Llama` generates, alone and beside eight others.
 
-Both take the same number of threads and the same batches. Beside others bits depend on llama.cpp's kernels:
+Both take the same number of threads and the same batches. Alongside others bits depend on llama.cpp's
+kernels:
 
 - With flash attention on a token's logits are the same to the last bit, as long as no batch has the 64
   rows, and no single row the 512 cells, from which llama.cpp takes other kernels, and as long as the

@@ -97,7 +97,7 @@ def test_without_flash_attention_depth_costs_compute_memory() -> None:
 
 
 def test_a_cache_that_stays_split_is_as_deep_as_a_share() -> None:
-    """A token attends to the cells of its own slot only, and no sequence is retained beside these."""
+    """A token attends to the cells of its own slot only, and no sequence is retained alongside these."""
     split, whole = (
         estimate(FACTS, LoadOptions(ctx=8192, slots=4, kv_unified=unified)) for unified in (False, True)
     )

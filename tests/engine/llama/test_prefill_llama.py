@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Prompts beside streams get as many tokens a step as the engine's own steps allow, by a clock on paper."""
+"""Prompts get as many tokens a step as the steps of the streams allow, by a made-up clock."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def driver(tmp_path, clock):
 
 
 def chunks(driver, words):
-    """Let a prompt be read beside one stream; return how many of its tokens went with each step.
+    """Let a prompt be read alongside one stream; return how many of its tokens went with each step.
 
     The stream has a token in each of these steps.
     """

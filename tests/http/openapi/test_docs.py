@@ -56,7 +56,7 @@ def test_every_key_and_error_is_in_the_api_document() -> None:
 
 
 def test_every_error_is_documented_with_its_status() -> None:
-    """Each error is in one row of the table, beside the status that clients see."""
+    """Each error is in one row of the table, alongside the status that clients see."""
     rows = re.findall(r"^\| (\d{3}) \| (`.*?`) \|", (DOCS / "api.md").read_text(), re.MULTILINE)
     documented = [(kind, int(status)) for status, kinds in rows for kind in re.findall(r"`(\w+)`", kinds)]
     assert sorted(documented) == sorted((kind, error.status) for kind, error in ERRORS.items())

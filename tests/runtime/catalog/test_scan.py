@@ -458,7 +458,7 @@ def test_an_unreadable_file_is_found_as_soon_as_its_mode_is_mended(open_folder: 
 
 
 def test_an_unreadable_folder_below_costs_only_itself(open_folder: Path, tiny: Path) -> None:
-    """The files beside it are found, and a sentence tells of it."""
+    """The files alongside it are found, and a sentence tells of it."""
     shutil.copy(tiny, open_folder / "a.gguf")
     locked = open_folder / "locked"
     locked.mkdir(mode=0)

@@ -70,7 +70,7 @@ def test_what_is_chosen_fits_and_says_why(folder):
 
 
 def test_pinned_models_come_first_and_share_evenly(folder):
-    """The others are sized for what is left beside them, whether or not they are loaded."""
+    """The others are sized for what is left alongside them, whether or not they are loaded."""
     pinned = ModelSettings(pinned=True, llama_ctx=AUTO, llama_slots=AUTO)
     specs = look(folder, 90, a=pinned, b=pinned, c=CHOSEN).catalog.models
     one, two, other = (specs[f"{name}.gguf"] for name in "abc")
@@ -173,9 +173,9 @@ def test_pinned_models_leave_less_of_the_gpus(folder):
     """As they do of the budget."""
     pinned = ModelSettings(pinned=True, llama_ctx=AUTO, llama_slots=AUTO)
     alone = look(folder, 4000, gpu(0, 0, 90), c=CHOSEN).catalog.models["c.gguf"]
-    beside = look(folder, 4000, gpu(0, 0, 90), a=pinned, c=CHOSEN).catalog.models
-    assert size(beside["c.gguf"]) < size(alone)
+    both = look(folder, 4000, gpu(0, 0, 90), a=pinned, c=CHOSEN).catalog.models
+    assert size(both["c.gguf"]) < size(alone)
     space = sizing_capacity(limits(4000), (machine(0, 102_400), gpu(0, 0, 90)))
-    left = space.less([beside["a.gguf"], beside["c.gguf"]])
+    left = space.less([both["a.gguf"], both["c.gguf"]])
     assert left.device_spaces[1].free > 0
-    assert left.total == 4000 * MIB - beside["a.gguf"].footprint.total - beside["c.gguf"].footprint.total
+    assert left.total == 4000 * MIB - both["a.gguf"].footprint.total - both["c.gguf"].footprint.total

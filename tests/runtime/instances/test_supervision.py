@@ -107,7 +107,7 @@ class Deaf(Thread):
 
 
 async def test_a_death_in_prefill_is_no_news_to_the_client(autojump_clock: trio.testing.MockClock) -> None:
-    """It had no token yet: the restarted engine reads its prompt anew, and it is served within 2 s."""
+    """It had no token yet: the restarted engine reads its prompt again, and it is served within 2 s."""
     scripts = {"a.gguf": "die_at=3 prefill_s=0.01 chunk=10"}
     async with running_scheduler([spec("a")], limits(), scripts) as here:
         ticket = here.ask("a", "w " * 50)

@@ -92,7 +92,7 @@ async def test_idle_models_go_when_memory_stays_taken(autojump_clock: trio.testi
 async def test_a_machine_with_room_enough_never_bothers_the_scheduler(
     autojump_clock: trio.testing.MockClock, budget_mb: int | None
 ) -> None:
-    """With a budget far below what is free, or with none, nothing is decided anew."""
+    """With a budget far below what is free, or with none, nothing is decided again."""
     source = FakeDevices(machine(800))
     async with watched_house(source, budget_mb) as (it, _):
         for free in (800, 900, 500, 700):
@@ -205,7 +205,7 @@ def test_models_go_on_gpus_or_on_those_inside_the_cpu_and_on_nothing_else() -> N
 
 
 async def test_models_are_placed_on_the_gpus_that_are_seen(autojump_clock: trio.testing.MockClock) -> None:
-    """The worker is told its GPU; what the ledger has there is ours, and what comes beside it is foreign."""
+    """The worker is told its GPU; what the ledger has there is ours, and the rest is foreign."""
     source = FakeDevices(machine(1000), gpu(0, 300), gpu(1, 500))
     loads: list[LoadSpec] = []
 

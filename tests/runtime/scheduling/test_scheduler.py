@@ -353,7 +353,7 @@ async def test_the_rate_is_that_of_the_busy_seconds(autojump_clock: trio.testing
 
 
 async def test_an_aside_is_answered_while_every_slot_is_taken(autojump_clock: trio.testing.MockClock) -> None:
-    """Tokens are told beside a long generation and a full FIFO; the model stays idle for nobody."""
+    """Tokens are told alongside a long generation and a full FIFO; the model stays idle for nobody."""
     async with running_scheduler([spec("a", slots=1)], limits(), {"a.gguf": "step_s=1"}) as here:
         streams = [here.ask("a", max_tokens=5) for _ in range(4)]
         while streams[0].first_token is None:

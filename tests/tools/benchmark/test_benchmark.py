@@ -258,7 +258,7 @@ def test_cancels_are_measured_in_every_phase(tmp_path: Path, capsys) -> None:
 
 @pytest.mark.e2e
 def test_a_stream_is_read_to_its_end(tmp_path: Path, capsys) -> None:
-    """Over the fake engine, with another stream beside it: it arrives whole."""
+    """Over the fake engine, with another stream alongside it: it arrives whole."""
     model = write_tiny(tmp_path)
     options = ["--seconds", "60", "--max-tokens", "200", "--companions", "1", "--fake", "step_s=0.001"]
     out = tmp_path / "stream.json"
@@ -273,7 +273,7 @@ FAKE_PROMPTS = "step_s=0.005 prefill_s=0.0005 chunk=20"
 
 @pytest.mark.e2e
 def test_a_prompt_among_streams_is_measured_on_both_sides(tmp_path: Path, capsys) -> None:
-    """Over the fake engine: gaps before and beside it, and its own time alone and beside them."""
+    """Over the fake engine: gaps before and alongside it, and its own time alone and alongside them."""
     out = tmp_path / "interfere.json"
     options = ["--prompts", "200", "--streams", "2", "--times", "1", "--fake", FAKE_PROMPTS]
     model = write_tiny(tmp_path)
@@ -304,7 +304,7 @@ def test_abandoned_prompts_are_measured_by_the_next_request(tmp_path: Path, caps
 
 
 def test_gaps_are_told_as_multiples_of_those_before() -> None:
-    """The p99 beside the prompt over the median before, then medians; the worst gap of all times."""
+    """The p99 alongside the prompt over the median before, then medians; the worst gap of all times."""
     times = [
         long_prompts.Times(1.0, 1.5, [0.01, 0.02, 0.03], [0.02, 0.05]),
         long_prompts.Times(1.0, 1.7, [0.02, 0.02], [0.06]),

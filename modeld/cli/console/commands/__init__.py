@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The commands; each file is imported when one of its commands is called."""
+"""The console's commands, each module imported when one of its commands runs."""

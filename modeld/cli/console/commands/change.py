@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`modeld load`, `unload`, `switch`: say what shall be in memory, and watch it happen."""
+"""`modeld load`, `unload`, `switch`, `pin` and `plan`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`modeld completion`: the script with which a shell completes commands, options and models."""
+"""`modeld completion`: print a shell completion script."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`modeld events`: what the daemon does, a line each, as it happens."""
+"""`modeld events`: print the daemon's events as they happen, one per line."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`modeld ps`, `models`, `status`, `decisions`: look at a running daemon. Nothing is changed or woken."""
+"""`modeld ps`, `models`, `status`, `decisions` and `operations`. They change and load nothing."""
 
 from __future__ import annotations
 

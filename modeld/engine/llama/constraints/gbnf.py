@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: reads a GBNF grammar and says what is wrong with it, before llama.cpp sees it.
+"""Parse a GBNF grammar and report its errors with line and column. Pure.
 
 llama.cpp's own parser tells its reasons to stderr only, recurses once a parenthesis, and never
 returns from `"a"{3,2}`. This one follows the same syntax (grammars/README.md of llama.cpp), gives

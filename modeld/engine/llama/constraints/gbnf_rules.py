@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: a grammar as numbered rules, as llama.cpp has it in memory."""
+"""A grammar as numbered rules, as llama.cpp holds it in memory. Pure."""
 
 from __future__ import annotations
 

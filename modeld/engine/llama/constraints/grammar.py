@@ -1,42 +1,39 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Turns the constraint of a request into GBNF that llama.cpp may safely be given.
+"""Turn the constraint of a request into a grammar: schemas for llguidance, GBNF for llama.cpp.
 
-What passes here is sound in syntax, bounded in size, not left-recursive, and not so ambiguous that
+GBNF that passes here is sound in syntax, bounded in size, not left-recursive, and not so ambiguous that
 llama.cpp would lose itself in it (`stacks`). What is slow all the same ends in `matcher`.
 """
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
-from typing import cast
 
 import msgspec
+from llguidance import LLMatcher
 
 from modeld.domain.request import Constraint, ConstraintKind
-from modeld.engine.llama.constraints.converter import Converter
-from modeld.engine.llama.constraints.gbnf import MAX_REPETITIONS, check_gbnf
+from modeld.engine.llama.constraints.compiler import GrammarCompiler, StillCompiling
+from modeld.engine.llama.constraints.gbnf import check_gbnf
+from modeld.engine.llama.constraints.guidance import HEAD, Trial
+from modeld.engine.llama.constraints.json_schema import Leniency, json_rule, parse_schema
 from modeld.errors import InvalidGrammar
 
-MAX_SCHEMA_BYTES = 128 * 1024
-MAX_SCHEMA_DEPTH = 48
-MAX_PROPERTIES = 128
-MAX_PATTERN = 2048
-"""Characters of one pattern; the converter's time grows with their square."""
-_ANYTHING = {"type": "value"}
-"""What the converter calls any JSON value."""
-_COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
-_REASON_CHARACTERS = 200
+SLICE_S = 0.03
+"""Seconds after which no further part of a GBNF grammar is looked at in this step: streams have their turn.
+To see that llama.cpp will come to an end with one takes up to a second of a core in Python."""
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """A grammar in GBNF. `tokens`: the single tokens that it names, control tokens perhaps.
+    """A grammar. `tokens`: the single tokens that it names, control tokens perhaps.
 
     It binds the text from the first trigger on, or all of it where there is none.
     """
 
-    gbnf: str
+    gbnf: str = ""
+    matcher: LLMatcher | None = None
+    """That of llguidance, in place of GBNF."""
     tokens: tuple[str, ...] = ()
     trigger_words: tuple[str, ...] = ()
     trigger_tokens: tuple[int, ...] = ()
@@ -45,6 +42,8 @@ class Grammar(msgspec.Struct, frozen=True):
     thought: str | None = None
     """None: thoughts are text like any other. Else no trigger counts within one; the text begins in that of
     this marker (`domain.tool_calls`), or in none if it is empty."""
+    notices: tuple[str, ...] = ()
+    """What of a schema it does not keep, each in a sentence."""
 
     @property
     def lazy(self) -> bool:
@@ -52,100 +51,78 @@ class Grammar(msgspec.Struct, frozen=True):
         return bool(self.trigger_words or self.trigger_tokens or self.opening_words)
 
 
-def compile_constraint(constraint: Constraint) -> Generator[None, None, Grammar]:
-    """Return the grammar of a constraint; in parts (`slices`), since a large one takes a second.
+class Constraints:
+    """Compiles what the text of a request must match. Use it from one thread.
 
-    Raises: InvalidGrammar with the reason.
+    One at a time: the first request that is not ready holds the others up. What was made is kept until
+    another is asked for, as its request may have to wait for its prompt.
     """
-    words, tokens = constraint.trigger_words, constraint.trigger_tokens
-    if constraint.kind is ConstraintKind.GRAMMAR:
-        named = yield from check_gbnf(constraint.text)
-        return Grammar(constraint.text, named, words, tokens)
-    gbnf = _from_schema(constraint.text)
-    yield
-    yield from check_gbnf(gbnf)
-    return Grammar(gbnf, trigger_words=words, trigger_tokens=tokens)
 
+    def __init__(self, compiler: GrammarCompiler) -> None:
+        self._compiler = compiler
+        self._constraint: Constraint | None = None
+        self._gbnf: Generator[None, None, tuple[str, ...]] | None = None
+        self._grammars: tuple[str, ...] = ()
+        self._made: Grammar | InvalidGrammar | None = None
 
-def rules_of(text: str) -> tuple[list[str], str]:
-    """Return the names of the rules of what a schema's `anyOf` lists, in its order, and all their rules.
+    def of(self, constraint: Constraint, patience_s: float = 0.0) -> Grammar | InvalidGrammar:
+        """Return the grammar of a constraint, or why there is none.
 
-    There is none called `root` among them. Raises: InvalidGrammar.
-    """
-    with _told():
-        return Converter().alternatives(_checked(text))
+        Raises: StillCompiling, and what says that the process that tries grammars is not done.
+        """
+        if constraint is not self._constraint:
+            self._constraint, self._gbnf, self._grammars, self._made = constraint, None, (), None
+        if self._made is None:
+            try:
+                self._made = self._compiled(constraint, patience_s)
+            except InvalidGrammar as error:
+                # Without the frames that it came through.
+                self._made = InvalidGrammar(error.message, details=error.details)
+        return self._made
 
-
-def _from_schema(text: str) -> str:
-    with _told():
-        return Converter().convert(_checked(text))
-
-
-def _checked(text: str) -> dict[str, object]:
-    """Return a schema of a size that can be converted. Raises: InvalidGrammar."""
-    size = len(text.encode("utf-8", errors="replace"))
-    if size > MAX_SCHEMA_BYTES:
-        raise InvalidGrammar(f"the JSON schema has {size} bytes; the most is {MAX_SCHEMA_BYTES}")
-    try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidGrammar(f"the JSON schema is not JSON: {error}") from error
-    if not isinstance(schema, dict):
-        raise InvalidGrammar("the JSON schema is not an object")
-    schema = cast("dict[str, object]", schema)
-    _check_size(schema, 0)
-    if "$ref" in schema:  # the converter overlooks the definitions beside a reference at the top
-        schema["anyOf"] = [{"$ref": schema.pop("$ref")}]
-    return schema
-
-
-@contextmanager
-def _told() -> Generator[None]:
-    """Say in words why a schema cannot be converted. Raises: InvalidGrammar."""
-    try:
-        yield
-    except KeyError as error:
-        raise InvalidGrammar(f"the JSON schema refers to {error}, which it does not have") from error
-    except RecursionError as error:
-        raise InvalidGrammar("the JSON schema is nested too deeply, or refers to itself") from error
-    except (AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
-        reason = str(error)[:_REASON_CHARACTERS]
-        raise InvalidGrammar(f"the JSON schema cannot be turned into a grammar: {reason}") from error
-
-
-def _check_size(node: object, depth: int) -> None:
-    """Refuse what the converter would write out at length; write the schema `true` so that it knows it."""
-    if depth > MAX_SCHEMA_DEPTH:
-        raise InvalidGrammar(f"the JSON schema is nested deeper than {MAX_SCHEMA_DEPTH}")
-    if isinstance(node, list):
-        for child in cast("list[object]", node):
-            _check_size(child, depth + 1)
-    if not isinstance(node, dict):
-        return
-    schema = cast("dict[str, object]", node)
-    for name in _COUNTS:
-        count = schema.get(name)
-        if isinstance(count, int | float) and not 0 <= count <= MAX_REPETITIONS:
-            raise InvalidGrammar(f"{name} of the JSON schema is {count}; it can be 0 to {MAX_REPETITIONS}")
-    pattern = schema.get("pattern")
-    if isinstance(pattern, str) and len(pattern) > MAX_PATTERN:
-        raise InvalidGrammar(
-            f"a pattern of the JSON schema has {len(pattern)} characters; the most is {MAX_PATTERN}"
-        )
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and not reference.startswith("#/"):
-        raise InvalidGrammar(
-            f"$ref {reference!r} of the JSON schema leads outside; it can only begin with #/"
-        )
-    if schema.get("items") in (True, {}):
-        schema["items"] = dict(_ANYTHING)
-    if isinstance(schema.get("properties"), dict):
-        properties = cast("dict[str, object]", schema["properties"])
-        if len(properties) > MAX_PROPERTIES:
-            raise InvalidGrammar(
-                f"an object of the JSON schema has {len(properties)} properties; the most is {MAX_PROPERTIES}"
+    def _compiled(self, constraint: Constraint, patience_s: float) -> Grammar:
+        words, tokens = constraint.trigger_words, constraint.trigger_tokens
+        if constraint.kind is ConstraintKind.GRAMMAR:
+            return Grammar(
+                constraint.text, tokens=self._checked(constraint), trigger_words=words, trigger_tokens=tokens
             )
-        for name in [name for name, value in properties.items() if value is True]:
-            properties[name] = dict(_ANYTHING)
-    for child in schema.values():
-        _check_size(child, depth + 1)
+        if not self._grammars:
+            schema = parse_schema(constraint.text)
+            ways = (Leniency.NONE,) if constraint.strict else tuple(Leniency)
+            self._grammars = tuple(f"{HEAD}start: answer\nanswer: {json_rule(schema, way)}\n" for way in ways)
+        found = self._compiler.of(self._grammars, patience_s)
+        if isinstance(found, InvalidGrammar):
+            raise InvalidGrammar(f"the JSON schema cannot be kept: {found.message}")
+        return Grammar(
+            matcher=found.matcher,
+            trigger_words=words,
+            trigger_tokens=tokens,
+            notices=notices_of(found.trial, "the JSON schema"),
+        )
+
+    def _checked(self, constraint: Constraint) -> tuple[str, ...]:
+        """Look at GBNF for a slice of time; return the tokens that it names. Raises: StillCompiling."""
+        if self._gbnf is None:
+            self._gbnf = check_gbnf(constraint.text)
+        until = time.perf_counter() + SLICE_S
+        while True:
+            try:
+                next(self._gbnf)
+            except StopIteration as end:
+                named: tuple[str, ...] = end.value
+                return named
+            except BaseException:  # whatever it is: what broke is begun again, and never taken for no grammar
+                self._gbnf = None
+                raise
+            if time.perf_counter() >= until:
+                raise StillCompiling
+
+
+def notices_of(trial: Trial, what: str) -> tuple[str, ...]:
+    """Return what of a schema is not kept by the way that was chosen; `what`: whose schema it is."""
+    if not trial.chosen:
+        return ()
+    left_out = [*trial.warnings]
+    if trial.chosen >= Leniency.PATTERNS:
+        left_out.append("patterns are left out, as one of them has lookaround or back references")
+    return (f"{what} is not kept whole: {'; '.join(left_out) or trial.reasons[0]}",)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Draws freely until a trigger comes, and from its beginning on what a grammar allows.
+"""Sample freely until a trigger appears, and under a grammar from the trigger on.
 
 llama.cpp has lazy grammars of its own (`llama_sampler_init_grammar_lazy_patterns`). They are not used: after
 each token they search the whole text so far with `std::regex`, which recurses once a character, and an
@@ -24,7 +24,7 @@ import numpy as np
 from modeld.domain.tool_calls import THOUGHTS
 from modeld.engine.llama.constraints import matcher as constrained
 from modeld.engine.llama.constraints.grammar import Grammar
-from modeld.engine.llama.constraints.matcher import NO_TOKEN, ConstrainedDraw, check_time
+from modeld.engine.llama.constraints.matcher import NO_TOKEN, check_time, draw_of
 from modeld.engine.llama.native.library import lib
 from modeld.engine.llama.native.vocab import Vocab
 from modeld.errors import InvalidGrammar
@@ -57,7 +57,7 @@ class LazyDraw:
         """The end of the thought that the text is in; empty: in none."""
         self._longest = max(map(len, (*self._words, *self._thoughts, b" ")))
         self._names_tokens = bool(grammar.tokens)
-        self._bound = ConstrainedDraw(vocab, grammar)
+        self._bound = draw_of(vocab, grammar)
         try:
             self._check_beginnings()
         except BaseException:  # whatever it is: the grammar of llama.cpp is freed

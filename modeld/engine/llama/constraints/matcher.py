@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Draws tokens that a grammar allows, without ever letting llama.cpp abort.
+"""Draw tokens that a grammar allows: of a schema by llguidance, of GBNF by llama.cpp.
 
-Filtering a whole vocabulary through a grammar costs milliseconds. So the chain draws first, and only
-a token that the grammar refuses leads to a second draw, from those it allows. llama.cpp aborts the
+To filter a whole vocabulary through a grammar of llama.cpp takes milliseconds. So the chain draws first, and
+only a token that the grammar refuses leads to a second draw, from those it allows. llama.cpp aborts the
 process when a grammar must accept a token that it does not allow: it is asked before. A draw that takes
 too long ends its request, so that its neighbours go on.
 """
@@ -17,8 +17,11 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
+from llguidance import LLMatcher
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from modeld.engine.llama.constraints.grammar import Grammar
+from modeld.engine.llama.constraints.guidance import reason_of
 from modeld.engine.llama.native.library import capture, lib
 from modeld.engine.llama.native.vocab import Vocab
 from modeld.errors import InvalidGrammar
@@ -47,8 +50,76 @@ def _check_tokens(vocab: Vocab, names: Iterable[str]) -> None:
             raise InvalidGrammar(f"the grammar names {name}, which is no single token of this model")
 
 
+def draw_of(vocab: Vocab, grammar: Grammar) -> ConstrainedDraw | GuidedDraw:
+    """Return the state of a grammar at the beginning of a text. Raises: InvalidGrammar."""
+    if grammar.matcher is None:
+        return ConstrainedDraw(vocab, grammar)
+    return GuidedDraw(vocab, grammar.matcher)
+
+
+class GuidedDraw:
+    """The state of one grammar of llguidance in one text. `close` lets go of it."""
+
+    def __init__(self, vocab: Vocab, matcher: LLMatcher) -> None:
+        """`matcher` is copied."""
+        self._end_tokens = vocab.end_tokens
+        self._matcher = matcher.deep_copy()
+        self._mask = allocate_token_bitmask(1, vocab.size)
+        self.candidates = Candidates(vocab.size)
+
+    def draw(self, chain: int, context: int, row: int, banned: Collection[int]) -> int:
+        """Choose the token after this row of the last batch, and take note of it.
+
+        Returns: a token that the grammar allows, or NO_TOKEN when it allows none that is not banned.
+        Raises: InvalidGrammar when the text has come to where the limits of llguidance end.
+        """
+        candidates, matcher = self.candidates, self._matcher
+        if matcher.is_stopped():
+            return NO_TOKEN
+        candidates.fill(context, row)
+        token = candidates.choose(chain)
+        if not self._allows(token):
+            fill_next_token_bitmask(matcher, self._mask)
+            self._check()
+            candidates.fill(context, row)
+            candidates.keep(self._mask)
+            if not candidates.any_left(banned):
+                return NO_TOKEN
+            token = candidates.choose(chain)
+            if not self._allows(token):
+                return NO_TOKEN
+        if not matcher.consume_token(token):
+            self._check()
+        if token not in self._end_tokens:
+            lib.llama_sampler_accept(chain, token)
+        return token
+
+    def feed(self, tokens: Iterable[int]) -> bool:
+        """Begin the text with these tokens; return False, and start over, if the grammar forbids that."""
+        found = list(tokens)
+        if self._matcher.validate_tokens(found) != len(found) or not self._matcher.consume_tokens(found):
+            self.restart()
+            return False
+        return True
+
+    def restart(self) -> None:
+        """Forget the text so far."""
+        self._matcher.reset()
+
+    def close(self) -> None:
+        """Let go of the matcher, which keeps the tokenizer. Idempotent."""
+        del self._matcher
+
+    def _allows(self, token: int) -> bool:
+        return token >= 0 and self._matcher.validate_tokens([token]) == 1
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise InvalidGrammar(f"the schema cannot bind this text any longer: {reason_of(self._matcher)}")
+
+
 class ConstrainedDraw:
-    """The state of one grammar in one text. `close` frees it.
+    """The state of one GBNF grammar in one text. `close` frees it.
 
     Raises: InvalidGrammar if llama.cpp does not take the grammar.
     """
@@ -90,7 +161,7 @@ class ConstrainedDraw:
         return token
 
     def feed(self, tokens: Iterable[int]) -> bool:
-        """Let the text begin with these tokens; return False, and begin anew, if the grammar forbids that."""
+        """Begin the text with these tokens; return False, and start over, if the grammar forbids that."""
         for token in tokens:
             if not self.candidates.allows(self._grammar, token):
                 self.restart()
@@ -150,6 +221,11 @@ class Candidates:
         array = self._array
         array.data = ctypes.cast(self._data.ctypes.data, lib.llama_token_data_p)
         array.size, array.selected, array.sorted = len(self._ids), -1, False
+
+    def keep(self, mask: npt.NDArray[np.int32]) -> None:
+        """Leave out the tokens whose bit is 0 in a mask of llguidance, 32 tokens a number."""
+        bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(self._data)]
+        self._data["logit"][bits == 0] = -math.inf
 
     def leave_out(self, tokens: Collection[int]) -> None:
         """Leave these tokens out of the draw that comes."""

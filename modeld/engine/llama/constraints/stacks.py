@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: refuses grammars with which llama.cpp would not come to an end.
+"""Refuse grammars so ambiguous that llama.cpp would not finish. Pure.
 
 llama.cpp keeps every way to read the text so far as a stack of its own, and to judge a token it
 follows each way through each of its characters, without joining ways that meet (`advance_stack`

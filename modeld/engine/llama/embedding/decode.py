@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Embeddings from a context that generates: decodes of their own, between the steps of the streams.
+"""Compute embeddings on a generating context, between the steps of its streams.
 
 llama.cpp gives the vector of every token of a batch (pooling "none") when `llama_set_embeddings` is on. It
 is on for these decodes only, so generation computes what it always did; they take their KV cells and

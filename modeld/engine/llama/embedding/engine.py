@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The engine of an embedding model: a step is one decode of whole inputs, of as many requests as fit.
+"""The engine of an embedding model: one decode of whole inputs per step, for as many requests as fit.
 
 These models read an input as a whole (attention looks both ways, or llama.cpp pools over one physical
 batch), so an input has no more tokens than a batch: `llama_ubatch`. Nothing is kept between decodes.
@@ -217,7 +217,7 @@ class EmbeddingEngine:
         said = last_lines[-1] if last_lines else "no reason given"
         reason = f"llama_decode failed with {result} ({said})"
         if self._faults >= _MOST_FAULTS:
-            raise EngineFailed(f"{self._id}: {reason}, {self._faults} times in a row; load the model anew")
+            raise EngineFailed(f"{self._id}: {reason}, {self._faults} times in a row; load the model again")
         logger.warning("%s: %s", self._id, reason)
         job = parts[-1].job
         self._running.remove(job)

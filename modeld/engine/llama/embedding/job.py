@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: one request for embeddings, from its inputs to its vectors, and what goes into the next decode."""
+"""One embedding request: its inputs, its vectors, and what goes into the next decode. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EmbedJob:
     Attributes:
       inputs: the tokens of each.
       slot: the sequence that is its own; -1 while it waits.
-      cells: KV cells it needs at the most.
+      cells: KV cells it needs at most.
       alone: decode one input at a time, since there are no cells for more.
       index: the first input that is not decoded.
       kept: tokens of that one that are.
@@ -69,7 +69,7 @@ class EmbedJob:
         return Usage(prompt_tokens=self.prompt_length)
 
     def reserve(self, rows: int, layout: Layout, cells: int) -> None:
-        """Choose how many cells it needs: those of its longest input, and of a decode beside it.
+        """Choose how many cells it needs: those of its longest input, and of a decode alongside it.
 
         In a split cache others have theirs. `cells`: those of one cache of all.
         """
@@ -138,7 +138,7 @@ class Part:
 
 
 def pack(jobs: Iterable[EmbedJob], rows: int, spare: Sequence[int]) -> list[Part]:
-    """Choose the parts of the next decode, of `rows` tokens at the most.
+    """Choose the parts of the next decode, of `rows` tokens at most.
 
     The first input of a job goes into the job's own sequence, and may go in pieces. Those behind it go into
     `spare` ones, whole: they are gone from there before anybody else can need a sequence.

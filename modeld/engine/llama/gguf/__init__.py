@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Metadata of GGUF files, read without llama.cpp."""
+"""Read the metadata of GGUF files without llama.cpp."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the file of a LoRA adapter must say before llama.cpp sees it. Pure: headers in, sentences out.
+"""Check the header of a LoRA adapter before llama.cpp loads it. Pure.
 
 llama.cpp refuses most of what is wrong with an adapter, but ends the process over the rest, some of it only
 in the first decode: metadata of another type than it expects, halves of other ranks, more dimensions than the
@@ -31,7 +31,7 @@ _TYPES = ("F32", "F16", "BF16", "Q8_0")
 _EMBEDDING = "token_embd.weight"
 _OUTPUT = "output.weight"
 _NO_BASE = "NVFP4"
-"""Weights with a scale of their own, beside which llama.cpp asserts that there is no adapter."""
+"""Weights with a scale of their own, alongside which llama.cpp asserts that there is no adapter."""
 _DIMENSIONS = 4
 
 
@@ -124,7 +124,7 @@ def _pairs(header: Header) -> dict[str, Pair]:
         stem = name.removesuffix(_HALVES[0]).removesuffix(_HALVES[1])
         missing = [half for half in _HALVES if stem + half not in halves]
         if missing:
-            raise GgufError(f"its tensor {show(name)} has no {missing[0]} beside it")
+            raise GgufError(f"its tensor {show(name)} has no {missing[0]} alongside it")
         if tensor.type not in _TYPES:
             raise GgufError(
                 f"its tensor {show(name)} has the type {tensor.type}; an adapter's may be {', '.join(_TYPES)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""A buffered cursor over a file that is not trusted: it never reads or walks beyond what is there.
+"""A bounded, buffered cursor over an untrusted file.
 
 Every method raises GgufError where the file ends too soon; `what` names, for the error, what was read.
 It reads, and does not map: a mapped file that another program truncates kills the process that

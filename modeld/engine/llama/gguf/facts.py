@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a GGUF file is, and the facts of the model in it, from its header alone and without llama.cpp.
+"""Read a GGUF file's kind and its model's facts from the header alone.
 
 Source of the keys: docs/gguf.md of ggml, and src/llama-model.cpp for what is assumed where one is
 missing.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Reads the header of one GGUF file: its metadata and the table of its tensors, never the weights.
+"""Parse the header of a GGUF file: metadata and tensor table, never the weights.
 
 The file is not trusted. Counts and lengths in it are compared with the bytes that are left before
 anything is done with them, nothing is allocated from them, and the bounds below end every walk.

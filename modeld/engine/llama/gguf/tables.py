@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Numbers of the GGUF format and their meaning: tensor types, file types, metadata value types.
+"""Constants of the GGUF format: tensor types, file types, value types.
 
 Facts of llama.cpp (ggml.h, llama.h, gguf.h of the pinned release); the tests compare them with the
 `gguf` package and with the library that is installed.

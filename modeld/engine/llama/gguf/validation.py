@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Refuses metadata on which llama.cpp would not fail but end the process.
+"""Refuse metadata on which llama.cpp would abort the process instead of failing.
 
 Its loader checks some numbers by GGML_ASSERT, which aborts; a daemon that holds other models must
 never hand it such a file. Source: llama_model_base::load_hparams and llama-vocab.cpp of the pinned

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: how the KV cells of a context are laid out, one cache for all slots or one for each.
+"""The layout of a context's KV cells: one cache for all slots, or one per slot. Pure.
 
 Unified: a request may use as many cells as are free, and sequences share cells. But attention reads the
 cells of all of them for each token of each, up to the highest in use, so every stream slows the others.
@@ -45,7 +45,7 @@ def first_layout(options: LoadOptions, trained_context: int, *, recurrent: bool 
     (1) A recurrent model has one state a slot, and attention in some layers at most: unified.
     (2) What the options say.
     (3) `auto` splits where there is more than one slot, a share is at least a group of cells, and no
-        number of cells is to be retained beside streams (which takes sequences beside those in slots).
+        number of cells is to be retained alongside streams (which takes sequences alongside those in slots).
     """
     unified = unified_layout(options, trained_context, recurrent=recurrent)
     if recurrent or options.kv_unified:  # (1), (2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Who is in the KV cache: joins the layout, the bookkeeping of slots and prefixes, and llama.cpp's memory.
+"""Manage the KV cache: layout, slots, prefixes, and llama.cpp's memory.
 
 The engine asks for a place for a job, and gives it back; what that means for cells is decided by
 `PrefixCache` or `SplitCache` and performed here, between decodes.
@@ -50,7 +50,7 @@ class KvManager:
     def admit(self, job: Job | EmbedJob, running: Sequence[Job | EmbedJob]) -> NoSlotReason | None:
         """Give a job its slot and cells; return why it has to wait, or None.
 
-        Raises: ModelFailed when the cache had to be made anew, and could not.
+        Raises: ModelFailed when the cache had to be made again, and could not.
         """
         if job.cells > self._model.layout.share:  # the layout is split, and may be left
             if running:

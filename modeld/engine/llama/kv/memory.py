@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The memory of a context (its KV cache), by sequence: cut, share, read back, and find out what it can do.
+"""Operate on llama.cpp's KV memory by sequence: cut, share, copy, shift, and test its abilities.
 
 All calls are made between decodes, by the engine's thread.
 """

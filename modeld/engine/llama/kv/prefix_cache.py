@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: which sequences are retained, what they begin with, and what a new prompt takes over.
+"""Choose which sequences to keep, and what a new prompt reuses of them. Pure.
 
 The KV of a request that has ended stays as a retained sequence, so that a later prompt which begins
 alike is not decoded again. What a decision means for llama.cpp's memory comes out as moves (`TrimSequence`,
@@ -35,7 +35,7 @@ from modeld.engine.llama.kv.slots import Slots
 WEIGHTS_A_CELL = 2
 """By default retained cells have one byte to so many of the weights."""
 LEAST_CELLS = 512
-"""Retained by default even beside the smallest model."""
+"""Retained by default even alongside the smallest model."""
 _WORTH_CELLS = 16
 """A shorter beginning is served too, but it is no reason to keep its sequence."""
 
@@ -119,7 +119,7 @@ class PrefixCache(PrefixIndex):
 
         Args:
           prompt: its tokens, at least one.
-          cells: those it needs at the most, prompt included.
+          cells: those it needs at most, prompt included.
           decoded: tokens of the prompt that are in the KV cache, by running sequence (those left out
             are of no use to others).
 
@@ -221,8 +221,8 @@ class PrefixCache(PrefixIndex):
 def retention_cap(cells: int, weights_bytes: int, cell_bytes: int) -> int:
     """Return how many cells may be retained by default, while no slot is taken.
 
-    Those whose KV is half of what a step reads of the weights: beside a large model attention
-    over foreign cells hardly counts, beside a small one it soon is most of the work.
+    Those whose KV is half of what a step reads of the weights: alongside a large model attention
+    over foreign cells hardly counts, alongside a small one it soon is most of the work.
     Source: docs/prefix-cache.md, "How much is retained".
     """
     return min(cells // 2, max(LEAST_CELLS, weights_bytes // (WEIGHTS_A_CELL * max(cell_bytes, 1))))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: what the sequences of a cache hold, running and retained, and how much of a prompt that is."""
+"""Index the tokens of all sequences, to find the longest reusable prefix of a prompt. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure bookkeeping of sequences and KV cells: who holds which, and whether one more fits.
+"""Count sequences and KV cells, and tell whether another request fits. Pure.
 
 A unified KV cache belongs to all slots. Without a reservation neighbours can fill it, and then
 `llama_decode` fails in the middle of a generation. So a request takes the cells of its prompt and

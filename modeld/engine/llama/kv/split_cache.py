@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: slots with a KV cache each; who is in which, and what a new prompt begins with.
+"""A prefix cache for slots that have a KV cache each. Pure.
 
 The twin of `prefix.PrefixCache` for a cache that is split (`layout`). What an ended request left stays
 in its slot until another takes the slot; running streams do not see it.
@@ -24,9 +24,9 @@ from modeld.engine.llama.kv.prefix_cache import CacheAdmission, CopyCells, Move,
 from modeld.engine.llama.kv.prefix_index import PrefixIndex, TokenArray, common_prefix
 
 _WORTH_COPYING = 16
-"""A shorter beginning is decoded anew."""
+"""A shorter beginning is decoded again."""
 _COPIED_A_TOKEN = 64
-"""Cells that are copied in the time one token takes in a prefill, at the least (docs/prefix-cache.md)."""
+"""Cells that are copied in the time one token takes in a prefill, at least (docs/prefix-cache.md)."""
 
 
 class SplitCache(PrefixIndex):

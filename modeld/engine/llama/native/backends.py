@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Which backends llama.cpp's library has beside the CPU's: whether there is anybody to ask for GPUs.
+"""List the backends of llama.cpp's library other than the CPU's.
 
 Only the names of its files are looked at, and nothing is loaded, so this is for the daemon. `devices` asks.
 """
@@ -17,7 +17,7 @@ _WITHOUT_MEMORY = frozenset({"base", "cpu", "blas", "rpc", "zdnn"})
 
 
 def other_backends(folder: Path | None = None) -> tuple[str, ...]:
-    """Return the backends beside the CPU that llama.cpp's library has here (`cuda`, `vulkan`, `metal`).
+    """Return the backends alongside the CPU that llama.cpp's library has here (`cuda`, `vulkan`, `metal`).
 
     Only file names are looked at. `folder`: where the library is (default: where the bindings find it).
     """

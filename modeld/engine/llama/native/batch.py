@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The one batch of a context, written anew for each decode without allocating anything.
+"""The one batch of a context, refilled for each decode without allocating.
 
 `llama_batch` is a struct of parallel arrays. They are owned here, as ctypes arrays for single tokens
 and as numpy views of the same memory for chunks; `n_seq_id` never changes, and `seq_id` holds addresses

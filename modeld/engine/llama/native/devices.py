@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The devices that llama.cpp's library offers, and their memory, by ggml's device interface.
+"""List the devices of llama.cpp's library and their memory, through ggml's device interface.
 
 To ask a GPU for its memory is to begin to use it: its driver loads, a context of some hundred MiB is made,
 and a driver that crashes ends the process. So this is for a short process of its own (`worker.device_child`).

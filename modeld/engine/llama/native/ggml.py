@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The parts of ggml that llama.cpp brings and the bindings leave out: the interface of devices and buffers.
+"""Bindings to ggml's device and buffer interface, which llama-cpp-python leaves out.
 
 Source: ggml-backend.h of the llama.cpp that the bindings are pinned to.
 """

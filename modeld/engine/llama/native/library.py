@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The loaded llama.cpp library: its environment, its one initialisation, and its log.
+"""Load and initialise the llama.cpp library, and forward its log.
 
 Import this module before anything of `llama_cpp`: some settings are read only when the shared
 library loads. llama.cpp has one log for the whole process; here each line goes to the logger

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Lets a load be given up after its weights are read: before the context, and during the first decode.
+"""Abort a load after its weights are read: before the context, or during the first decode.
 
 The first decode reads a mapped file from the disk, which may take long; llama.cpp asks nobody then
 but the flag. So a thread asks in its place.

@@ -180,7 +180,7 @@ class Model:
 
     @contextlib.contextmanager
     def uninterrupted(self) -> Generator[None]:
-        """Let no decode in here be aborted: one that turns keys to new positions begins anew after that.
+        """Let no decode in here be aborted: one that turns keys to new positions begins again after that.
 
         What it had turned already would be turned twice, in every slot that shifted.
         """

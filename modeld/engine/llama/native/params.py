@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What llama.cpp is told when it loads a model, and when it makes a context."""
+"""Build llama.cpp's parameters for a model and its context."""
 
 from __future__ import annotations
 

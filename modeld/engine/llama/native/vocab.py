@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Text to tokens and back, and which tokens are special.
+"""Tokenise and detokenise text, and know which tokens are special.
 
 Pieces (the bytes of a token) and the sets of special tokens are read once and kept: in the step
 loop a token costs one list lookup.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Messages and functions to prompts."""
+"""Turn messages and functions into prompts."""

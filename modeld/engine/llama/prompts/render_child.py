@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The process that renders chat templates: reads messages, answers with prompts, and may fail in any way.
+"""The confined process that renders chat templates and tries grammars; it may fail in any way.
 
-    to it     the template, once; then messages and tools, as often as it likes
-    from it   an empty object when it is ready; then for each the parts of the prompt, or an error
+    to it     the template, once; then messages and tools, or grammars, as often as it likes
+    from it   an empty object when it is ready; then the parts of the prompt, a `Trial`, or an error
 
-Each is a JSON value behind its length (4 bytes). A template comes from a file that a stranger may have
-made, so the kernel holds this process to its limits: CPU time for each prompt (the process ends when it
-is over), memory, and no file or process that it does not have already. It ends when its input ends.
+Each is a JSON value behind its length (4 bytes). Templates and grammars come from strangers, so the kernel
+holds this process to its limits: CPU time for each question (the process ends when it is over), memory, and
+no file or process that it does not have already. It ends when its input ends.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from modeld.domain.request import Message, Tool
+from modeld.engine.llama.constraints.guidance import HEAD, TRY_CPU_S, try_grammars
 from modeld.engine.llama.prompts.template import ChatTemplate
 from modeld.errors import ModeldError
 
@@ -39,19 +40,22 @@ def main() -> None:
     incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's interrupt is the daemon's to handle
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    template = ChatTemplate(**_read(incoming))
+    setup = _read(incoming)
+    template = ChatTemplate(**setup) if setup["source"] is not None else None
     _warm_up()
     _confine()
     _write(outgoing, {})
     while True:
         question = _read(incoming)
-        signal.setitimer(signal.ITIMER_PROF, CPU_S)
+        signal.setitimer(signal.ITIMER_PROF, TRY_CPU_S if "grammars" in question else CPU_S)
         reply = _answer(template, question)
         _write(outgoing, reply)
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _answer(template: ChatTemplate, question: dict[str, Any]) -> dict[str, Any]:
+def _answer(template: ChatTemplate | None, question: dict[str, Any]) -> dict[str, Any]:
+    if template is None or "grammars" in question:
+        return dict(msgspec.to_builtins(try_grammars(question["grammars"])))
     try:
         messages = msgspec.convert(question["messages"], list[Message])
         tools = msgspec.convert(question["tools"], list[Tool])
@@ -70,6 +74,7 @@ def _warm_up() -> None:
     for source in ("{{ raise_exception(strftime_now('%Y')) }}", "{{ [1][2].x }}", "{{ messages | tojson }}"):
         with contextlib.suppress(ModeldError):
             ChatTemplate(source, bos="", eos="", controls=()).render([message])
+    try_grammars([f"{HEAD}start: %json {{}}\n"])
 
 
 def _confine() -> None:

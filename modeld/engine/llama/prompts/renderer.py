@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Has messages rendered by a process of its own, so that no template can hold up whoever asks.
+"""Render messages and try grammars in a process of its own, so that neither can hold up the engine.
 
 A template can loop, and one expression of it can keep the interpreter busy for minutes or fill the
-memory; nothing within a process stops that. Here it costs the client who asked at the most
+memory; nothing within a process stops that. Here it costs the client who asked at most
 `render_child.CPU_S` seconds of a core, and nobody else anything: the engine goes on decoding meanwhile.
-A prompt of a usual template takes 0.3 ms; the first one waits for the process, some 0.3 s.
+A prompt of a usual template takes 0.3 ms; the first one waits for the process, some 0.3 s. A grammar that
+llguidance would not finish is refused after `guidance.TRY_CPU_S`.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from typing import Any
 import msgspec
 
 from modeld.domain.request import Message, Tool
+from modeld.engine.llama.constraints.guidance import TRY_CPU_S, Trial
 from modeld.engine.llama.prompts.render_child import CPU_S, LENGTH
 from modeld.engine.llama.prompts.template import MAX_PROMPT, template_fault
 from modeld.engine.llama.prompts.tool_form import form_of
-from modeld.errors import EngineFailed, InvalidRequest
+from modeld.errors import EngineFailed, InvalidGrammar, InvalidRequest
 
 PATIENCE_S = 30.0
 """Seconds after which a process that neither answers nor ends is given up: the machine does not run it."""
 _MOST_BYTES = 8 * MAX_PROMPT
-"""A longer answer is none: a character has six bytes in JSON at the most."""
+"""A longer answer is none: a character has six bytes in JSON at most."""
 _PROGRAM = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -44,17 +46,19 @@ _ROOT = str(Path(__file__).resolve().parents[3])
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "TZ")
 """What the process is told of our environment: nothing that could be a secret."""
 _CHUNK = 256 * 1024
+_TEMPLATE = "the model's chat template"
+_SCHEMA = "the JSON schema"
 
 
 class StillRendering(Exception):
-    """The prompt is not there yet: ask again, with the same messages."""
+    """The answer is not there yet: ask again, with the same messages or grammars."""
 
 
 class PromptRenderer:
     """The chat template of one model. Use it from one thread.
 
     The process starts with the first messages, and ends with `close` or with this process. It may
-    be started anew at any time: it has no state.
+    be started again at any time: it has no state.
 
     Args:
       source: the template, None when the file has none.
@@ -68,11 +72,13 @@ class PromptRenderer:
     def __init__(self, source: str | None, *, bos: str, eos: str, controls: Collection[str]) -> None:
         self._fault = template_fault(source)
         self.form = form_of(source) if self._fault is None else None
-        self._setup = {"source": source, "bos": bos, "eos": eos, "controls": list(controls)}
+        known = source if self._fault is None else None
+        self._setup = {"source": known, "bos": bos, "eos": eos, "controls": list(controls)}
         self._child: _Child | None = None
-        self._rendering: Sequence[Message] | None = None
+        self._asked: object = None
+        """What the process has not answered yet, if anything."""
         self.patience_s = 0.0
-        """How long `render` waits for a prompt before it says that it is not there yet."""
+        """Seconds that `render` and `try_grammars` wait before they say that there is no answer yet."""
 
     @property
     def usable(self) -> bool:
@@ -89,29 +95,52 @@ class PromptRenderer:
         """
         if self._fault is not None:
             raise InvalidRequest(f"{self._fault}; send `prompt` instead of `messages`")
-        if self._rendering is not messages:
-            self._begin(messages, tools)
-        child = self._child
         try:
-            reply = child.poll(self.patience_s) if child is not None else None
+            reply = self._ask(messages, {"messages": messages, "tools": tools}, _TEMPLATE, CPU_S)
         except ChildProcessError as error:
-            self.close()
             raise InvalidRequest(f"{error}; send `prompt` instead of `messages`") from error
-        if reply is None:
-            raise StillRendering
-        self._rendering = None
         if "error" in reply:
             raise InvalidRequest(str(reply["error"]))
         return [str(part) for part in reply["parts"]]
 
+    def try_grammars(self, grammars: Sequence[str]) -> Trial:
+        """Return which of these Lark grammars is the first that compiles.
+
+        Raises: StillRendering; InvalidGrammar when one takes too much time or memory; EngineFailed if the
+          process cannot be run.
+        """
+        try:
+            return msgspec.convert(self._ask(grammars, {"grammars": grammars}, _SCHEMA, TRY_CPU_S), Trial)
+        except ChildProcessError as error:
+            raise InvalidGrammar(f"{error}; simplify the schema") from error
+
     def close(self) -> None:
         """End the process. Idempotent."""
-        child, self._child, self._rendering = self._child, None, None
+        child, self._child, self._asked = self._child, None, None
         if child is not None:
             child.close()
 
-    def _begin(self, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
-        if self._rendering is not None:  # Whoever wanted that has left; it may go on for a second.
+    def _ask(self, key: object, question: object, what: str, cpu_s: float) -> dict[str, Any]:
+        """Return the answer to a question, which is the one under way if it has the same key.
+
+        Raises: StillRendering, ChildProcessError, EngineFailed.
+        """
+        if self._asked is not key:
+            self._begin(question, what, cpu_s)
+            self._asked = key
+        child = self._child
+        try:
+            reply = child.poll(self.patience_s) if child is not None else None
+        except ChildProcessError:
+            self.close()
+            raise
+        if reply is None:
+            raise StillRendering
+        self._asked = None
+        return reply
+
+    def _begin(self, question: object, what: str, cpu_s: float) -> None:
+        if self._asked is not None:  # Whoever wanted that has left; it may go on for a second.
             self.close()
         if self._child is not None and not self._child.alive:
             self.close()
@@ -120,8 +149,7 @@ class PromptRenderer:
                 self._child = _Child(self._setup)
             except OSError as error:
                 raise EngineFailed(f"the process for chat templates cannot be started ({error})") from error
-        self._child.ask(msgspec.to_builtins({"messages": messages, "tools": tools}))
-        self._rendering = messages
+        self._child.ask(msgspec.to_builtins(question), what, cpu_s)
 
 
 class _Child:
@@ -148,15 +176,17 @@ class _Child:
         self._incoming = bytearray()
         self._ready = False
         self._deadline = 0.0
-        self.ask(setup)
+        self._what, self._cpu_s = "", 0.0
+        self.ask(setup, _TEMPLATE, CPU_S)
 
     @property
     def alive(self) -> bool:
         """Whether it runs, so far as is known without asking it."""
         return self._process.poll() is None
 
-    def ask(self, value: object) -> None:
-        """Send it something; the answer comes by `poll`."""
+    def ask(self, value: object, what: str, cpu_s: float) -> None:
+        """Send it something; the answer comes by `poll`. `what` may take so much CPU time."""
+        self._what, self._cpu_s = what, cpu_s
         data = json.dumps(value).encode()
         self._outgoing += LENGTH.pack(len(data)) + data
         self._deadline = time.monotonic() + PATIENCE_S
@@ -170,13 +200,15 @@ class _Child:
         while True:
             self._pump(max(0.0, until - time.monotonic()))
             reply = self._take()
-            if reply is not None and self._ready:
+            if reply is not None and not self._ready:
+                self._ready = True
+                reply = self._take()  # Both answers may have come together: nothing more would wake us.
+            if reply is not None:
                 return reply
-            self._ready = self._ready or reply is not None
             now = time.monotonic()
             if now > self._deadline:
-                raise ChildProcessError(f"the model's chat template gave no prompt for {PATIENCE_S:g} s")
-            if now >= until and reply is None:
+                raise ChildProcessError(f"{self._what} gave no answer for {PATIENCE_S:g} s")
+            if now >= until:
                 return None
 
     def close(self) -> None:
@@ -211,7 +243,7 @@ class _Child:
             return None
         (length,) = LENGTH.unpack_from(self._incoming)
         if length > _MOST_BYTES:
-            raise ChildProcessError("the model's chat template gave an answer that is too long")
+            raise ChildProcessError(f"{self._what} gave an answer that is too long")
         end = LENGTH.size + length
         if len(self._incoming) < end:
             return None
@@ -223,8 +255,8 @@ class _Child:
         try:
             code = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
-            return "the process that renders the model's chat template closed its output"
+            return f"the process for {self._what} closed its output"
         if code == -signal.SIGPROF:
-            return f"the model's chat template took more than {CPU_S:g} s for these messages and was stopped"
+            return f"{self._what} took more than {self._cpu_s:g} s and was stopped"
         cause = f"signal {-code}" if code < 0 else f"code {code}"
-        return f"the process that renders the model's chat template ended with {cause}"
+        return f"the process for {self._what} ended with {cause}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Messages to a prompt by the model's own chat template, with their text kept plain.
+"""Render messages by the model's chat template, keeping their text plain.
 
 Templates are Jinja, as Hugging Face's tokenizers define them, and come with the file: they run in
 Jinja's immutable sandbox, which bounds neither their time nor their memory. So `renderer` has all of
@@ -31,7 +31,7 @@ from modeld.errors import InvalidRequest
 
 _PRIVATE_USE = range(0xE000, 0xF900)
 MAX_SOURCE = 256 * 1024
-"""Characters of a template; those of today have 20,000 at the most."""
+"""Characters of a template; those of today have 20,000 at most."""
 MAX_PROMPT = 16 * 1024 * 1024
 """Characters that a template may make of messages."""
 MAX_REASON = 500

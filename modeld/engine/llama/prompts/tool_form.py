@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""In which form a model writes calls, as its chat template teaches it. Pure; the template is only parsed."""
+"""Detect the call format that a chat template teaches. Pure; the template is only parsed."""
 
 from __future__ import annotations
 

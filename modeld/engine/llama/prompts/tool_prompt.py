@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Functions in a prompt: as templates expect them, or as plain messages where a template knows of none. Pure.
+"""Put functions into a prompt: as the template expects, or as plain messages. Pure.
 
 Whatever has its own variable `tools` in its template gets the values that Hugging Face's chat templating
 defines. For others, what may be called is told in a system message, and calls and their results become

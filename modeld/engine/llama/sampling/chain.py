@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a chain of llama.cpp samplers consists of, and which values it may be given.
+"""Build a chain of llama.cpp samplers, and check its parameters.
 
 Order, as llama.cpp's own (common/sampling.cpp): logit bias, penalties, DRY, top-n-sigma, top-k, typical,
 top-p, min-p, XTC, temperature, then a draw. Greedy replaces all from top-n-sigma on, Mirostat all but

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Pure: guesses the next tokens of a text from what followed its last tokens before ("prompt lookup").
+"""Guess the next tokens from what followed the same tokens before (prompt lookup). Pure.
 
 Answers often repeat their prompt or themselves: summaries, edits, code, tables, lists. Where the last few
 tokens occurred before, what followed them then is a guess at what follows now. A decode of several tokens
@@ -21,7 +21,7 @@ LONGEST, SHORTEST = 4, 2
 FIRST_GUESS = 4
 """Tokens of the first guess."""
 LONGEST_REST = 32
-"""Steps without a guess, at the most, after guesses that did not come true."""
+"""Steps without a guess, at most, after guesses that did not come true."""
 
 
 class PromptLookup:

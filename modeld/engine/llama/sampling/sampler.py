@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Chooses tokens: one chain of llama.cpp samplers (`chain`) for each running request.
+"""Choose tokens with one chain of llama.cpp samplers per running request.
 
 A grammar stands outside the chain (`constraints.matcher`).
 
@@ -19,7 +19,7 @@ from modeld.domain.request import Sampling
 from modeld.domain.request_events import Logprobs, TokenLogprob
 from modeld.engine.llama.constraints.grammar import Grammar
 from modeld.engine.llama.constraints.lazy import LazyDraw
-from modeld.engine.llama.constraints.matcher import ConstrainedDraw, logits_of
+from modeld.engine.llama.constraints.matcher import ConstrainedDraw, GuidedDraw, draw_of, logits_of
 from modeld.engine.llama.native.library import lib
 from modeld.engine.llama.native.vocab import TokenArray, Vocab
 from modeld.engine.llama.sampling.chain import chain_links, check, uses_history
@@ -124,8 +124,8 @@ class Sampler:
             yield from ((each, bias) for each in found[token])
 
 
-def _drawing(vocab: Vocab, grammar: Grammar) -> ConstrainedDraw | LazyDraw:
-    return LazyDraw(vocab, grammar) if grammar.lazy else ConstrainedDraw(vocab, grammar)
+def _drawing(vocab: Vocab, grammar: Grammar) -> ConstrainedDraw | GuidedDraw | LazyDraw:
+    return LazyDraw(vocab, grammar) if grammar.lazy else draw_of(vocab, grammar)
 
 
 class _Highest:

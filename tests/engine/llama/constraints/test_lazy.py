@@ -7,15 +7,15 @@ import math
 
 import pytest
 from support.engine_driver import generate_request
+from support.grammars import grammar_of
 from support.logits_row import GREEDY, LogitsRow
 from support.tiny_llama import BOS, EOS, FIRST_BYTE
 
 from modeld.domain.request import Constraint, ConstraintKind, Sampling
 from modeld.domain.request_events import FinishReason
 from modeld.engine.llama.constraints import matcher as constrained
-from modeld.engine.llama.constraints.grammar import Grammar, compile_constraint
+from modeld.engine.llama.constraints.grammar import Grammar
 from modeld.engine.llama.constraints.matcher import NO_TOKEN
-from modeld.engine.llama.constraints.slices import at_once
 from modeld.engine.llama.sampling.sampler import Sampler
 from modeld.engine.protocol import RequestFailed
 from modeld.errors import InvalidGrammar
@@ -43,11 +43,11 @@ class Text:
             kind=ConstraintKind.GRAMMAR, text=gbnf, trigger_words=words, trigger_tokens=tuple(tokens)
         )
         self.row = row
-        grammar = at_once(compile_constraint(constraint))
+        grammar = grammar_of(row.vocab, constraint)
         self.sampler = Sampler(row.vocab, sampling, context=256, grammar=grammar, **options)
 
     def wish(self, *tokens):
-        return self.row.wish(self.sampler, *tokens)
+        return self.row.draw_preferring(self.sampler, *tokens)
 
     def write(self, text):
         """Wish for the letters of a text; each of them must be drawn."""
@@ -212,7 +212,7 @@ def test_the_check_of_a_trigger_leaves_the_grammar_at_its_beginning(row):
 
 
 def test_a_lazy_request_runs_in_the_engine(tiny_lab):
-    """It is served beside others, with the reasons and texts that the contract asks for."""
+    """It is served alongside others, with the reasons and texts that the contract asks for."""
     driver = tiny_lab.driver(slots=2, ctx=512, ubatch=64)
     biases = tuple((token, 100.0) for token in letters("<"))
     lazy = Constraint(kind=ConstraintKind.GRAMMAR, text='root ::= "<" "abc"', trigger_words=("<",))

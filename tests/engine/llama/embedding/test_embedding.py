@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Embeddings: held against llama-cpp-python's own, beside streams, in batches, in pieces, cancelled."""
+"""Embeddings: held against llama-cpp-python's own, alongside streams, in batches, in pieces, cancelled."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_several_requests_share_decodes(bert):
 
 
 def test_a_cancel_ends_a_long_batch_within_a_step(bert):
-    """A client that leaves in the middle of 500 inputs costs one more decode at the most."""
+    """A client that leaves in the middle of 500 inputs costs one more decode at most."""
     driver = EngineDriver(bert)
     request_id = driver.submit(EmbedRequest(inputs=("w1 " * 60,) * 500))
     driver.until(VectorOutput, request_id)
@@ -193,7 +193,7 @@ def test_a_model_that_generates_embeds_beside_its_streams(tiny_lab):
 
 
 def test_others_get_slots_beside_embeddings(tiny_lab):
-    """A generation and more embeddings that come during a long batch run beside it to their ends."""
+    """A generation and more embeddings that come during a long batch run alongside it to their ends."""
     driver = tiny_lab.driver(slots=4, ctx=1024)
     long = driver.submit(EmbedRequest(inputs=("w1 w2 w3 " * 20,) * 40))
     driver.until(VectorOutput, long)

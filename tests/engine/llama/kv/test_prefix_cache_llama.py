@@ -175,7 +175,7 @@ def test_random_requests_leave_the_memory_as_the_accounts_say(driver, plain):
 def test_a_recurrent_model_goes_without(tmp_path, tiny_lab, write):
     """A state that cannot be cut serves no other prompt; the texts are right all the same.
 
-    Nor does one that only some layers have, beside others with attention.
+    Nor does one that only some layers have, alongside others with attention.
     """
     driver = EngineDriver(tiny_lab.load(path=write(tmp_path / "m.gguf"), slots=2, ctx=256))
     assert driver.engine._model.recurrent
@@ -218,7 +218,7 @@ def test_a_window_that_lost_its_beginning_is_not_begun_with(tmp_path, tiny_lab):
 
 
 def test_what_others_have_overwritten_is_not_begun_with(tmp_path, tiny_lab):
-    """Cells behind the window go to others: a prompt that begins like that is decoded anew, and right."""
+    """Cells behind the window go to others: a prompt that begins like that is decoded again, and right."""
     path = write_windowed(tmp_path / "windowed.gguf", window=16)
     options = {"path": path, "slots": 2, "ctx": 512, "ubatch": 32, "flash_attn": True}
     plain, driver = (EngineDriver(tiny_lab.load(**options, prefix_cells=cells)) for cells in (0, 400))

@@ -63,7 +63,7 @@ def test_giving_back_what_was_not_taken_is_a_defect():
         slots.give_back(0)
 
 
-def beside(usual: float, tokens: int, token_s: float) -> float:
+def alongside(usual: float, tokens: int, token_s: float) -> float:
     """Return the seconds of a step of streams with a chunk: that has a pass of its own."""
     return usual + (tokens + PASS) * token_s
 
@@ -92,9 +92,9 @@ def test_beside_streams_a_chunk_takes_the_time_that_is_left():
     rule = ChunkRule(512)
     for _ in range(50):
         rule.learn(4, 0, 0.02)
-        rule.learn(4, 10, beside(0.02, 10, 0.001))
+        rule.learn(4, 10, alongside(0.02, 10, 0.001))
     chunk = rule.budget(4)
-    assert beside(0.02, chunk, 0.001) == pytest.approx(max(FLOOR_S, STRETCH * 0.02), abs=TILE / 2 * 0.0011)
+    assert alongside(0.02, chunk, 0.001) == pytest.approx(max(FLOOR_S, STRETCH * 0.02), abs=TILE / 2 * 0.0011)
     assert chunk == 32
 
 
@@ -104,7 +104,7 @@ def test_small_chunks_and_large_ones_teach_the_same(measured: int):
     rule = ChunkRule(512)
     for _ in range(50):
         rule.learn(4, 0, 0.0171)
-        rule.learn(4, measured, beside(0.0171, measured, 0.0021))
+        rule.learn(4, measured, alongside(0.0171, measured, 0.0021))
     assert rule.budget(4) == 12
 
 
@@ -113,11 +113,11 @@ def test_a_machine_that_stood_still_once_changes_little():
     rule = ChunkRule(512)
     for _ in range(50):
         rule.learn(4, 0, 0.2)
-        rule.learn(4, 100, beside(0.2, 100, 0.003))
+        rule.learn(4, 100, alongside(0.2, 100, 0.003))
     before = rule.budget(4)
-    rule.learn(4, 100, 10 * beside(0.2, 100, 0.003))
+    rule.learn(4, 100, 10 * alongside(0.2, 100, 0.003))
     assert 2 * before / 3 <= rule.budget(4) < before
-    rule.learn(4, 100, 10 * beside(0.2, 100, 0.003))
+    rule.learn(4, 100, 10 * alongside(0.2, 100, 0.003))
     assert rule.budget(4) < before / 3
 
 
@@ -127,13 +127,13 @@ def test_the_usual_step_is_that_of_as_many_streams():
     for _ in range(50):
         rule.learn(1, 0, 0.02)
         rule.learn(8, 0, 0.1)
-        rule.learn(8, 40, beside(0.1, 40, 0.001))
+        rule.learn(8, 40, alongside(0.1, 40, 0.001))
     assert rule.budget(8) == pytest.approx((STRETCH - 1) * 0.1 / 0.001 - PASS, abs=TILE / 2 + 0.1)
     assert rule.budget(1) == pytest.approx((STRETCH - 1) * 0.02 / 0.001 - PASS, abs=TILE / 2 + 0.1)
 
 
 def test_what_a_prompt_takes_alone_is_the_first_guess_beside_streams():
-    """The first chunk beside streams is no leap in the dark once a prompt was decoded."""
+    """The first chunk alongside streams is no leap in the dark once a prompt was decoded."""
     rule = ChunkRule(512)
     assert rule.budget(4) == FIRST
     rule.learn(0, 512, 0.512)
@@ -146,7 +146,7 @@ def test_many_prompts_beside_few_streams_may_take_longer():
     rule = ChunkRule(512)
     for _ in range(50):
         rule.learn(1, 0, 0.02)
-        rule.learn(1, 40, beside(0.02, 40, 0.001))
+        rule.learn(1, 40, alongside(0.02, 40, 0.001))
     weighted = ((1 + FIRST_TOKEN) * STRETCH - 1) * 0.02
     assert rule.budget(1, 2) == pytest.approx(
         min(weighted, CEILING_S - 0.02) / 0.001 - PASS, abs=TILE / 2 + 0.1
@@ -177,7 +177,7 @@ def test_prompts_of_one_length_go_one_after_another():
 
 
 def test_prompts_that_arrive_for_ever_do_not_starve_a_long_one():
-    """With three short ones beside it in every step, the long one gets its part."""
+    """With three short ones alongside it in every step, the long one gets its part."""
     left, steps = 3000, 0
     while left:
         left -= shares([left, 100, 100, 100], 400)[0]

@@ -35,12 +35,12 @@ def test_auto_splits_in_equal_shares():
     "more", [{"slots": 1}, {"ctx": 1000}, {"prefix_cells": 100}, {"kv_unified": True}], ids=str
 )
 def test_auto_does_not_split_what_is_better_whole(more):
-    """One slot, shares below a group of cells, or cells to retain beside streams: one cache."""
+    """One slot, shares below a group of cells, or cells to retain alongside streams: one cache."""
     assert first_layout(options(**more), 8192) == unified_layout(options(**more), 8192)
 
 
 def test_who_asks_for_shares_gets_them():
-    """Also small ones: llama.cpp has a group of cells at the least."""
+    """Also small ones: llama.cpp has a group of cells at least."""
     layout = first_layout(options(ctx=100, kv_unified=False), 8192)
     assert (layout.unified, layout.share, layout.cells) == (False, 256, 1024)
 

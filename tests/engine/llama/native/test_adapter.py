@@ -154,7 +154,7 @@ BAD = {
     ),
     "half a pair": (
         {"tensors": {f"{QUERY}.lora_b": np.zeros((64, 8), np.float32)}},
-        "has no .lora_a beside it",
+        "has no .lora_a alongside it",
     ),
     "no pairs": ({"tensors": {}}, "no pairs of LoRA tensors"),
     "a whole weight": ({"tensors": {QUERY: np.zeros((64, 64), np.float32)}}, "no half of a LoRA pair"),

@@ -89,7 +89,7 @@ def test_a_damaged_file_is_refused_with_llamas_own_words(tmp_path, tiny_path, da
 
 
 def test_a_split_model_is_loaded_by_its_first_part(tmp_path):
-    """llama.cpp finds the other parts beside the first; without one of them the load fails with a reason."""
+    """llama.cpp finds the other parts next to the first; without one the load fails with a reason."""
     parts = write_split(tmp_path, "tiny", 3)
     driver = EngineDriver(load(spec(parts[0], ctx=256, slots=1), lambda _fraction: True))
     assert driver.generate(generate_request("hello", ignore_eos=True))[0]

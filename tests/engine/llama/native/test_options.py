@@ -84,7 +84,7 @@ def test_a_quantised_cache_needs_flash_attention():
 
 
 def test_threads_change_while_a_model_is_loaded(tmp_path):
-    """llama.cpp has the number that was given last, also after the cache was made anew as one."""
+    """llama.cpp has the number that was given last, also after the cache was made again as one."""
     path = write_model(tmp_path / "wide.gguf", context=1024)
     engine = load(spec(path, slots=2, ctx=1024, threads=3), lambda _fraction: True)
     counts = [threads_of(engine)]

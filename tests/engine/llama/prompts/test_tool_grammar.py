@@ -8,12 +8,14 @@ import json
 import pytest
 from msgspec.structs import replace
 from support.engine_driver import spec
+from support.grammars import calls_of, compiler_for, until_compiled
 from support.logits_row import GREEDY, LogitsRow
 from support.tiny_gguf import VOCABULARY, write_model
 from support.tiny_llama import EOS, FIRST_BYTE, TEMPLATE
 
 from modeld.domain.request import Tool
-from modeld.engine.llama.constraints.slices import StillCompiling
+from modeld.engine.llama.constraints.compiler import GrammarCompiler
+from modeld.engine.llama.constraints.guidance import try_grammars
 from modeld.engine.llama.engine import load
 from modeld.engine.llama.prompts import tool_grammar
 from modeld.engine.llama.prompts.tool_form import CallForm, form_of
@@ -66,7 +68,7 @@ class Text:
     def __init__(self, engine, form, *tools, thought="") -> None:
         self.engine = engine
         self.row = LogitsRow(engine)
-        grammar = replace(compiled(CallGrammars(), tools, form), thought=thought)
+        grammar = replace(calls_of(self.row.vocab, tools, form), thought=thought)
         self.sampler = Sampler(self.row.vocab, GREEDY, context=256, grammar=grammar)
 
     def wish(self, *tokens):
@@ -80,15 +82,6 @@ class Text:
     def close(self):
         self.sampler.close()
         self.engine._places.memory.clear()
-
-
-def compiled(shop, tools, form):
-    """The grammar, however many slices it takes."""
-    while True:
-        try:
-            return shop.of(tuple(tools), form)
-        except StillCompiling:
-            pass
 
 
 @pytest.mark.parametrize("form", CallForm)
@@ -221,56 +214,90 @@ def test_what_cannot_be_compiled_binds_less_unless_it_is_strict(engine) -> None:
     assert text.write("b") in {"r", "g"}
     text.close()
     strict = Tool(name="broken", parameters=BROKEN.parameters, strict=True)
-    with pytest.raises(InvalidGrammar, match='function "broken" is strict, but the JSON schema cannot'):
-        compiled(CallGrammars(), (PAINT, strict), CallForm.HERMES)
+    with pytest.raises(InvalidGrammar, match='function "broken" is strict, but its JSON schema cannot'):
+        calls_of(engine._vocab, (PAINT, strict), CallForm.HERMES)
 
 
-def test_functions_are_compiled_a_slice_at_a_time_and_remembered(monkeypatch) -> None:
-    """Each call of `of` goes on where the last one stopped; the second request needs no slice."""
-    monkeypatch.setattr(tool_grammar, "SLICE_S", -1.0)
+def test_functions_are_tried_once_and_remembered(engine, monkeypatch) -> None:
+    """The second request with the same functions tries none of them."""
+    tried = []
+
+    def trying(grammars):
+        tried.append(grammars)
+        return try_grammars(grammars)
+
     monkeypatch.setattr(tool_grammar, "KEPT", 8)
     tools = tuple(Tool(name=f"f{number}") for number in range(5))
-    shop = CallGrammars()
-    slices = 1
-    while True:
-        try:
-            grammar = shop.of(tools, CallForm.HERMES)
-            break
-        except StillCompiling:
-            slices += 1
-    assert slices == len(tools)
-    assert shop.of(tools, CallForm.HERMES) == grammar
-    compiled(shop, tuple(Tool(name=f"other{number}") for number in range(8)), CallForm.HERMES)
-    with pytest.raises(StillCompiling):
-        shop.of(tools, CallForm.HERMES)
+    compiler = GrammarCompiler(engine._vocab, trying)
+    shop = CallGrammars(compiler)
+    first = until_compiled(lambda: shop.of(tools, CallForm.HERMES, 10.0))
+    assert len(tried) == 5 + 1, "each by itself, and all together"
+    again = shop.of((*tools,), CallForm.HERMES, 10.0)
+    assert again.matcher is first.matcher
+    assert len(tried) == 5 + 1
+    others = tuple(Tool(name=f"other{number}") for number in range(8))
+    until_compiled(lambda: shop.of(others, CallForm.HERMES, 10.0))
+    tried.clear()
+    until_compiled(lambda: shop.of((*tools, others[0]), CallForm.HERMES, 10.0))
+    assert len(tried) > 5, "the oldest were forgotten"
+    compiler.close()
 
 
-def test_functions_that_take_too_long_or_too_much_are_left_free(monkeypatch) -> None:
-    """What was compiled is remembered, so who asks again gets a grammar; strict ones are refused."""
-    monkeypatch.setattr(tool_grammar, "SLICE_S", -1.0)
+def test_functions_that_take_too_long_or_too_much_are_left_free(engine, monkeypatch) -> None:
+    """What was tried is remembered, so who asks again gets a grammar; strict ones are refused."""
     monkeypatch.setattr(tool_grammar, "MOST_S", -1.0)
     tools = tuple(Tool(name=f"f{number}") for number in range(3))
-    shop = CallGrammars()
-    assert shop.of(tools, CallForm.HERMES) is None, "no time is left for any"
-    monkeypatch.setattr(tool_grammar, "MOST_S", 1000.0)
-    assert compiled(shop, tools, CallForm.HERMES) is not None
-    monkeypatch.setattr(tool_grammar, "MOST_S", -1.0)
-    assert shop.of((*tools,), CallForm.HERMES) is not None, "nothing is left to compile"
-    monkeypatch.setattr(tool_grammar, "MAX_BYTES", 1000)
-    assert shop.of(tools, CallForm.HERMES) is None
-    strict = tuple(Tool(name=f"f{number}", strict=True) for number in range(3))
-    with pytest.raises(InvalidGrammar, match="too much for one grammar"):
-        shop.of(strict, CallForm.HERMES)
+    with compiler_for(engine._vocab) as compiler:
+        shop = CallGrammars(compiler)
+        assert shop.of(tools, CallForm.HERMES) is None, "no time is left for any"
+        monkeypatch.setattr(tool_grammar, "MOST_S", 1000.0)
+        assert until_compiled(lambda: shop.of(tools, CallForm.HERMES, 10.0)) is not None
+        monkeypatch.setattr(tool_grammar, "MOST_S", -1.0)
+        assert shop.of((*tools,), CallForm.HERMES) is not None, "nothing is left to try"
+        monkeypatch.setattr(tool_grammar, "MOST_S", 1000.0)
+        monkeypatch.setattr(tool_grammar, "MOST_BYTES", 300)
+        assert shop.of(tools, CallForm.HERMES) is None
+        strict = tuple(Tool(name=f"f{number}", strict=True) for number in range(3))
+        with pytest.raises(InvalidGrammar, match="too much for one grammar"):
+            shop.of(strict, CallForm.HERMES)
 
 
-def test_functions_of_one_name_and_other_schemas_have_rules_of_their_own() -> None:
-    """What one request offers does not leak into another's grammar."""
-    shop = CallGrammars()
-    other = Tool(name="paint", parameters='{"type": "object", "properties": {"x": {"const": 1}}}')
-    first = compiled(shop, (PAINT,), CallForm.HERMES)
-    second = compiled(shop, (other,), CallForm.HERMES)
-    assert "green" in first.gbnf
-    assert "green" not in second.gbnf
+def test_one_function_that_cannot_be_kept_does_not_refuse_a_forced_call(engine) -> None:
+    """Its arguments are any object, which is told; the other one is bound; if it is strict, it is refused."""
+    with compiler_for(engine._vocab) as compiler:
+        shop = CallGrammars(compiler)
+        tools = BROKEN, PAINT
+        grammar = until_compiled(lambda: shop.forced(tools, "", strict=False, patience_s=10.0))
+        (notice,) = grammar.notices
+        assert 'of the function "broken" is not kept' in notice
+        for text, wanted in (
+            ('{"name": "broken", "arguments": {"x": [1]}}', True),
+            ('{"name": "paint", "arguments": {"colour": "red"}}', True),
+            ('{"name": "paint", "arguments": {"colour": "blue"}}', False),
+            ('{"name": "other", "arguments": {}}', False),
+        ):
+            assert matches(grammar, text) == wanted, text
+        with pytest.raises(InvalidGrammar, match='"broken" is strict'):
+            shop.forced((replace(BROKEN, strict=True), PAINT), "", strict=False)
+
+
+def test_a_text_may_be_an_answer_instead_of_a_call(engine) -> None:
+    """With a schema for answers: one or the other."""
+    answer = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
+    with compiler_for(engine._vocab) as compiler:
+        shop = CallGrammars(compiler)
+        tools = (PAINT,)
+        grammar = until_compiled(lambda: shop.forced(tools, answer, strict=True, patience_s=10.0))
+        assert matches(grammar, '{"n": 7}')
+        assert matches(grammar, '{"name": "paint", "arguments": {"colour": "green"}}')
+        assert not matches(grammar, '{"n": "x"}')
+
+
+def matches(grammar, text):
+    """Whether a grammar allows a text, and that it ends there."""
+    matcher = grammar.matcher.deep_copy()
+    tokens = [FIRST_BYTE + byte for byte in text.encode()]
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_an_interrupt_amid_guesses_loses_nothing(driver):
 
 @pytest.mark.real
 def test_the_real_model_says_the_same_in_fewer_steps(real_lab):
-    """Twenty greedy texts, repetitive ones among them, are the same, in a fifth fewer steps at the least."""
+    """Twenty greedy texts, repetitive ones among them, are the same, in a fifth fewer steps at least."""
     driver = real_lab.driver(slots=1, ctx=1024, threads=2, flash_attn=True)
     tale = "The fox jumps over the dog. The dog sleeps. "
     subjects = [

@@ -101,13 +101,13 @@ THREE = {"t5": math.log(0.5), "t6": math.log(0.3), "t7": math.log(0.2)}
 )
 def test_a_truncation_keeps_the_tokens_that_its_definition_names(row, narrow, kept):
     """Of chances of 50, 30 and 20 %: so many, up to a sum, near the best, or near the expected surprise."""
-    row.offer(**THREE)
+    row.set_logits(**THREE)
     assert set(row.draw(Sampling(**FREE | narrow, seed=1), 100)) == kept
 
 
 def test_the_temperature_sharpens_and_flattens(row):
     """Of 300 draws the best token has 50 % at 1, 92 % far below and 35 % far above."""
-    row.offer(**THREE)
+    row.set_logits(**THREE)
     for temperature, chance in ((1.0, 0.5), (0.2, 0.921), (10.0, 0.350)):
         drawn = row.draw(Sampling(**FREE | {"temperature": temperature}, seed=1), 300)
         assert drawn.count(5) / 300 == pytest.approx(chance, abs=0.1)
@@ -123,7 +123,7 @@ def test_top_n_sigma_keeps_what_is_near_the_highest(row):
 
 def test_xtc_leaves_out_the_most_probable(row):
     """Of the tokens above the threshold only the least probable stays, as often as asked for."""
-    row.offer(t5=3.0, t6=2.9, t7=2.8)
+    row.set_logits(t5=3.0, t6=2.9, t7=2.8)
     assert set(row.draw(Sampling(**FREE, xtc_probability=1.0, seed=1), 30)) == {7}
     assert set(row.draw(Sampling(**FREE, xtc_probability=0.5, seed=1), 60)) == {5, 6, 7}
     assert set(row.draw(Sampling(**FREE, xtc_probability=1.0, xtc_threshold=0.4, seed=1), 60)) == {5, 6, 7}
@@ -131,7 +131,7 @@ def test_xtc_leaves_out_the_most_probable(row):
 
 def test_a_dynamic_temperature_follows_the_entropy(row):
     """Where one token is nearly certain the temperature is low, where many are possible it is high."""
-    row.offer(t5=10.0, t6=5.0)
+    row.set_logits(t5=10.0, t6=5.0)
     hot = FREE | {"temperature": 5.0}
     assert set(row.draw(Sampling(**hot, seed=1), 60)) == {5, 6}
     assert set(row.draw(Sampling(**hot, dynatemp_range=5.0, seed=1), 60)) == {5}
@@ -173,7 +173,7 @@ DRY = {"temperature": 0.0, "dry_multiplier": 5.0}
 
 def test_dry_does_not_prolong_a_repetition(row):
     """The token that followed the same tokens before loses, unless a breaker stands between."""
-    row.offer(t50=5.0, t60=4.0)
+    row.set_logits(t50=5.0, t60=4.0)
     line = row.vocab.tokenize("\n", add_special=False, parse_special=False)[-1]
     assert row.sample(Sampling(temperature=0.0), [70, 71, 50, 70, 71]) == 50
     assert row.sample(Sampling(**DRY), [70, 71, 50, 70, 71]) == 60
@@ -187,14 +187,14 @@ def test_dry_does_not_prolong_a_repetition(row):
 
 def test_dry_knows_the_answer_too(row):
     """What is generated counts as the prompt does: a repetition is cut when it is too long."""
-    row.offer(t50=5.0, t60=4.0)
+    row.set_logits(t50=5.0, t60=4.0)
     assert row.draw(Sampling(**DRY), 6) == [50, 50, 50, 60, 50, 50]
 
 
 @pytest.mark.parametrize(("last_n", "token"), [(0, 50), (3, 50), (4, 60), (64, 60), (-1, 60), (10**9, 60)])
 def test_penalties_look_back_so_far(row, last_n, token):
     """`repeat_last_n` tokens count, those of the prompt too."""
-    row.offer(t50=5.0, t60=4.0)
+    row.set_logits(t50=5.0, t60=4.0)
     sampling = Sampling(temperature=0.0, presence_penalty=3.0, repeat_last_n=last_n)
     assert row.sample(sampling, [50, 70, 71, 72]) == token
 
@@ -219,7 +219,7 @@ def test_penalties_look_back_so_far(row, last_n, token):
 )
 def test_each_penalty_counts_as_it_is_defined(row, penalties, before, logits, token):
     """A factor once, a sum for each time, a sum once; token 50 came `before` so many times, 60 never did."""
-    row.offer(t50=logits[0], t60=logits[1])
+    row.set_logits(t50=logits[0], t60=logits[1])
     assert row.sample(Sampling(temperature=0.0, **penalties), [50] * before) == token
 
 
