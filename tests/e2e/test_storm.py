@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from benchmark import storm
 from benchmark.daemon import modeld
-from benchmark.storm_trace import MODELS, waves
+from benchmark.storm_requests import MODELS, waves
 from support.daemon_process import models_folder
 
 pytestmark = [

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 import trio
-from soaking.world import World, world
+from soaking.daemon import SoakDaemon, soak_daemon
 from support.fault_cases import BUDGET
 
 
 @pytest.fixture(scope="package")
-def here() -> Iterator[World]:
+def here() -> Iterator[SoakDaemon]:
     """A daemon with a bystander that is loaded; in the end it has to stop with 0."""
-    with world(*BUDGET) as made:
+    with soak_daemon(*BUDGET) as made:
         trio.run(made.start)
         yield made
         assert made.stop() == 0, made.tail()

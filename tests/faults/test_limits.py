@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from soaking import limits, others
-from soaking.world import World
+from soaking import daemon_faults, resource_faults
+from soaking.daemon import SoakDaemon
 from support.child_processes import poll
 from support.fault_cases import TIMES, what_stays
 
@@ -23,28 +23,28 @@ pytestmark = [
 ]
 
 
-async def test_without_descriptors_who_comes_waits(here: World) -> None:
+async def test_without_descriptors_who_comes_waits(here: SoakDaemon) -> None:
     """EMFILE on accept: nobody is lost, streams go on, the daemon neither spins nor dies."""
-    row = await limits.no_descriptors(here)
+    row = await resource_faults.no_descriptors(here)
     assert await what_stays(here, row) == []
 
 
-async def test_without_descriptors_no_model_can_be_loaded(here: World) -> None:
+async def test_without_descriptors_no_model_can_be_loaded(here: SoakDaemon) -> None:
     """The client reads why, and the model is loaded when there are descriptors again."""
-    row = await limits.no_process(here)
+    row = await resource_faults.no_process(here)
     assert await what_stays(here, row) == []
     assert row.recovery_s is not None
 
 
-async def test_a_full_disk_costs_the_log_only(here: World) -> None:
+async def test_a_full_disk_costs_the_log_only(here: SoakDaemon) -> None:
     """Requests are served while no file can grow; then the log goes on, and tells what it lacks."""
-    row = await limits.disk_full(here)
+    row = await resource_faults.disk_full(here)
     assert await what_stays(here, row) == []
 
 
 async def test_a_clock_that_jumps_is_not_felt() -> None:
     """Ahead by a year, back to 1970, in a load and in a stream: nothing ends early, durations stay true."""
-    for row in await others.jumped(1, list(others.JUMPS_S) if TIMES > 1 else ["to 1970"]):
+    for row in await daemon_faults.shift_clock(1, list(daemon_faults.JUMPS_S) if TIMES > 1 else ["to 1970"]):
         assert row.complaints == ()
 
 

@@ -8,8 +8,8 @@ import sys
 from itertools import product
 
 import pytest
-from soaking import workers
-from soaking.world import World
+from soaking import worker_faults
+from soaking.daemon import SoakDaemon
 from support.fault_cases import TIMES, cases, what_stays
 
 pytestmark = [
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(sys.platform != "linux", reason="what is asserted is read from /proc"),
 ]
-EVERYTHING = [(number.name, when) for number, when in product(workers.SIGNALS, workers.MOMENTS)]
+EVERYTHING = [(number.name, when) for number, when in product(worker_faults.SIGNALS, worker_faults.MOMENTS)]
 USUAL = [
     ("SIGSEGV", "load"),
     ("SIGABRT", "prefill"),
@@ -26,24 +26,24 @@ USUAL = [
 
 
 @pytest.mark.parametrize(("name", "when"), cases(USUAL, EVERYTHING))
-async def test_a_signal_costs_its_own_model_only(here: World, name: str, when: str) -> None:
+async def test_a_signal_costs_its_own_model_only(here: SoakDaemon, name: str, when: str) -> None:
     """Who saw nothing of an answer yet is served; other streams are what they are; nothing stays behind."""
-    row = await workers.signalled(here, signal.Signals[name], when)
+    row = await worker_faults.signal_worker(here, signal.Signals[name], when)
     assert await what_stays(here, row) == []
     assert row.recovery_s is not None
 
 
-@pytest.mark.parametrize("when", workers.ABORTS if TIMES > 1 else ["prefill"])
-async def test_an_assertion_of_llama_cpp_ends_its_own_process_only(here: World, when: str) -> None:
+@pytest.mark.parametrize("when", worker_faults.ABORTS if TIMES > 1 else ["prefill"])
+async def test_an_assertion_of_llama_cpp_ends_its_own_process_only(here: SoakDaemon, when: str) -> None:
     """A file that changed behind our look aborts llama.cpp; with the right file back the model is served."""
-    row = await workers.aborted(here, when)
+    row = await worker_faults.abort_worker(here, when)
     assert await what_stays(here, row) == []
     assert row.recovery_s is not None
 
 
-@pytest.mark.parametrize("when", workers.LIMITS if TIMES > 1 else ["prefill"])
-async def test_a_worker_without_memory_ends_or_refuses(here: World, when: str) -> None:
+@pytest.mark.parametrize("when", worker_faults.LIMITS if TIMES > 1 else ["prefill"])
+async def test_a_worker_without_memory_ends_or_refuses(here: SoakDaemon, when: str) -> None:
     """RLIMIT_AS reached in a worker: its clients get a legal answer, and the next worker serves them."""
-    row = await workers.starved(here, when)
+    row = await worker_faults.limit_memory(here, when)
     assert await what_stays(here, row) == []
     assert row.recovery_s is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from soaking.wire import begin
+from soaking.http_client import begin
 from support.child_processes import descriptors_of
 from support.daemon_process import Daemon, client, daemon, infer, until
 

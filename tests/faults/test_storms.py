@@ -6,8 +6,8 @@ from __future__ import annotations
 import sys
 
 import pytest
-from soaking import storms
-from soaking.world import World
+from soaking import client_faults
+from soaking.daemon import SoakDaemon
 from support.fault_cases import TIMES, what_stays
 
 pytestmark = [
@@ -21,13 +21,13 @@ CANCELS = 20 * TIMES
 """2,000 then."""
 
 
-async def test_clients_that_come_and_go_leave_nothing_behind(here: World) -> None:
+async def test_clients_that_come_and_go_leave_nothing_behind(here: SoakDaemon) -> None:
     """Connects, half requests, cancels: the next one is served, and another's stream is untouched."""
-    row = await storms.leaving(here, CLIENTS)
+    row = await client_faults.clients_leave(here, CLIENTS)
     assert await what_stays(here, row) == []
 
 
-async def test_three_models_and_room_for_two(here: World) -> None:
+async def test_three_models_and_room_for_two(here: SoakDaemon) -> None:
     """Requests with random cancels: whoever stays is served whole, however often models are exchanged."""
-    row = await storms.cancelling(here, CANCELS)
+    row = await client_faults.clients_cancel(here, CANCELS)
     assert await what_stays(here, row) == []

@@ -59,7 +59,7 @@ async def until_tokens(http: httpx2.AsyncClient, model: str = Q4_0) -> None:
             await trio.sleep(0.02)
 
 
-async def settled(running: Daemon, http: httpx2.AsyncClient, before: dict[int, str]) -> None:
+async def idle_problems(running: Daemon, http: httpx2.AsyncClient, before: dict[int, str]) -> None:
     """Nothing is in a slot or a queue, as many children as models are loaded, no descriptor is lost."""
     with trio.fail_after(20):
         while True:
@@ -93,7 +93,7 @@ async def test_a_death_in_decode_is_told_and_nobody_else_notices(number: signal.
                 await until(http, queue_len=1)
                 await until(http, Q8_0, inflight=1)
                 os.kill(await worker_of(http), number)
-            await settled(running, http, before)
+            await idle_problems(running, http, before)
             shown = await status(http)
             metrics = (await http.get("/metrics")).text
     told = "hangs" if number is signal.SIGSTOP else number.name
@@ -131,7 +131,7 @@ async def test_a_death_before_the_first_token_costs_only_time(phase: str) -> Non
                 await until(http, restarts=1)
                 await until(http, state="ready")
                 took = time.perf_counter() - began
-            await settled(running, http, before)
+            await idle_problems(running, http, before)
             load_s = (await status(http))["load_ms"] / 1000
     assert "error" not in answers["hit"][-1]
     assert answers["hit"][-1]["usage"]["completion_tokens"] == 4

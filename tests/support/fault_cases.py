@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from soaking.rows import Row
-from soaking.world import World
+from soaking.daemon import SoakDaemon
+from soaking.results import FaultResult
 
 TIMES = int(os.environ.get("MODELD_FAULTS", "1"))
 """How many times as often as usual; docs/testing.md."""
@@ -22,6 +22,6 @@ def cases(usual: Iterable[Case], everything: Iterable[Case]) -> list[Case]:
     return list(everything) if TIMES > 1 else list(usual)
 
 
-async def what_stays(here: World, row: Row) -> list[str]:
+async def what_stays(here: SoakDaemon, row: FaultResult) -> list[str]:
     """Return who felt the fault that should not have, and what is not back where it was."""
-    return [*row.complaints, *await here.settled()]
+    return [*row.complaints, *await here.idle_problems()]

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The benchmark, in the order of a run.
+"""What `tools/bench.py` measures with.
 
-cli (options), systems (what is measured, one interface), daemon, llama_server and bare (its processes),
-prompts, client (the load generator, a process of its own), throughput, cancel and stream (the
-measurements), figures (statistics, pure), noise (how quiet the machine was), report and plot.
+A file for each mode (long_prompts has two), with its options, its tables and its JSON; options is what they
+share. systems (what is measured, behind one interface), daemon, llama_server and bare_loop (its processes),
+prompts, load_generator (a process of its own) and clients, figures (statistics), cpu_load (how quiet the
+machine was), report, plots. A storm has storm (the run), storm_requests, storm_ledger, worker_memory and
+storm_report.
 """

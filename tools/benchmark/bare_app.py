@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What modeld's short requests are measured against: a bare Quart-Trio app under plain Hypercorn.
+"""Serve a bare Quart-Trio app under plain Hypercorn, which modeld's short requests are measured against.
 
 `bare_app.py SIZE` serves `POST /infer`: it reads the JSON body, and answers with JSON of SIZE bytes.
 """

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`bench cancel`: how long after a client left what it held is free for another.
+"""`bench cancel`: how long after a client leaves what it held is free for another.
 
-The daemon has one slot and room for one waiter. All times are seen from outside, by clients:
+The daemon has one slot and room for one waiting request. All times are measured from outside, by clients:
 
-decoding, prefill: A holds the slot; B waits for it and has been told that it does; A closes its socket.
+decoding, prefill: A holds the slot; B waits for it and has an event that says so; A closes its socket.
   Measured is the time from that close() until B's first token arrives, less the time B then spent in
   its slot, as its own last line tells it (stats.ttft_ms - stats.queue_ms, whole milliseconds). What is
   left is the daemon's time to notice and to free the slot, and both ways through the network stack.
-queued, loading: nobody can be heard to leave a queue, but its place can be taken. The queue is full, so
-  that C is refused with 429; then the waiter closes its socket, and C asks again and again on a
+queued, loading: no client can see that a place in a queue is free, but it can take it. The queue is full, so
+  that C is refused with 429; then the waiting client closes its socket, and C asks again and again on a
   connection that is kept open, until it is taken (200). Measured is the time from that close() until
   C has the 200; it is a whole number of C's requests, of about a millisecond each.
 
@@ -18,6 +18,7 @@ thrown away. Moments are random within a phase.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import re
@@ -27,9 +28,12 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmark import figures
-from benchmark.daemon import BenchError, get
-from benchmark.prompts import WORDS, make_prompts
-from benchmark.wire import Wire
+from benchmark.clients import Connection
+from benchmark.cpu_load import CpuWatch
+from benchmark.daemon import BenchError, get, modeld
+from benchmark.options import Mode, chosen, modeld_flags, whole
+from benchmark.prompts import make_prompts
+from benchmark.report import Report
 
 PHASES = ("decoding", "prefill", "queued", "loading")
 COUNTED_AS = {"decoding": "decode", "prefill": "prefill", "queued": "queued", "loading": "queued"}
@@ -56,14 +60,11 @@ class Found(NamedTuple):
 class Cancels:
     """The measurement against one daemon with `--llama-slots 1 --max-queue-depth 1`."""
 
-    def __init__(
-        self, port: int, model: str, *, prompt_tokens: int, words: Sequence[str] = WORDS, seed: str = ""
-    ) -> None:
+    def __init__(self, port: int, model: str, *, prompt_tokens: int) -> None:
         self._port = port
         self._model = model
         self._tokens = prompt_tokens
-        self._words = words
-        self._random = random.Random(seed)  # noqa: S311  # moments, no secrets
+        self._random = random.Random("")  # noqa: S311  # moments, no secrets
         self._count = 0
         self.idle_s = 0.0
         self.prefill_s = 0.0
@@ -98,14 +99,14 @@ class Cancels:
         self.prefill_s = median(self._alone(self._tokens) for _ in range(3))
 
     def _alone(self, tokens: int) -> float:
-        with Wire(self._port) as wire:
-            sent = wire.ask(**self._body(tokens, max_tokens=1))
-            wire.last()
-            return wire.at - sent
+        with Connection(self._port) as connection:
+            sent = connection.send(**self._body(tokens, max_tokens=1))
+            connection.last()
+            return connection.at - sent
 
     def _decoding(self) -> float:
-        with Wire(self._port) as ours, Wire(self._port) as next_one:
-            ours.ask(**self._body(4, max_tokens=ENDLESS))
+        with Connection(self._port) as ours, Connection(self._port) as next_one:
+            ours.send(**self._body(4, max_tokens=ENDLESS))
             for _ in range(self._random.randint(1, 8)):
                 ours.until("token")
             self._wait_behind(next_one)
@@ -113,8 +114,8 @@ class Cancels:
             return self._leave_to(ours, next_one)
 
     def _prefill(self) -> float:
-        with Wire(self._port) as ours, Wire(self._port) as next_one:
-            sent = ours.ask(**self._body(self._tokens, max_tokens=1))
+        with Connection(self._port) as ours, Connection(self._port) as next_one:
+            sent = ours.send(**self._body(self._tokens, max_tokens=1))
             time.sleep(min(0.02, self.prefill_s / 20))  # it has the slot before the next one comes
             self._wait_behind(next_one)
             moment = sent + self.prefill_s * self._random.uniform(0.1, 0.8)
@@ -122,8 +123,12 @@ class Cancels:
             return self._leave_to(ours, next_one)
 
     def _queued(self) -> float:
-        with Wire(self._port) as running, Wire(self._port) as waiter, Wire(self._port) as prober:
-            running.ask(**self._body(4, max_tokens=ENDLESS))
+        with (
+            Connection(self._port) as running,
+            Connection(self._port) as waiter,
+            Connection(self._port) as prober,
+        ):
+            running.send(**self._body(4, max_tokens=ENDLESS))
             running.until("token")
             self._wait_behind(waiter)
             return self._take_place(waiter, prober)
@@ -131,11 +136,15 @@ class Cancels:
     def _loading(self) -> float:
         """The model is unloaded as soon as it is idle (keep_alive 0), so each try loads it again."""
         self._until_unloaded()
-        with Wire(self._port) as first, Wire(self._port) as waiter, Wire(self._port) as prober:
-            first.ask(**self._body(1, max_tokens=1), events=True, keep_alive="0s")
+        with (
+            Connection(self._port) as first,
+            Connection(self._port) as waiter,
+            Connection(self._port) as prober,
+        ):
+            first.send(**self._body(1, max_tokens=1), events=True, keep_alive="0s")
             while first.until("event")["event"] != "loading":
                 pass
-            waiter.ask(**self._body(1, max_tokens=1), events=True, keep_alive="0s")
+            waiter.send(**self._body(1, max_tokens=1), events=True, keep_alive="0s")
             waiter.until("event")
             time.sleep(self._random.uniform(0, 0.1))  # a moment by chance within the load
             found = self._take_place(waiter, prober, keep_alive="0s")
@@ -145,14 +154,14 @@ class Cancels:
             first.last()
         return found
 
-    def _wait_behind(self, wire: Wire) -> None:
+    def _wait_behind(self, connection: Connection) -> None:
         """Ask for one token, and hear that the request waits for the slot."""
-        wire.ask(**self._body(1, max_tokens=1), events=True)
-        if wire.line().get("event") != "queued":
+        connection.send(**self._body(1, max_tokens=1), events=True)
+        if connection.line().get("event") != "queued":
             raise Miss("the slot was free already")
 
-    def _leave_to(self, ours: Wire, next_one: Wire) -> float:
-        left = ours.leave()
+    def _leave_to(self, ours: Connection, next_one: Connection) -> float:
+        left = ours.close()
         next_one.until("token")
         came = next_one.at
         if came < left:
@@ -160,21 +169,21 @@ class Cancels:
         stats: dict[str, float] = next_one.last()["stats"]
         return came - left - (stats["ttft_ms"] - stats["queue_ms"]) / 1000
 
-    def _take_place(self, waiter: Wire, prober: Wire, **more: object) -> float:
-        prober.ask(**self._body(1, max_tokens=1), events=True, **more)
+    def _take_place(self, waiter: Connection, prober: Connection, **more: object) -> float:
+        prober.send(**self._body(1, max_tokens=1), events=True, **more)
         if prober.status() != 429:
             raise Miss("the queue had room already")
-        left = waiter.leave()
+        left = waiter.close()
         while True:
-            prober.ask(**self._body(1, max_tokens=1), events=True, **more)
+            prober.send(**self._body(1, max_tokens=1), events=True, **more)
             if prober.status() == 200:
                 return prober.at - left
 
     def _until_unloaded(self) -> None:
-        with Wire(self._port) as wire:
-            wire.ask(**self._body(1, max_tokens=1), keep_alive="0s")
-            if wire.status() == 200:
-                wire.last()
+        with Connection(self._port) as connection:
+            connection.send(**self._body(1, max_tokens=1), keep_alive="0s")
+            if connection.status() == 200:
+                connection.last()
         deadline = time.monotonic() + 20
         while any(
             view["state"] not in ("stopped", "error")
@@ -186,14 +195,9 @@ class Cancels:
 
     def _body(self, tokens: int, *, max_tokens: int) -> dict[str, Any]:
         self._count += 1
-        [prompt] = make_prompts(str(self._count), 1, tokens=tokens, words=self._words)
-        return {
-            "model": self._model,
-            "prompt": prompt,
-            "max_tokens": max_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-        }
+        [prompt] = make_prompts(str(self._count), 1, tokens=tokens)
+        body: dict[str, Any] = {"model": self._model, "prompt": prompt, "max_tokens": max_tokens}
+        return body | {"temperature": 0, "ignore_eos": True}
 
     def _cancels(self, counted_as: str) -> float:
         text = get(self._port, "/metrics")
@@ -201,17 +205,46 @@ class Cancels:
         return sum(float(value) for value in re.findall(pattern, text, re.MULTILINE))
 
 
-def tell(found: Sequence[Found]) -> str:
+def table(found: Sequence[Found]) -> str:
     """Return the table."""
-    head = ["phase", "times", "median ms", "p95 ms", "worst ms", "thrown away"]
-    rows = [
-        [
-            it.phase,
-            str(len(it.seconds)),
-            *(f"{1e3 * value:.1f}" for value in (median(it.seconds), figures.percentile(it.seconds, 95))),
-            f"{1e3 * max(it.seconds):.1f}",
-            str(it.thrown_away),
-        ]
-        for it in found
-    ]
-    return figures.table(head, rows)
+    rows: list[list[str]] = []
+    for it in found:
+        values = (median(it.seconds), figures.percentile(it.seconds, 95), max(it.seconds))
+        times = [f"{1e3 * value:.1f}" for value in values]
+        rows.append([it.phase, str(len(it.seconds)), *times, str(it.thrown_away)])
+    return figures.table(["phase", "times", "median ms", "p95 ms", "worst ms", "thrown away"], rows)
+
+
+def add_options(mode: argparse.ArgumentParser) -> None:
+    """Add the options of this mode."""
+    mode.add_argument("--times", type=whole(1, 1000), default=100)
+    text = "times for `loading`: each is a load"
+    mode.add_argument("--load-times", type=whole(1, 200), default=30, help=text)
+    mode.add_argument("--prompt-tokens", type=whole(16, 16384), default=2000, help="of the prompt in prefill")
+    mode.add_argument("--phases", default=",".join(PHASES), help="which, of: %(default)s")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure each phase, print the table, write the JSON."""
+    phases = chosen("phase", options.phases, PHASES)
+    tokens = options.prompt_tokens
+    report = Report(options, prefill_tokens=tokens)
+    flags = ["--llama-slots", "1", "--max-queue-depth", "1", "--llama-threads", str(options.threads)]
+    with modeld(*flags, *modeld_flags(options), models_dir=options.model.parent) as server:
+        measured = Cancels(server.port, options.model.name, prompt_tokens=tokens)
+        measured.prepare()
+        idle_s, prefill_s = measured.idle_s, measured.prefill_s
+        report.say(
+            f"on the idle daemon a one-token request takes {1e3 * idle_s:.1f} ms, "
+            f"a prefill of {tokens} tokens {1e3 * prefill_s:.0f} ms"
+        )
+        watch = CpuWatch([server.process.pid])
+        times = {phase: options.load_times if phase == "loading" else options.times for phase in phases}
+        found = [measured.run(phase, times[phase], report.say) for phase in phases]
+        use = watch.stop()
+    results = {it.phase: {"seconds": it.seconds, "thrown_away": it.thrown_away} for it in found}
+    report.finish(table(found), [use], results=results, idle_s=idle_s, prefill_s=prefill_s)
+    return 0
+
+
+MODE = Mode("time from a client's leaving until what it held is free for another", add_options, run)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Server processes: start one, wait until it listens, stop it. Loopback only."""
+"""Start a server process, wait until it listens, and stop it. Loopback only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPIN = "2000"
 
 
 class BenchError(Exception):
-    """Something a person has to mend; the message says what and how."""
+    """Something that a person has to fix; the message says what and how."""
 
 
 def environment() -> dict[str, str]:
@@ -165,8 +165,8 @@ def wait_for(port: int, path: str, server: Server) -> None:
             return
 
 
-def post(port: int, path: str, body: dict[str, object]) -> str:
-    """Return a POST request as text, ready for a socket."""
+def post(port: int, path: str, body: dict[str, object], headers: str = "") -> str:
+    """Return a POST request as text, ready for a socket; each of `headers` ends with a line end."""
     data = json.dumps(body)
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n{headers}"
     return f"{head}Content-Length: {len(data.encode())}\r\n\r\n{data}"

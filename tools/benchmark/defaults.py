@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`bench defaults`: options of a load, each against what modeld takes by itself, on the engine alone."""
+"""`bench defaults`: options of a load, each against modeld's default, on the engine alone."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from benchmark import figures, noise
+from benchmark import figures
+from benchmark.cpu_load import CpuWatch
 from benchmark.daemon import BenchError
+from benchmark.options import Mode, chosen, whole
 from benchmark.prompts import make_prompts
 from benchmark.report import Report
 from modeld.domain.model import LoadOptions
@@ -106,10 +108,10 @@ def _streams(engine: Engine, prompts: Sequence[str], tokens: int) -> float:
     while engine.busy:
         outputs = engine.step()
         now = time.perf_counter()
-        told = [output.id for output in outputs if isinstance(output, TokenOutput)]
+        emitted = [output.id for output in outputs if isinstance(output, TokenOutput)]
         if len(begun) == len(prompts) and not ended:
-            counted, until = counted + len(told), now
-        begun.update(told)
+            counted, until = counted + len(emitted), now
+        begun.update(emitted)
         if len(begun) == len(prompts) and not since:
             since = now
         ended = ended or any(isinstance(output, RequestDone | RequestFailed) for output in outputs)
@@ -118,41 +120,32 @@ def _streams(engine: Engine, prompts: Sequence[str], tokens: int) -> float:
     return counted / (until - since)
 
 
-def add_mode(modes: Any, common: argparse.ArgumentParser, whole: Callable[[int, int], Any]) -> None:
-    """Add the mode to the command line; `whole` makes parsers of bounded numbers."""
-    text = "options of a load (KV types, flash attention, ubatch, mmap), each against the default"
-    mode = modes.add_parser("defaults", parents=[common], help=text, description=text)
+def add_options(mode: argparse.ArgumentParser) -> None:
+    """Add the options of this mode."""
     mode.add_argument("--rounds", type=whole(1, 100), default=3)
     mode.add_argument("--streams", type=whole(1, 64), default=4)
     mode.add_argument("--prompt-tokens", type=whole(1, 16384), default=1000, help="of the prompt alone")
     mode.add_argument("--depth", type=whole(1, 16384), default=250, help="tokens of each stream's prompt")
     mode.add_argument("--tokens", type=whole(2, 4096), default=40, help="of each stream's answer")
-    mode.add_argument("--only", metavar="NAME,NAME", help=f"of: {', '.join(VARIANTS)}")
+    mode.add_argument("--only", default=",".join(VARIANTS), metavar="NAME,NAME", help="of: %(default)s")
 
 
-def run_defaults(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Measure each variant in each round, in rotating order; print the table, write the JSON."""
-    names = [DEFAULT, *(name for name in (options.only or ",".join(VARIANTS)).split(",") if name != DEFAULT)]
-    if unknown := set(names) - set(VARIANTS):
-        raise BenchError(f"there is no variant {min(unknown)}; there are {', '.join(VARIANTS)}")
-    depth, tokens = options.depth, options.tokens
-    plan = Plan(str(options.model), options.threads, options.streams, options.prompt_tokens, depth, tokens)
-    report = Report("defaults", options.out, options.json)
-    report.head(**plan._asdict() | {"model": options.model.name, "rounds": options.rounds})
+    names = list(dict.fromkeys([DEFAULT, *chosen("variant", options.only, tuple(VARIANTS))]))
+    shape = {name: getattr(options, name) for name in ("streams", "prompt_tokens", "depth", "tokens")}
+    plan = Plan(str(options.model), options.threads, **shape)
+    report = Report(options, **shape, rounds=options.rounds)
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    watch = noise.Watch([os.getpid()])
+    watch = CpuWatch([os.getpid()])
     for number in range(options.rounds):
         turn = number % len(names)
         for name in (*names[turn:], *names[:turn]):
             rounds[name].append(measure(plan, VARIANTS[name], f"{number}"))
             found = ", ".join(f"{key} {value:.2f}" for key, value in rounds[name][-1].items())
             report.say(f"round {number + 1}/{options.rounds}  {name:<13} {found}")
-    seen = watch.stop()
-    report.say("\n" + tell(rounds) + "\n")
-    report.say("Medians; the ratios are taken within each round, against the default.")
-    report.say(noise.verdict([seen]))
-    report.add(results=rounds, ratios=ratios(rounds), cpu_of_others=seen.others)
-    report.write()
+    text = f"{table(rounds)}\n\nMedians; the ratios are taken within each round, against the default."
+    report.finish(text, [watch.stop()], results=rounds, ratios=ratios(rounds))
     return 0
 
 
@@ -167,18 +160,16 @@ def ratios(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dic
     }
 
 
-def tell(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def table(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Return the table."""
-    against = ratios(rounds)
-    rows = [
-        [
-            name,
-            f"{median(one['load_s'] for one in found):.2f}",
-            f"{median(one['prompt_per_s'] for one in found):.0f}",
-            f"{against[name]['prompt_per_s']:.2f}",
-            f"{median(one['streams_per_s'] for one in found):.0f}",
-            f"{against[name]['streams_per_s']:.2f}",
-        ]
-        for name, found in rounds.items()
-    ]
+    rows: list[list[str]] = []
+    for name, against in ratios(rounds).items():
+        load, prompt, streams = (median(one[key] for one in rounds[name]) for key in _NAMES)
+        row = [name, f"{load:.2f}", f"{prompt:.0f}", f"{against['prompt_per_s']:.2f}"]
+        rows.append([*row, f"{streams:.0f}", f"{against['streams_per_s']:.2f}"])
     return figures.table(["option", "load s", "prompt tokens/s", "ratio", "streams tokens/s", "ratio"], rows)
+
+
+MODE = Mode(
+    "options of a load (KV types, flash attention, ubatch, mmap), each against the default", add_options, run
+)

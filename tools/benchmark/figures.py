@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Statistics over streams: values in, values out."""
+"""Compute statistics over streams, and format tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 Stream = dict[str, Any]
-"""One answer, as client.py and bare.py give it."""
+"""One answer, as load_generator.py and bare_loop.py return it."""
 Figures = dict[str, float]
 
 NAMES = ("tokens_per_s", "decode_per_s", "ttft_p50_ms", "ttft_p95_ms", "itl_p50_ms", "itl_p99_ms")
@@ -70,7 +70,7 @@ def ratio(ours: Sequence[Figures], theirs: Sequence[Figures], name: str = "token
 
 
 def problems(streams: Sequence[Stream], tokens: int) -> list[str]:
-    """Say what is wrong with streams that should have brought `tokens` tokens each."""
+    """Return what is wrong with streams that should have brought `tokens` tokens each."""
     found: list[str] = []
     for number, stream in enumerate(streams):
         if stream["error"] or stream["status"] != 200:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Prompts of a known length that no cache has seen: random common words, pure from a seed."""
+"""Make prompts of a known length that no cache has seen: random common words from a seed."""
 
 from __future__ import annotations
 

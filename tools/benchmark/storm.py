@@ -2,9 +2,9 @@
 """`bench storm`: many requests for more models than there is memory for. Does the budget hold, at what price?
 
 A real daemon, a process for each model, real weights. Its budget has room for any two of six models and for
-no three. Requests come at random times, whether or not those before are done. All the while the memory of the
-workers is looked at, and the daemon records its events; so three things are held against each other: what the
-operator set, what the ledger held at every instant, and what the processes really took. It fails when
+no three. Requests come at random times, whether or not those before are done. Meanwhile the memory of the
+workers is measured, and the daemon records its events; so three things are compared: what the operator set,
+what the ledger held at every instant, and what the processes really took. It fails when
 
     (1) an answer is not whole
     (2) the workers ever held more than the budget
@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import trio
-from soaking.rows import faults_of, is_served, told
-from soaking.wire import begin
+from soaking.http_client import begin
+from soaking.results import is_complete, outcome, protocol_errors
 
 from benchmark import storm_ledger
 from benchmark.daemon import BenchError, Server, get, modeld
-from benchmark.held import Look, Looker
-from benchmark.storm_trace import Ask, StormModel, config
+from benchmark.storm_requests import StormModel, StormRequest, config
+from benchmark.worker_memory import MemorySample, measure_forever
 
 MOST_LOADS = 2
 """Loads allowed, as a multiple of those that Belady's rule needs."""
@@ -54,11 +54,11 @@ class Answer(NamedTuple):
 
 
 class Played(NamedTuple):
-    """All that was seen of a storm. `began` is the wall clock."""
+    """All that was recorded of a storm. `began` is the wall clock."""
 
     began: float
     answers: list[Answer]
-    looks: list[Look]
+    samples: list[MemorySample]
     events: list[str]
 
 
@@ -93,15 +93,9 @@ def put_models(models: Sequence[StormModel], source: Path, folder: Path) -> None
 def flags_of(models: Sequence[StormModel], place: Path) -> list[str]:
     """Return the daemon's flags of a storm; what it has learned is kept in `place`, and so are its events."""
     (place / "modeld.yaml").write_text(config(models))
-    flags = [
-        "--config",
-        str(place / "modeld.yaml"),
-        "--state-dir",
-        str(place / "state"),
-        "--isolation",
-        "process",
-    ]
-    return [*flags, "--dry-runs=true", "--events-enable", "--events-file", str(place / "events.ndjson")]
+    flags = ["--config", str(place / "modeld.yaml"), "--state-dir", str(place / "state")]
+    flags += ["--isolation", "process", "--dry-runs=true"]
+    return [*flags, "--events-enable", "--events-file", str(place / "events.ndjson")]
 
 
 def estimates(
@@ -136,25 +130,25 @@ def room_for_two(sizes: Sequence[float], margin_mb: float) -> Room:
     return Room(float(round(pair + margin_mb)), margin_mb)
 
 
-def play(server: Server, asks: Sequence[Sequence[Ask]], events: Path, every_s: float) -> Played:
-    """Let waves of requests come, each when all of the wave before were answered, and look all the while."""
+def play(server: Server, waves: Sequence[Sequence[StormRequest]], events: Path, every_s: float) -> Played:
+    """Send waves of requests, each when all of the wave before were answered; measure memory meanwhile."""
     began = time.time()
     answers: list[Answer] = []
-    looker = Looker(server.process.pid, every_s)
+    samples: list[MemorySample] = []
 
-    async def one(ask: Ask, start: float) -> None:
-        await trio.sleep_until(start + ask.at_s)
-        answers.append(await _asked(server.port, ask))
+    async def one(request: StormRequest, start: float) -> None:
+        await trio.sleep_until(start + request.at_s)
+        answers.append(await _send(server.port, request))
 
     async def storm() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(looker.run)
-            for wave in asks:
+            nursery.start_soon(measure_forever, server.process.pid, every_s, samples)
+            for wave in waves:
                 start = trio.current_time()
                 with trio.fail_after(wave[-1].at_s + _AFTER_S):
                     async with trio.open_nursery() as clients:
-                        for ask in wave:
-                            clients.start_soon(one, ask, start)
+                        for request in wave:
+                            clients.start_soon(one, request, start)
             nursery.cancel_scope.cancel()
 
     try:
@@ -163,20 +157,20 @@ def play(server: Server, asks: Sequence[Sequence[Ask]], events: Path, every_s: f
         raise BenchError(
             f"not all answers came within {_AFTER_S:g} s:\n{''.join(server.log[-10:])}"
         ) from None
-    return Played(began, answers, looker.looks, _written(events, len(answers)))
+    return Played(began, answers, samples, _written(events, len(answers)))
 
 
-async def _asked(port: int, ask: Ask) -> Answer:
+async def _send(port: int, request: StormRequest) -> Answer:
     sent, begun = time.time(), time.perf_counter()
-    call = await begin(port, ask.body())
+    call = await begin(port, request.body())
     first = time.perf_counter() - begun if await call.until(1) else None
     await call.finish()
-    problems = faults_of(call)
-    if not is_served(call, ask.max_tokens):
-        problems.append(f"{ask.model}: {told(call)}: {call.last.get('error')}")
+    problems = protocol_errors(call)
+    if not is_complete(call, request.max_tokens):
+        problems.append(f"{request.model}: {outcome(call)}: {call.last.get('error')}")
     usage: dict[str, Any] = call.last.get("usage") or {}
     took = time.perf_counter() - begun
-    return Answer(ask.model, sent, first, took, int(usage.get("completion_tokens", 0)), tuple(problems))
+    return Answer(request.model, sent, first, took, int(usage.get("completion_tokens", 0)), tuple(problems))
 
 
 def _written(events: Path, answers: int) -> list[str]:
@@ -190,7 +184,7 @@ def _written(events: Path, answers: int) -> list[str]:
         time.sleep(0.05)  # The daemon's writer is a thread of another process.
 
 
-class Found(NamedTuple):
+class Judgement(NamedTuple):
     """A storm, judged. MiB.
 
     Attributes:
@@ -207,14 +201,14 @@ class Found(NamedTuple):
     reasons: list[str]
 
 
-def judge(played: Played, room: Room) -> Found:
-    """Hold what was seen against what must be."""
+def judge(played: Played, room: Room) -> Judgement:
+    """Compare what was recorded with what must hold."""
     record = storm_ledger.read(played.events, room.room_mb)
     problems = [problem for answer in played.answers for problem in answer.problems]
     reasons = [f"an answer was not whole: {problem}" for problem in dict.fromkeys(problems)]
     reasons += record.problems
-    most = max((look.rss_mb for look in played.looks), default=0.0)
-    over = max((it.rss_mb - record.ledger.at(it.at) for it in played.looks if it.rss_mb), default=0.0)
+    most = max((sample.rss_mb for sample in played.samples), default=0.0)
+    over = max((it.rss_mb - record.ledger.at(it.at) for it in played.samples if it.rss_mb), default=0.0)
     if most > room.budget_mb:
         reasons.append(f"the workers held {most:.0f} MiB, and the budget is {room.budget_mb:.0f}")
     if record.ledger.most_mb > room.room_mb + 0.001:
@@ -222,5 +216,5 @@ def judge(played: Played, room: Room) -> Found:
     loads, least = record.loads.total, record.loads.belady
     if loads > MOST_LOADS * least:
         reasons.append(f"{loads} loads are more than {MOST_LOADS} times the {least} of Belady's rule")
-    most_pss = max((look.pss_mb for look in played.looks if look.pss_mb is not None), default=0.0)
-    return Found(room, record, most, most_pss, over, reasons)
+    most_pss = max((sample.pss_mb for sample in played.samples if sample.pss_mb is not None), default=0.0)
+    return Judgement(room, record, most, most_pss, over, reasons)

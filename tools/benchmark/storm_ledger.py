@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a daemon's record tells of a storm: its ledger at every instant, its loads, what was necessary. Pure.
+"""Read a daemon's events of a storm: its ledger at every instant, its loads, and how many were necessary.
 
 The ledger changes when a load begins (its bytes are reserved from then on) and when a model's memory was
 given back, and at no other time; both are events with their numbers.
@@ -79,7 +79,7 @@ class Loads(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What the events of a run tell."""
+    """What the events of a run say."""
 
     ledger: Ledger
     loads: Loads

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`bench storm`: its command line, its table, its JSON."""
+"""`bench storm`: its options, its tables, its JSON."""
 
 from __future__ import annotations
 
@@ -7,101 +7,80 @@ import argparse
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import figures, noise, plot, storm, storm_plot
+from benchmark import figures, plots, storm
+from benchmark.cpu_load import CpuWatch
 from benchmark.daemon import modeld
+from benchmark.options import Mode, whole
 from benchmark.report import Report
-from benchmark.storm import Found, Played, Room
-from benchmark.storm_trace import MODELS, SLOTS, StormModel, draw
+from benchmark.storm import Judgement, Played
+from benchmark.storm_requests import MODELS, SLOTS, StormModel, draw
+
+EVERY_MS = 50
+"""Between measurements of memory."""
 
 
-def add_mode(
-    modes: Any, common: argparse.ArgumentParser, whole: Callable[[int, int], Callable[[str], int]]
-) -> None:
-    """Add the mode to the command line; `whole` makes parsers of bounded numbers."""
-    text = "more models than memory: does the budget hold, and how many loads does it cost?"
-    mode = modes.add_parser("storm", parents=[common], help=text, description=text)
-    mode.add_argument("--requests", type=whole(1, 2000), default=200)
-    mode.add_argument(
-        "--seconds", type=whole(0, 3600), default=170, help="over which they come (%(default)s)"
-    )
-    mode.add_argument(
-        "--models", type=whole(3, len(MODELS)), default=len(MODELS), help="how many (%(default)s)"
-    )
-    mode.add_argument("--seed", type=int, default=1, help="the same seed, the same storm (%(default)s)")
-    mode.add_argument("--margin-mb", type=whole(0, 10_000), default=64, help="of the budget (%(default)s)")
-    text = "budget in MiB (default: 3 %% more than the two largest models take, and the margin)"
-    mode.add_argument("--budget-mb", type=whole(1, 1_000_000), help=text)
-    mode.add_argument(
-        "--every-ms", type=whole(5, 10_000), default=50, help="between looks at memory (%(default)s)"
-    )
-    mode.add_argument("--plot", action="store_true", help="draw a PNG (needs matplotlib)")
+def add_options(mode: argparse.ArgumentParser) -> None:
+    """Add the options of this mode."""
+    add = mode.add_argument
+    add("--requests", type=whole(1, 2000), default=200)
+    add("--seconds", type=whole(0, 3600), default=170, help="over which they come (%(default)s)")
+    add("--seed", type=int, default=1, help="the same seed, the same storm (%(default)s)")
+    add("--margin-mb", type=whole(0, 10_000), default=64, help="of the budget (%(default)s)")
+    add("--plot", action="store_true", help="draw a PNG (needs matplotlib)")
 
 
-def run_storm(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Play a storm, print the tables, write JSON and plot; 1 when something is not as it must be."""
     if options.plot:
-        plot.require()
-    models = MODELS[: options.models]
-    report = Report("storm", options.out, options.json)
-    report.head(
-        models=len(models),
-        requests=options.requests,
-        seconds=options.seconds,
-        seed=options.seed,
-        slots=SLOTS,
-        threads=options.threads,
-    )
+        plots.require_matplotlib()
+    given = {name: getattr(options, name) for name in ("requests", "seconds", "seed")}
+    report = Report(options, models=len(MODELS), slots=SLOTS, **given)
     with tempfile.TemporaryDirectory(prefix="modeld-storm-") as name:
         place = Path(name)
-        storm.put_models(models, options.model.parent, place / "models")
-        flags = storm.flags_of(models, place)
+        models, events = place / "models", place / "events.ndjson"
+        storm.put_models(MODELS, options.model.parent, models)
+        flags = storm.flags_of(MODELS, place)
         flags += ["--llama-threads", str(options.threads), *shlex.split(options.modeld)]
-        sizes = storm.estimates(models, place / "models", flags)
+        sizes = storm.estimates(MODELS, models, flags)
         room = storm.room_for_two(list(sizes.values()), options.margin_mb)
-        if options.budget_mb:
-            room = Room(float(options.budget_mb), options.margin_mb)
-        (place / "events.ndjson").unlink(missing_ok=True)
+        events.unlink(missing_ok=True)
         flags += ["--vram-budget-mb", f"{room.budget_mb:.0f}", "--vram-margin-mb", f"{room.margin_mb:.0f}"]
         report.say(f"a budget of {room.budget_mb:.0f} MiB less a margin of {room.margin_mb:.0f}")
-        asks = draw(models, options.requests, options.seconds, options.seed)
-        watch = noise.Watch([])  # Workers end meanwhile: their time is known when the daemon has ended.
-        with modeld(*flags, models_dir=place / "models") as server:
-            played = storm.play(server, [asks], place / "events.ndjson", options.every_ms / 1e3)
-        seen = watch.stop()
+        requests = draw(MODELS, **given)
+        watch = CpuWatch([])  # Workers end meanwhile: their time is known when the daemon has ended.
+        with modeld(*flags, models_dir=models) as server:
+            played = storm.play(server, [requests], events, EVERY_MS / 1e3)
+        use = watch.stop()
     found = storm.judge(played, room)
-    report.say("\n" + by_model(models, played, found) + "\n")
-    report.say(tell(played, found, options.every_ms))
-    report.say(noise.verdict([seen]))
-    report.add(**as_json(played, found), cpu_of_others=seen.others)
+    text = [by_model(MODELS, played, found), "", describe(played, found)]
     if options.plot:
         picture = report.json_file.with_suffix(".png")
-        storm_plot.draw(played, found, picture)
-        report.say(str(picture))
-    report.write()
-    for reason in found.reasons:
-        report.say(f"FAILED: {reason}")
+        plots.draw_storm(played, found, picture)
+        text.append(str(picture))
+    text += [f"FAILED: {reason}" for reason in found.reasons]
+    report.finish("\n".join(text), [use], **as_json(played, found))
     return 1 if found.reasons else 0
 
 
-def by_model(models: Sequence[StormModel], played: Played, found: Found) -> str:
+def by_model(models: Sequence[StormModel], played: Played, found: Judgement) -> str:
     """Return the table of the models: what was reserved for each, and the most that its worker held."""
     head = ["model", "cells", "requests", "loads", "reserved MiB", "held at most"]
     asked = Counter(answer.model for answer in played.answers)
     rows: list[list[str]] = []
     for model in models:
         sizes = found.record.sizes.get(model.id, ())
-        held = max((look.by_model.get(model.id, 0.0) for look in played.looks), default=0.0)
+        held = max((sample.by_model.get(model.id, 0.0) for sample in played.samples), default=0.0)
         reserved = f"{min(sizes):.0f} to {max(sizes):.0f}" if sizes else ""
         loads = found.record.loads.by_model.get(model.id, 0)
         rows.append([model.id, str(model.ctx), str(asked[model.id]), str(loads), reserved, f"{held:.0f}"])
     return figures.table(head, rows)
 
 
-def tell(played: Played, found: Found, every_ms: int) -> str:
+def describe(played: Played, found: Judgement) -> str:
     """Return the sentences of a storm."""
     loads, room = found.record.loads, found.room
     whole = sum(not answer.problems for answer in played.answers)
@@ -112,18 +91,18 @@ def tell(played: Played, found: Found, every_ms: int) -> str:
         "the optimum: any two of these models fit, no three" if loads.exact else "a good rule, not an optimum"
     )
     over = found.over_ledger_mb
-    alongside = (
+    beside = (
         f"up to {over:.0f} MiB above the ledger"
         if over > 0
         else f"never above the ledger ({-over:.0f} MiB below)"
     )
-    most, looks = found.record.ledger.most_mb, len(played.looks)
+    most, samples = found.record.ledger.most_mb, len(played.samples)
     return (
         f"{whole} of {len(played.answers)} answers are whole; first tokens after {waited}\n"
         f"budget {room.budget_mb:.0f} MiB, {room.room_mb:.0f} without the margin; "
         f"the ledger held at most {most:.0f}\n"
         f"workers held at most {found.most_rss_mb:.0f} MiB (resident sets; {found.most_pss_mb:.0f} "
-        f"proportional), in {looks} looks each {every_ms} ms; {alongside}\n"
+        f"proportional), in {samples} measurements each {EVERY_MS} ms; {beside}\n"
         f"{loads.total} loads; Belady's rule, which knows all arrivals: {loads.belady} in order of arrival "
         f"({kind}), {loads.by_service} in the order of service\n"
         f"every server in order of arrival needs {loads.least} at least; in the simulator the same arrivals "
@@ -131,7 +110,7 @@ def tell(played: Played, found: Found, every_ms: int) -> str:
     )
 
 
-def as_json(played: Played, found: Found) -> dict[str, Any]:
+def as_json(played: Played, found: Judgement) -> dict[str, Any]:
     """Return all of it for the JSON; times in seconds since the first request could come."""
     loads = found.record.loads
     return {
@@ -149,5 +128,12 @@ def as_json(played: Played, found: Found) -> dict[str, Any]:
         "ledger": [
             [round(change.at - played.began, 3), dict(change.held)] for change in found.record.ledger.changes
         ],
-        "looks": [[round(look.at - played.began, 3), look.rss_mb, look.pss_mb] for look in played.looks],
+        "samples": [
+            [round(sample.at - played.began, 3), sample.rss_mb, sample.pss_mb] for sample in played.samples
+        ],
     }
+
+
+MODE = Mode(
+    "more models than memory: does the budget hold, and how many loads does it cost?", add_options, run
+)

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""`bench stream`: one long stream arrives whole, while others run alongside it."""
+"""`bench stream`: one long stream arrives whole, while other clients ask alongside."""
 
 from __future__ import annotations
 
+import argparse
 import threading
 import time
 from typing import Any, NamedTuple
 
 from benchmark import figures
-from benchmark.daemon import BenchError
+from benchmark.clients import Connection
+from benchmark.cpu_load import CpuWatch
+from benchmark.daemon import BenchError, modeld
+from benchmark.options import Mode, modeld_flags, whole
 from benchmark.prompts import make_prompts
-from benchmark.wire import Wire
+from benchmark.report import Report
 
 COMPANION_TOKENS = 512
 
 
-class Whole(NamedTuple):
+class Arrived(NamedTuple):
     """What arrived."""
 
     seconds: float
@@ -30,19 +34,12 @@ class Whole(NamedTuple):
     problems: list[str]
 
 
-def run(
-    port: int,
-    model: str,
-    *,
-    seconds: float,
-    max_tokens: int,
-    companions: int,
-    max_gap_s: float,
-) -> Whole:
-    """Read one stream that ends by its own `timeout` after `seconds`, or sooner by its length.
+def read_beside(port: int, model: str, options: argparse.Namespace) -> Arrived:
+    """Read one stream that ends by its own `timeout` after `--seconds`, or sooner by its length.
 
-    Alongside it `companions` clients ask for answers of 512 tokens, one after the other.
+    Alongside, `--companions` clients ask for answers of 512 tokens, one after the other.
     """
+    companions = options.companions
     stop = threading.Event()
     counts = [0] * companions
     others = [
@@ -52,30 +49,28 @@ def run(
     for other in others:
         other.start()
     try:
-        return _read(port, model, seconds=seconds, max_tokens=max_tokens, max_gap_s=max_gap_s, counts=counts)
+        return _read(port, model, options, counts)
     finally:
         stop.set()
         for other in others:
             other.join()
 
 
-def _read(
-    port: int, model: str, *, seconds: float, max_tokens: int, max_gap_s: float, counts: list[int]
-) -> Whole:
+def _read(port: int, model: str, options: argparse.Namespace, counts: list[int]) -> Arrived:
     texts: list[str] = []
     times: list[float] = []
     problems: list[str] = []
-    with Wire(port) as wire:
-        began = wire.ask(**_body(model, "long", max_tokens), timeout=f"{seconds:g}s")
+    with Connection(port) as connection:
+        began = connection.send(**_body(model, "long", options.max_tokens), timeout=f"{options.seconds:g}s")
         while True:
-            value = wire.line()
+            value = connection.line()
             if value.get("done"):
                 break
             if value.get("done") is not False or not value.get("token"):
                 problems.append(f"line {len(texts)} is no token line: {value}")
             texts.append(value.get("token", ""))
-            times.append(wire.at)
-        ended = wire.at
+            times.append(connection.at)
+        ended = connection.at
     if not times:
         raise BenchError(f"the stream brought no token: {value}")
     gaps = [after - before for before, after in zip([began, *times], [*times, ended], strict=True)]
@@ -86,9 +81,9 @@ def _read(
         problems.append(f"{len(texts)} lines, but only {value['usage']['completion_tokens']} tokens")
     if "error" in value:
         problems.append(f"it failed: {value['error']}")
-    if max(gaps[1:]) > max_gap_s:
-        problems.append(f"a gap of {max(gaps[1:]):.3f} s, more than {max_gap_s:g} s")
-    return Whole(
+    if max(gaps[1:]) > options.max_gap:
+        problems.append(f"a gap of {max(gaps[1:]):.3f} s, more than {options.max_gap:g} s")
+    return Arrived(
         seconds=ended - began,
         lines=len(texts),
         bytes_of_text=len(text.encode()),
@@ -105,9 +100,9 @@ def _read(
 def _accompany(port: int, model: str, number: int, counts: list[int], stop: threading.Event) -> None:
     while not stop.is_set():
         try:
-            with Wire(port) as wire:
-                wire.ask(**_body(model, f"{number} {counts[number]}", COMPANION_TOKENS))
-                while not stop.is_set() and not wire.line().get("done"):
+            with Connection(port) as connection:
+                connection.send(**_body(model, f"{number} {counts[number]}", COMPANION_TOKENS))
+                while not stop.is_set() and not connection.line().get("done"):
                     pass
             counts[number] += 1
         except (BenchError, OSError):
@@ -116,23 +111,46 @@ def _accompany(port: int, model: str, number: int, counts: list[int], stop: thre
 
 def _body(model: str, seed: str, max_tokens: int) -> dict[str, Any]:
     [prompt] = make_prompts(seed, 1, tokens=16)
-    return {
-        "model": model,
-        "prompt": prompt,
-        "max_tokens": max_tokens,
-        "temperature": 0.8,
-        "seed": 1,
-        "ignore_eos": True,
-    }
+    body: dict[str, Any] = {"model": model, "prompt": prompt, "max_tokens": max_tokens}
+    return body | {"temperature": 0.8, "seed": 1, "ignore_eos": True}
 
 
-def tell(whole: Whole) -> str:
+def describe(found: Arrived) -> str:
     """Return what arrived, in words."""
-    mark = "arrived whole" if not whole.problems else "DID NOT ARRIVE WHOLE: " + "; ".join(whole.problems)
+    mark = "arrived whole" if not found.problems else "DID NOT ARRIVE WHOLE: " + "; ".join(found.problems)
     return (
-        f"one stream of {whole.seconds:.1f} s {mark}: {whole.lines} token lines, "
-        f"{whole.usage['completion_tokens']} tokens, {whole.bytes_of_text} bytes of text, "
-        f"ended by {whole.finish}; {whole.companions} other answers alongside it.\n"
-        f"Gaps between lines: median {1e3 * whole.gap_p50_s:.1f} ms, p99 {1e3 * whole.gap_p99_s:.1f} ms, "
-        f"worst {1e3 * whole.worst_gap_s:.1f} ms."
+        f"one stream of {found.seconds:.1f} s {mark}: {found.lines} token lines, "
+        f"{found.usage['completion_tokens']} tokens, {found.bytes_of_text} bytes of text, "
+        f"ended by {found.finish}; {found.companions} other answers beside it.\n"
+        f"Gaps between lines: median {1e3 * found.gap_p50_s:.1f} ms, p99 {1e3 * found.gap_p99_s:.1f} ms, "
+        f"worst {1e3 * found.worst_gap_s:.1f} ms."
     )
+
+
+def add_options(mode: argparse.ArgumentParser) -> None:
+    """Add the options of this mode."""
+    mode.add_argument("--seconds", type=whole(1, 3600), default=180)
+    text = "at most (clipped to the context)"
+    mode.add_argument("--max-tokens", type=whole(2, 100_000), default=100_000, help=text)
+    text = "streams beside it, one after another"
+    mode.add_argument("--companions", type=whole(0, 15), default=3, help=text)
+    mode.add_argument("--max-gap", type=float, default=2.0, metavar="SECONDS", help="longest gap allowed")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read one long stream; the exit code says whether it came whole."""
+    report = Report(options, companions=options.companions)
+    flags = ["--llama-slots", str(options.companions + 1), "--llama-threads", str(options.threads)]
+    flags += ["--llama-ctx", str(8192 + 1024 * options.companions), *modeld_flags(options)]
+    with modeld(*flags, models_dir=options.model.parent) as server:
+        watch = CpuWatch([server.process.pid])
+        found = read_beside(server.port, options.model.name, options)
+        use = watch.stop()
+    text = describe(found)
+    if found.seconds < options.seconds - 1:
+        text += f"\nIt ended before {options.seconds} s, by {found.finish}; more --companions slow it down."
+    report.finish(text, [use], results=found._asdict())
+    return 1 if found.problems else 0
+
+
+MODE = Mode("one long stream arrives whole, beside others", add_options, run)

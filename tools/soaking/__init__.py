@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""The soak, in the order of a run; tests/faults/ plays the same faults one by one.
+"""What `tools/soak.py` injects and checks.
 
-cli (options), world (a daemon and its models), rest (what must be true of it when nothing goes on), wire
-(clients), procfs (what the kernel knows), traffic (usual requests all the while), workers, files, limits and
-storms (the faults), others (faults that need a daemon of their own; shifted is one with another clock), rows
-(what a fault did), run (the loop), samples (memory over time), report and plot.
+run (the loop), daemon (a daemon and its models), resources (what it holds), http_client, results (one fault
+and its clients), traffic (usual requests), report; the faults: worker_faults, file_faults, resource_faults,
+client_faults, and daemon_faults with shifted_clock. procfs reads what the kernel knows. tests/faults uses
+them too.
 """

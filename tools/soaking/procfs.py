@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What the kernel knows of other processes (proc(5)): descriptors, threads, memory, CPU. Linux."""
+"""Read what the kernel knows of other processes (proc(5)): descriptors, threads, memory, CPU. Linux."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""What a soak found, as Markdown tables and as JSON."""
+"""Report a soak as Markdown tables and as JSON."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from soaking.rows import Row
+from soaking.resources import Sample
+from soaking.results import FaultResult
 from soaking.run import Plan, Result
-from soaking.samples import Sample
 
 
-def faults_table(rows: Sequence[Row]) -> str:
+def faults_table(rows: Sequence[FaultResult]) -> str:
     """Return the table of faults: those of one kind in one line, only what came at its moment."""
     head = ("fault", "injected", "times", "what clients saw", "lost", "served again after (median, worst)")
-    kinds: dict[tuple[str, str], list[Row]] = {}
+    kinds: dict[tuple[str, str], list[FaultResult]] = {}
     for row in rows:
         if row.hit:
             kinds.setdefault((row.fault, row.when), []).append(row)
@@ -51,7 +51,7 @@ def memory_table(samples: Sequence[Sample], parts: int = 7) -> str:
         "minute",
         "daemon RSS",
         "daemon PSS",
-        "at rest: RSS",
+        "idle: RSS",
         "all PSS",
         "children",
         "descriptors",
@@ -64,13 +64,13 @@ def memory_table(samples: Sequence[Sample], parts: int = 7) -> str:
         found = [sample for sample in samples if begin <= sample.seconds <= until]
         if not found:
             continue
-        rests = [sample.daemon_rss_mb for sample in found if sample.rest]
+        idle = [sample.daemon_rss_mb for sample in found if sample.idle]
         lines.append(
             (
                 f"{begin / 60:.0f} to {until / 60:.0f}",
                 f"{median(sample.daemon_rss_mb for sample in found):.1f}",
                 f"{median(sample.daemon_pss_mb for sample in found):.1f}",
-                f"{median(rests):.1f}" if rests else "",
+                f"{median(idle):.1f}" if idle else "",
                 f"{median(sample.all_pss_mb for sample in found):.0f}",
                 f"{max(sample.children for sample in found)}",
                 f"{max(sample.descriptors for sample in found)}",
@@ -87,7 +87,7 @@ def write_json(path: Path, plan: Plan, result: Result) -> None:
         "seconds": result.seconds,
         "reasons": result.reasons,
         "traffic": result.traffic,
-        "faults": [row._asdict() for row in result.rows],
+        "faults": [row._asdict() for row in result.results],
         "samples": [sample._asdict() for sample in result.samples],
         "status": {key: value for key, value in result.last_status.items() if key != "decisions"},
     }
@@ -95,12 +95,12 @@ def write_json(path: Path, plan: Plan, result: Result) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def tell(result: Result) -> str:
-    """Return the outcome for people."""
-    played = sum(row.hit for row in result.rows)
+def text(result: Result) -> str:
+    """Return the outcome as text."""
+    played = sum(row.hit for row in result.results)
     asked = sum(result.traffic.values())
     parts = [
-        faults_table(result.rows),
+        faults_table(result.results),
         memory_table(result.samples),
         f"{played} faults and {asked} usual requests in {result.seconds / 60:.1f} minutes",
     ]

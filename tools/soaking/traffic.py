@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Usual requests of all kinds, all the while, whose answers must be whole and legal."""
+"""Send usual requests of all kinds alongside the faults; their answers must be complete and legal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import Counter
 
 import trio
 
-from soaking.rows import faults_of, told
-from soaking.wire import Call, ask, begin
-from soaking.world import World, prompt_of
+from soaking.daemon import SoakDaemon, prompt_of
+from soaking.http_client import Response, ask, begin
+from soaking.results import outcome, protocol_errors
 
 _CLIENTS = 2
 _WORDS = ["river", "stone", "bridge", "morning", "letter", "garden", "winter", "harbour"]
@@ -17,18 +17,18 @@ _LEGAL = {200, 429, 503}
 
 
 class Traffic:
-    """Clients that ask one model again and again; they can be told to rest.
+    """Clients that ask one model again and again; they can be paused.
 
     Attributes:
       counts: of what they saw. complaints: what they should not have seen.
     """
 
-    def __init__(self, world: World, model: str) -> None:
+    def __init__(self, daemon: SoakDaemon, model: str) -> None:
         self.counts: Counter[str] = Counter()
         self.complaints: list[str] = []
-        self._world = world
+        self._daemon = daemon
         self._model = model
-        self._resting = trio.Event()
+        self._running = trio.Event()
         self._busy = 0
 
     async def run(self) -> None:
@@ -37,55 +37,55 @@ class Traffic:
             for _ in range(_CLIENTS):
                 nursery.start_soon(self._client)
 
-    def rest(self) -> None:
-        """Ask nothing more; what is under way ends."""
-        self._resting = trio.Event()
+    def pause(self) -> None:
+        """Send no more requests; those under way end."""
+        self._running = trio.Event()
 
-    def go_on(self) -> None:
-        """Ask again."""
-        self._resting.set()
+    def resume(self) -> None:
+        """Send requests again."""
+        self._running.set()
 
     async def _client(self) -> None:
         while True:
-            await self._resting.wait()
+            await self._running.wait()
             await self._one()
-            await trio.sleep(self._world.dice.random() / 4)
+            await trio.sleep(self._daemon.rng.random() / 4)
 
     async def _one(self) -> None:
-        world, dice = self._world, self._world.dice
-        prompt = " ".join(dice.choice(_WORDS) for _ in range(dice.choice((3, 20, 120))))
-        body = prompt_of(self._model, prompt=prompt, tokens=dice.randrange(1, 40))
-        match dice.randrange(10):
+        daemon, rng = self._daemon, self._daemon.rng
+        prompt = " ".join(rng.choice(_WORDS) for _ in range(rng.choice((3, 20, 120))))
+        body = prompt_of(self._model, prompt=prompt, tokens=rng.randrange(1, 40))
+        match rng.randrange(10):
             case 0:
-                call = await begin(world.port, body)
-                await call.until(dice.randrange(1, 10))
-                await call.leave(dice.choice(("close", "reset", "half")))
+                call = await begin(daemon.port, body)
+                await call.until(rng.randrange(1, 10))
+                await call.leave(rng.choice(("close", "reset", "half")))
                 self.counts["left"] += 1
                 return
             case 1:
-                call = await ask(world.port, {"model": self._model, "content": prompt}, "/tokenize")
+                call = await ask(daemon.port, {"model": self._model, "content": prompt}, "/tokenize")
             case 2:
                 call = await ask(
-                    world.port, None, dice.choice(("/status", "/models", "/metrics", "/openapi.json"))
+                    daemon.port, None, rng.choice(("/status", "/models", "/metrics", "/openapi.json"))
                 )
             case 3:
                 messages = [{"role": "user", "content": prompt}]
-                call = await ask(world.port, {"model": self._model, "messages": messages, "max_tokens": 8})
+                call = await ask(daemon.port, {"model": self._model, "messages": messages, "max_tokens": 8})
             case 4:
-                call = await ask(world.port, {**body, "json_schema": {"type": "array"}, "stream": False})
+                call = await ask(daemon.port, {**body, "json_schema": {"type": "array"}, "stream": False})
             case 5:
-                call = await ask(world.port, {"model": self._model, "input": prompt}, "/embed")
+                call = await ask(daemon.port, {"model": self._model, "input": prompt}, "/embed")
             case 6:
                 call = await ask(
-                    world.port, {**body, "temperature": 1.0, "seed": dice.randrange(99), "logprobs": 3}
+                    daemon.port, {**body, "temperature": 1.0, "seed": rng.randrange(99), "logprobs": 3}
                 )
             case _:
-                call = await ask(world.port, body)
-                self.complaints += faults_of(call)
+                call = await ask(daemon.port, body)
+                self.complaints += protocol_errors(call)
         self._count(call)
 
-    def _count(self, call: Call) -> None:
-        self.counts[told(call)] += 1
+    def _count(self, call: Response) -> None:
+        self.counts[outcome(call)] += 1
         if call.status not in _LEGAL or not call.whole:
             self.complaints.append(
                 f"usual traffic was answered {call.status} {call.broken} {call.data[:300]!r}"
