@@ -11,11 +11,10 @@ import click
 from modeld.cli.keys import keyring_or_exit
 from modeld.cli.options import SettingsCommand, load_or_exit
 from modeld.config.address import parse_address
-from modeld.config.fields import FIELDS
 from modeld.config.load import LoadedSettings
 from modeld.config.machine import own_names
-from modeld.config.model_fields import MODEL_FIELDS
-from modeld.config.settings import ModelSettings, Settings
+from modeld.config.model_settings import ModelSettings
+from modeld.config.settings import MODEL_SETTINGS, SETTINGS, Settings
 from modeld.domain.model import EngineKind
 from modeld.http.origin_checks import AllowedHosts
 from modeld.runtime.catalog.adapters import adapter_problems
@@ -47,9 +46,9 @@ def summary(loaded: LoadedSettings, *, show_all: bool) -> Iterator[str]:
     yield _memory(loaded)
     yield _access(settings)
     rows = [
-        (field.name, field.kind.show(getattr(settings, field.name)), loaded.sources.get(field.name))
-        for field in FIELDS
-        if field.name != "models" and (show_all or field.name in loaded.sources)
+        (name, setting.kind.show(getattr(settings, name)), loaded.sources.get(name))
+        for name, setting in SETTINGS.items()
+        if name != "models" and (show_all or name in loaded.sources)
     ]
     if rows:
         yield ""
@@ -86,11 +85,10 @@ def _access(settings: Settings) -> str:
 
 
 def _model(model: ModelSettings) -> Iterator[str]:
-    plain = ModelSettings()
-    for field in MODEL_FIELDS:
-        value = getattr(model, field.name)
-        if value != getattr(plain, field.name):
-            yield f"{field.name}: {field.kind.show(value)}"
+    for name, option in MODEL_SETTINGS.items():
+        value = getattr(model, name)
+        if value != option.default:
+            yield f"{name}: {option.kind.show(value)}"
 
 
 check_config = SettingsCommand(

@@ -12,14 +12,14 @@ import click
 import msgspec
 import trio
 
-from modeld.cli.options import typed_settings
+from modeld.cli.options import setting_option, typed_settings
 from modeld.cli.stderr import say
-from modeld.config.field import SPLIT
-from modeld.config.fields import BY_NAME
 from modeld.config.machine import usable_cores
-from modeld.config.model_fields import LLAMA_FIELDS
+from modeld.config.model_settings import ModelSettings
 from modeld.config.rules import cautions, findings
-from modeld.config.settings import AUTO, ModelSettings, Settings
+from modeld.config.setting import flag_of
+from modeld.config.settings import AUTO, LOAD_SETTINGS, Settings
+from modeld.config.values import show_shares
 from modeld.domain.catalog import parse_split
 from modeld.domain.model import MIB, Adapter, DeviceUse, DryRun, Footprint, LoadOptions, ModelFacts
 from modeld.engine.llama.footprint import estimate
@@ -39,7 +39,7 @@ nothing (5 s at most); --formula only calculates, from the metadata, which is wh
 Exits with 0 when the model could be loaded, 1 when the file cannot be read or llama.cpp refuses it, and 2 for
 options that cannot be used.
 """
-_FLAGS = {field.name: "--" + field.name.removeprefix("llama_").replace("_", "-") for field in LLAMA_FIELDS}
+_FLAGS = {name: flag_of(name.removeprefix("llama_")) for name in LOAD_SETTINGS}
 """The settings of how a model is loaded, and their short names here; the daemon's names work too."""
 
 
@@ -208,7 +208,7 @@ def table(shown: Inspection) -> Iterable[str]:
         + ("" if options.mmap else ", without mmap")
         + (", with context shift" if options.context_shift else "")
         + ("" if options.main_gpu is None else f", all layers on GPU {options.main_gpu}")
-        + (f", split {SPLIT.show(options.tensor_split)} over GPUs" if options.tensor_split else "")
+        + (f", split {show_shares(options.tensor_split)} over GPUs" if options.tensor_split else "")
         + (f", {len(options.lora)} LoRA adapters" if options.lora else "")
         + f", in a {options.isolation}"
     )
@@ -241,14 +241,6 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
         yield "  ".join((row[0].ljust(widths[0]), *cells)).rstrip()
 
 
-def _option(name: str) -> click.Option:
-    field = BY_NAME[name]
-    shown = field.kind.show(getattr(Settings(), name))
-    text = f"{field.help.replace('`', '')} [default: {field.default or shown}]"
-    flags = dict.fromkeys((_FLAGS[name], field.flag))
-    return click.Option([*flags, name], type=str, metavar=field.kind.metavar, help=text)
-
-
 inspect = click.Command(
     "inspect",
     callback=_inspect,
@@ -264,6 +256,6 @@ inspect = click.Command(
         ),
         click.Option(["--formula"], is_flag=True, help="Only calculate, from the metadata."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object."),
-        *(_option(name) for name in _FLAGS),
+        *(setting_option(name, short=flag) for name, flag in _FLAGS.items()),
     ],
 )

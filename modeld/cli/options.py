@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 import click
 
 from modeld.cli.stderr import say
-from modeld.config.field import Field
-from modeld.config.fields import BY_NAME, FIELDS, LEGACY, show_default
+from modeld.config.kinds import BOOL
 from modeld.config.load import ConfigError, LoadedSettings, load_settings
-from modeld.config.values import BOOL, BadValue
+from modeld.config.setting import Setting, flag_of
+from modeld.config.settings import LEGACY, SETTINGS
+from modeld.config.values import BadValue
 
 _LEGACY_SWITCHES = frozenset({"real_infer", "spawn_llama", "llama_use_openai"})
 _HELP_COLUMN = 28
@@ -34,7 +35,7 @@ class SettingsCommand(click.Command):
         short_help: str,
         params: Sequence[click.Parameter] = (),
     ) -> None:
-        self._settings = [*(_option(field) for field in FIELDS), *map(_legacy, LEGACY)]
+        self._settings = [*map(_option, SETTINGS.values()), *map(_legacy, LEGACY)]
         options = [*params, *self._settings]
         super().__init__(name, params=options, callback=callback, help=about, short_help=short_help)
         self._flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
@@ -48,12 +49,13 @@ class SettingsCommand(click.Command):
         return f"-{arg}" if name.startswith("-") and f"-{name}" in self._flags else arg
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the settings under the heading of their group."""
+        """Write the settings under the heading of their section."""
         rows: dict[str, list[tuple[str, str]]] = {}
-        for field in FIELDS:
-            rows.setdefault(field.group, []).append((_spelling(field), _explained(field)))
-        for group, lines in rows.items():
-            with formatter.section(group):
+        for setting in SETTINGS.values():
+            row = _spelling(setting), _explained(setting, setting.shown_default)
+            rows.setdefault(setting.section, []).append(row)
+        for section, lines in rows.items():
+            with formatter.section(section):
                 formatter.write_dl(lines, col_max=_HELP_COLUMN)
         others = (param for param in self.get_params(ctx) if param not in self._settings)
         records = [record for param in others if (record := param.get_help_record(ctx)) is not None]
@@ -61,28 +63,27 @@ class SettingsCommand(click.Command):
             formatter.write_dl(records, col_max=_HELP_COLUMN)
 
 
-def _option(field: Field) -> click.Option:
-    names = [field.flag, *field.flags, field.name]
-    if field.kind is BOOL:
+def _option(setting: Setting) -> click.Option:
+    names = [setting.flag, *setting.flags, setting.name]
+    if setting.kind is BOOL:
         return click.Option(names, is_flag=False, flag_value="true", default=None, type=str)
     return click.Option(names, default=None, type=str)
 
 
 def _legacy(name: str) -> click.Option:
-    names = ["--" + name.replace("_", "-"), name]
+    names = [flag_of(name), name]
     if name in _LEGACY_SWITCHES:
         return click.Option(names, is_flag=False, flag_value="true", default=None, type=str, hidden=True)
     return click.Option(names, default=None, type=str, hidden=True)
 
 
-def _spelling(field: Field) -> str:
-    flags = ", ".join((field.flag, *field.flags))
-    return f"{flags}[=BOOL]" if field.kind is BOOL else f"{flags} {field.kind.metavar}"
+def _spelling(setting: Setting) -> str:
+    flags = ", ".join((setting.flag, *setting.flags))
+    return f"{flags}[=BOOL]" if setting.kind is BOOL else f"{flags} {setting.kind.metavar}"
 
 
-def _explained(field: Field) -> str:
-    default = show_default(field)
-    text = field.help.replace("`", "")
+def _explained(setting: Setting, default: str) -> str:
+    text = setting.help.replace("`", "")
     return f"{text} [default: {default}]" if default else text
 
 
@@ -105,6 +106,17 @@ def load_or_exit(flags: Mapping[str, object]) -> LoadedSettings:
 # Settings as flags of commands that take a few of them, and start no daemon.
 
 
+def setting_option(name: str, *, short: str | None = None, default: str | None = None) -> click.Option:
+    """Return the option of a setting: its flag, and a shorter one where `short` gives it.
+
+    `default` is what the help says of it, where it is not the daemon's.
+    """
+    setting = SETTINGS[name]
+    flags = [setting.flag] if short in {None, setting.flag} else [str(short), setting.flag]
+    text = _explained(setting, setting.shown_default if default is None else default)
+    return click.Option([*flags, name], type=str, metavar=setting.kind.metavar, help=text)
+
+
 def typed_settings(flags: Mapping[str, str | None], spelled: Mapping[str, str]) -> dict[str, object]:
     """Return the values of those that were given, by name; `spelled` is the flag that complaints name.
 
@@ -116,7 +128,7 @@ def typed_settings(flags: Mapping[str, str | None], spelled: Mapping[str, str]) 
         if raw is None:
             continue
         try:
-            chosen[name] = BY_NAME[name].kind.parse(raw)
+            chosen[name] = SETTINGS[name].kind.parse(raw)
         except BadValue as error:
             raise click.BadParameter(str(error.problems[0][1]), param_hint=spelled[name]) from None
     return chosen

@@ -12,8 +12,8 @@ from typing import cast
 import click
 import msgspec
 
-from modeld.cli.options import typed_settings
-from modeld.config.fields import BY_NAME
+from modeld.cli.options import setting_option, typed_settings
+from modeld.config.setting import flag_of
 from modeld.config.settings import Settings
 from modeld.domain.model import MIB
 from modeld.runtime.root import limits_of as daemon_limits
@@ -91,7 +91,7 @@ def _simulate(
 
 
 def _settings(flags: dict[str, str | None]) -> Settings:
-    chosen = typed_settings(flags, {name: BY_NAME[name].flag for name in _SETTINGS})
+    chosen = typed_settings(flags, {name: flag_of(name) for name in _SETTINGS})
     if "vram_budget_mb" in chosen and chosen["vram_budget_mb"] is None:
         sentence = "a simulation has no machine to look at; give the budget as a number"
         raise click.BadParameter(sentence, param_hint="--vram-budget-mb")
@@ -181,14 +181,6 @@ def _seconds(milliseconds: int) -> str:
     return f"{milliseconds / 1000:.2f} s"
 
 
-def _option(name: str) -> click.Option:
-    field = BY_NAME[name]
-    default = "the trace's" if name == "vram_budget_mb" else field.default
-    shown = field.kind.show(getattr(Settings(), name)) if default is None else default
-    text = f"{field.help.replace('`', '')} [default: {shown}]"
-    return click.Option([field.flag, name], type=str, metavar=field.kind.metavar, help=text)
-
-
 simulate = click.Command(
     "simulate",
     callback=_simulate,
@@ -203,6 +195,7 @@ simulate = click.Command(
         ),
         click.Option(["--models"], metavar="FILE", help="The models, if TRACE does not begin with them."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object."),
-        *(_option(name) for name in _SETTINGS),
+        setting_option("vram_budget_mb", default="the trace's"),
+        *(setting_option(name) for name in _SETTINGS[1:]),
     ],
 )

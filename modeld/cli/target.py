@@ -20,7 +20,7 @@ import msgspec
 
 from modeld.config.address import client_url, parse_address
 from modeld.config.files import UnreadableConfig, read_config
-from modeld.config.settings import Settings
+from modeld.config.settings import SETTINGS
 from modeld.config.values import BadValue
 
 Words = TypeVar("Words", str | None, tuple[str, ...])
@@ -28,6 +28,7 @@ Command = TypeVar("Command", bound=Callable[..., object])
 
 _LONGEST_KEY = 4096
 _GIVEN = "modeld.cli.target"
+_ADDR, _CONFIG = SETTINGS["addr"], SETTINGS["config"]
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,13 +73,13 @@ _OPTIONS = (
     (
         "--addr",
         "ADDR",
-        "Address of the daemon: host:port, unix:/path. [env: MODELD_ADDR; default: 127.0.0.1:8080]",
+        f"Address of the daemon: host:port, unix:/path. [env: {_ADDR.env}; default: {_ADDR.shown_default}]",
     ),
     ("--url", "URL", "Its base URL, instead of an address."),
     (
         "--config",
         "FILE",
-        "The daemon's config; its addr counts where no address is given. [env: MODELD_CONFIG]",
+        f"The daemon's config; its addr counts where no address is given. [env: {_CONFIG.env}]",
     ),
     ("--ca-file", "FILE", "For https: trust these certificates, not the system's. [env: MODELD_CA_FILE]"),
     (
@@ -148,12 +149,12 @@ def target_of(
 def _address(addr: str | None, config: str | None, environ: Mapping[str, str]) -> tuple[str, str, bool]:
     """Return the address, where it is from, and whether TLS is spoken there, as far as that tells."""
     if addr:
-        return addr, "--addr", False
-    if given := environ.get("MODELD_ADDR", "").strip():
-        return given, "MODELD_ADDR", False
-    name, hint = (config, "--config") if config else (environ.get("MODELD_CONFIG", ""), "MODELD_CONFIG")
+        return addr, _ADDR.flag, False
+    if given := environ.get(_ADDR.env, "").strip():
+        return given, _ADDR.env, False
+    name, hint = (config, _CONFIG.flag) if config else (environ.get(_CONFIG.env, ""), _CONFIG.env)
     if not name:
-        return Settings().addr, "", False
+        return _ADDR.shown_default, "", False
     path = Path(name).expanduser()
     try:
         content = read_config(path)
@@ -161,7 +162,7 @@ def _address(addr: str | None, config: str | None, environ: Mapping[str, str]) -
         raise click.BadParameter(f"{path}: {error}", param_hint=hint) from None
     tls = bool(content.get("tls_cert"))
     if content.get("addr") is None:
-        return Settings().addr, "", tls
+        return _ADDR.shown_default, "", tls
     return str(content["addr"]), f"addr in {path}", tls
 
 

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import msgspec
 
-from modeld.config.field import QUANTISED_KV, Field, is_unset
-from modeld.config.fields import BY_NAME, FIELDS, LEGACY
 from modeld.config.files import UnreadableConfig, read_config
 from modeld.config.key_file import CREDENTIAL
+from modeld.config.kinds import QUANTISED_KV
 from modeld.config.machine import usable_cores
-from modeld.config.rules import cautions, findings, kv_and_flash
-from modeld.config.settings import ModelSettings, Settings
+from modeld.config.model_settings import ModelSettings
+from modeld.config.rules import cautions, findings
+from modeld.config.setting import ENV_PREFIX, Setting, flag_of
+from modeld.config.settings import LEGACY, SETTINGS, Settings, for_model
 from modeld.config.values import BadValue, did_you_mean, nearest
 
-PREFIX = "MODELD_"
 _NOT_SETTINGS = ("MODELD_TEST", "MODELD_BENCH", "MODELD_CACHE", "MODELD_API_KEY", "MODELD_CA_FILE")
 """Variables that the tests and tools of this project read, and the key of its client commands."""
 
@@ -56,10 +56,10 @@ class _Gathered:
     problems: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
 
-    def take(self, entry: Field, raw: object, source: str, label: str) -> None:
+    def take(self, entry: Setting, raw: object, source: str, label: str) -> None:
         """Parse one raw value; `label` is how its place is told in a problem."""
         try:
-            if is_unset(entry, raw):
+            if entry.is_unset(raw):
                 return
             self.values[entry.name] = entry.kind.parse(raw)
         except BadValue as error:
@@ -115,7 +115,7 @@ def _one_line(text: str) -> str:
 
 
 def _config_path(flags: Mapping[str, object], environ: Mapping[str, str], found: _Gathered) -> Path | None:
-    entry = BY_NAME["config"]
+    entry = SETTINGS["config"]
     if (raw := flags.get("config")) is not None:
         found.take(entry, raw, entry.flag, entry.flag)
     elif environ.get(entry.env):
@@ -132,35 +132,35 @@ def _take_file(path: Path, found: _Gathered) -> None:
         return
     for key, raw in content.items():
         label = f"{path}: {key[:60]}"
-        entry = BY_NAME.get(key)
+        entry = SETTINGS.get(key)
         if key in LEGACY:
             found.warnings.append(f"{label}: no longer applies: {LEGACY[key]}")
         elif key == "config":
             found.problems.append(f"{label}: a config file cannot name another one")
         elif entry is None:
-            found.problems.append(f"{label}: unknown key{did_you_mean(key, BY_NAME)}")
+            found.problems.append(f"{label}: unknown key{did_you_mean(key, SETTINGS)}")
         else:
             found.take(entry, raw, str(path), label)
 
 
 def _take_environment(environ: Mapping[str, str], found: _Gathered) -> None:
-    by_variable = {entry.env: entry for entry in FIELDS}
+    by_variable = {entry.env: entry for entry in SETTINGS.values()}
     for variable, raw in sorted(environ.items()):
         if (
-            not variable.startswith(PREFIX)
+            not variable.startswith(ENV_PREFIX)
             or variable.startswith(_NOT_SETTINGS)
             or variable == "MODELD_CONFIG"
         ):
             continue
-        name = variable.removeprefix(PREFIX).lower()
+        name = variable.removeprefix(ENV_PREFIX).lower()
         entry = by_variable.get(variable)
         if name in LEGACY:
             found.warnings.append(f"{variable}: no longer applies: {LEGACY[name]}")
         elif entry is not None:
             if raw.strip():
                 found.take(entry, raw, variable, variable)
-        elif other := nearest(name, BY_NAME, cutoff=0.75):
-            found.problems.append(f"{variable}: unknown variable; did you mean {BY_NAME[other].env}?")
+        elif other := nearest(name, SETTINGS, cutoff=0.75):
+            found.problems.append(f"{variable}: unknown variable; did you mean {SETTINGS[other].env}?")
         else:
             found.warnings.append(f"{variable}: unknown variable, ignored")
 
@@ -169,13 +169,13 @@ def _take_flags(flags: Mapping[str, object], found: _Gathered) -> None:
     for name, raw in flags.items():
         if raw is None or name == "config":
             continue
-        flag = "--" + name.replace("_", "-")
+        flag = flag_of(name)
         if name in LEGACY:
             found.warnings.append(f"{flag}: no longer applies: {LEGACY[name]}")
-        elif name in BY_NAME:
-            found.take(BY_NAME[name], raw, flag, flag)
+        elif name in SETTINGS:
+            found.take(SETTINGS[name], raw, flag, flag)
         else:
-            found.problems.append(f"{flag}: unknown flag{did_you_mean(name, BY_NAME)}")
+            found.problems.append(f"{flag}: unknown flag{did_you_mean(name, SETTINGS)}")
 
 
 def _fill_in(found: _Gathered, environ: Mapping[str, str], cores: Callable[[], int]) -> None:
@@ -183,7 +183,7 @@ def _fill_in(found: _Gathered, environ: Mapping[str, str], cores: Callable[[], i
     values, defaults = found.values, Settings()
     if values.get("models_dir", "") is None:
         del values["models_dir"]
-    models_dir = values.get("models_dir", BY_NAME["models_dir"].kind.parse(str(defaults.models_dir)))
+    models_dir = values.get("models_dir", SETTINGS["models_dir"].kind.parse(str(defaults.models_dir)))
     values["models_dir"] = models_dir
     values.setdefault("llama_threads", cores())
     if values.get("state_dir") is None:
@@ -206,8 +206,8 @@ def _turn_flash_on(found: _Gathered) -> None:
     draft = msgspec.structs.replace(Settings(), **values)
     models: dict[str, ModelSettings] = {}
     for name, model in draft.models.items():
-        kv_type, flash = kv_and_flash(draft, model)
-        needed = kv_type in QUANTISED_KV and flash is None
+        own = for_model(draft, model)
+        needed = own.llama_kv_type in QUANTISED_KV and own.llama_flash_attn is None
         models[name] = msgspec.structs.replace(model, llama_flash_attn=True) if needed else model
     values["models"] = models
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Generate the tables of `docs/configuration.md` from the settings.
+"""Generate the tables of `docs/configuration.md` from the declarations of the settings.
 
 python -m modeld.config.reference docs/configuration.md     writes them again
 """
@@ -11,9 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from modeld.config.field import Field
-from modeld.config.fields import FIELDS, LEGACY, show_default
-from modeld.config.model_fields import MODEL_FIELDS
+from modeld.config.setting import Setting
+from modeld.config.settings import LEGACY, MODEL_SETTINGS, SETTINGS
 
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
@@ -24,24 +23,27 @@ def with_tables(document: str, tables: Mapping[str, Callable[[], Iterator[str]]]
 
 
 def _settings() -> Iterator[str]:
-    group = ""
-    for field in FIELDS:
-        if field.group != group:
-            group = field.group
+    section = ""
+    for setting in SETTINGS.values():
+        if setting.section != section:
+            section = setting.section
             yield from (
                 "",
-                f"### {group}",
+                f"### {section}",
                 "",
                 "| Setting | Value | Default | Meaning |",
                 "|---|---|---|---|",
             )
-        yield f"| `{field.name}` | {_value(field)} | {_default(field)} | {_meaning(field)} |"
+        yield f"| `{setting.name}` | {_value(setting)} | {_default(setting)} | {_meaning(setting)} |"
     yield ""
 
 
 def _models() -> Iterator[str]:
     yield from ("| Option | Value | Meaning |", "|---|---|---|")
-    yield from (f"| `{field.name}` | {_value(field)} | {_meaning(field)} |" for field in MODEL_FIELDS)
+    yield from (
+        f"| `{setting.name}` | {_value(setting)} | {_meaning(setting)} |"
+        for setting in MODEL_SETTINGS.values()
+    )
 
 
 def _legacy() -> Iterator[str]:
@@ -49,18 +51,18 @@ def _legacy() -> Iterator[str]:
     yield from (f"| `{name}` | {hint} |" for name, hint in LEGACY.items())
 
 
-def _value(field: Field) -> str:
-    return field.kind.metavar.replace("|", " \\| ")
+def _value(setting: Setting) -> str:
+    return setting.kind.metavar.replace("|", " \\| ")
 
 
-def _default(field: Field) -> str:
-    default = show_default(field)
-    return default if field.default is not None or not default else f"`{default}`"
+def _default(setting: Setting) -> str:
+    default = setting.shown_default
+    return default if setting.default_text is not None or not default else f"`{default}`"
 
 
-def _meaning(field: Field) -> str:
-    more = "".join(f" The flag may also be written `{flag}`." for flag in field.flags)
-    return field.help + more
+def _meaning(setting: Setting) -> str:
+    more = "".join(f" The flag may also be written `{flag}`." for flag in setting.flags)
+    return setting.help + more
 
 
 TABLES = {"settings": _settings, "models": _models, "legacy": _legacy}

@@ -6,10 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import PurePath
-from typing import TypeVar
 
-from modeld.config.field import QUANTISED_KV
-from modeld.config.settings import AUTO, ModelSettings, Settings
+from modeld.config.kinds import QUANTISED_KV
+from modeld.config.settings import AUTO, Settings, for_model
 from modeld.config.values import show_duration
 from modeld.domain.model import EngineKind
 
@@ -78,7 +77,8 @@ def _events(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _cells(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
-    def few(ctx: int, slots: int) -> str | None:
+    def few(of: Settings) -> str | None:
+        ctx, slots = of.llama_ctx, of.llama_slots
         if AUTO in {ctx, slots} or ctx >= slots * _CELLS_PER_SLOT:
             return None
         return (
@@ -86,28 +86,26 @@ def _cells(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
             "(llama_ctx is shared by llama_slots)"
         )
 
-    if message := few(settings.llama_ctx, settings.llama_slots):
+    if message := few(settings):
         yield "llama_ctx" if "llama_ctx" in given else "llama_slots", message
         return
     for name, model in settings.models.items():
-        ctx = settings.llama_ctx if model.llama_ctx is None else model.llama_ctx
-        slots = settings.llama_slots if model.llama_slots is None else model.llama_slots
-        if message := few(ctx, slots):
+        if message := few(for_model(settings, model)):
             yield f"models.{name}.llama_{'slots' if model.llama_ctx is None else 'ctx'}", message
 
 
 def _flash(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
-    def clash(kv_type: str, flash: bool | None) -> str | None:
-        if kv_type not in QUANTISED_KV or flash is not False:
+    def clash(of: Settings) -> str | None:
+        if of.llama_kv_type not in QUANTISED_KV or of.llama_flash_attn is not False:
             return None
-        return f"a KV cache of type {kv_type} needs flash attention; set llama_flash_attn: true, or type f16"
+        remedy = "set llama_flash_attn: true, or type f16"
+        return f"a KV cache of type {of.llama_kv_type} needs flash attention; {remedy}"
 
-    if message := clash(settings.llama_kv_type, settings.llama_flash_attn):
+    if message := clash(settings):
         yield "llama_kv_type", message
         return
     for name, model in settings.models.items():
-        kv_type, flash = kv_and_flash(settings, model)
-        if message := clash(kv_type, flash):
+        if message := clash(for_model(settings, model)):
             yield f"models.{name}.llama_{'flash_attn' if model.llama_kv_type is None else 'kv_type'}", message
 
 
@@ -119,13 +117,6 @@ def _gpus(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
     for name, model in settings.models.items():
         if model.llama_main_gpu is not None and model.llama_tensor_split is not None:
             yield f"models.{name}.llama_main_gpu", "llama_tensor_split is set, too; set one of the two"
-
-
-def kv_and_flash(settings: Settings, model: ModelSettings) -> tuple[str, bool | None]:
-    """Return KV type and flash attention of one model, before `auto` is resolved."""
-    kv_type = settings.llama_kv_type if model.llama_kv_type is None else model.llama_kv_type
-    flash = settings.llama_flash_attn if model.llama_flash_attn is None else model.llama_flash_attn
-    return kv_type, flash
 
 
 def _aliases(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
@@ -201,7 +192,6 @@ def drain_patience(settings: Settings) -> float:
 #
 # Each rule yields (the setting to blame, a sentence). Settings at their defaults never contradict each other.
 
-_T = TypeVar("_T")
 _CACHE = ("llama_prefix_cells", "llama_ctx", "llama_context_shift", "llama_kv_unified")
 
 
@@ -266,16 +256,16 @@ def _waits(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _cache(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
-    for name, model in (("", ModelSettings()), *settings.models.items()):
-        own = {key for key in _CACHE if getattr(model, key) is not None} if name else set(given)
-        prefix = _first(model.llama_prefix_cells, settings.llama_prefix_cells)
-        ctx = _first(model.llama_ctx, settings.llama_ctx)
-        shift = _first(model.llama_context_shift, settings.llama_context_shift)
-        unified = _first(model.llama_kv_unified, settings.llama_kv_unified)
+    cases = [("", settings, set(given))]
+    for name, model in settings.models.items():
+        own = {key for key in _CACHE if getattr(model, key) is not None}
+        cases.append((f"models.{name}.", for_model(settings, model), own))
+    for place, of, own in cases:
+        prefix, ctx = of.llama_prefix_cells, of.llama_ctx
         if not prefix or own.isdisjoint(_CACHE):
             continue
-        blamed = (f"models.{name}." if name else "") + _blamed(own, *_CACHE)
-        if shift and unified is not False:
+        blamed = place + _blamed(own, *_CACHE)
+        if of.llama_context_shift and of.llama_kv_unified is not False:
             yield (
                 blamed,
                 (
@@ -293,8 +283,7 @@ def _no_layers(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding
         if getattr(settings, name) is not None and settings.llama_ngl == 0:
             yield _blamed(given, name, "llama_ngl"), f"{name} {why}"
         for model_name, model in settings.models.items():
-            layers = _first(model.llama_ngl, settings.llama_ngl)
-            if getattr(model, name) is not None and layers == 0:
+            if getattr(model, name) is not None and for_model(settings, model).llama_ngl == 0:
                 yield f"models.{model_name}.{name}", f"this {why}"
 
 
@@ -320,10 +309,6 @@ def _rebinding(settings: Settings, _: Mapping[str, str]) -> Iterator[Finding]:
             "every model (DNS rebinding, docs/security.md); list the names instead"
         )
         yield "allowed_hosts", sentence
-
-
-def _first(own: _T | None, common: _T) -> _T:
-    return common if own is None else own
 
 
 def _blamed(given: Container[str], *names: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Kinds of values: how they are written, parsed and shown.
+"""Values of settings: how they are written, parsed and shown.
 
 The same spelling works in a flag, in the environment and in a file; files may also use their own
 numbers, booleans and lists. Pure, but for the expansion of `~`.
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
@@ -73,15 +72,6 @@ class BadValue(ValueError):
     def __init__(self, message: str, problems: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems) or (("", message),)
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of value. `parse` raises `BadValue`; `parse(show(value))` gives `value` back."""
-
-    metavar: str
-    parse: Callable[[object], object]
-    show: Callable[[object], str] = str
 
 
 def told(value: object) -> str:
@@ -255,64 +245,3 @@ def parse_path(value: object) -> Path | None:
         return Path(text).expanduser()
     except RuntimeError:
         raise BadValue(f'there is no home folder for "{text}"; write the whole path') from None
-
-
-def one_of(words: Collection[str]) -> Kind:
-    """One of these words, in any case."""
-
-    def parse(value: object) -> str:
-        word = parse_text(value).lower()
-        if word not in words:
-            choices = ", ".join(words)
-            raise BadValue(f"{told(value)} is none of {choices}{did_you_mean(word, words)}")
-        return word
-
-    return Kind("|".join(words), parse)
-
-
-def whole(low: int, high: int, metavar: str = "N") -> Kind:
-    """A whole number in [low, high]."""
-    return Kind(metavar, lambda value: parse_int(value, low, high))
-
-
-def duration(low: float = 0.0) -> Kind:
-    """A duration of at least `low` seconds."""
-
-    def parse(value: object) -> float:
-        seconds = parse_duration(value)
-        if seconds < low or (low > 0 and seconds == 0):
-            raise BadValue(f"{told(value)} is too short; the least is {show_duration(low)}")
-        return seconds
-
-    return Kind("DURATION", parse, show_duration)
-
-
-def or_none(kind: Kind, words: Collection[str], is_none: Callable[[object], bool] | None = None) -> Kind:
-    """The kind, or one of these words for None; `is_none` says which parsed values mean None too."""
-    word = next(iter(words))
-
-    def parse(value: object) -> object:
-        if value is None or (isinstance(value, str) and value.strip().lower() in words):
-            return None
-        parsed = kind.parse(value)
-        return None if is_none is not None and is_none(parsed) else parsed
-
-    metavar = f"{kind.metavar}|{word}" if word else kind.metavar
-    return Kind(metavar, parse, lambda value: word if value is None else kind.show(value))
-
-
-def or_auto(kind: Kind, chosen: int) -> Kind:
-    """The kind, or the word `auto`, which becomes the value `chosen`."""
-
-    def parse(value: object) -> object:
-        is_auto = isinstance(value, str) and value.strip().lower() == "auto"
-        return chosen if is_auto else kind.parse(value)
-
-    return Kind(f"{kind.metavar}|auto", parse, lambda value: "auto" if value == chosen else kind.show(value))
-
-
-BOOL = Kind("BOOL", parse_bool, show_bool)
-TEXT = Kind("TEXT", parse_text)
-LIST = Kind("A,B,...", parse_list, show_list)
-SHARES = Kind("A,B,...", parse_shares, show_shares)
-PATH = Kind("PATH", parse_path, lambda value: "" if value is None else str(value))

@@ -21,7 +21,7 @@ from trio_util import wait_any
 
 import modeld
 from modeld.config.rules import drain_patience, fleet_stop_s
-from modeld.config.settings import Settings
+from modeld.config.settings import Settings, for_model
 from modeld.domain.daemon_events import EventKind
 from modeld.domain.model import MIB, Catalog, EngineKind, ModelSpec
 from modeld.runtime import systemd
@@ -172,8 +172,7 @@ class Root:
             nursery.start_soon(systemd.feed_watchdog, notifier, watchdog_s, self._scheduler.health)
 
     def _fake_script(self, spec: ModelSpec) -> str:
-        own = self._registry.settings_of(spec.id).fake
-        return self._settings.fake if own is None else own
+        return for_model(self._settings, self._registry.settings_of(spec.id)).fake
 
     def _hangup(self) -> None:
         _log.warning(

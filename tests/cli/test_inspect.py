@@ -12,7 +12,7 @@ from support import tiny_gguf
 from support.lora_gguf import write_lora
 
 from modeld.cli.main import modeld
-from modeld.config.model_fields import LLAMA_FIELDS
+from modeld.config.settings import LOAD_SETTINGS, SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,10 @@ def test_every_option_of_a_models_load_can_be_typed(tiny: Path) -> None:
         "--flash-attn": "on", "--kv-type": "q8_0", "--ubatch": "64", "--kv-unified": "off",
         "--context-shift": "on", "--prefix-cells": "64", "--isolation": "thread",
     }  # fmt: skip
-    assert {field.flag.replace("--llama-", "--") for field in LLAMA_FIELDS} == {*asked, "--tensor-split"}
+    assert {SETTINGS[name].flag.replace("--llama-", "--") for name in LOAD_SETTINGS} == {
+        *asked,
+        "--tensor-split",
+    }
     words = [word for pair in asked.items() for word in pair]
     told = json.loads(invoke(tiny, "--formula", "--json", *words).stdout)
     assert told["options"] == {

@@ -29,7 +29,8 @@ from modeld.cli.preflight import (
     check_state_dir,
 )
 from modeld.config.address import parse_address
-from modeld.config.settings import ModelSettings, Settings
+from modeld.config.model_settings import ModelSettings
+from modeld.config.settings import Settings
 from modeld.domain.model import Catalog
 from modeld.runtime.catalog.scan import Scanner, ScanResult
 

@@ -12,7 +12,8 @@ from support.lora_gguf import write_lora
 
 from modeld.cli.main import modeld
 from modeld.cli.preflight import NotOk, Ok, check_adapters
-from modeld.config.settings import LoraSettings, ModelSettings, Settings
+from modeld.config.model_settings import LoraSettings, ModelSettings
+from modeld.config.settings import Settings
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeld.config.fields import BY_NAME, FIELDS, LEGACY, show_default
 from modeld.config.load import ConfigError, LoadedSettings, load_settings
-from modeld.config.model_fields import MODEL_FIELDS
-from modeld.config.settings import AUTO, ModelSettings, Settings
+from modeld.config.model_settings import ModelSettings
+from modeld.config.settings import AUTO, LEGACY, MODEL_SETTINGS, SETTINGS, Settings
 from modeld.domain.model import Isolation
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -148,29 +147,22 @@ def test_every_setting_exists_in_all_three_places(name: str, tmp_path: Path) -> 
     text, value = SAMPLES[name]
     more = NEEDED.get(name, {})
     by_flag = load({name: text, **more})
-    by_env = load({}, {BY_NAME[key].env: raw for key, raw in {name: text, **more}.items()})
+    by_env = load({}, {SETTINGS[key].env: raw for key, raw in {name: text, **more}.items()})
     by_file = load(None, None, json.dumps({name: text, **more}), tmp_path)
     assert [getattr(each.settings, name) for each in (by_flag, by_env, by_file)] == [value] * 3
 
 
-def test_the_table_knows_every_setting() -> None:
-    """`Settings`, `ModelSettings` and the tables name the same things; so do the samples above."""
-    assert {field.name for field in FIELDS} == set(Settings.__struct_fields__)
-    assert {field.name for field in MODEL_FIELDS} == set(ModelSettings.__struct_fields__)
-    assert set(SAMPLES) == set(BY_NAME) - {"config"}
-    assert not set(LEGACY) & set(BY_NAME)
+def test_every_setting_has_a_sample() -> None:
+    """So the tests around this one look at all of them."""
+    assert set(SAMPLES) == set(SETTINGS) - {"config"}
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_parsed_values_have_the_type_of_the_setting(field: typing.Any) -> None:
-    """A kind gives what the struct declares, and the default reads as itself where it is written."""
-    hints = typing.get_type_hints(Settings)
-    if field.name in SAMPLES:
-        value = field.kind.parse(SAMPLES[field.name][0])
-        msgspec.convert({"v": value}, dict[str, hints[field.name]], dec_hook=lambda _, v: v)
-    if field.default is None:
-        default = field.kind.parse(show_default(field))
-        assert default == getattr(Settings(), field.name) or field.name == "models_dir"
+@pytest.mark.parametrize("name", SAMPLES)
+def test_parsed_values_have_the_type_of_the_setting(name: str) -> None:
+    """A kind gives what the struct declares."""
+    value = SETTINGS[name].kind.parse(SAMPLES[name][0])
+    hint = typing.get_type_hints(Settings)[name]
+    msgspec.convert({"v": value}, dict[str, hint], dec_hook=lambda _, v: v)
 
 
 @pytest.mark.parametrize("name", ["go.yaml", "go.json", "go.toml"])
@@ -369,8 +361,8 @@ def test_a_size_may_be_left_to_be_chosen(tmp_path: Path) -> None:
     )
     assert (loaded.settings.llama_slots, loaded.settings.llama_ctx) == (AUTO, 64)
     assert loaded.settings.models["a"] == ModelSettings(llama_ctx=AUTO)
-    assert BY_NAME["llama_slots"].kind.show(AUTO) == "auto"
-    models = BY_NAME["models"].kind
+    assert SETTINGS["llama_slots"].kind.show(AUTO) == "auto"
+    models = SETTINGS["models"].kind
     assert models.parse(models.show(loaded.settings.models)) == loaded.settings.models
 
 
@@ -399,8 +391,8 @@ ANY = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
-NAMES = st.sampled_from([field.name for field in FIELDS if field.name != "config"])
-OPTIONS = st.dictionaries(st.sampled_from([field.name for field in MODEL_FIELDS]), ANY, max_size=3)
+NAMES = st.sampled_from([name for name in SETTINGS if name != "config"])
+OPTIONS = st.dictionaries(st.sampled_from(list(MODEL_SETTINGS)), ANY, max_size=3)
 
 
 @given(
@@ -412,7 +404,7 @@ def test_whatever_is_given_either_loads_or_is_told_in_short_lines(
     flags: Mapping[str, object], models: Mapping[str, object], environ: Mapping[str, str]
 ) -> None:
     """No value of any type or size brings anything but settings, or problems of one line each."""
-    variables = {BY_NAME[name].env: raw for name, raw in environ.items()}
+    variables = {SETTINGS[name].env: raw for name, raw in environ.items()}
     try:
         load({"models": models, **flags}, variables)
         lines: tuple[str, ...] = ()

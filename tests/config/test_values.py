@@ -5,12 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeld.config.kinds import BOOL, LIST, PATH, duration
 from modeld.config.values import (
-    BOOL,
-    LIST,
-    PATH,
     BadValue,
-    duration,
     parse_duration,
     parse_int,
     parse_size,

@@ -15,7 +15,8 @@ from support.inline_worker import InlineWorker
 from support.scheduler_harness import read, text_of
 from support.tiny_gguf import write_model
 
-from modeld.config.settings import AUTO, ModelSettings, Settings
+from modeld.config.model_settings import ModelSettings
+from modeld.config.settings import AUTO, Settings
 from modeld.domain.instance_state import InstanceState
 from modeld.domain.model import MIB, EngineKind
 from modeld.domain.request import GenerateRequest, Order

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from modeld.config.settings import LoraSettings, Settings
+from modeld.config.model_settings import LoraSettings
+from modeld.config.settings import Settings
 from modeld.domain.model import Adapter
 from modeld.engine.llama.gguf.adapter import AdapterFacts, adapter_facts, check_architecture
 from modeld.engine.llama.gguf.facts import GgufError, read_header

@@ -4,21 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypedDict
 
 import msgspec
 
-from modeld.config.settings import AUTO, ModelSettings, Settings
+from modeld.config.model_settings import ModelSettings
+from modeld.config.settings import AUTO, Settings, for_model
 from modeld.domain.model import Adapter, LoadOptions
 from modeld.memory.sizing import AutoSizes
 
 _DEFAULT = LoadOptions()
 _PLAIN = ModelSettings()
-
-
-class _Gpus(TypedDict):
-    main_gpu: int | None
-    tensor_split: tuple[float, ...]
 
 
 class OptionAssignment(msgspec.Struct, frozen=True):
@@ -55,10 +50,8 @@ def assign(entries: Mapping[str, ModelSettings], names: Iterable[Sequence[str]])
 
 def left_open(settings: Settings, entry: ModelSettings) -> AutoSizes:
     """Return what of a model's size is `auto`."""
-    return AutoSizes(
-        ctx=_first(entry.llama_ctx, settings.llama_ctx) == AUTO,
-        slots=_first(entry.llama_slots, settings.llama_slots) == AUTO,
-    )
+    own = for_model(settings, entry)
+    return AutoSizes(ctx=own.llama_ctx == AUTO, slots=own.llama_slots == AUTO)
 
 
 def options_of(settings: Settings, entry: ModelSettings, adapters: tuple[Adapter, ...] = ()) -> LoadOptions:
@@ -67,37 +60,24 @@ def options_of(settings: Settings, entry: ModelSettings, adapters: tuple[Adapter
     `adapters` are those of its entry, as they were found. What is `auto` has its default here;
     `modeld.memory.sizing` chooses it.
     """
+    own = for_model(settings, entry)
     return LoadOptions(
-        ctx=_first(entry.llama_ctx, settings.llama_ctx) or _DEFAULT.ctx,
-        slots=_first(entry.llama_slots, settings.llama_slots) or _DEFAULT.slots,
-        threads=_first(entry.llama_threads, settings.llama_threads),
-        gpu_layers=settings.llama_ngl if entry.llama_ngl is None else entry.llama_ngl,
-        **_gpus_of(settings, entry),
-        flash_attn=settings.llama_flash_attn if entry.llama_flash_attn is None else entry.llama_flash_attn,
-        kv_type=settings.llama_kv_type if entry.llama_kv_type is None else entry.llama_kv_type,
-        ubatch=_first(entry.llama_ubatch, settings.llama_ubatch),
-        mmap=settings.llama_mmap if entry.llama_mmap is None else entry.llama_mmap,
-        kv_unified=settings.llama_kv_unified if entry.llama_kv_unified is None else entry.llama_kv_unified,
-        context_shift=(
-            settings.llama_context_shift if entry.llama_context_shift is None else entry.llama_context_shift
-        ),
-        prefix_cells=(
-            settings.llama_prefix_cells if entry.llama_prefix_cells is None else entry.llama_prefix_cells
-        ),
-        isolation=settings.isolation if entry.isolation is None else entry.isolation,
+        ctx=own.llama_ctx or _DEFAULT.ctx,
+        slots=own.llama_slots or _DEFAULT.slots,
+        threads=own.llama_threads,
+        gpu_layers=own.llama_ngl,
+        main_gpu=own.llama_main_gpu,
+        tensor_split=own.llama_tensor_split or (),
+        flash_attn=own.llama_flash_attn,
+        kv_type=own.llama_kv_type,
+        ubatch=own.llama_ubatch,
+        mmap=own.llama_mmap,
+        kv_unified=own.llama_kv_unified,
+        context_shift=own.llama_context_shift,
+        prefix_cells=own.llama_prefix_cells,
+        isolation=own.isolation,
         lora=adapters,
     )
-
-
-def _gpus_of(settings: Settings, entry: ModelSettings) -> _Gpus:
-    """Return which GPUs are named: by its own entry, or else by the daemon-wide settings."""
-    own = entry.llama_main_gpu is not None or entry.llama_tensor_split is not None
-    source = entry if own else settings
-    return _Gpus(main_gpu=source.llama_main_gpu, tensor_split=source.llama_tensor_split or ())
-
-
-def _first(own: int | None, common: int) -> int:
-    return common if own is None else own
 
 
 def _united(strong: ModelSettings, weak: ModelSettings) -> ModelSettings:

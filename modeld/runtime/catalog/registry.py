@@ -18,7 +18,8 @@ import msgspec
 import structlog
 import trio
 
-from modeld.config.settings import ModelSettings, Settings
+from modeld.config.model_settings import ModelSettings
+from modeld.config.settings import Settings
 from modeld.domain.model import MIB, Catalog
 from modeld.memory.space import Capacity
 from modeld.runtime.catalog.scan import Scanner, ScanResult

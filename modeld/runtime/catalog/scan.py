@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from modeld.config.settings import ModelSettings, Settings
+from modeld.config.model_settings import ModelSettings
+from modeld.config.settings import Settings
 from modeld.domain.catalog import File, ModelFiles, model_files
 from modeld.domain.model import (
     Catalog,

@@ -11,7 +11,8 @@ import pytest
 from support import tiny_gguf
 from support.lora_gguf import write_lora
 
-from modeld.config.settings import LoraSettings, ModelSettings, Settings
+from modeld.config.model_settings import LoraSettings, ModelSettings
+from modeld.config.settings import Settings
 from modeld.domain.model import Adapter, EngineKind, ModelSpec
 from modeld.runtime.catalog.adapters import adapter_problems
 from modeld.runtime.catalog.scan import Scanner, ScanResult

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 from support import tiny_gguf
 
-from modeld.config.settings import ModelSettings, Settings
+from modeld.config.model_settings import ModelSettings
+from modeld.config.settings import Settings
 from modeld.domain.model import EngineKind, Isolation, LoadOptions
 from modeld.engine.llama.footprint import estimate
 from modeld.runtime.catalog import model_files

@@ -12,7 +12,8 @@ from support.engine_driver import EngineDriver, generate_request
 from support.fake_devices import gpu, machine
 from support.scheduler_driver import limits
 
-from modeld.config.settings import AUTO, ModelSettings, Settings
+from modeld.config.model_settings import ModelSettings
+from modeld.config.settings import AUTO, Settings
 from modeld.dialects.native import models_body
 from modeld.domain.model import MIB, Isolation, ModelSpec
 from modeld.engine.llama.engine import load

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from modeld.config.fields import BY_NAME
 from modeld.config.load import ConfigError, load_settings
-from modeld.config.model_fields import LORA, MOST_ADAPTERS
-from modeld.config.settings import LoraSettings, ModelSettings, Settings
+from modeld.config.model_settings import LORA, MOST_ADAPTERS, LoraSettings, ModelSettings
+from modeld.config.settings import SETTINGS, Settings
 
 
 def load(text: str, folder: Path) -> Settings:
@@ -31,7 +30,7 @@ def test_adapters_have_a_path_and_a_scale(tmp_path: Path) -> None:
     )
     assert models["a"] == ModelSettings(lora=expected)
     assert LORA.parse(LORA.show(expected)) == expected
-    kind = BY_NAME["models"].kind
+    kind = SETTINGS["models"].kind
     assert kind.parse(kind.show(models)) == models
     assert load("models: {a: {lora: []}}", tmp_path).models["a"] == ModelSettings()
 
