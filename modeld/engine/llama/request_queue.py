@@ -230,6 +230,8 @@ class RequestQueue:
                 compiling = isinstance(still, StillCompiling)
                 break
             self._submitted.popleft()
+            self._constraints.forget()
+            self._compiler.forget()
             self._template.patience_s = _RENDER_PATIENCE
             if not self._turns.may_go_on(time.perf_counter()):
                 break

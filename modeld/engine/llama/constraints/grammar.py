@@ -17,7 +17,7 @@ from modeld.domain.request import Constraint, ConstraintKind
 from modeld.engine.llama.constraints.compiler import GrammarCompiler, StillCompiling
 from modeld.engine.llama.constraints.gbnf import check_gbnf
 from modeld.engine.llama.constraints.guidance import HEAD, Trial
-from modeld.engine.llama.constraints.json_schema import Leniency, json_rule, parse_schema
+from modeld.engine.llama.constraints.json_schema import Json, Leniency, json_rule, parse_schema, relaxed
 from modeld.errors import InvalidGrammar
 
 SLICE_S = 0.03
@@ -33,7 +33,7 @@ class Grammar(msgspec.Struct, frozen=True):
 
     gbnf: str = ""
     matcher: LLMatcher | None = None
-    """That of llguidance, in place of GBNF."""
+    """That of llguidance, in place of GBNF, for one text."""
     tokens: tuple[str, ...] = ()
     trigger_words: tuple[str, ...] = ()
     trigger_tokens: tuple[int, ...] = ()
@@ -62,8 +62,14 @@ class Constraints:
         self._compiler = compiler
         self._constraint: Constraint | None = None
         self._gbnf: Generator[None, None, tuple[str, ...]] | None = None
+        self._schema: Json = {}
         self._grammars: tuple[str, ...] = ()
         self._made: Grammar | InvalidGrammar | None = None
+
+    def forget(self) -> None:
+        """Let go of what was made: its text has begun, or its request has left."""
+        self._constraint = self._gbnf = self._made = None
+        self._grammars = ()
 
     def of(self, constraint: Constraint, patience_s: float = 0.0) -> Grammar | InvalidGrammar:
         """Return the grammar of a constraint, or why there is none.
@@ -87,7 +93,7 @@ class Constraints:
                 constraint.text, tokens=self._checked(constraint), trigger_words=words, trigger_tokens=tokens
             )
         if not self._grammars:
-            schema = parse_schema(constraint.text)
+            schema = self._schema = parse_schema(constraint.text)
             ways = (Leniency.NONE,) if constraint.strict else tuple(Leniency)
             self._grammars = tuple(f"{HEAD}start: answer\nanswer: {json_rule(schema, way)}\n" for way in ways)
         found = self._compiler.of(self._grammars, patience_s)
@@ -97,7 +103,7 @@ class Constraints:
             matcher=found.matcher,
             trigger_words=words,
             trigger_tokens=tokens,
-            notices=notices_of(found.trial, "the JSON schema"),
+            notices=notices_of(found.trial, self._schema, "the JSON schema"),
         )
 
     def _checked(self, constraint: Constraint) -> tuple[str, ...]:
@@ -118,11 +124,9 @@ class Constraints:
                 raise StillCompiling
 
 
-def notices_of(trial: Trial, what: str) -> tuple[str, ...]:
+def notices_of(trial: Trial, schema: Json, what: str) -> tuple[str, ...]:
     """Return what of a schema is not kept by the way that was chosen; `what`: whose schema it is."""
     if not trial.chosen:
         return ()
-    left_out = [*trial.warnings]
-    if trial.chosen >= Leniency.PATTERNS:
-        left_out.append("patterns are left out, as one of them has lookaround or back references")
+    left_out = (*relaxed(schema, Leniency(trial.chosen))[1], *trial.warnings)
     return (f"{what} is not kept whole: {'; '.join(left_out) or trial.reasons[0]}",)

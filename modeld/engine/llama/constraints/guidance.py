@@ -30,6 +30,9 @@ _LIMITS = LLParserLimits(
 """With these no mask of the official test suite and of our own hostile schemas took 50 ms; half of the fuel
 refuses an enumeration of 2,500 words."""
 _REASON_CHARACTERS = 300
+_QUOTE = "'"
+_ELSEWHERE = f"Resource {_QUOTE}"
+"""So llguidance begins to say that it fetches nothing."""
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -75,4 +78,6 @@ def reason_of(matcher: LLMatcher) -> str:
     line = lines[0].rpartition("failed to compile JSON schema: ")[2]
     if line.endswith("error:"):  # Of a pattern: the pattern follows, and then what is wrong with it.
         line = next((f"a pattern: {more[7:]}" for more in lines if more.startswith("error: ")), line)
+    if line.startswith(_ELSEWHERE):
+        line = f"$ref {line.removeprefix(_ELSEWHERE).partition(_QUOTE)[0]!r} leads outside of the schema"
     return line[:_REASON_CHARACTERS]

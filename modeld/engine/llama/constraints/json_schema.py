@@ -1,17 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-only
-"""Prepare JSON schemas for llguidance: bound their size, and mend what clients write and it refuses. Pure.
+"""Prepare JSON schemas for llguidance: bound their size, mend, close and relax them. Pure.
 
-llguidance keeps what it accepts, and refuses a keyword that it cannot keep. So a schema is tried in steps
-(`Leniency`): as it is; with `oneOf` taken as `anyOf`; without the keywords that cannot be kept; and without
-patterns. A strict schema has the first step alone.
+llguidance keeps what it accepts, and refuses a keyword that it cannot keep. Around that, this module does
+three things.
+
+- **Mend** spells a schema as llguidance reads it, without a change of meaning: `required: null`,
+  `maxLength: 2.0`, `not: {}`, `uniqueItems: false`.
+- **Close** allows an object that lists its properties no others, unless it says so. The standard leaves it
+  open, and small models then go on adding keys; llama.cpp and Ollama close it as well. Only where this
+  narrows what the whole schema allows: not where parts of a schema are intersected.
+- **Relax** leaves out what cannot be kept, and says what that was. A schema is tried in steps (`Leniency`);
+  a strict one has the first step alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import cast
+from urllib.parse import unquote
 
 from modeld.errors import InvalidGrammar
 
@@ -21,10 +30,14 @@ MAX_SCHEMA_BYTES = 128 * 1024
 MAX_SCHEMA_DEPTH = 48
 MAX_COUNT = 1_000_000
 """The largest count of a length or of items that is passed on; llguidance keeps larger ones badly."""
+_MOST_TOLD = 200
+"""Characters of what is said of one thing that is left out."""
 _ANNOTATIONS = frozenset(
     ("$comment", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly")
 )
 """They bind nothing. A default may hold anything, also what looks like keywords."""
+_NEUTRAL = frozenset(("$defs", "$id", "$schema", "definitions", "nullable", "type"))
+"""Beside these another keyword is still the only one that says what an object may have."""
 _VALUES = frozenset(("const", "enum"))
 _ONE = frozenset(
     (
@@ -35,8 +48,39 @@ _ONE = frozenset(
 _MANY = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
 _NAMED = frozenset(("$defs", "definitions", "dependentSchemas", "patternProperties", "properties"))
 _COUNTS = frozenset(("maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties"))
-_COMBINED = frozenset(("$ref", "allOf", "anyOf", "if", "oneOf", "unevaluatedProperties"))
-"""Alongside these an object is not closed: they may bring properties of their own."""
+_NO_EFFECT: dict[str, tuple[object, ...]] = {
+    "dependentRequired": ({},),
+    "dependentSchemas": ({},),
+    "minProperties": (0,),
+    "not": (False,),
+    "propertyNames": (True, {}),
+    "required": (False,),
+    "unevaluatedItems": (True, {}),
+    "unevaluatedProperties": (True, {}),
+    "uniqueItems": (False,),
+}
+"""Values with which a keyword says nothing."""
+_NEEDS = {"then": "if", "else": "if", "minContains": "contains", "maxContains": "contains"}
+"""Keywords that say nothing without another."""
+_IN_PLACE = (
+    "$dynamicRef",
+    "$ref",
+    "allOf",
+    "anyOf",
+    "dependentSchemas",
+    "else",
+    "if",
+    "not",
+    "oneOf",
+    "then",
+)
+"""Keywords that apply further schemas to the same value."""
+_OPEN = ("additionalProperties", "patternProperties", "propertyNames", "unevaluatedProperties")
+"""Keywords that say something of the properties that are not listed."""
+_DRAFTS = re.compile(r"https?://json-schema\.org/(?:draft-0[4-7]|draft/(?:2019-09|2020-12))/schema#?")
+_LOOKS_AROUND = re.compile(r"(?<!\\)(?:\\\\)*(?:\(\?<?[=!]|\\[1-9]|\\k<)")
+
+
 _WHITESPACE = r"[ \n\t]{0,20}"
 
 
@@ -47,9 +91,9 @@ class Leniency(IntEnum):
     ONE_OF = 1
     """`oneOf` is taken as `anyOf`."""
     KEYWORDS = 2
-    """Keywords and formats that llguidance does not know are left out, too."""
+    """Keywords and formats that llguidance does not know are left out, too, and what it cannot even ignore."""
     PATTERNS = 3
-    """Patterns are left out, too: it has no lookaround and no back references."""
+    """What may be the cause is left out, too: patterns of keys, counts beside patterns or references."""
 
 
 def parse_schema(text: str) -> Json:
@@ -63,14 +107,15 @@ def parse_schema(text: str) -> Json:
         raise InvalidGrammar(f"the JSON schema is not JSON: {error}") from error
     if not isinstance(schema, dict):
         raise InvalidGrammar("the JSON schema is not an object")
-    schema = cast("Json", schema)
-    _check_depth(schema)
-    mended = _mended(schema, closes="allOf" not in text and "unevaluated" not in text)
+    _check_depth(cast("Json", schema))
+    found = _mended(cast("Json", schema))
+    mended = {"enum": []} if found is False else cast("Json", found)
+    _close(mended)
     try:
         json.dumps(mended, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise InvalidGrammar("the JSON schema has half of a surrogate pair, which is no text") from error
-    return cast("Json", mended)
+    return mended
 
 
 def json_rule(schema: Json, leniency: Leniency) -> str:
@@ -80,13 +125,7 @@ def json_rule(schema: Json, leniency: Leniency) -> str:
         options["coerce_one_of"] = True
     if leniency >= Leniency.KEYWORDS:
         options["lenient"] = True
-    if leniency >= Leniency.PATTERNS:
-        schema = cast("Json", _walked(schema, _without_pattern))
-    return "%json " + json.dumps({**schema, "x-guidance": options})
-
-
-def _without_pattern(schema: Json) -> Json:
-    return {key: value for key, value in schema.items() if key != "pattern"}
+    return "%json " + json.dumps({**relaxed(schema, leniency)[0], "x-guidance": options})
 
 
 def _check_depth(node: object) -> None:
@@ -101,65 +140,73 @@ def _check_depth(node: object) -> None:
 def _children(value: object) -> list[object]:
     if isinstance(value, dict):
         return list(cast("Json", value).values())
+    return _members(value)
+
+
+def _members(value: object) -> list[object]:
     return cast("list[object]", value) if isinstance(value, list) else []
 
 
-def _walked(node: object, change: Callable[[Json], Json]) -> object:
-    """Return a schema with `change` applied to each schema in it, the innermost first."""
-    if not isinstance(node, dict):
-        return node
-    schema: Json = {}
-    for key, value in cast("Json", node).items():
+def _rebuilt(node: Json, change: Callable[[object, str], object]) -> Json:
+    """Return a copy with each schema directly within it changed; `change` is told its place, too."""
+    copy: Json = {}
+    for key, value in node.items():
         if key in _ONE or (key == "items" and not isinstance(value, list)):
-            schema[key] = _walked(value, change)
-        elif (key in _MANY or key == "items") and isinstance(value, list):
-            schema[key] = [_walked(each, change) for each in cast("list[object]", value)]
+            copy[key] = change(value, f"/{key}")
+        elif key in _MANY or key == "items":
+            copy[key] = [change(part, f"/{key}/{at}") for at, part in enumerate(_members(value))] or value
         elif key in _NAMED and isinstance(value, dict):
-            schema[key] = {name: _walked(each, change) for name, each in cast("Json", value).items()}
+            named = cast("Json", value)
+            copy[key] = {name: change(part, f"/{key}/{name}") for name, part in named.items()}
         else:
-            schema[key] = value
-    return change(schema)
+            copy[key] = value
+    return copy
 
 
-def _mended(schema: object, *, closes: bool) -> object:
-    """Return a schema as llguidance takes it. Raises: InvalidGrammar for a reference that leads outside.
+# ----------------------------------------------------------------------
+# Mend: the same, spelled as llguidance reads it.
 
-    `closes`: an object that lists its properties has no others, unless it says so. The standard leaves it
-    open, and small models then go on adding keys; llama.cpp and Ollama close it as well.
-    """
 
-    def mend(schema: Json) -> Json:
-        out = {
-            key: value
-            for key, value in schema.items()
-            if key not in _ANNOTATIONS and key != "x-guidance" and (value is not None or key in _VALUES)
-        }
-        for key in _COUNTS.intersection(out):
-            out[key] = _count(key, out[key])
-        kind = out.get("type")
-        if kind == "any" or (isinstance(kind, list) and "any" in kind):
-            del out["type"]
-        for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-            if isinstance(out.get(exclusive), bool):  # As in draft 4, and in OpenAPI 3.0.
-                strict = out.pop(exclusive)
-                if strict and bound in out:
-                    out[exclusive] = out.pop(bound)
-        reference = out.get("$ref")
-        if isinstance(reference, str) and not (reference == "#" or reference.startswith("#/")):
-            raise InvalidGrammar(
-                f"$ref {reference[:100]!r} of the JSON schema leads outside; it can only begin with #/"
-            )
-        if isinstance(out.get("properties"), dict):
-            properties = cast("Json", out["properties"])
-            out["properties"] = {
-                name: False if value in ({"not": {}}, {"not": True}) else value
-                for name, value in properties.items()
-            }
-            if closes and not _COMBINED.intersection(out) and "patternProperties" not in out:
-                out.setdefault("additionalProperties", False)
-        return out
-
-    return _walked(schema, mend)
+def _mended(schema: object, _place: str = "") -> object:
+    """Return a schema as llguidance reads it; False for one that allows nothing, as `not: {}`."""
+    if not isinstance(schema, dict):
+        return schema
+    given = {
+        key: value
+        for key, value in cast("Json", schema).items()
+        if key not in _ANNOTATIONS and key != "x-guidance" and (value is not None or key in _VALUES)
+    }
+    node = _rebuilt(given, _mended)
+    if node.get("enum", ()) is None:
+        del node["enum"]
+    if node.get("not") in (True, {}):
+        return False
+    for key in _COUNTS.intersection(node):
+        node[key] = _count(key, node[key])
+    for name in list(node):
+        if _NEEDS.get(name, name) not in node or _says_nothing(name, node[name]):
+            del node[name]
+    kind = node.get("type")
+    if kind == "any" or "any" in _members(kind):
+        del node["type"]
+    for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if isinstance(node.get(exclusive), bool):  # As in draft 4, and in OpenAPI 3.0.
+            strict = node.pop(exclusive)
+            if strict and bound in node:
+                node[exclusive] = node.pop(bound)
+    draft = node.get("$schema")
+    if isinstance(draft, str) and not _DRAFTS.fullmatch(draft):
+        del node["$schema"]
+    required, least = node.get("required"), node.get("minProperties")
+    if isinstance(required, list) and isinstance(least, int) and len(set(map(str, required))) >= least:
+        del node["minProperties"]
+    if isinstance(node.get("oneOf"), list):
+        node["oneOf"] = [_told_apart(way, node) for way in _members(node["oneOf"])]
+        if "properties" in node:  # there llguidance does not see that they exclude each other
+            node["allOf"] = [*_members(node.get("allOf")), {"oneOf": node.pop("oneOf")}]
+    if "unevaluatedProperties" in node and not node.keys() & {*_IN_PLACE, "additionalProperties"}:
+        node["additionalProperties"] = node.pop("unevaluatedProperties")
+    return node
 
 
 def _count(key: str, value: object) -> object:
@@ -169,3 +216,159 @@ def _count(key: str, value: object) -> object:
     if not 0 <= value <= MAX_COUNT:
         raise InvalidGrammar(f"{key} of the JSON schema is {value}; it can be 0 to {MAX_COUNT}")
     return int(value) if value == int(value) else value
+
+
+def _says_nothing(name: str, value: object) -> bool:
+    return any(type(value) is type(nothing) and value == nothing for nothing in _NO_EFFECT.get(name, ()))
+
+
+def _told_apart(way: object, node: Json) -> object:
+    """Return one of `oneOf` with what is required alongside it, which may tell it from the others."""
+    if not isinstance(way, dict) or "$ref" in way:
+        return way
+    shared = {name: node[name] for name in ("type",) if name in node and name not in way}
+    required = dict.fromkeys(
+        [*map(str, _members(way.get("required"))), *map(str, _members(node.get("required")))]
+    )
+    return {**shared, **way, **({"required": list(required)} if required else {})}
+
+
+# ----------------------------------------------------------------------
+# Close: no further properties where an object lists its own, if that only narrows what is allowed.
+
+
+def _close(root: Json) -> None:
+    closable: dict[int, Json] = {}
+    shared: set[int] = set()
+    seen: set[tuple[int, bool]] = set()
+    todo: list[tuple[object, bool]] = [(root, True)]
+    while todo:
+        schema, alone = todo.pop()
+        if not isinstance(schema, dict) or (id(cast("Json", schema)), alone) in seen:
+            continue
+        node = cast("Json", schema)
+        seen.add((id(node), alone))
+        if not alone:
+            shared.add(id(node))
+        elif _lists_its_own(node):
+            closable[id(node)] = node
+        todo += _applied(root, node, alone)
+    for number, node in closable.items():
+        if number not in shared:
+            node["additionalProperties"] = False
+
+
+def _applied(root: Json, node: Json, alone: bool) -> Iterator[tuple[object, bool]]:
+    """Yield each schema that one applies, and whether no other schema applies to the same value."""
+    in_place = [name for name in _IN_PLACE if name in node]
+    others = node.keys() - _NEUTRAL
+    sole = alone and len(in_place) <= 1 and others <= set(in_place)
+    for name in in_place:
+        found = node[name]
+        if name == "$ref":
+            yield _target(root, found), sole
+        elif name in ("allOf", "anyOf", "oneOf") and isinstance(found, list):
+            ways = cast("list[object]", found)
+            one = len(ways) == 1
+            for way in ways:
+                narrows = name == "anyOf" or one or (name == "oneOf" and _no_other_object(ways, way))
+                yield way, sole and narrows
+        else:
+            yield from ((part, False) for part in (found, *_children(found)))
+    inner = alone and not in_place
+    for name in ("additionalProperties", "items", "contains", "propertyNames"):
+        yield from ((part, inner) for part in (node.get(name), *_members(node.get(name))))
+    for name in ("properties", "patternProperties", "prefixItems"):
+        named = node.get(name)
+        yield from (
+            (part, inner) for part in (_children(named) if name != "prefixItems" else _members(named))
+        )
+
+
+def _lists_its_own(node: Json) -> bool:
+    """Whether it has `properties`, and nothing is said of any others."""
+    properties = node.get("properties")
+    if not isinstance(properties, dict) or node.keys() & {*_IN_PLACE, *_OPEN}:
+        return False
+    return set(map(str, _members(node.get("required")))) <= set(cast("Json", properties))
+
+
+def _no_other_object(ways: list[object], one: object) -> bool:
+    """Whether none of the others can be an object, so that this one may be narrowed among `oneOf`."""
+    kinds = [cast("Json", way).get("type") for way in ways if way is not one and isinstance(way, dict)]
+    return all(isinstance(kind, str) and kind != "object" for kind in kinds)
+
+
+def _target(root: Json, reference: object) -> object:
+    """Return the schema that a reference leads to; None if it is not found by its place in the root."""
+    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+        return None
+    found: object = root
+    for part in unquote(reference[1:]).split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, dict):
+            found = cast("Json", found).get(key)
+        elif isinstance(found, list) and key.isdecimal() and int(key) < len(cast("list[object]", found)):
+            found = cast("list[object]", found)[int(key)]
+        else:
+            return None
+    return found
+
+
+# ----------------------------------------------------------------------
+# Relax: leave out what llguidance cannot even ignore, and say so.
+
+
+def relaxed(schema: Json, leniency: Leniency) -> tuple[Json, tuple[str, ...]]:
+    """Return a parsed schema without what cannot be kept, and what that was, with its place.
+
+    llguidance itself takes `oneOf` as `anyOf`, and leaves out the keywords that it does not know.
+    """
+    if leniency < Leniency.KEYWORDS:
+        return schema, ()
+    told: list[str] = []
+    anchored = any("$id" in node for node in _nodes(schema))
+    further = leniency >= Leniency.PATTERNS
+
+    def relax(part: object, place: str) -> object:
+        if not isinstance(part, dict):
+            return part
+        node = _rebuilt(cast("Json", part), lambda inner, step: relax(inner, place + step))
+        for name in _to_leave_out(node, anchored=anchored, further=further):
+            told.append(f"{name} {json.dumps(node.pop(name))} at {place or '/'}"[:_MOST_TOLD])
+        return node
+
+    return cast("Json", relax(schema, "")), tuple(told)
+
+
+def _to_leave_out(node: Json, *, anchored: bool, further: bool) -> Iterator[str]:
+    reference, required = node.get("$ref"), node.get("required")
+    if isinstance(reference, str) and not reference.startswith("#") and not anchored:
+        yield "$ref"
+    if required is True:
+        yield "required"
+    if isinstance(node.get("pattern"), str) and _LOOKS_AROUND.search(str(node["pattern"])):
+        yield "pattern"
+    named = node.get("patternProperties")
+    if isinstance(named, dict) and (further or any(map(_LOOKS_AROUND.search, cast("Json", named)))):
+        yield "patternProperties"
+        if "additionalProperties" in node:
+            yield "additionalProperties"
+    properties = node.get("properties")
+    known = set(cast("Json", properties)) if isinstance(properties, dict) else set[str]()
+    if "properties" in node and known - set(map(str, _members(required))):
+        yield from (name for name in ("minProperties", "maxProperties") if name in node)
+    if further and "pattern" in node:
+        yield from (name for name in ("minLength", "maxLength") if name in node)
+    if further and "$ref" in node:
+        yield from (name for name in list(node) if name not in {"$ref", *_NEUTRAL})
+
+
+def _nodes(schema: Json) -> Iterator[Json]:
+    """Yield a schema, and all within it that are no mere truth values."""
+    found: list[object] = []
+    _rebuilt(schema, lambda part, _place: found.append(part))
+    yield schema
+    for part in found:
+        if isinstance(part, dict):
+            yield from _nodes(cast("Json", part))

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from llguidance import LLMatcher
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
+from modeld.engine.llama.constraints.compiler import mask_bits
 from modeld.engine.llama.constraints.grammar import Grammar
 from modeld.engine.llama.constraints.guidance import reason_of
 from modeld.engine.llama.native.library import capture, lib
@@ -61,10 +62,10 @@ class GuidedDraw:
     """The state of one grammar of llguidance in one text. `close` lets go of it."""
 
     def __init__(self, vocab: Vocab, matcher: LLMatcher) -> None:
-        """`matcher` is copied."""
+        """`matcher` goes on with this text, and is nobody else's."""
         self._end_tokens = vocab.end_tokens
-        self._matcher = matcher.deep_copy()
-        self._mask = allocate_token_bitmask(1, vocab.size)
+        self._matcher = matcher
+        self._mask = allocate_token_bitmask(1, mask_bits(vocab))
         self.candidates = Candidates(vocab.size)
 
     def draw(self, chain: int, context: int, row: int, banned: Collection[int]) -> int:
@@ -108,7 +109,7 @@ class GuidedDraw:
 
     def close(self) -> None:
         """Let go of the matcher, which keeps the tokenizer. Idempotent."""
-        del self._matcher
+        vars(self).pop("_matcher", None)
 
     def _allows(self, token: int) -> bool:
         return token >= 0 and self._matcher.validate_tokens([token]) == 1

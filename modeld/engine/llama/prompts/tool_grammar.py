@@ -32,7 +32,7 @@ from modeld.domain.tool_calls import (
 from modeld.engine.llama.constraints.compiler import Compiled, GrammarCompiler
 from modeld.engine.llama.constraints.grammar import Grammar, notices_of
 from modeld.engine.llama.constraints.guidance import HEAD
-from modeld.engine.llama.constraints.json_schema import Leniency, json_rule, parse_schema
+from modeld.engine.llama.constraints.json_schema import Json, Leniency, json_rule, parse_schema
 from modeld.engine.llama.prompts.tool_form import CallForm
 from modeld.errors import InvalidGrammar
 
@@ -153,13 +153,13 @@ class CallGrammars:
         return found
 
     def _tried(self, tool: Tool, form: CallForm | None) -> _Rule | InvalidGrammar:
-        any_object = _rules(replace(tool, parameters=_ANY_OBJECT), form, (Leniency.NONE,))[0]
+        _, (any_object,) = _rules(replace(tool, parameters=_ANY_OBJECT), form, (Leniency.NONE,))
         what = f'the schema of the function "{tool.name}"'
         try:
-            rules = _rules(tool, form, (Leniency.NONE,) if tool.strict else tuple(Leniency))
+            schema, rules = _rules(tool, form, (Leniency.NONE,) if tool.strict else tuple(Leniency))
             trial = self._compiler.try_out(tuple(f"{HEAD}start: {rule}\n{_GAP}\n" for rule in rules))
             if trial.chosen is not None:
-                return _Rule(rules[trial.chosen], notices_of(trial, what))
+                return _Rule(rules[trial.chosen], notices_of(trial, schema, what))
             reason = trial.reasons[0]
         except InvalidGrammar as error:
             reason = error.message
@@ -176,11 +176,11 @@ class CallGrammars:
         trial = self._compiler.try_out(tuple(f"{HEAD}start: {rule}\n" for rule in rules))
         if trial.chosen is None:
             raise InvalidGrammar(f"the JSON schema cannot be kept: {trial.reasons[0]}")
-        return _Rule(rules[trial.chosen], notices_of(trial, "the JSON schema"))
+        return _Rule(rules[trial.chosen], notices_of(trial, parsed, "the JSON schema"))
 
 
-def _rules(tool: Tool, form: CallForm | None, ways: tuple[Leniency, ...]) -> list[str]:
-    """Return the rule of a call of one function, for each way. Raises: InvalidGrammar."""
+def _rules(tool: Tool, form: CallForm | None, ways: tuple[Leniency, ...]) -> tuple[Json, list[str]]:
+    """Return the schema of a call of one function, and its rule for each way. Raises: InvalidGrammar."""
     if form is CallForm.MISTRAL_NAMES:
         schema = parse_schema(json.dumps(argument_schema(tool)))
         identity = f'("{MISTRAL_ID}" /[a-zA-Z0-9]{{1,32}}/)? ("{MISTRAL_ARGUMENTS}")?'
@@ -189,7 +189,7 @@ def _rules(tool: Tool, form: CallForm | None, ways: tuple[Leniency, ...]) -> lis
         key = "parameters" if form is CallForm.LLAMA else "arguments"
         schema = parse_schema(json.dumps(call_schema(tool, arguments=key)))
         before = ""
-    return [before + json_rule(schema, way) for way in ways]
+    return schema, [before + json_rule(schema, way) for way in ways]
 
 
 def _too_much(tools: tuple[Tool, ...]) -> InvalidGrammar:

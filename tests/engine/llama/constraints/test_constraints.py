@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 
 import pytest
 from msgspec.structs import replace
 from support.engine_driver import generate_request
 from support.grammars import compiler_for, until_compiled
+from support.tiny_llama import FIRST_BYTE
 
-from modeld.domain.request import Constraint, ConstraintKind, Tool
+from modeld.domain.request import Constraint, ConstraintKind, Sampling, Tool
 from modeld.domain.request_events import FinishReason
 from modeld.engine.llama.constraints import compiler as compiler_module
 from modeld.engine.llama.constraints import grammar as grammar_module
@@ -19,6 +21,7 @@ from modeld.engine.llama.constraints.compiler import Compiled, GrammarCompiler, 
 from modeld.engine.llama.constraints.gbnf import check_gbnf
 from modeld.engine.llama.constraints.grammar import Constraints
 from modeld.engine.llama.constraints.guidance import HEAD, try_grammars
+from modeld.engine.llama.constraints.matcher import GuidedDraw
 from modeld.engine.protocol import RequestAdmitted, RequestFailed, TokenOutput
 from modeld.errors import InvalidGrammar, InvalidRequest, PromptTooLong
 
@@ -109,8 +112,8 @@ def test_what_is_wrong_is_told_as_often_as_it_is_asked_for(vocab, one_part):
         assert slices_of(constraints, schema())[0].matcher is not None
 
 
-def test_compiled_grammars_are_kept_and_the_oldest_forgotten(vocab, monkeypatch):
-    """So is what does not compile; nothing is tried twice."""
+def test_trials_are_kept_and_the_oldest_forgotten(vocab, monkeypatch):
+    """So is what does not compile; nothing is tried twice. What was made is the same until `forget`."""
     tried = []
 
     def trying(grammars):
@@ -122,8 +125,11 @@ def test_compiled_grammars_are_kept_and_the_oldest_forgotten(vocab, monkeypatch)
     first = compiler.of((NUMBER,), 10.0)
     assert isinstance(first, Compiled)
     assert compiler.of((NUMBER,), 10.0) is first
+    compiler.forget()
+    assert compiler.of((NUMBER,), 10.0).matcher is not first.matcher
     bad = (f"{HEAD}start: nothing\n",)
     assert isinstance(compiler.of(bad, 10.0), InvalidGrammar)
+    assert isinstance(compiler.of((NUMBER,), 10.0), Compiled)
     assert isinstance(compiler.of(bad, 10.0), InvalidGrammar)
     assert len(tried) == 2
     compiler.of((f"{NUMBER}\n",), 10.0)
@@ -132,14 +138,61 @@ def test_compiled_grammars_are_kept_and_the_oldest_forgotten(vocab, monkeypatch)
     compiler.close()
 
 
+def test_a_schema_serves_any_number_of_texts(vocab):
+    """Each has a lexer of its own: with one for all, this pattern used up its states after ten texts."""
+    pattern = Constraint(
+        kind=ConstraintKind.JSON_SCHEMA,
+        text=json.dumps({"type": "array", "items": {"type": "string", "pattern": "^[ab]*a[ab]{16}$"}}),
+    )
+    with compiler_for(vocab) as compiler:
+        for number in range(25):
+            constraints, chance = Constraints(compiler), random.Random(number)
+            compiler.forget()
+            grammar = until_compiled(lambda constraints=constraints: constraints.of(pattern, 10.0))
+            draw = GuidedDraw(vocab, grammar.matcher)
+            text = b'["' + bytes(chance.choice(b"ab") for _ in range(200))
+            assert draw.feed([FIRST_BYTE + byte for byte in text]), number
+            draw.close()
+
+
+def test_choices_of_one_constraint_have_a_matcher_each(tiny_lab):
+    """They share the object, and are written at the same time."""
+    driver = tiny_lab.driver(slots=2, ctx=512, ubatch=64)
+    text = '{"type": "array", "items": {"enum": ["x", "y"]}, "minItems": 3, "maxItems": 3}'
+    bound = Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text)
+    tool = Tool(name="f", parameters='{"properties": {"n": {"enum": [10, 20]}}, "required": ["n"]}')
+    call = Constraint(kind=ConstraintKind.CALL, tools=(tool,), text="")
+    for constraint in (bound, call):
+        requests = [
+            generate_request("x", constraint=constraint, max_tokens=200, sampling=Sampling(seed=seed))
+            for seed in (1, 2)
+        ]
+        for choice in driver.run(*requests):
+            assert len(json.loads(driver.text(choice))) in {2, 3}
+
+
+def test_a_vocabulary_without_an_end_is_served(vocab, monkeypatch):
+    """A complete text ends there, as nothing may follow it."""
+    monkeypatch.setattr(vocab, "end_tokens", frozenset())
+    with compiler_for(vocab) as compiler:
+        made = until_compiled(lambda: Constraints(compiler).of(schema(), 10.0))
+    draw = GuidedDraw(vocab, made.matcher)
+    assert draw.feed([FIRST_BYTE + byte for byte in b'{"a":"x"}'])
+    assert not draw.feed([FIRST_BYTE])
+    draw.close()
+    draw.close()
+
+
 def test_the_thread_ends_with_the_compiler(vocab):
     """It is joined, also when it still works."""
+    others = set(threading.enumerate())
     compiler = GrammarCompiler(vocab, try_grammars)
     with pytest.raises(StillCompiling):
         compiler.of((NUMBER,), 0.0)
-    assert any(thread.name.startswith("grammars") for thread in threading.enumerate())
+    (own,) = set(threading.enumerate()) - others
+    assert own.name.startswith("grammars")
     compiler.close()
-    assert not any(thread.name.startswith("grammars") for thread in threading.enumerate())
+    assert not own.is_alive()
     compiler.close()
 
 
@@ -177,7 +230,7 @@ def test_a_schema_that_is_never_done_is_refused_and_streams_go_on(tiny_lab):
 def test_what_is_not_kept_is_told_with_the_slot(tiny_lab):
     """Of a schema, and of a function; and nothing is told of those that are kept."""
     driver = tiny_lab.driver(slots=2, ctx=512, ubatch=64)
-    loose = schema(unevaluatedProperties=False)
+    loose = schema(dependentRequired={"a": ["b"]})
     tool = Tool(name="f", parameters='{"type": "string", "not": {"const": 1}}')
     call = Constraint(kind=ConstraintKind.CALL, text="", tools=(tool,))
     ids = driver.run(
@@ -191,7 +244,7 @@ def test_what_is_not_kept_is_told_with_the_slot(tiny_lab):
         for output in driver.outputs[request_id]
         if isinstance(output, RequestAdmitted)
     ]
-    assert "unevaluatedProperties" in told[0][0]
+    assert "dependentRequired" in told[0][0]
     assert 'the function "f"' in told[1][0]
     assert told[2] == ()
 

@@ -175,6 +175,55 @@ KEPT = {
         ["2", "3"],
         ["1", "4"],
     ),
+    "oneOf alongside properties": (
+        {
+            **{"type": "object", "properties": {"kind": {"enum": ["p", "q"]}}, "required": ["kind"]},
+            "oneOf": [
+                {"properties": {"kind": {"const": "p"}, "x": {"type": "integer"}}, "required": ["x"]},
+                {"properties": {"kind": {"const": "q"}, "y": {"type": "integer"}}, "required": ["y"]},
+            ],
+        },
+        ['{"kind":"p","x":1}', '{"kind":"q","y":1}'],
+        ['{"kind":"p","y":1}', '{"kind":"q"}', '{"kind":"r","x":1}'],
+    ),
+    "anyOf of properties alongside properties": (
+        {
+            **{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+            "anyOf": [{"properties": {"b": {"type": "integer"}}, "required": ["b"]}, {"required": ["c"]}],
+        },
+        ['{"a":1,"b":2}', '{"a":1,"c":"x"}'],
+        ['{"a":1}', '{"a":1,"b":"x"}', '{"b":1}'],
+    ),
+    "a reference alongside properties": (
+        {
+            "$ref": "#/$defs/b",
+            "properties": {"a": {"type": "integer"}},
+            "$defs": {"b": {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]}},
+        },
+        ['{"b":2,"a":1}'],
+        ['{"a":1}', '{"b":2,"a":"x"}'],
+    ),
+    "an item that must not be there": ({"type": "array", "items": {"not": {}}}, ["[]"], ["[1]"]),
+    "keywords that say nothing": (
+        {"type": "array", "uniqueItems": False, "then": False, "unevaluatedItems": True, "not": False},
+        ["[1,1]"],
+        ["1"],
+    ),
+    "no other properties, by another name": (
+        {"type": "object", "properties": {"a": {"type": "integer"}}, "unevaluatedProperties": False},
+        ['{"a":1}'],
+        ['{"b":1}'],
+    ),
+    "as many properties as must be there": (
+        {"type": "object", "properties": {"a": {}, "b": {}}, "required": ["a"], "minProperties": 1},
+        ['{"a":1}'],
+        ["{}"],
+    ),
+    "a draft that nobody knows": (
+        {"$schema": "https://example.com/draft", "type": "integer"},
+        ["1"],
+        ['"x"'],
+    ),
     "const alongside type": ({"type": "integer", "const": 7}, ["7"], ["8"]),
     "no properties": ({"type": "object", "properties": {}}, ["{}"], ['{"a":1}']),
     "no more properties than are listed": (
@@ -201,6 +250,8 @@ def test_what_is_accepted_is_kept(name) -> None:
         jsonschema.validate(json.loads(text), judge, jsonschema.Draft202012Validator)
 
 
+A = {"type": "integer"}
+OBJECT = {"type": "object"}
 LEFT_OUT = {
     "not": ({"type": "string", "not": {"const": "x"}}, Leniency.KEYWORDS, "not", '"y"', "1"),
     "oneOf": (
@@ -212,11 +263,40 @@ LEFT_OUT = {
     ),
     "an unknown format": ({"type": "string", "format": "phone"}, Leniency.KEYWORDS, "phone", '"x"', "1"),
     "lookahead": (
-        {"type": "string", "pattern": "^(?=a)b", "maxLength": 3},
+        {**OBJECT, "properties": {"a": {"type": "string", "pattern": "^(?=a)b", "maxLength": 3}}},
+        Leniency.KEYWORDS,
+        'pattern "^(?=a)b" at /properties/a',
+        '{"a":"xyz"}',
+        '{"a":"wxyz"}',
+    ),
+    "unique items": ({"type": "array", "uniqueItems": True}, Leniency.KEYWORDS, "uniqueItems", "[1,1]", "1"),
+    "another document": (
+        {"type": "array", "items": {"$ref": "https://example.com/x"}},
+        Leniency.KEYWORDS,
+        '$ref "https://example.com/x" at /items',
+        "[1]",
+        "1",
+    ),
+    "a count of optional properties": (
+        {**OBJECT, "properties": {"a": A}, "minProperties": 1, "additionalProperties": True},
+        Leniency.KEYWORDS,
+        "minProperties 1 at /",
+        '{"a":1}',
+        "1",
+    ),
+    "patterns of keys that overlap": (
+        {**OBJECT, "patternProperties": {"^a": A, "a$": {"type": "string"}}},
         Leniency.PATTERNS,
-        "patterns",
-        '"xyz"',
-        '"wxyz"',
+        "patternProperties",
+        '{"a":1}',
+        "1",
+    ),
+    "a reference to itself with more alongside": (
+        {**OBJECT, "properties": {"a": {"$ref": "#", "maxProperties": 3}}},
+        Leniency.PATTERNS,
+        "maxProperties 3 at /properties/a",
+        '{"a":{}}',
+        '{"a":1}',
     ),
 }
 
@@ -229,11 +309,62 @@ def test_what_cannot_be_kept_is_refused_if_strict_and_else_told(name) -> None:
         compiled(schema)
     trial = try_grammars(grammars(schema))
     assert trial.chosen == way
-    (notice,) = notices_of(trial, "the JSON schema")
+    (notice,) = notices_of(trial, parse_schema(json.dumps(schema)), "the JSON schema")
     assert word in notice
     matcher = compiled(schema, way)
     assert allows(matcher, good)
     assert not allows(matcher, bad)
+
+
+CLOSED = {
+    "an object that lists its own": ({**OBJECT, "properties": {"a": A}}, False),
+    "one without any": ({**OBJECT, "properties": {}}, False),
+    "one that does not say what it is": ({"properties": {"a": A}}, False),
+    "one that says that there may be more": (
+        {**OBJECT, "properties": {}, "additionalProperties": True},
+        True,
+    ),
+    "one that lists nothing": (OBJECT, True),
+    "where another is required": ({**OBJECT, "properties": {"a": A, "y": {}}, "required": ["x"]}, True),
+    "by a reference": ({"$ref": "#/$defs/o", "$defs": {"o": {**OBJECT, "properties": {"a": A}}}}, False),
+    "in anyOf": ({"anyOf": [{**OBJECT, "properties": {"a": A}}, A]}, False),
+    "in anyOf alongside others": ({"anyOf": [{"properties": {"a": A}}], "properties": {"x": {}}}, True),
+    "alone in oneOf": ({"oneOf": [{**OBJECT, "properties": {"a": A}}, {"type": "null"}]}, False),
+    "one of two in oneOf": (
+        {
+            "oneOf": [
+                {**OBJECT, "properties": {"a": {"enum": [1, 2], "type": "integer"}}, "required": ["a"]},
+                {**OBJECT, "properties": {"a": {"type": "string"}}, "required": ["a"]},
+            ]
+        },
+        True,
+    ),
+    "in allOf": ({"allOf": [{**OBJECT, "properties": {"a": A}}, {**OBJECT, "properties": {"x": {}}}]}, True),
+    "with more by a reference": ({"properties": {"a": A}, "$ref": "#/$defs/o", "$defs": {"o": OBJECT}}, True),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_an_object_is_closed_only_where_that_narrows_the_schema(name) -> None:
+    """Not where another schema binds the same value: that one may bring properties, or rule this one out."""
+    schema, open_ = CLOSED[name]
+    assert any(allows(compiled(schema), text) for text in ('{"a":1,"x":2}', '{"x":2,"a":1}')) is open_
+
+
+def test_closing_never_lets_a_text_satisfy_two_of_one_of() -> None:
+    """An open object takes what another of them has: closed, both would seem to exclude each other."""
+    one, other = {**OBJECT, "properties": {"a": {"const": "p"}}, "required": ["a"]}, {"properties": {"b": {}}}
+    with pytest.raises(InvalidGrammar, match="oneOf"):
+        compiled({"oneOf": [one, other]})
+
+
+def test_a_definition_that_is_intersected_somewhere_stays_open() -> None:
+    """Elsewhere too."""
+    schema = {**OBJECT, "properties": {"p": {"$ref": "#/$defs/p"}}, "$defs": {"p": {"properties": {"x": A}}}}
+    assert not allows(compiled(schema), '{"p":{"y":1}}')
+    schema["properties"]["q"] = {"allOf": [{"$ref": "#/$defs/p"}, {"properties": {"y": A}}]}
+    assert allows(compiled(schema), '{"p":{"y":1},"q":{"y":2}}')
+    assert not allows(compiled(schema), '{"p":{"x":"a"}}')
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from support.tiny_gguf import VOCABULARY, write_model
 from support.tiny_llama import EOS, FIRST_BYTE, TEMPLATE
 
 from modeld.domain.request import Tool
+from modeld.engine.llama.constraints import compiler as compiler_module
 from modeld.engine.llama.constraints.compiler import GrammarCompiler
 from modeld.engine.llama.constraints.guidance import try_grammars
 from modeld.engine.llama.engine import load
@@ -227,13 +228,16 @@ def test_functions_are_tried_once_and_remembered(engine, monkeypatch) -> None:
         return try_grammars(grammars)
 
     monkeypatch.setattr(tool_grammar, "KEPT", 8)
+    monkeypatch.setattr(compiler_module, "KEPT", 8)
     tools = tuple(Tool(name=f"f{number}") for number in range(5))
     compiler = GrammarCompiler(engine._vocab, trying)
     shop = CallGrammars(compiler)
     first = until_compiled(lambda: shop.of(tools, CallForm.HERMES, 10.0))
     assert len(tried) == 5 + 1, "each by itself, and all together"
     again = shop.of((*tools,), CallForm.HERMES, 10.0)
-    assert again.matcher is first.matcher
+    assert again.matcher is first.matcher, "it is the same text"
+    compiler.forget()
+    assert shop.of((*tools,), CallForm.HERMES, 10.0).matcher is not first.matcher, "it is another text"
     assert len(tried) == 5 + 1
     others = tuple(Tool(name=f"other{number}") for number in range(8))
     until_compiled(lambda: shop.of(others, CallForm.HERMES, 10.0))
