@@ -17,7 +17,8 @@ from modeld.domain.request import Constraint, ConstraintKind
 from modeld.engine.llama.constraints.compiler import GrammarCompiler, StillCompiling
 from modeld.engine.llama.constraints.gbnf import check_gbnf
 from modeld.engine.llama.constraints.guidance import HEAD, Trial
-from modeld.engine.llama.constraints.json_schema import Json, Leniency, json_rule, parse_schema, relaxed
+from modeld.engine.llama.constraints.json_schema import Leniency, json_rule, parse_schema, relaxed
+from modeld.engine.llama.constraints.schema_tree import Json
 from modeld.errors import InvalidGrammar
 
 SLICE_S = 0.03

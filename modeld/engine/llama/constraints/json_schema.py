@@ -6,9 +6,9 @@ three things.
 
 - **Mend** spells a schema as llguidance reads it, without a change of meaning: `required: null`,
   `maxLength: 2.0`, `not: {}`, `uniqueItems: false`.
-- **Close** allows an object that lists its properties no others, unless it says so. The standard leaves it
-  open, and small models then go on adding keys; llama.cpp and Ollama close it as well. Only where this
-  narrows what the whole schema allows: not where parts of a schema are intersected.
+- **Close** (`schema_tree`) allows an object that lists its properties no others, unless it says so. The
+  standard leaves it open, and small models then go on adding keys; llama.cpp and Ollama close it as well.
+  Only where this narrows what the whole schema allows: not where parts of a schema are intersected.
 - **Relax** leaves out what cannot be kept, and says what that was. A schema is tried in steps (`Leniency`);
   a strict one has the first step alone.
 """
@@ -17,14 +17,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import cast
-from urllib.parse import unquote
 
+from modeld.engine.llama.constraints.schema_tree import (
+    IN_PLACE,
+    NEUTRAL,
+    Json,
+    children,
+    close_objects,
+    members,
+    nodes,
+    rebuilt,
+)
 from modeld.errors import InvalidGrammar
-
-Json = dict[str, object]
 
 MAX_SCHEMA_BYTES = 128 * 1024
 MAX_SCHEMA_DEPTH = 48
@@ -36,17 +43,7 @@ _ANNOTATIONS = frozenset(
     ("$comment", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly")
 )
 """They bind nothing. A default may hold anything, also what looks like keywords."""
-_NEUTRAL = frozenset(("$defs", "$id", "$schema", "definitions", "nullable", "type"))
-"""Beside these another keyword is still the only one that says what an object may have."""
 _VALUES = frozenset(("const", "enum"))
-_ONE = frozenset(
-    (
-        *("additionalItems", "additionalProperties", "contains", "else", "if", "not", "propertyNames"),
-        *("then", "unevaluatedItems", "unevaluatedProperties"),
-    )
-)
-_MANY = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
-_NAMED = frozenset(("$defs", "definitions", "dependentSchemas", "patternProperties", "properties"))
 _COUNTS = frozenset(("maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties"))
 _NO_EFFECT: dict[str, tuple[object, ...]] = {
     "dependentRequired": ({},),
@@ -62,21 +59,6 @@ _NO_EFFECT: dict[str, tuple[object, ...]] = {
 """Values with which a keyword says nothing."""
 _NEEDS = {"then": "if", "else": "if", "minContains": "contains", "maxContains": "contains"}
 """Keywords that say nothing without another."""
-_IN_PLACE = (
-    "$dynamicRef",
-    "$ref",
-    "allOf",
-    "anyOf",
-    "dependentSchemas",
-    "else",
-    "if",
-    "not",
-    "oneOf",
-    "then",
-)
-"""Keywords that apply further schemas to the same value."""
-_OPEN = ("additionalProperties", "patternProperties", "propertyNames", "unevaluatedProperties")
-"""Keywords that say something of the properties that are not listed."""
 _DRAFTS = re.compile(r"https?://json-schema\.org/(?:draft-0[4-7]|draft/(?:2019-09|2020-12))/schema#?")
 _LOOKS_AROUND = re.compile(r"(?<!\\)(?:\\\\)*(?:\(\?<?[=!]|\\[1-9]|\\k<)")
 
@@ -91,7 +73,7 @@ class Leniency(IntEnum):
     ONE_OF = 1
     """`oneOf` is taken as `anyOf`."""
     KEYWORDS = 2
-    """Keywords and formats that llguidance does not know are left out, too, and what it cannot even ignore."""
+    """Keywords and formats that llguidance does not know are left out, and what it cannot ignore."""
     PATTERNS = 3
     """What may be the cause is left out, too: patterns of keys, counts beside patterns or references."""
 
@@ -109,8 +91,8 @@ def parse_schema(text: str) -> Json:
         raise InvalidGrammar("the JSON schema is not an object")
     _check_depth(cast("Json", schema))
     found = _mended(cast("Json", schema))
-    mended = {"enum": []} if found is False else cast("Json", found)
-    _close(mended)
+    mended: Json = {"enum": list[object]()} if found is False else cast("Json", found)
+    close_objects(mended)
     try:
         json.dumps(mended, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -134,33 +116,7 @@ def _check_depth(node: object) -> None:
         if depth > MAX_SCHEMA_DEPTH:
             raise InvalidGrammar(f"the JSON schema is nested deeper than {MAX_SCHEMA_DEPTH}")
         depth += 1
-        level = [child for value in level for child in _children(value)]
-
-
-def _children(value: object) -> list[object]:
-    if isinstance(value, dict):
-        return list(cast("Json", value).values())
-    return _members(value)
-
-
-def _members(value: object) -> list[object]:
-    return cast("list[object]", value) if isinstance(value, list) else []
-
-
-def _rebuilt(node: Json, change: Callable[[object, str], object]) -> Json:
-    """Return a copy with each schema directly within it changed; `change` is told its place, too."""
-    copy: Json = {}
-    for key, value in node.items():
-        if key in _ONE or (key == "items" and not isinstance(value, list)):
-            copy[key] = change(value, f"/{key}")
-        elif key in _MANY or key == "items":
-            copy[key] = [change(part, f"/{key}/{at}") for at, part in enumerate(_members(value))] or value
-        elif key in _NAMED and isinstance(value, dict):
-            named = cast("Json", value)
-            copy[key] = {name: change(part, f"/{key}/{name}") for name, part in named.items()}
-        else:
-            copy[key] = value
-    return copy
+        level = [child for value in level for child in children(value)]
 
 
 # ----------------------------------------------------------------------
@@ -176,7 +132,7 @@ def _mended(schema: object, _place: str = "") -> object:
         for key, value in cast("Json", schema).items()
         if key not in _ANNOTATIONS and key != "x-guidance" and (value is not None or key in _VALUES)
     }
-    node = _rebuilt(given, _mended)
+    node = rebuilt(given, _mended)
     if node.get("enum", ()) is None:
         del node["enum"]
     if node.get("not") in (True, {}):
@@ -187,7 +143,7 @@ def _mended(schema: object, _place: str = "") -> object:
         if _NEEDS.get(name, name) not in node or _says_nothing(name, node[name]):
             del node[name]
     kind = node.get("type")
-    if kind == "any" or "any" in _members(kind):
+    if kind == "any" or "any" in members(kind):
         del node["type"]
     for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if isinstance(node.get(exclusive), bool):  # As in draft 4, and in OpenAPI 3.0.
@@ -198,13 +154,13 @@ def _mended(schema: object, _place: str = "") -> object:
     if isinstance(draft, str) and not _DRAFTS.fullmatch(draft):
         del node["$schema"]
     required, least = node.get("required"), node.get("minProperties")
-    if isinstance(required, list) and isinstance(least, int) and len(set(map(str, required))) >= least:
+    if isinstance(least, int) and len(set(map(str, members(required)))) >= least:
         del node["minProperties"]
     if isinstance(node.get("oneOf"), list):
-        node["oneOf"] = [_told_apart(way, node) for way in _members(node["oneOf"])]
+        node["oneOf"] = [_told_apart(way, node) for way in members(node["oneOf"])]
         if "properties" in node:  # there llguidance does not see that they exclude each other
-            node["allOf"] = [*_members(node.get("allOf")), {"oneOf": node.pop("oneOf")}]
-    if "unevaluatedProperties" in node and not node.keys() & {*_IN_PLACE, "additionalProperties"}:
+            node["allOf"] = [*members(node.get("allOf")), {"oneOf": node.pop("oneOf")}]
+    if "unevaluatedProperties" in node and not node.keys() & {*IN_PLACE, "additionalProperties"}:
         node["additionalProperties"] = node.pop("unevaluatedProperties")
     return node
 
@@ -224,95 +180,17 @@ def _says_nothing(name: str, value: object) -> bool:
 
 def _told_apart(way: object, node: Json) -> object:
     """Return one of `oneOf` with what is required alongside it, which may tell it from the others."""
-    if not isinstance(way, dict) or "$ref" in way:
+    if not isinstance(way, dict):
         return way
-    shared = {name: node[name] for name in ("type",) if name in node and name not in way}
-    required = dict.fromkeys(
-        [*map(str, _members(way.get("required"))), *map(str, _members(node.get("required")))]
-    )
-    return {**shared, **way, **({"required": list(required)} if required else {})}
-
-
-# ----------------------------------------------------------------------
-# Close: no further properties where an object lists its own, if that only narrows what is allowed.
-
-
-def _close(root: Json) -> None:
-    closable: dict[int, Json] = {}
-    shared: set[int] = set()
-    seen: set[tuple[int, bool]] = set()
-    todo: list[tuple[object, bool]] = [(root, True)]
-    while todo:
-        schema, alone = todo.pop()
-        if not isinstance(schema, dict) or (id(cast("Json", schema)), alone) in seen:
-            continue
-        node = cast("Json", schema)
-        seen.add((id(node), alone))
-        if not alone:
-            shared.add(id(node))
-        elif _lists_its_own(node):
-            closable[id(node)] = node
-        todo += _applied(root, node, alone)
-    for number, node in closable.items():
-        if number not in shared:
-            node["additionalProperties"] = False
-
-
-def _applied(root: Json, node: Json, alone: bool) -> Iterator[tuple[object, bool]]:
-    """Yield each schema that one applies, and whether no other schema applies to the same value."""
-    in_place = [name for name in _IN_PLACE if name in node]
-    others = node.keys() - _NEUTRAL
-    sole = alone and len(in_place) <= 1 and others <= set(in_place)
-    for name in in_place:
-        found = node[name]
-        if name == "$ref":
-            yield _target(root, found), sole
-        elif name in ("allOf", "anyOf", "oneOf") and isinstance(found, list):
-            ways = cast("list[object]", found)
-            one = len(ways) == 1
-            for way in ways:
-                narrows = name == "anyOf" or one or (name == "oneOf" and _no_other_object(ways, way))
-                yield way, sole and narrows
-        else:
-            yield from ((part, False) for part in (found, *_children(found)))
-    inner = alone and not in_place
-    for name in ("additionalProperties", "items", "contains", "propertyNames"):
-        yield from ((part, inner) for part in (node.get(name), *_members(node.get(name))))
-    for name in ("properties", "patternProperties", "prefixItems"):
-        named = node.get(name)
-        yield from (
-            (part, inner) for part in (_children(named) if name != "prefixItems" else _members(named))
-        )
-
-
-def _lists_its_own(node: Json) -> bool:
-    """Whether it has `properties`, and nothing is said of any others."""
-    properties = node.get("properties")
-    if not isinstance(properties, dict) or node.keys() & {*_IN_PLACE, *_OPEN}:
-        return False
-    return set(map(str, _members(node.get("required")))) <= set(cast("Json", properties))
-
-
-def _no_other_object(ways: list[object], one: object) -> bool:
-    """Whether none of the others can be an object, so that this one may be narrowed among `oneOf`."""
-    kinds = [cast("Json", way).get("type") for way in ways if way is not one and isinstance(way, dict)]
-    return all(isinstance(kind, str) and kind != "object" for kind in kinds)
-
-
-def _target(root: Json, reference: object) -> object:
-    """Return the schema that a reference leads to; None if it is not found by its place in the root."""
-    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-        return None
-    found: object = root
-    for part in unquote(reference[1:]).split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, dict):
-            found = cast("Json", found).get(key)
-        elif isinstance(found, list) and key.isdecimal() and int(key) < len(cast("list[object]", found)):
-            found = cast("list[object]", found)[int(key)]
-        else:
-            return None
-    return found
+    told = cast("Json", way)
+    if "$ref" in told:
+        return told
+    required = dict.fromkeys(map(str, [*members(told.get("required")), *members(node.get("required"))]))
+    if required:
+        told["required"] = list(required)
+    if "type" in node:
+        told.setdefault("type", node["type"])
+    return told
 
 
 # ----------------------------------------------------------------------
@@ -327,15 +205,17 @@ def relaxed(schema: Json, leniency: Leniency) -> tuple[Json, tuple[str, ...]]:
     if leniency < Leniency.KEYWORDS:
         return schema, ()
     told: list[str] = []
-    anchored = any("$id" in node for node in _nodes(schema))
+    anchored = any("$id" in node for node in nodes(schema))
     further = leniency >= Leniency.PATTERNS
 
     def relax(part: object, place: str) -> object:
         if not isinstance(part, dict):
             return part
-        node = _rebuilt(cast("Json", part), lambda inner, step: relax(inner, place + step))
-        for name in _to_leave_out(node, anchored=anchored, further=further):
-            told.append(f"{name} {json.dumps(node.pop(name))} at {place or '/'}"[:_MOST_TOLD])
+        node = rebuilt(cast("Json", part), lambda inner, step: relax(inner, place + step))
+        told.extend(
+            f"{name} {json.dumps(node.pop(name))} at {place or '/'}"[:_MOST_TOLD]
+            for name in _to_leave_out(node, anchored=anchored, further=further)
+        )
         return node
 
     return cast("Json", relax(schema, "")), tuple(told)
@@ -356,19 +236,9 @@ def _to_leave_out(node: Json, *, anchored: bool, further: bool) -> Iterator[str]
             yield "additionalProperties"
     properties = node.get("properties")
     known = set(cast("Json", properties)) if isinstance(properties, dict) else set[str]()
-    if "properties" in node and known - set(map(str, _members(required))):
+    if "properties" in node and known - set(map(str, members(required))):
         yield from (name for name in ("minProperties", "maxProperties") if name in node)
     if further and "pattern" in node:
         yield from (name for name in ("minLength", "maxLength") if name in node)
     if further and "$ref" in node:
-        yield from (name for name in list(node) if name not in {"$ref", *_NEUTRAL})
-
-
-def _nodes(schema: Json) -> Iterator[Json]:
-    """Yield a schema, and all within it that are no mere truth values."""
-    found: list[object] = []
-    _rebuilt(schema, lambda part, _place: found.append(part))
-    yield schema
-    for part in found:
-        if isinstance(part, dict):
-            yield from _nodes(cast("Json", part))
+        yield from (name for name in list(node) if name not in {"$ref", *NEUTRAL})

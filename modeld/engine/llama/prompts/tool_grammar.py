@@ -32,7 +32,8 @@ from modeld.domain.tool_calls import (
 from modeld.engine.llama.constraints.compiler import Compiled, GrammarCompiler
 from modeld.engine.llama.constraints.grammar import Grammar, notices_of
 from modeld.engine.llama.constraints.guidance import HEAD
-from modeld.engine.llama.constraints.json_schema import Json, Leniency, json_rule, parse_schema
+from modeld.engine.llama.constraints.json_schema import Leniency, json_rule, parse_schema
+from modeld.engine.llama.constraints.schema_tree import Json
 from modeld.engine.llama.prompts.tool_form import CallForm
 from modeld.errors import InvalidGrammar
 

@@ -177,7 +177,9 @@ KEPT = {
     ),
     "oneOf alongside properties": (
         {
-            **{"type": "object", "properties": {"kind": {"enum": ["p", "q"]}}, "required": ["kind"]},
+            "type": "object",
+            "properties": {"kind": {"enum": ["p", "q"]}},
+            "required": ["kind"],
             "oneOf": [
                 {"properties": {"kind": {"const": "p"}, "x": {"type": "integer"}}, "required": ["x"]},
                 {"properties": {"kind": {"const": "q"}, "y": {"type": "integer"}}, "required": ["y"]},
@@ -188,7 +190,9 @@ KEPT = {
     ),
     "anyOf of properties alongside properties": (
         {
-            **{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+            "type": "object",
+            "properties": {"a": {"type": "integer"}},
+            "required": ["a"],
             "anyOf": [{"properties": {"b": {"type": "integer"}}, "required": ["b"]}, {"required": ["c"]}],
         },
         ['{"a":1,"b":2}', '{"a":1,"c":"x"}'],
