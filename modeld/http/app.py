@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -331,6 +332,13 @@ class ModeldApp(QuartTrio):
         return error_response(error, errors, request_id=request.id, exception=exception)
 
 
+@cache  # It follows from the declarations alone, and takes a tenth of a second.
+def _api_document() -> tuple[bytes, str]:
+    """Return the OpenAPI document and its page."""
+    document = openapi_document(ENDPOINTS)
+    return json_bytes(document), docs_page(document)
+
+
 def create_app(
     backend: Backend,
     settings: Settings,
@@ -346,7 +354,7 @@ def create_app(
     `limits` defaults to those that follow from the settings. Without a authorizer nobody needs a key; without
     accounts usage is counted from now on, and not kept. `own_names` are names of this machine.
     """
-    document = openapi_document(ENDPOINTS)
+    document, page = _api_document()
     context = AppContext(
         backend=backend,
         settings=settings,
@@ -354,7 +362,7 @@ def create_app(
         metrics=metrics,
         accounts=accounts or KeyAccounts(metrics),
         authorizer=authorizer or Authorizer(None),
-        openapi=json_bytes(document),
-        docs_page=docs_page(document),
+        openapi=document,
+        docs_page=page,
     )
     return ModeldApp(context, own_names)

@@ -34,6 +34,7 @@ sys.exit(serve_forever(Settings(addr=sys.argv[1], models_dir=Path(sys.argv[2]), 
 """
 
 
+@pytest.mark.process
 def test_an_address_that_is_taken_behind_the_preflight_is_told_in_a_line(tmp_path: Path) -> None:
     """It names the address and the reason, without a traceback, and the exit code is 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -25,6 +25,7 @@ def invoke(*args: object) -> Result:
     return CliRunner().invoke(modeld, ["inspect", *map(str, args)], prog_name="modeld")
 
 
+@pytest.mark.process
 def test_the_table_tells_what_the_model_takes(tiny: Path) -> None:
     """The dry run alongside the formula, by cause, with the options that were asked for."""
     result = invoke(tiny, "--ctx", 512, "--slots", 2)

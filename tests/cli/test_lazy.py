@@ -41,6 +41,7 @@ def test_a_daemon_that_serves_has_imported_no_client(tmp_path: Path) -> None:
     assert [name for name in modules if CLIENT.search(name)] == []
 
 
+@pytest.mark.process
 def test_a_worker_has_imported_no_command_line() -> None:
     """A worker process imports neither a command nor the libraries of one."""
     code = "import sys, modeld.worker.child; print(*sys.modules, sep='\\n')"

@@ -132,6 +132,7 @@ def test_an_unknown_flag_names_the_nearest_one() -> None:
     assert "--vram-budget-mb" in result.stderr
 
 
+@pytest.mark.process
 def test_help_into_a_closed_pipe_is_quiet() -> None:
     """`modeld serve --help | head -1` prints no traceback."""
     with subprocess.Popen(
@@ -145,6 +146,7 @@ def test_help_into_a_closed_pipe_is_quiet() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
 @pytest.mark.parametrize("args", [["--version"], ["serve", "--help"], ["check-config"]])
+@pytest.mark.process
 def test_output_onto_a_full_disk_is_a_sentence(args: list[str]) -> None:
     """`modeld ... > file` on a full disk says so in one line, and exits with 1."""
     with Path("/dev/full").open("wb") as full:
@@ -159,6 +161,7 @@ def test_output_onto_a_full_disk_is_a_sentence(args: list[str]) -> None:
     assert (done.returncode, done.stderr.decode()) == (1, told)
 
 
+@pytest.mark.process
 def test_closed_standard_streams_are_filled() -> None:
     """Started without any of the three streams, a command works and ends as it should."""
     command = f"exec {sys.executable} -m modeld check-config --llama-slots 0 <&- >&- 2>&-"

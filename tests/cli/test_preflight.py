@@ -84,6 +84,7 @@ def test_the_default_model_must_be_there(tmp_path: Path) -> None:
         ("import no_such_library", "No module named 'no_such_library'"),
     ],
 )
+@pytest.mark.process
 def test_a_library_that_dies_is_told(probe: str, says: str) -> None:
     """A signal, an abort and a missing module are each named, and the daemon survives them."""
     assert says in why(check_library(probe=probe))
@@ -195,6 +196,7 @@ def environment(folder: Path) -> Mapping[str, str]:
     return {**kept, "XDG_STATE_HOME": str(folder / "state")}
 
 
+@pytest.mark.process
 def test_serve_fails_with_1_when_a_check_fails(tmp_path: Path) -> None:
     """Each check has its line; one NOT OK ends the start with exit code 1."""
     args = [
@@ -220,6 +222,7 @@ def test_serve_fails_with_1_when_a_check_fails(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.process
 def test_serve_fails_with_2_when_a_setting_is_wrong() -> None:
     """A wrong setting is told before anything is looked at."""
     done = subprocess.run(

@@ -100,6 +100,7 @@ def test_a_refusal_is_its_sentence() -> None:
         [b"tiny", b"x", b"--url", b"http://\xff/"],
     ],
 )
+@pytest.mark.process
 def test_arguments_that_are_not_utf8_are_refused(args: list[bytes]) -> None:
     """What JSON cannot carry is a wrong command line, told in a sentence."""
     done = subprocess.run(
@@ -179,6 +180,7 @@ def test_a_wrong_command_line_exits_with_2(args: list[str]) -> None:
     assert invoke(*args).exit_code == 2
 
 
+@pytest.mark.process
 def test_a_prompt_must_be_given_at_a_terminal() -> None:
     """Without a prompt, a terminal is not silently read from."""
     code, seen = in_terminal(["tiny"])
@@ -208,6 +210,7 @@ def in_terminal(args: list[str], *, interrupt: Exchange | None = None) -> tuple[
     return child.returncode, seen.decode()
 
 
+@pytest.mark.process
 def test_a_terminal_shows_progress_and_figures() -> None:
     """Waiting and loading are shown while they last, then the text, then tokens and speed."""
 
@@ -225,6 +228,7 @@ def test_a_terminal_shows_progress_and_figures() -> None:
     assert figures in seen
 
 
+@pytest.mark.process
 def test_ctrl_c_cancels() -> None:
     """Ctrl-C closes the connection and exits with 130, without a traceback."""
 
@@ -239,6 +243,7 @@ def test_ctrl_c_cancels() -> None:
     assert "Traceback" not in seen
 
 
+@pytest.mark.process
 def test_a_reader_that_leaves_cancels() -> None:
     """When standard output is closed (`| head`), the connection is closed and nothing is complained of."""
 

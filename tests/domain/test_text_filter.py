@@ -166,6 +166,7 @@ def test_empty_stops_mean_nothing():
 
 
 @pytest.mark.parametrize("stop", ["a" * 5000 + "b", "b" * 1_000_000])
+@pytest.mark.slow
 def test_long_stops_cost_no_more_than_short_ones(stop):
     """The worst text for a stop sequence still takes constant time a character."""
     text_filter = TextFilter([stop])

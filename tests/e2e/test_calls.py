@@ -11,6 +11,8 @@ from support.daemon_process import daemon
 from support.tiny_gguf import write_model
 from support.tool_answers import DIALECTS, Dialect
 
+pytestmark = pytest.mark.process
+
 CALL = '<tool_call>{"name":"weather","arguments":{"city":"Rome"}}</tool_call>'
 
 

@@ -88,7 +88,13 @@ def fake_lab():
     lab.close()
 
 
-@pytest.fixture(params=["fake", "tiny", pytest.param("real", marks=pytest.mark.real)])
+@pytest.fixture(
+    params=[
+        "fake",
+        pytest.param("tiny", marks=pytest.mark.llama),
+        pytest.param("real", marks=pytest.mark.real),
+    ]
+)
 def lab(request):
     """Each implementation in turn."""
     return request.getfixturevalue(f"{request.param}_lab")

@@ -327,6 +327,7 @@ ACTIONS = st.lists(
 @pytest.mark.parametrize("kind", ["fake", "tiny"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=ACTIONS)
+@pytest.mark.llama
 def test_whatever_happens_every_request_ends_exactly_once(request, kind, actions):
     """Any order of submits, cancels, steps and interrupts ends each request once, and frees all."""
     lab = request.getfixturevalue(f"{kind}_lab")

@@ -188,6 +188,7 @@ async def test_a_declared_length_is_too_large_however_many_digits_it_has(length:
             assert json.loads(body)["type"] == ("body_too_large" if status == 413 else "invalid_request")
 
 
+@pytest.mark.slow
 def test_a_long_length_that_is_none_takes_no_time() -> None:
     """30,000 zeros and a letter: whoever tries each way to part them takes minutes of the event loop."""
     head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"0" * 30_000 + b"x\r\n\r\n"
@@ -288,6 +289,7 @@ async def test_a_small_body_of_the_wrong_type_costs_no_connection() -> None:
         assert (await raw.answer())[0] == 200
 
 
+@pytest.mark.slow
 async def test_a_slow_header_is_cut_short() -> None:
     """Who trickles its headers has `header_timeout_s` for all of them, not for each byte."""
     async with serving(header_timeout_s=0.4) as served:
@@ -305,6 +307,7 @@ async def test_a_slow_header_is_cut_short() -> None:
         assert trio.current_time() - began < 20
 
 
+@pytest.mark.slow
 async def test_a_slow_body_is_cut_short() -> None:
     """A body that does not come is 408 after `body_timeout_s`."""
     async with serving(body_timeout_s=0.3) as served:

@@ -101,6 +101,7 @@ async def speak(served: Served, data: bytes, cut: int, manner: float) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 async def test_broken_requests_break_nothing(seed: int, caplog: pytest.LogCaptureFixture) -> None:
     """Every status is a refusal or a success, nothing is logged as a defect, and nothing is left behind."""
     dice = random.Random(seed)  # noqa: S311  # the same broken requests every time

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from pathlib import Path
 
+import pytest
 import trio
 from support.backend import finish
 from support.http_server import Raw, Served, infer_bytes, lines_of, serving
@@ -52,6 +53,7 @@ async def read_all(stream: trio.SocketStream) -> bytes:
     return data
 
 
+@pytest.mark.slow
 async def test_a_reader_that_stalls_and_goes_on_loses_nothing(mock_clock: MockClock) -> None:
     """After 20 s without reading, every line is there, in order, and the last one has it all."""
     mock_clock.rate = 20
@@ -65,6 +67,7 @@ async def test_a_reader_that_stalls_and_goes_on_loses_nothing(mock_clock: MockCl
         await stream.aclose()
 
 
+@pytest.mark.slow
 async def test_a_reader_that_stalls_for_too_long_is_cut_in_its_time(mock_clock: MockClock) -> None:
     """Not before `write_timeout`, and soon after it; what it has read until then is its own."""
     mock_clock.rate = 20
@@ -80,6 +83,7 @@ async def test_a_reader_that_stalls_for_too_long_is_cut_in_its_time(mock_clock: 
         await stream.aclose()
 
 
+@pytest.mark.slow
 async def test_five_hundred_readers_that_stop_are_felt_by_nobody() -> None:
     """Health and another's stream are answered as ever, and the stop takes no longer than it may."""
     async with serving(much, shutdown_timeout_s=0.5, grace_s=0.5) as served:
@@ -108,6 +112,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+@pytest.mark.slow
 async def test_a_stream_of_two_hours_arrives_whole_and_costs_no_memory(mock_clock: MockClock) -> None:
     """7,200 tokens in two hours: no timeout of any layer ends it, and nothing is kept of what was read."""
     mock_clock.rate = 1000

@@ -108,6 +108,7 @@ class Visitor:
     [(20, 60.0, FinishReason.LENGTH), (10**6, 0.2, FinishReason.SHUTDOWN)],
 )
 @pytest.mark.parametrize("host", [InlineWorker, ThreadWorker])
+@pytest.mark.slow
 async def test_a_stop_drains_then_cuts_then_closes_the_front_then_the_fleet(
     tmp_path: Path, max_tokens: int, drain_s: float, reason: FinishReason, host: object
 ) -> None:

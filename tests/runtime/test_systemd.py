@@ -189,6 +189,7 @@ connection.sendall(b"served")
 """
 
 
+@pytest.mark.process
 def test_a_socket_of_systemd_is_served_and_not_inherited() -> None:
     """A process started with a socket as systemd does it serves on it; its children do not have it."""
     shell = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null'

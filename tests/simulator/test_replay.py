@@ -155,6 +155,7 @@ def contended(draw: st.DrawFn) -> tuple[Trace, SchedulerLimits]:
 
 @given(contended())
 @settings(max_examples=300, deadline=None)
+@pytest.mark.slow
 def test_every_wait_is_within_the_formula(case: tuple[Trace, SchedulerLimits]) -> None:
     """Whatever comes, whenever: everybody is served, and nobody waits longer than the documentation says."""
     trace, limits = case
@@ -165,6 +166,7 @@ def test_every_wait_is_within_the_formula(case: tuple[Trace, SchedulerLimits]) -
 
 @given(st.integers(1, 30), st.sampled_from([0.0, 2.0]))
 @settings(max_examples=30, deadline=None)
+@pytest.mark.slow
 def test_a_stream_of_requests_for_others_never_lengthens_a_wait(clients: int, quantum: float) -> None:
     """One request for b among endless ones for a: it has its slot within a turn, however many those are."""
     models = [TraceModel(id=name, size_mb=60, load_ms=1000, slots=1) for name in "ab"]

@@ -71,6 +71,7 @@ def test_all_events_are_in_the_file_in_their_order(tmp_path: Path) -> None:
     assert (status.target, status.written, status.dropped, status.problem) == (str(path), 1000, 0, None)
 
 
+@pytest.mark.slow
 def test_a_line_is_written_whatever_the_thread_does(tmp_path: Path) -> None:
     """While it sleeps, writes or gathers: each comes although no other follows it."""
     path = tmp_path / "events.ndjson"
@@ -171,6 +172,7 @@ def test_one_file_has_one_writer(tmp_path: Path) -> None:
     assert path.read_bytes() == b"first\nsecond\n"
 
 
+@pytest.mark.process
 def test_a_full_disk_tears_no_line_and_is_waited_for(tmp_path: Path) -> None:
     """A limit of the file's size stands for it: part of a line fits, and is taken back."""
     program = """if True:

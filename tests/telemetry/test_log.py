@@ -152,6 +152,7 @@ def test_what_cannot_be_shown_does_not_break_the_log() -> None:
         assert "last" in out.getvalue()
 
 
+@pytest.mark.slow
 def test_a_full_pipe_never_blocks_the_logger() -> None:
     """When nobody reads, lines are counted as lost, stopping takes about a second, no thread stays."""
     reader, writer = os.pipe()
@@ -183,6 +184,7 @@ def test_lost_lines_are_told_when_the_reader_comes_back() -> None:
         assert found[0]["lines"]
 
 
+@pytest.mark.slow
 def test_a_record_is_written_whatever_the_thread_does() -> None:
     """While it sleeps, writes or gathers: each line comes although no other follows it."""
     reader, writer = os.pipe()

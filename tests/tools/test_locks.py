@@ -59,6 +59,7 @@ def test_both_locks_agree() -> None:
     assert {name: development.get(name) for name in runtime} == runtime
 
 
+@pytest.mark.process
 def test_every_source_file_names_its_licence() -> None:
     """The header check of `testctl lint` finds nothing."""
     command = [sys.executable, ROOT / "tools" / "testctl", "headers"]

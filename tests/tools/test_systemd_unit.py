@@ -15,6 +15,8 @@ import yaml
 
 from modeld.config.settings import Settings
 
+pytestmark = pytest.mark.process
+
 UNITS = Path(__file__).resolve().parents[2] / "contrib" / "systemd"
 EXPOSURE_LIMIT = 2.0
 

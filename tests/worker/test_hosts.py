@@ -31,6 +31,8 @@ from modeld.worker.messages import (
 from modeld.worker.process_host import ProcessWorker
 from modeld.worker.thread_host import ThreadWorker
 
+pytestmark = pytest.mark.process
+
 HOSTS = [
     pytest.param(InlineWorker, id="inline"),
     pytest.param(ThreadWorker, id="thread"),

@@ -11,6 +11,8 @@ import pytest
 
 from modeld.worker.spawn import child_environment
 
+pytestmark = pytest.mark.process
+
 PATIENCE_S = 60.0
 
 

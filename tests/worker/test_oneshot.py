@@ -11,6 +11,8 @@ from modeld.worker import spawn
 from modeld.worker.oneshot import run_oneshot
 from modeld.worker.spawn import Spawned
 
+pytestmark = pytest.mark.process
+
 
 async def test_a_killed_process_that_does_not_go_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that hangs in the kernel keeps its process; the look is given up all the same."""

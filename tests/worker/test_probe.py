@@ -28,6 +28,8 @@ from modeld.errors import Problem
 from modeld.worker.oneshot import run_dry_run
 from modeld.worker.spawn import child_environment
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:

@@ -38,7 +38,10 @@ from modeld.worker.process_stats import held_bytes, pulse_of
 from modeld.worker.sandbox import OOM_SCORE_ADJ
 from modeld.worker.spawn import Spawned, child_environment, spawn
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is asserted is read from /proc")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="what is asserted is read from /proc"),
+]
 Test = Callable[[ProcessWorker, WorkerListener], Awaitable[None]]
 
 

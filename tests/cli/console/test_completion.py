@@ -12,6 +12,8 @@ import pytest
 from support.cli_runner import fake_daemon, modeld
 from support.terminal import clean_environment
 
+pytestmark = pytest.mark.process
+
 
 def completions(words: str, **environ: str) -> list[str]:
     """What bash is offered for the last of these words."""

@@ -180,6 +180,7 @@ HOSTILE: dict[str, tuple[object, object]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.slow
 def test_nothing_takes_long(name: str) -> None:
     """Whatever the answer is: it comes within a fraction of a second of CPU, as streams wait for it."""
     schema, arguments = HOSTILE[name]

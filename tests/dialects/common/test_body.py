@@ -148,6 +148,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.slow
 def test_reading_floats_takes_time_that_grows_with_the_body(case: str) -> None:
     """A body of a megabyte keeps the event loop for a moment, whatever it holds."""
     parse = native.parse_embed if "input" in HOSTILE[case][:9] else native.parse_infer

@@ -280,6 +280,7 @@ def test_a_forced_call_need_not_fit() -> None:
     ids=lambda text: text[:24].strip() or "blanks",
 )
 @pytest.mark.parametrize("step", [4, 1_000_000])
+@pytest.mark.slow
 def test_time_grows_with_the_length_of_the_text_alone(text: str, step: int) -> None:
     """Also of a long call, and of what never becomes one, in small parts and as a whole."""
     began = time.process_time()

@@ -245,6 +245,7 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
             parse(body)
 
 
+@pytest.mark.slow
 def test_ten_thousand_messages_are_read_at_once() -> None:
     """A long conversation costs milliseconds, whatever the model says to its length."""
     body = json.dumps({"messages": [USER, {"role": "assistant", "content": "Hello"}] * 5000}).encode()

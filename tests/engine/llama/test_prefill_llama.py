@@ -11,6 +11,8 @@ from modeld.engine.llama.engine import load
 from modeld.engine.llama.prefill import FLOOR_S, SMALLEST
 from modeld.engine.protocol import RequestAdmitted, TokenOutput
 
+pytestmark = pytest.mark.llama
+
 
 class Clock:
     """Time passes by decodes only: each token of a batch takes as long as any other."""

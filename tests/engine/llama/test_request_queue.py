@@ -63,6 +63,7 @@ def test_a_request_before_each_step_does_not_stop_a_stream(driver):
     assert driver.tokens(stream) >= 1 + 5
 
 
+@pytest.mark.slow
 def test_many_slow_requests_together_leave_a_stream_its_steps(driver, monkeypatch):
     """Each takes longer than a slice: one a step is prepared, and all are in the end."""
     stream = driver.submit(generate_request("hello", max_tokens=200, ignore_eos=True))

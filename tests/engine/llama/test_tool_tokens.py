@@ -13,6 +13,8 @@ from modeld.domain.tool_calls import THOUGHTS
 from modeld.engine.llama.engine import load
 from modeld.engine.protocol import RequestAdmitted, RequestFailed
 
+pytestmark = pytest.mark.llama
+
 MARKER, OTHER = VOCABULARY - 2, VOCABULARY - 1
 
 

@@ -111,6 +111,7 @@ async def test_refusals_have_their_status_and_envelope(stream: bool) -> None:
         assert (typeless.status_code, typeless.json()["error"]["type"]) == (415, "invalid_request_error")
 
 
+@pytest.mark.slow
 async def test_the_client_tries_again_when_it_was_told_to() -> None:
     """It waits as long as Retry-After says, and then has its answer; without retries it raises."""
     async with serving(text_events("Hello")) as served:

@@ -119,6 +119,7 @@ async def test_what_ends_before_any_text_has_its_status() -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+@pytest.mark.slow
 async def test_a_stream_is_kept_alive_while_a_call_is_held(dialect: Dialect, mock_clock: MockClock) -> None:
     """A long call tells nothing for minutes; signs of life come all the same, and the call behind them."""
     text = CALL.replace("Rome", "Rome" * 40)

@@ -115,6 +115,7 @@ async def test_a_reader_goes_on_after_the_last_event_it_has() -> None:
         assert [event["seq"] for event in others] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_is_told_what_it_missed_and_nobody_else_misses_anything() -> None:
     """It reads nothing while more happens than sockets and ring hold together; then it goes on from there."""
     async with serving() as served:

@@ -376,6 +376,7 @@ async def test_events_that_are_there_already_come_first() -> None:
         assert answer.content.startswith(b'{"event":"queued","position":1,"eta_ms":null}\n')
 
 
+@pytest.mark.slow
 async def test_progress_that_makes_no_line_does_not_hide_the_silence() -> None:
     """A load that crawls is kept alive by blank lines, though its small steps are not told."""
 

@@ -389,6 +389,7 @@ async def test_an_answer_that_ran_out_has_the_reason_length(reason: FinishReason
 @pytest.mark.parametrize(
     "refusal", [QueueFull("full", retry_after_s=1.0), Draining("going", retry_after_s=1.0)]
 )
+@pytest.mark.slow
 async def test_clients_try_again_when_they_are_told_to(refusal: Exception) -> None:
     """After 429 and 503 the client waits the seconds of Retry-After, and its second try is served."""
     async with serving(text_events("hi")) as served, client_for(served, max_retries=1) as client:

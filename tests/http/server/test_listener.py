@@ -116,6 +116,7 @@ async def test_an_address_in_use_is_an_error_before_the_start() -> None:
             await serve(served.app, [f"127.0.0.1:{served.port}"], shutdown=trio.Event())
 
 
+@pytest.mark.slow
 async def test_five_hundred_idle_clients_stop_nobody() -> None:
     """Many clients that say nothing, or half of something, leave room for one that asks."""
     async with serving() as served:
@@ -315,6 +316,7 @@ async def test_limits_follow_the_settings() -> None:
     assert (limits.max_header_bytes, limits.max_connections) == (4000, 5)
 
 
+@pytest.mark.slow
 async def test_the_operators_limits_bite() -> None:
     """Slow headers and bodies are 408, large headers 431, idle connections end, each when he says so."""
     settings = Settings(header_timeout=0.3, body_timeout=0.3, max_header_bytes=2000)

@@ -105,6 +105,7 @@ async def test_a_client_that_never_reads_is_cut(kernel_helps: bool, monkeypatch:
         assert await alive(served)
 
 
+@pytest.mark.slow
 async def test_a_client_that_never_reads_cannot_delay_the_shutdown() -> None:
     """Once the listener stops, such a client has `shutdown_timeout`, not `write_timeout`."""
     async with serving(flood, write_timeout_s=60, shutdown_timeout_s=0.5, grace_s=30) as served:
@@ -119,6 +120,7 @@ async def test_a_client_that_never_reads_cannot_delay_the_shutdown() -> None:
         assert trio.current_time() - began < 3
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_is_not_cut() -> None:
     """Whoever takes something within the write timeout gets everything, however long it takes."""
     async with serving(text_events(*["y" * 10_000] * 25), write_timeout_s=0.6) as served:
@@ -138,6 +140,7 @@ async def test_a_slow_reader_is_not_cut() -> None:
 # 3 and 7: Quart's RESPONSE_TIMEOUT, Hypercorn's read_timeout
 
 
+@pytest.mark.slow
 async def test_no_timeout_of_any_layer_cuts_a_stream(mock_clock: MockClock) -> None:
     """A stream that is silent for ten minutes arrives whole, with a blank line every 15 seconds."""
     mock_clock.rate = 1

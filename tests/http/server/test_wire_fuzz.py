@@ -135,6 +135,7 @@ def statuses(answer: bytes) -> Iterator[int]:
     where=st.lists(st.floats(0, 1), max_size=4),
     ending=st.sampled_from(["read", "half-close", "leave"]),
 )
+@pytest.mark.slow
 def test_no_bytes_harm_the_server(data: bytes, where: list[float], ending: str) -> None:
     """Whatever comes, in whatever pieces: a legal answer or none, the next client is served, no leak."""
 

@@ -99,6 +99,7 @@ def test_what_cannot_be_made_small_enough_is_refused(folder):
     assert "auto chose 256 cells and 1 slot for it, the least there is" in refusal.message
 
 
+@pytest.mark.llama
 def test_the_engine_has_the_size_that_was_chosen(folder):
     """What llama.cpp allocates is what the catalogue says, and it generates."""
     spec = look(folder, 40, a=CHOSEN).catalog.models["a.gguf"]

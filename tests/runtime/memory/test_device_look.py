@@ -14,6 +14,8 @@ from modeld.runtime.memory import device_watch as device_look
 from modeld.runtime.memory.device_watch import read_devices
 from modeld.worker.process_stats import anonymous_bytes
 
+pytestmark = pytest.mark.process
+
 
 async def test_a_process_of_its_own_tells_the_devices() -> None:
     """On any machine the CPU is among them."""

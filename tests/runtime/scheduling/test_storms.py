@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import msgspec
+import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -181,6 +182,7 @@ PATIENT = limits(BUDGET_MB, max_wait_s=1e6, backlog_time_s=2.0)
 
 @given(storms)
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_whoever_stays_is_served_within_the_bound(storm: list[Client]) -> None:
     """No refusal, no deadlock; each stream has its one last event and all of its tokens, in time."""
     storm = list(dict.fromkeys(storm))
@@ -197,6 +199,7 @@ def test_whoever_stays_is_served_within_the_bound(storm: list[Client]) -> None:
 
 @given(storms)
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_clients_that_leave_change_nothing_for_the_others(storm: list[Client]) -> None:
     """With and without those who leave, everybody else gets the same text and the same end."""
     storm = list(dict.fromkeys(storm))

@@ -143,6 +143,7 @@ def test_the_end_is_the_last_chunk_and_nothing_like_it() -> None:
     assert ends == [False] * 11 + [True]
 
 
+@pytest.mark.process
 def test_any_openai_server_can_be_measured() -> None:
     """Server-sent events of /v1/completions are counted, by the server's own usage where it tells."""
     requests = []
@@ -173,6 +174,7 @@ def test_load_goes_to_this_machine_only() -> None:
         at_url("http://192.0.2.1:8000/v1", "any")
 
 
+@pytest.mark.slow
 def test_systems_take_turns() -> None:
     """In each round every system runs at each concurrency, and none is always the first."""
     turns = []

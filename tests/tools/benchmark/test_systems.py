@@ -81,6 +81,7 @@ def test_the_plot_is_a_png(tmp_path: Path) -> None:
     assert len(data) > 5000
 
 
+@pytest.mark.process
 def test_each_option_of_a_load_is_held_against_the_default(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

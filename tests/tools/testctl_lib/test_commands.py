@@ -50,6 +50,7 @@ def test_a_soak_has_its_own_options() -> None:
     assert parse(["soak", "--", "--help"]).rest == ["--help"]
 
 
+@pytest.mark.process
 def test_the_launcher_needs_no_package() -> None:
     """It makes the virtual environment, so the standard library has to be enough for every command."""
     command = [sys.executable, "-I", "-S", PROGRAM, "--help"]

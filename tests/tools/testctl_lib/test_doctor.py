@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 PROGRAM = Path(__file__).resolve().parents[3] / "tools" / "testctl"
 
 

@@ -45,6 +45,7 @@ def test_flags_of_the_user_join_the_recipe(monkeypatch: pytest.MonkeyPatch) -> N
     assert llama_build.recipe("vulkan").flags == ("-DGGML_VULKAN=on", "-DA=1", "-DB=2 3")
 
 
+@pytest.mark.process
 def test_the_compiler_says_what_this_cpu_can() -> None:
     """The names are those of macros, without tuning and versions, and the same each time."""
     sets = llama_build.instruction_sets()
@@ -53,6 +54,7 @@ def test_the_compiler_says_what_this_cpu_can() -> None:
     assert all("tune" not in name for name in sets)
 
 
+@pytest.mark.process
 def test_the_amx_probe_is_a_program() -> None:
     """It compiles and answers, whatever this CPU can do."""
     assert llama_build.amx_works() in {True, False}

@@ -12,6 +12,8 @@ import pytest
 from testctl_lib.paths import cache, locked
 from testctl_lib.steps import ToolError, ended_how, run_step
 
+pytestmark = pytest.mark.process
+
 
 def test_the_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MODELD_CACHE wins over XDG_CACHE_HOME, which wins over the home folder."""

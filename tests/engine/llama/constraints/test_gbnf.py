@@ -114,6 +114,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
+@pytest.mark.slow
 def test_grammars_that_llama_cpp_would_lose_itself_in_are_refused(name):
     """Ways that multiply, chains and left recursion are found, and soon."""
     text, reason = AMBIGUOUS[name]
@@ -161,6 +162,7 @@ def test_usual_grammars_pass(name):
     assert checked(USUAL[name]) == (), "no token is named in any of them"
 
 
+@pytest.mark.slow
 def test_a_large_grammar_is_judged_soon():
     """The search for ambiguity has a bounded amount of work."""
     rules = "".join(f'r{n} ::= "abc" r{n + 1} | [a-z]+ "x" r{n + 1}?\n' for n in range(6000))

@@ -439,6 +439,7 @@ NASTY = {
 
 
 @pytest.mark.parametrize("name", NASTY)
+@pytest.mark.slow
 def test_no_schema_is_worked_on_for_long(name) -> None:
     """What these cost is far from the limit of the process that tries them; the rest ends there."""
     began = time.thread_time()

@@ -21,6 +21,8 @@ from modeld.engine.llama.gguf.facts import GgufError, read_facts
 from modeld.engine.llama.kv.layout import Layout
 from modeld.engine.protocol import RequestAdmitted, RequestDone, RequestFailed, TokenOutput, VectorOutput
 
+pytestmark = pytest.mark.llama
+
 TEXTS = ("hello world", "a b c dog", "cat", *(f"w{number} " * (number + 1) for number in range(60)))
 
 

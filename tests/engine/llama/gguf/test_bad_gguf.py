@@ -14,6 +14,8 @@ import pytest
 
 import modeld
 
+pytestmark = pytest.mark.process
+
 ROUNDS = int(os.environ.get("MODELD_FUZZ", "1"))
 """How much longer than usual to look; docs/testing.md."""
 SECONDS = 5.0

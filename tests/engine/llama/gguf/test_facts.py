@@ -239,6 +239,7 @@ def test_a_name_carries_nothing_a_terminal_would_obey(tmp_path: Path) -> None:
     assert len(name) == 128
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_is_read_in_well_under_a_second(tmp_path: Path) -> None:
     """65,536 tokens with their merges: walked, counted, and not kept."""
     path = tiny_gguf.write_large_vocabulary(tmp_path / "big.gguf", 65_536)

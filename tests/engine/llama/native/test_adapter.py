@@ -71,6 +71,7 @@ def test_an_adapter_changes_the_text_by_its_scale(tiny_path, adapter):
     assert text_of(tiny_path, *halved) == full
 
 
+@pytest.mark.llama
 def test_an_adapter_adds_the_product_of_its_halves(tmp_path):
     """The text is that of a model into whose weights the product was added before."""
     base = tiny_gguf.write_model(tmp_path / "base.gguf")
@@ -106,6 +107,7 @@ def test_the_token_embedding_can_be_adapted_where_it_makes_no_logits(tmp_path, t
     assert "which also makes the logits of this model" in why_not(tied, adapter)
 
 
+@pytest.mark.llama
 def test_an_embedding_model_can_be_adapted(tmp_path):
     """Its vectors are others."""
     path = tiny_gguf.write_bert(tmp_path / "bert.gguf")
@@ -120,6 +122,7 @@ def test_an_embedding_model_can_be_adapted(tmp_path):
 
 
 @pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.llama
 def test_a_repacked_model_can_be_adapted(tmp_path, mmap):
     """The real Q4_0 model, whose weights are rearranged for the CPU (and mapped, or not)."""
     adapter = write_lora(tmp_path / "lora.gguf", pair_of(QUERY, 576, 576, size=0.3))

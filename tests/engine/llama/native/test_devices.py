@@ -17,6 +17,7 @@ from modeld.engine.protocol import LoadSpec
 from modeld.memory.devices import DeviceKind
 
 
+@pytest.mark.llama
 def test_the_cpu_is_a_device_with_the_memory_of_the_machine() -> None:
     """It comes with a name and a description, and says that all is free: ggml cannot know better."""
     cpu = next(device for device in list_devices() if device.kind is DeviceKind.CPU)
@@ -54,6 +55,7 @@ def test_a_library_elsewhere_is_looked_for_there(tmp_path: Path, monkeypatch: py
     assert other_backends(tmp_path / "nowhere") == ()
 
 
+@pytest.mark.llama
 def test_llama_cpp_is_told_the_place() -> None:
     """Shares for all GPUs in its order, or one GPU, or none; without a word of it everything is its own."""
     shares = model_params(LoadOptions(tensor_split=(4.0, 0.0, 7.0)))

@@ -53,6 +53,7 @@ def load_elsewhere(path, slots=1, ctx=256):
     return result.stdout.strip()
 
 
+@pytest.mark.process
 def test_the_package_alone_does_not_load_the_library():
     """`modeld.engine.llama` and its readers of metadata work without llama.cpp."""
     program = (
@@ -62,6 +63,7 @@ def test_the_package_alone_does_not_load_the_library():
     assert result.stdout.strip() == "False"
 
 
+@pytest.mark.llama
 def test_the_library_says_what_it_is():
     """Version and system information are there for `modeld doctor` and the log."""
     library.initialise()
@@ -88,6 +90,7 @@ def test_a_damaged_file_is_refused_with_llamas_own_words(tmp_path, tiny_path, da
     assert str(path) in message
 
 
+@pytest.mark.llama
 def test_a_split_model_is_loaded_by_its_first_part(tmp_path):
     """llama.cpp finds the other parts next to the first; without one the load fails with a reason."""
     parts = write_split(tmp_path, "tiny", 3)
@@ -110,12 +113,14 @@ def test_an_abort_of_our_own_is_no_error_in_the_log(tiny_lab, caplog):
     assert not caplog.records
 
 
+@pytest.mark.llama
 def test_a_file_that_is_gone_is_refused(tmp_path):
     """No file: the path is in the error."""
     with pytest.raises(ModelFailed, match="there is no file"):
         load(spec(tmp_path / "gone.gguf"), lambda _fraction: True)
 
 
+@pytest.mark.llama
 def test_weights_that_are_no_numbers_are_found_before_any_client(tmp_path):
     """A model that computes NaN does not load."""
     path = write_tiny(tmp_path)
@@ -153,6 +158,7 @@ def test_a_quantised_cache_needs_flash_attention(tiny_path):
         load(spec(tiny_path, kv_type="q8_0", flash_attn=False, slots=1, ctx=256), lambda _fraction: True)
 
 
+@pytest.mark.llama
 def test_a_model_without_a_template_takes_prompts_only(tmp_path):
     """Messages are refused with advice, prompts work."""
     driver = EngineDriver(

@@ -22,6 +22,8 @@ from modeld.engine.llama.prompts.renderer import PromptRenderer, StillRendering
 from modeld.engine.protocol import RequestDone, RequestFailed, TokenOutput
 from modeld.errors import InvalidRequest
 
+pytestmark = pytest.mark.process
+
 CONTROLS = ("<|start|>", "<|end|>", "<s>", "</s>")
 CHATML = (
     "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] | trim + '<|end|>' + '\n' }}"

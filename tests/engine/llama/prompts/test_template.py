@@ -115,6 +115,7 @@ def test_what_is_no_template_is_known_beforehand(source, says):
     assert says in template_fault(source)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_template_runs_when_it_is_looked_at():
     """Jinja computes what is constant when it compiles; looking for faults only parses."""
     began = time.perf_counter()
@@ -135,6 +136,7 @@ def test_an_objection_is_not_endless():
     assert len(caught.value.message) < 600
 
 
+@pytest.mark.slow
 def test_thousands_of_control_tokens_cost_nothing():
     """A vocabulary with 6,000 unused tokens does not slow down messages that are full of their beginnings."""
     guard = TemplateGuard([f"<unused{number}>" for number in range(6000)])
@@ -156,6 +158,7 @@ def test_either_is_an_alternation_of_the_longest_first(texts, text):
     ]
 
 
+@pytest.mark.slow
 def test_texts_that_contain_each_other_a_thousandfold_compile():
     """The pattern does not nest without end."""
     assert re.fullmatch(prefix_regex("a" * length for length in range(1, 1500)), "a" * 1499)

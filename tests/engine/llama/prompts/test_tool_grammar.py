@@ -86,6 +86,7 @@ class Text:
 
 
 @pytest.mark.parametrize("form", CallForm)
+@pytest.mark.llama
 def test_a_call_is_bound_once_it_is_begun(engine, form) -> None:
     """Text before it is free; then only functions that there are, arguments that fit, and the end."""
     begin, rest = CALLS[form]
@@ -101,6 +102,7 @@ def test_a_call_is_bound_once_it_is_begun(engine, form) -> None:
 
 
 @pytest.mark.parametrize("form", CallForm)
+@pytest.mark.llama
 def test_a_function_that_was_not_offered_cannot_be_called(engine, form) -> None:
     """The name is one of those that there are."""
     begin, _ = CALLS[form]
@@ -111,6 +113,7 @@ def test_a_function_that_was_not_offered_cannot_be_called(engine, form) -> None:
     text.close()
 
 
+@pytest.mark.llama
 def test_text_without_a_call_is_free(engine) -> None:
     """Nobody is forced to call; JSON in the middle of a text is text."""
     for form in CallForm:
@@ -121,6 +124,7 @@ def test_text_without_a_call_is_free(engine) -> None:
         text.close()
 
 
+@pytest.mark.llama
 def test_llamas_json_is_a_call_only_where_the_text_begins(engine) -> None:
     """Blanks may stand before it."""
     text = Text(engine, CallForm.LLAMA, PAINT)
@@ -139,6 +143,7 @@ def test_llamas_json_is_a_call_only_where_the_text_begins(engine) -> None:
 
 @pytest.mark.parametrize("form", CallForm)
 @pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.llama
 def test_a_draft_within_a_thought_is_free(engine, form, tokens) -> None:
     """Markers and openings begin a call behind it, as if it were not there, also if tokens mark it."""
     begin, _ = CALLS[form]
@@ -159,6 +164,7 @@ def test_a_draft_within_a_thought_is_free(engine, form, tokens) -> None:
         text.close()
 
 
+@pytest.mark.llama
 def test_a_marker_that_is_a_control_token_counts_outside_of_thoughts(tmp_path) -> None:
     """Within one it is text; behind it, it binds."""
     path = write_model(tmp_path / "m.gguf", chat_template=TEMPLATE, controls=("<tool_call>",))
@@ -175,6 +181,7 @@ def test_a_marker_that_is_a_control_token_counts_outside_of_thoughts(tmp_path) -
     engine.close()
 
 
+@pytest.mark.llama
 def test_an_opening_counts_behind_thoughts_and_not_behind_text(engine) -> None:
     """Several thoughts may come first; a thought behind other text changes nothing."""
     thoughts = f"<think>{OPENING}</think> [THINK]</think>{OPENING}[/THINK]\n"
@@ -188,6 +195,7 @@ def test_an_opening_counts_behind_thoughts_and_not_behind_text(engine) -> None:
     text.close()
 
 
+@pytest.mark.llama
 def test_a_thought_that_never_ends_binds_nothing(engine) -> None:
     """The text may end in there."""
     text = Text(engine, CallForm.HERMES, PAINT)
@@ -197,6 +205,7 @@ def test_a_thought_that_never_ends_binds_nothing(engine) -> None:
     text.close()
 
 
+@pytest.mark.llama
 def test_a_marker_that_is_a_control_token_ends_the_call(engine) -> None:
     """It may be drawn as that token, which is shown as text where functions are offered."""
     text = Text(engine, CallForm.HERMES, PAINT)
@@ -207,6 +216,7 @@ def test_a_marker_that_is_a_control_token_ends_the_call(engine) -> None:
     text.close()
 
 
+@pytest.mark.llama
 def test_what_cannot_be_compiled_binds_less_unless_it_is_strict(engine) -> None:
     """The arguments of that function are any object, and other functions are bound as ever."""
     text = Text(engine, CallForm.HERMES, BROKEN, PAINT)
@@ -219,6 +229,7 @@ def test_what_cannot_be_compiled_binds_less_unless_it_is_strict(engine) -> None:
         calls_of(engine._vocab, (PAINT, strict), CallForm.HERMES)
 
 
+@pytest.mark.llama
 def test_functions_are_tried_once_and_remembered(engine, monkeypatch) -> None:
     """The second request with the same functions tries none of them."""
     tried = []
@@ -247,6 +258,7 @@ def test_functions_are_tried_once_and_remembered(engine, monkeypatch) -> None:
     compiler.close()
 
 
+@pytest.mark.llama
 def test_functions_that_take_too_long_or_too_much_are_left_free(engine, monkeypatch) -> None:
     """What was tried is remembered, so who asks again gets a grammar; strict ones are refused."""
     monkeypatch.setattr(tool_grammar, "MOST_S", -1.0)
@@ -266,6 +278,7 @@ def test_functions_that_take_too_long_or_too_much_are_left_free(engine, monkeypa
             shop.of(strict, CallForm.HERMES)
 
 
+@pytest.mark.llama
 def test_one_function_that_cannot_be_kept_does_not_refuse_a_forced_call(engine) -> None:
     """Its arguments are any object, which is told; the other one is bound; if it is strict, it is refused."""
     with compiler_for(engine._vocab) as compiler:
@@ -285,6 +298,7 @@ def test_one_function_that_cannot_be_kept_does_not_refuse_a_forced_call(engine) 
             shop.forced((replace(BROKEN, strict=True), PAINT), "", strict=False)
 
 
+@pytest.mark.llama
 def test_a_text_may_be_an_answer_instead_of_a_call(engine) -> None:
     """With a schema for answers: one or the other."""
     answer = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'

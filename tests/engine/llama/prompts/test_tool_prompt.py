@@ -93,6 +93,7 @@ def test_what_is_no_json_stays_text() -> None:
     assert '"arguments": "{oops"' in "".join(template(PLAIN).render([ASKED, broken], [WEATHER]))
 
 
+@pytest.mark.process
 def test_tools_cross_to_the_process_that_renders() -> None:
     """The renderer gives the same prompt as the template itself."""
     renderer = PromptRenderer(KNOWING, bos="", eos="", controls=CONTROLS)
