@@ -9,17 +9,47 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 
 import click
+import msgspec
 from rich.console import Console
 from rich.status import Status
 
-from modeld.cli.client import Line, Refused, infer, parse_line
+from modeld.cli.answers import read
+from modeld.cli.client import Api, Broken, Refused
 from modeld.cli.console.commands.completion import complete_models
 from modeld.cli.console.exit_codes import leaving
 from modeld.cli.target import Target, current_target, target_options, utf8
+from modeld.dialects.native.wire import FinalLine, LoadingLine, QueuedLine, TokenLine
+from modeld.domain.request_events import FinishReason
+
+Line = TokenLine | QueuedLine | LoadingLine | FinalLine
 
 _SHOWN_CONTROLS = frozenset("\n\t")
+_EVENTS: Mapping[str, type[QueuedLine | LoadingLine]] = {"queued": QueuedLine, "loading": LoadingLine}
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """What tells the kinds of lines apart."""
+
+    event: str | None = None
+    done: bool = False
+
+
+def parse_line(data: bytes) -> Line | None:
+    """Return the line as a value; None for an event that only a newer daemon has.
+
+    Raises:
+      Refused: it is not what modeld sends.
+    """
+    try:
+        head = read(data, _Head)
+        if head.event is not None:
+            return read(data, _EVENTS[head.event]) if head.event in _EVENTS else None
+        return read(data, FinalLine) if head.done else read(data, TokenLine)
+    except Refused:
+        raise Refused("what answers there does not speak modeld's protocol") from None
 
 
 class _Screen:
@@ -32,19 +62,23 @@ class _Screen:
         self._text_ended_line = True
         self._safe = sys.stdout.isatty()
 
-    def line(self, data: bytes, line: Line) -> None:
+    def line(self, data: bytes, line: Line | None) -> None:
         """Show one line of the stream."""
         if self._raw:
             self._write(data.decode("utf-8", "replace") + "\n")
-        elif line.event is not None:
-            self._wait(line)
-        elif line.token:
-            self.settle()
-            self._write(_harmless(line.token) if self._safe else line.token)
-        elif line.done:
-            self.settle()
-            self.end_line()
-            self._figures(line)
+            return
+        match line:
+            case QueuedLine() | LoadingLine():
+                self._wait(line)
+            case TokenLine(token=token) if token:
+                self.settle()
+                self._write(_harmless(token) if self._safe else token)
+            case FinalLine():
+                self.settle()
+                self.end_line()
+                self._figures(line)
+            case _:
+                pass
 
     def settle(self) -> None:
         """Take the progress away."""
@@ -62,7 +96,7 @@ class _Screen:
         sys.stdout.flush()
         self._text_ended_line = text.endswith("\n")
 
-    def _wait(self, line: Line) -> None:
+    def _wait(self, line: QueuedLine | LoadingLine) -> None:
         if not self._console.is_terminal:
             return
         text = _progress(line)
@@ -72,8 +106,8 @@ class _Screen:
         else:
             self._status.update(text)
 
-    def _figures(self, line: Line) -> None:
-        if not self._console.is_terminal or line.error is not None:
+    def _figures(self, line: FinalLine) -> None:
+        if not self._console.is_terminal or line.error:
             return
         stats, parts = line.stats, [f"{line.usage.completion_tokens} tokens"]
         if stats.tokens_per_second:
@@ -82,15 +116,14 @@ class _Screen:
             parts.append(f"first after {stats.ttft_ms:.0f} ms")
         if stats.load_ms:
             parts.append(f"loaded in {stats.load_ms / 1000:.1f} s")
-        if line.finish_reason not in {None, "stop"}:
+        if line.finish_reason not in {"", FinishReason.STOP}:
             parts.append(f"ended by {line.finish_reason}")
         self._console.print(", ".join(parts), style="dim", markup=False)
 
 
-def _progress(line: Line) -> str:
-    if line.event == "loading":
-        progress = line.progress or 0
-        return f"loading the model {100 * progress:.0f} %" if progress < 1 else "reading the prompt"
+def _progress(line: QueuedLine | LoadingLine) -> str:
+    if isinstance(line, LoadingLine):
+        return f"loading the model {100 * line.progress:.0f} %" if line.progress < 1 else "reading the prompt"
     eta = f", about {line.eta_ms / 1000:.0f} s" if line.eta_ms is not None else ""
     return f"waiting, position {line.position or '?'}{eta}"
 
@@ -166,21 +199,22 @@ def run(
         _stream(target, body, _Screen(raw=as_json))
 
 
-def _stream(target: Target, body: dict[str, object], screen: _Screen) -> None:
-    last: Line | None = None
+def _stream(target: Target, body: Mapping[str, object], screen: _Screen) -> None:
+    last: FinalLine | None = None
     try:
-        with infer(target, body) as lines:
+        with Api(target) as api, api.lines("/infer", body) as lines:
             for data in lines:
                 line = parse_line(data)
                 screen.line(data, line)
-                if line.done:
-                    last = line
+                last = line if isinstance(line, FinalLine) else last
+    except Broken as error:
+        raise Refused(f"the connection broke before the answer was complete: {error.why}") from None
     finally:
         screen.settle()
         screen.end_line()
     if last is None:
         raise Refused("the connection ended before the answer was complete")
-    if last.error is not None:
+    if last.error:
         raise Refused(last.error)
-    if last.finish_reason not in {"stop", "length"}:
+    if last.finish_reason not in {FinishReason.STOP, FinishReason.LENGTH}:
         raise Refused(f"the answer was cut: {last.finish_reason}")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import click
 
 from modeld.cli.client import CannotConnect, Refused
+from modeld.cli.console.format import plain
 from modeld.cli.target import Target
 
 FAILED = 1
@@ -40,8 +41,8 @@ def leaving(target: Target) -> Generator[None]:
 
 
 def complain(sentence: str) -> None:
-    """Write a line to standard error."""
-    click.echo(f"modeld: {sentence}", err=True)
+    """Write a line to standard error; what the daemon said in it cannot steer the terminal."""
+    click.echo(f"modeld: {plain(sentence)}", err=True)
 
 
 def not_reachable(target: Target, error: CannotConnect) -> str:

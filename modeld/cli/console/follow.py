@@ -10,18 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 from urllib.parse import quote
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from modeld.cli.client import CannotConnect, Refused
-from modeld.cli.console.api import Api, Operation, Status, read
+from modeld.cli.answers import read
+from modeld.cli.client import Api, CannotConnect, Refused
 from modeld.cli.console.exit_codes import complain
-from modeld.cli.console.format import plain, short
+from modeld.cli.console.format import short
 from modeld.cli.console.screen import error_console
 from modeld.cli.console.views import taken_back, under_way
+from modeld.domain.operation import OperationState, OperationStatus, Phase
+from modeld.domain.status import DaemonStatus
 
 # ----------------------------------------------------------------------
 # How commands wait between two questions to the daemon.
@@ -44,84 +45,53 @@ POLL_S = 0.25
 _LONGEST_WORDS = 60
 
 
-class Shown(Protocol):
-    """Where progress is shown."""
+class ProgressView:
+    """Shows on standard error how far operations are. A context; bars are gone at its end."""
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def update(self, operation: Operation) -> None:
-        """Show how far an operation is."""
-        ...
-
-
-class Bars:
-    """A bar for each operation, on a terminal; gone at the end."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.fields[name]}"),
+    def __init__(self) -> None:
+        console = error_console()
+        self._bars = Progress(
+            TextColumn("{task.fields[name]}", markup=False),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._phases: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._bars.stop()
 
-    def update(self, operation: Operation) -> None:
-        """Move its bar; one that waits only moves to and fro."""
-        task = self._tasks.get(operation.id)
-        if task is None:
-            task = self._progress.add_task("", total=None, name=short(operation.model))
-            self._tasks[operation.id] = task
-        moves = operation.phase == "loading" or operation.ended
-        self._progress.update(
-            task,
+    def update(self, operation: OperationStatus) -> None:
+        """Move its bar, or say its phase if that is a new one."""
+        if self._bars.disable:
+            if (
+                operation.state == OperationState.RUNNING
+                and self._phases.get(operation.id) != operation.phase
+            ):
+                self._phases[operation.id] = operation.phase
+                complain(f"{short(operation.model)}: {under_way(operation)}")
+            return
+        if operation.id not in self._tasks:
+            self._tasks[operation.id] = self._bars.add_task("", total=None, name=short(operation.model))
+        # What waits has no share yet: its bar only moves to and fro.
+        moves = operation.phase == Phase.LOADING or operation.state != OperationState.RUNNING
+        self._bars.update(
+            self._tasks[operation.id],
             description=_clipped(under_way(operation)),
             total=1.0 if moves else None,
             completed=operation.progress if moves else 0.0,
         )
-
-
-class Lines:
-    """A line for each phase."""
-
-    def __init__(self) -> None:
-        self._said: dict[str, str] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def update(self, operation: Operation) -> None:
-        """Say it if it is a new phase."""
-        if not operation.ended and self._said.get(operation.id) != operation.phase:
-            self._said[operation.id] = operation.phase
-            complain(f"{short(operation.model)}: {under_way(operation)}")
-
-
-def progress_shown() -> Shown:
-    """Return bars where standard error is a terminal, else lines."""
-    console = error_console()
-    return Bars(console) if console.is_terminal else Lines()
 
 
 class Followed:
@@ -139,13 +109,13 @@ class Followed:
     def begin(self, path: str, body: Mapping[str, object]) -> None:
         """Begin one; raises as `Api.post`."""
         data = self._api.post(path, body)
-        self._last[read(data, Operation).id] = data
+        self._last[read(data, OperationStatus).id] = data
 
-    def wait(self, shown: Shown) -> None:
+    def wait(self, shown: ProgressView) -> None:
         """Wait until all ended; raises as `Api.get`."""
         with shown:
             for data in self.last:
-                shown.update(read(data, Operation))
+                shown.update(read(data, OperationStatus))
             while running := self._running():
                 asked = time.monotonic()
                 for name in running:
@@ -153,7 +123,7 @@ class Followed:
                     waits = name == running[0]
                     data = self._api.get(_path(name, wait=waits), wait_s=POLL_S if waits else 0.0)
                     self._last[name] = data
-                    shown.update(read(data, Operation))
+                    shown.update(read(data, OperationStatus))
                 if self._running():
                     pause(POLL_S - (time.monotonic() - asked))
 
@@ -161,15 +131,19 @@ class Followed:
         """Cancel those that still run, and say what became of each."""
         for name in self._running():
             try:
-                ended = read(self._api.delete(_path(name)), Operation)
-                status = read(self._api.get("/status"), Status)
+                ended = read(self._api.delete(_path(name)), OperationStatus)
+                status = read(self._api.get("/status"), DaemonStatus)
             except (CannotConnect, Refused) as error:
-                complain(f"operation {plain(name)} could not be taken back: {error}")
+                complain(f"operation {name} could not be taken back: {error}")
             else:
                 complain(taken_back(ended, status))
 
     def _running(self) -> list[str]:
-        return [name for name, data in self._last.items() if not read(data, Operation).ended]
+        return [
+            name
+            for name, data in self._last.items()
+            if read(data, OperationStatus).state == OperationState.RUNNING
+        ]
 
 
 def _path(name: str, *, wait: bool = False) -> str:

@@ -15,8 +15,11 @@ from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
-from modeld.cli.console.api import Decision, Instance, Model, Operation, Status
-from modeld.cli.console.format import NOTHING, clock, count, mib, plain, share, short, size, span
+from modeld.cli.console.format import NOTHING, clock, count, line, mib, share, short, size, span
+from modeld.dialects.native.listing import ModelBody
+from modeld.domain.instance_state import InstanceState
+from modeld.domain.operation import OperationStatus
+from modeld.domain.status import DaemonStatus, Decision, InstanceStatus
 
 # ----------------------------------------------------------------------
 # Tables that fit: columns have a rank, and the least important ones go where a terminal is narrow.
@@ -45,30 +48,23 @@ class Column(msgspec.Struct, frozen=True):
 
 
 Cell = str | tuple[str, str]
-"""Text, or text and its style."""
+"""Text, or text and its style; `grid` writes out what a terminal would obey."""
 Row = Sequence[Cell]
-
-
-def text_of(cell: Cell) -> str:
-    """Return the text of a cell."""
-    return cell if isinstance(cell, str) else cell[0]
 
 
 def grid(columns: Sequence[Column], rows: Iterable[Row], width: int | None) -> Table:
     """Return a table of at most `width` cells, where it can be that narrow. No width: all of it."""
-    rows = list(rows)
+    lines = [[line(cell) for cell in row] for row in rows]
     natural = [
-        max([cell_len(column.title), *(cell_len(text_of(row[place])) for row in rows)])
+        max([cell_len(column.title), *(row[place].cell_len for row in lines)])
         for place, column in enumerate(columns)
     ]
-    places = range(len(columns))
-    if width is None:
-        widths = dict(zip(places, natural, strict=True))
-    else:
+    widths = dict(enumerate(natural))
+    if width is not None:
         telling = [
             place
-            for place in places
-            if columns[place].rank == 0 or any(text_of(row[place]) != NOTHING for row in rows)
+            for place, column in enumerate(columns)
+            if column.rank == 0 or any(row[place].plain != NOTHING for row in lines)
         ]
         widths = fit(columns, natural, width, telling)
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
@@ -81,8 +77,11 @@ def grid(columns: Sequence[Column], rows: Iterable[Row], width: int | None) -> T
             no_wrap=not column.fold,
             overflow="fold" if column.fold else "ellipsis",
         )
-    for row in rows:
-        table.add_row(*(_rendered(row[place], columns[place], wide) for place, wide in widths.items()))
+        if column.middle:
+            for row in lines:
+                row[place].plain = cut_in_the_middle(row[place].plain, wide)
+    for row in lines:
+        table.add_row(*(row[place] for place in widths))
     return table
 
 
@@ -117,11 +116,6 @@ def _total(widths: Sequence[int], shown: Sequence[int]) -> int:
     return sum(widths[place] for place in shown) + GAP * (len(shown) - 1)
 
 
-def _rendered(cell: Cell, column: Column, width: int) -> Text:
-    text, style = (cell, "") if isinstance(cell, str) else cell
-    return Text(cut_in_the_middle(text, width) if column.middle else text, style=style)
-
-
 def cut_in_the_middle(text: str, width: int) -> str:
     """Return the text with at most `width` cells, its beginning and its end kept."""
     if cell_len(text) <= width:
@@ -148,7 +142,7 @@ STYLES = {
 }
 _BAD_ACTIONS = frozenset({"load_failed", "died", "stuck", "refuse"})
 _ASK_WHY = frozenset({"error", "queued", "loading", "draining"})
-_HOLDING = frozenset({"loading", "ready", "draining"})
+_HOLDING = frozenset(state for state in InstanceState if state.holds_memory)
 
 _PS = (
     Column("MODEL", 0, least=20, middle=True),
@@ -203,25 +197,23 @@ _OPERATIONS = (
 )
 
 
-def ps_table(status: Status, width: int | None, *, everything: bool = False) -> Table:
+def ps_table(status: DaemonStatus, width: int | None, *, everything: bool = False) -> Table:
     """The instances: those that hold memory, wait for it or failed; with `everything`, all."""
     last = _last_decisions(status)
     rows = [
         _instance(it, last.get(it.model_id), status.server_time_unix)
         for it in status.instances
-        if everything or it.state != "stopped" or it.queue_len
+        if everything or it.state != InstanceState.STOPPED or it.queue_len
     ]
     return grid(_PS, rows, width)
 
 
-def _instance(it: Instance, why: Decision | None, now: float) -> Row:
-    state = it.state
-    if state == "loading" and it.load_progress is not None:
-        state = f"loading {share(it.load_progress)}"
+def _instance(it: InstanceStatus, why: Decision | None, now: float) -> Row:
+    loads = it.state == InstanceState.LOADING and it.load_progress is not None
     idle = span(now - it.last_used_unix) if it.last_used_unix and not it.inflight else NOTHING
     return (
         short(it.model_id),
-        (state, STYLES.get(it.state, "")),
+        (f"loading {share(it.load_progress or 0)}" if loads else it.state, STYLES.get(it.state, "")),
         mib(it.est_vram_mb) if it.state in _HOLDING else NOTHING,
         f"{it.busy_slots}/{it.slots}" if it.slots else NOTHING,
         (str(it.queue_len), "yellow" if it.queue_len else ""),
@@ -239,39 +231,39 @@ def _instance(it: Instance, why: Decision | None, now: float) -> Row:
     )
 
 
-def _why(it: Instance, last: Decision | None) -> str:
-    if it.state == "error" and it.last_error:
-        return plain(it.last_error)
-    return "" if last is None else plain(last.reason)
+def _why(it: InstanceStatus, last: Decision | None) -> str:
+    if it.state == InstanceState.ERROR and it.last_error:
+        return it.last_error
+    return "" if last is None else last.reason
 
 
-def reasons(status: Status) -> list[Text]:
+def reasons(status: DaemonStatus) -> list[Text]:
     """A line for each model whose state asks for a reason, where the table has no room for them."""
     last = _last_decisions(status)
     told = [(it, _why(it, last.get(it.model_id))) for it in status.instances if it.state in _ASK_WHY]
-    return [Text(f"{short(it.model_id)}: {why}", style=STYLES[it.state]) for it, why in told if why]
+    return [line((f"{short(it.model_id)}: {why}", STYLES[it.state])) for it, why in told if why]
 
 
-def _last_decisions(status: Status) -> dict[str, Decision]:
+def _last_decisions(status: DaemonStatus) -> dict[str, Decision]:
     # That a load succeeded is seen from the state; why it was begun is not.
     return {it.model_id: it for it in status.decisions if it.action != "ready"}
 
 
-def models_table(models: Iterable[Model], width: int | None) -> Table:
+def models_table(models: Iterable[ModelBody], width: int | None) -> Table:
     """What there is to serve."""
     return grid(_MODELS, [_model(it) for it in models], width)
 
 
-def _model(it: Model) -> Row:
+def _model(it: ModelBody) -> Row:
     marks = [word for word, holds in (("default", it.default), ("pinned", it.pinned)) if holds]
     own = {it.id, short(it.id)}
-    others = [plain(alias) for alias in it.aliases if alias not in own]
+    others = [alias for alias in it.aliases if alias not in own]
     return (
         short(it.id),
         ("damaged", "bold red") if it.error else (it.state, STYLES.get(it.state, "")),
-        plain(it.quant) or NOTHING,
+        it.quant or NOTHING,
         count(it.parameters),
-        plain(it.family) or NOTHING,
+        it.family or NOTHING,
         size(it.size_bytes),
         mib(it.est_vram_mb) if it.est_vram_mb else NOTHING,
         count(it.context_length),
@@ -279,7 +271,7 @@ def _model(it: Model) -> Row:
         str(it.slots) if it.slots else NOTHING,
         ",".join(marks) or NOTHING,
         ",".join(others) or NOTHING,
-        (plain(it.error), "red") if it.error else NOTHING,
+        (it.error, "red") if it.error else NOTHING,
     )
 
 
@@ -291,7 +283,7 @@ def decisions_table(
         (
             clock(it.at_unix, zone),
             span(now - it.at_unix),
-            (plain(it.action), "red" if it.action in _BAD_ACTIONS else ""),
+            (it.action, "red" if it.action in _BAD_ACTIONS else ""),
             short(it.model_id) or NOTHING,
             _reason(it),
         )
@@ -302,20 +294,20 @@ def decisions_table(
 
 def _reason(it: Decision) -> str:
     times = it.numbers.get("times", 1)
-    return plain(it.reason) + (f" ({times:.0f} times)" if times > 1 else "")
+    return it.reason + (f" ({times:.0f} times)" if times > 1 else "")
 
 
 def operations_table(
-    operations: Iterable[Operation], now: float, width: int | None, zone: tzinfo | None = None
+    operations: Iterable[OperationStatus], now: float, width: int | None, zone: tzinfo | None = None
 ) -> Table:
     """Loads, unloads and switches that were asked for."""
     rows = [
         (
-            plain(it.id),
-            plain(it.kind),
+            it.id,
+            it.kind,
             short(it.model),
             (it.state, STYLES.get(it.state, "")),
-            plain(it.phase),
+            it.phase,
             share(it.progress),
             clock(it.created_unix, zone),
             span((now if it.ended_unix is None else it.ended_unix) - it.created_unix),
@@ -326,7 +318,6 @@ def operations_table(
     return grid(_OPERATIONS, rows, width)
 
 
-def _for_whom(it: Operation) -> str:
-    said = plain(it.error or it.reason)
-    asked = f"asked by {plain(it.key)}" if it.key else ""
-    return "; ".join(filter(None, (said, asked))) or NOTHING
+def _for_whom(it: OperationStatus) -> str:
+    asked = f"asked by {it.key}" if it.key else ""
+    return "; ".join(filter(None, (it.error or it.reason, asked))) or NOTHING

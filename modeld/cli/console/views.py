@@ -7,36 +7,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import tzinfo
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from modeld.cli.console.api import Decision, Device, Operation, Plan, Status, Victim
-from modeld.cli.console.format import mib, plain, share, short, span
-from modeld.cli.console.tables import STYLES, Column, decisions_table, grid, ps_table, reasons
+from modeld.cli.console.format import line, mib, plain, share, short, span
+from modeld.cli.console.tables import STYLES, decisions_table, ps_table, reasons
+from modeld.domain.operation import OperationKind, OperationState, OperationStatus, Phase
+from modeld.domain.status import DaemonStatus, Decision, DeviceStatus
 
 _SHOWN_DECISIONS = 10
 
 
-def head(status: Status, place: str) -> list[Text]:
+def head(status: DaemonStatus, place: str) -> list[Text]:
     """The daemon in three lines; more when something is wrong, or should be mended."""
     lines = [
-        _line(f"modeld {status.version} at {place}: ", (status.state, STYLES.get(status.state, "")),
+        line(f"modeld {status.version} at {place}: ", (status.state, STYLES.get(status.state, "")),
               f", up {span(status.uptime_seconds)}"),
-        _line(_memory(status)),
-        _line(_requests(status)),
+        line(_memory(status)),
+        line(_requests(status)),
     ]  # fmt: skip
     if status.error:
-        lines.append(Text(f"error: {plain(status.error)}", style="bold red"))
+        lines.append(line((f"error: {status.error}", "bold red")))
     if status.shortage:
-        lines.append(Text(f"less memory than set: {plain(status.shortage)}", style="yellow"))
-    lines += [Text(f"warning: {plain(warning)}", style="yellow") for warning in status.warnings]
+        lines.append(line((f"less memory than set: {status.shortage}", "yellow")))
+    lines += [line((f"warning: {warning}", "yellow")) for warning in status.warnings]
     return lines
 
 
-def _memory(status: Status) -> str:
+def _memory(status: DaemonStatus) -> str:
     used = mib(status.used_est_mb)
     if status.budget_mb:
         budget = status.budget_mb if status.effective_budget_mb is None else status.effective_budget_mb
@@ -54,7 +55,7 @@ def _memory(status: Status) -> str:
     return text
 
 
-def _requests(status: Status) -> str:
+def _requests(status: DaemonStatus) -> str:
     moves = f"{_some(status.loads_total, 'load')}, {_some(status.evictions_total, 'eviction')} so far"
     return f"requests: {status.inflight_total} in slots, {status.queued_total} waiting; {moves}"
 
@@ -64,7 +65,7 @@ def _some(amount: int, noun: str) -> str:
 
 
 def ps_view(
-    status: Status, place: str, width: int | None, *, everything: bool = False
+    status: DaemonStatus, place: str, width: int | None, *, everything: bool = False
 ) -> list[RenderableType]:
     """`modeld ps`: on a terminal with the daemon in three lines above."""
     table = ps_table(status, width, everything=everything)
@@ -79,13 +80,13 @@ def ps_view(
 
 
 def status_view(
-    status: Status, place: str, width: int | None, zone: tzinfo | None = None
+    status: DaemonStatus, place: str, width: int | None, zone: tzinfo | None = None
 ) -> list[RenderableType]:
     """`modeld status`: everything that helps at three in the morning, on one page."""
     parts: list[RenderableType] = [*head(status, place)]
-    parts += [_line(_device(it)) for it in status.devices]
+    parts += [line(_device(it)) for it in status.devices]
     if status.last_error:
-        parts.append(Text(f"last error: {plain(status.last_error)}", style="red"))
+        parts.append(line((f"last error: {status.last_error}", "red")))
     table = ps_table(status, width)
     parts += [Text(""), table if table.row_count else Text("no model is loaded", style="dim")]
     if status.decisions:
@@ -94,18 +95,14 @@ def status_view(
     return parts
 
 
-def _device(it: Device) -> str:
-    text = f"device {plain(it.name)}: {mib(it.free_mb)} of {mib(it.total_mb)} MiB free"
+def _device(it: DeviceStatus) -> str:
+    text = f"device {it.name}: {mib(it.free_mb)} of {mib(it.total_mb)} MiB free"
     if it.effective_mb is None:
         return text
     return (
         f"{text}, models hold {mib(it.ours_mb)} and others {mib(it.foreign_mb)}; models may hold "
         f"{mib(it.effective_mb)}"
     )
-
-
-def _line(*parts: str | tuple[str, str]) -> Text:
-    return Text.assemble(*parts)
 
 
 def newest(decisions: Sequence[Decision], names: frozenset[str], most: int) -> Sequence[Decision]:
@@ -115,95 +112,50 @@ def newest(decisions: Sequence[Decision], names: frozenset[str], most: int) -> S
 
 
 # ----------------------------------------------------------------------
-# How a plan, and the end of an operation, are told in words. Pure.
+# How an operation is told in words. Pure.
 
-_PAIRS = (Column("", 0), Column("", 0, least=24, fold=True))
-_DONE = {"load": "loaded", "unload": "unloaded", "switch": "switched to it"}
+_DONE = {
+    OperationKind.LOAD: "loaded",
+    OperationKind.UNLOAD: "unloaded",
+    OperationKind.SWITCH: "switched to it",
+}
 _AT_ONCE_S = 0.01
 """What took less was so already."""
-_TRYING = {"load": "load", "unload": "unload", "switch": "switch"}
 
 
-def plan_view(plan: Plan, width: int | None) -> list[RenderableType]:
-    """The verdict, and the figures behind it."""
-    word = "yes" if plan.fits else "no"
-    verdict = plain(plan.verdict) or ("it fits" if plan.fits else "it does not fit")
-    rows = [(name, text) for name, text in _figures(plan)]
-    table = grid(_PAIRS, rows, width)
-    table.show_header = False
-    first = Text.assemble((word, "bold green" if plan.fits else "bold red"), f": {verdict}")
-    return [first, table]
-
-
-def _figures(plan: Plan) -> Iterator[tuple[str, str]]:
-    parts = _parts(plan.footprint)
-    yield "needs", f"{mib(plan.needs_mb)} MiB" + (f" ({parts})" if parts else "")
-    if plan.free_mb is not None:
-        of_budget = f" of {mib(plan.budget_mb)} MiB" if plan.budget_mb else " MiB"
-        yield "free", f"{mib(plan.free_mb)}{of_budget}"
-    for victim in plan.evicts:
-        yield "evicts", _victim(victim)
-    for busy in plan.drains:
-        yield "drains", _victim(busy) if isinstance(busy, Victim) else short(busy)
-    if plan.wait_ms:
-        yield "waits", f"about {span(plan.wait_ms / 1000)}"
-    if plan.load_ms:
-        yield "loads", f"for about {span(plan.load_ms / 1000)}"
-
-
-def _parts(footprint: Mapping[str, object]) -> str:
-    """Write what the need is made of, largest first."""
-    sizes = {
-        name.removesuffix("_mb"): value
-        for name, value in footprint.items()
-        if isinstance(value, float | int) and not isinstance(value, bool) and name != "total_mb" and value > 0
-        if name.endswith("_mb")
-    }
-    ordered = sorted(sizes.items(), key=lambda it: -it[1])
-    return ", ".join(f"{plain(name).replace('_', ' ')} {mib(value)}" for name, value in ordered)
-
-
-def _victim(victim: Victim) -> str:
-    why = f": {plain(victim.why)}" if victim.why else ""
-    return f"{short(victim.model_id)}, {mib(victim.mb)} MiB{why}"
-
-
-def outcome(operation: Operation) -> str:
+def outcome(operation: OperationStatus) -> str:
     """Say in one line how an operation ended."""
-    name = short(operation.model)
-    if operation.state == "failed":
-        reason = operation.error or operation.reason or "the daemon gives no reason"
-        return f"{name}: the {_TRYING.get(operation.kind, operation.kind)} failed: {plain(reason)}"
-    if operation.state == "cancelled":
-        reason = plain(operation.error or operation.reason)
-        return f"{name}: the {operation.kind} was given up" + (f": {reason}" if reason else "")
-    text = f"{name}: {_DONE.get(operation.kind, operation.kind)}"
+    name, kind = short(operation.model), plain(operation.kind)
+    reason = plain(operation.error or operation.reason)
+    if operation.state == OperationState.FAILED:
+        return f"{name}: the {kind} failed: {reason or 'the daemon gives no reason'}"
+    if operation.state == OperationState.CANCELLED:
+        return f"{name}: the {kind} was given up" + (f": {reason}" if reason else "")
+    text = f"{name}: {_DONE.get(operation.kind, kind)}"
     took = (operation.ended_unix or operation.created_unix) - operation.created_unix
     if took >= _AT_ONCE_S:
         text += f" in {span(took)}"
-    if operation.evicted:
-        text += "; gone for it: " + ", ".join(map(short, operation.evicted))
-    return text
+    return text + _gone(operation)
 
 
-def under_way(operation: Operation) -> str:
+def under_way(operation: OperationStatus) -> str:
     """Say in a few words what an operation is doing; the reason tells of waiting."""
-    reason = plain(operation.reason)
-    if operation.phase in {"queued", "evicting", "draining"} and reason:
-        return f"{operation.phase}: {reason}"
-    return operation.phase or operation.state
+    waits = operation.phase in {Phase.QUEUED, Phase.EVICTING, Phase.DRAINING} and operation.reason
+    return plain(f"{operation.phase}: {operation.reason}" if waits else operation.phase or operation.state)
 
 
-def taken_back(operation: Operation, status: Status) -> str:
+def taken_back(operation: OperationStatus, status: DaemonStatus) -> str:
     """Say what became of an operation that was cancelled, and of a load that others wait for."""
-    name = short(operation.model)
-    if operation.state == "done":
-        return f"{name}: too late, the {operation.kind} is done"
-    text = f"{name}: the {operation.kind} was taken back"
+    name, kind = short(operation.model), plain(operation.kind)
+    if operation.state == OperationState.DONE:
+        return f"{name}: too late, the {kind} is done"
+    text = f"{name}: the {kind} was taken back"
     waiting = sum(it.queue_len for it in status.instances if it.model_id == operation.model)
-    if waiting and operation.kind != "unload":
+    if waiting and operation.kind != OperationKind.UNLOAD:
         who = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
         text += f", but {who} for the model: its load goes on"
-    if operation.evicted:
-        text += "; gone for it: " + ", ".join(map(short, operation.evicted))
-    return text
+    return text + _gone(operation)
+
+
+def _gone(operation: OperationStatus) -> str:
+    return "; gone for it: " + ", ".join(map(short, operation.evicted)) if operation.evicted else ""

@@ -20,11 +20,10 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from modeld.cli.client import CannotConnect
-from modeld.cli.console.api import Denied
+from modeld.cli.client import CannotConnect, Denied
 from modeld.cli.console.exit_codes import complain
 from modeld.cli.console.follow import pause
-from modeld.cli.console.format import clock, span
+from modeld.cli.console.format import clock, line, span
 from modeld.cli.console.screen import Screen
 from modeld.cli.target import Target
 
@@ -124,8 +123,8 @@ def _redraw(screen: Screen, target: Target, first: bytes, ask: Ask, view: View, 
 
 def _notice(target: Target, outage: Outage | None, back: str, watch_s: float) -> Text:
     if outage is not None:
-        return Text(outage.told(target, time.time()), style="bold red")
-    return Text(f"{clock(time.time())}, every {watch_s:g} s until Ctrl-C{back}", style="dim")
+        return line((outage.told(target, time.time()), "bold red"))
+    return line((f"{clock(time.time())}, every {watch_s:g} s until Ctrl-C{back}", "dim"))
 
 
 def _repeat(

@@ -15,38 +15,44 @@ from pathlib import Path
 
 import pytest
 from support.cli_runner import fake_daemon, modeld
-from support.daemon_answers import NOW
+from support.daemon_answers import NOW, answer
 from support.terminal import clean_environment, terminal
 
-from modeld.cli.console.format import Happening, told
+from modeld.cli.console.format import told
+from modeld.domain.daemon_events import FleetEvent
+
+
+def happening(**keys: object) -> FleetEvent:
+    """An event as it is read from the stream."""
+    return answer(FleetEvent, seq=1, run="r", **keys)
 
 
 @pytest.mark.parametrize(
     ("event", "line"),
     [
         (
-            Happening(kind="loading", at_unix=NOW, model="big.gguf", reason="1 requests wait for it",
+            happening(kind="loading", at_unix=NOW, model="big.gguf", reason="1 requests wait for it",
                       numbers={"need_mb": 590.0, "waiters": 1.0}),
             "22:13:20  loading            big: 1 requests wait for it; need_mb=590 waiters=1",
         ),
         (
-            Happening(kind="evicting", at_unix=NOW, model="old.gguf", for_model="big.gguf", reason="idle"),
+            happening(kind="evicting", at_unix=NOW, model="old.gguf", for_model="big.gguf", reason="idle"),
             "22:13:20  evicting           old for big: idle",
         ),
         (
-            Happening(kind="ended", at_unix=NOW, model="a.gguf", ticket=7, cause="stop",
+            happening(kind="ended", at_unix=NOW, model="a.gguf", ticket=7, cause="stop",
                       numbers={"ttft_ms": 70.25}),
             "22:13:20  ended              a request 7 (stop): ttft_ms=70.25",
         ),
         (
-            Happening(kind="operation_started", at_unix=NOW, model="a.gguf", operation="f1", cause="load"),
+            happening(kind="operation_started", at_unix=NOW, model="a.gguf", operation="f1", cause="load"),
             "22:13:20  operation_started  a operation f1 (load)",
         ),
-        (Happening(kind="daemon_draining", at_unix=NOW, reason="a\nb\x1b"),
+        (happening(kind="daemon_draining", at_unix=NOW, reason="a\nb\x1b"),
          "22:13:20  daemon_draining    a\\nb\\x1b"),
     ],
 )  # fmt: skip
-def test_an_event_is_a_line(event: Happening, line: str) -> None:
+def test_an_event_is_a_line(event: FleetEvent, line: str) -> None:
     """Time, kind, about whom, why, and the figures; nothing that a terminal would obey."""
     assert told(event, UTC).plain == line
 

@@ -151,6 +151,7 @@ def test_a_wrong_command_line_exits_with_2(args: list[str]) -> None:
     [
         (401, line(error="no key", code=401), 1, "no key (give a key with --api-key-file, or in MOD"),
         (429, line(error="too many requests", code=429), 1, "modeld: too many requests (try again in 7 s)\n"),
+        (409, line(error="no\x1b[2J\r", code=409), 1, "modeld: no\\x1b[2J\\r\n"),
         (404, b"<html>nginx</html>", 1, "is no modeld: GET /status gave 404 "),
         (200, b"<html>router</html>", 1, "is no modeld: GET /status gave 200 "),
         (502, b"<html>nginx</html>", 3, "something else answers there: 502 Bad Gateway"),

@@ -7,23 +7,27 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.daemon_answers import NOW, STATUS
+from support.daemon_answers import NOW, STATUS, answer
 
-from modeld.cli.console.api import Operation, Plan, Status, Victim
+from modeld.cli.console.commands.change import plan_view
 from modeld.cli.console.screen import as_text
-from modeld.cli.console.views import outcome, plan_view, taken_back, under_way
+from modeld.cli.console.views import outcome, taken_back, under_way
+from modeld.domain.operation import OperationStatus
+from modeld.domain.status import DaemonStatus
+from modeld.scheduler.plan import LoadPlan
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-PLAN = Plan(
-    model="big.gguf", fits=True, verdict="big.gguf needs 590 MiB and fits after evicting small.gguf",
+PLAN = answer(
+    LoadPlan, model="big.gguf", fits=True,
+    verdict="big.gguf needs 590 MiB and fits after evicting small.gguf",
     needs_mb=590.2, free_mb=120.0, budget_mb=2048.0, wait_ms=1800, load_ms=2345,
-    evicts=(Victim("small.gguf", 20.6, "idle for 192 s"),),
-    drains=(Victim("tinyllama.gguf", 1100.4, "its turn is over, and 4 requests hold it"),),
+    evicts=({"model_id": "small.gguf", "mb": 20.6, "why": "idle for 192 s"},),
+    drains=({"model_id": "tinyllama.gguf", "mb": 1100.4, "why": "its turn is over, and 4 requests hold it"},),
     footprint={"weights_mb": 180.0, "kv_mb": 45.0, "compute_mb": 325.2, "overhead_mb": 40.0, "from": "x"},
 )  # fmt: skip
-DONE = Operation(
-    id="1", kind="load", model="big.gguf", state="done", phase="done", progress=1.0, created_unix=NOW,
-    ended_unix=NOW + 3.21, evicted=("small.gguf",), reason="big.gguf is ready",
+DONE = answer(
+    OperationStatus, id="1", kind="load", model="big.gguf", state="done", phase="done", progress=1.0,
+    created_unix=NOW, ended_unix=NOW + 3.21, evicted=("small.gguf",), reason="big.gguf is ready",
 )  # fmt: skip
 
 
@@ -36,7 +40,9 @@ def test_a_plan_is_a_verdict_and_its_figures(width: int | None) -> None:
 
 def test_a_plan_that_does_not_fit() -> None:
     """It says no, and nothing of times."""
-    plan = Plan(model="big.gguf", fits=False, verdict="it needs 9000 MiB of 2048", needs_mb=9000.0)
+    plan = answer(
+        LoadPlan, model="big.gguf", fits=False, verdict="it needs 9000 MiB of 2048", needs_mb=9000.0
+    )
     assert as_text(plan_view(plan, None)) == "no: it needs 9000 MiB of 2048\nneeds  9000 MiB\n"
 
 
@@ -73,7 +79,7 @@ def test_what_an_operation_is_doing(phase: str, told: str) -> None:
 def test_what_became_of_an_operation_that_was_taken_back() -> None:
     """It is gone; or it was too late; or others wait for the model, which is loaded all the same."""
     gone = msgspec.structs.replace(DONE, state="cancelled", evicted=())
-    nobody = Status(state="ready")
+    nobody = answer(DaemonStatus, state="ready")
     assert taken_back(gone, nobody) == "big: the load was taken back"
     assert taken_back(DONE, nobody) == "big: too late, the load is done"
     told = "big: the load was taken back, but 1 request waits for the model: its load goes on"

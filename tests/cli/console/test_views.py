@@ -8,12 +8,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.daemon_answers import DECISIONS, MODELS, NOW, STATUS
+from support.daemon_answers import DECISIONS, MODELS, NOW, STATUS, answer
 
-from modeld.cli.console.api import Device, Instance, Status
+from modeld.cli.console.format import line
 from modeld.cli.console.screen import as_text
-from modeld.cli.console.tables import decisions_table, models_table
-from modeld.cli.console.views import newest, ps_view, status_view
+from modeld.cli.console.tables import decisions_table, models_table, operations_table
+from modeld.cli.console.views import newest, ps_view, status_view, under_way
+from modeld.dialects.native.listing import ModelBody
+from modeld.domain.operation import OperationStatus
+from modeld.domain.status import DaemonStatus, Decision, DeviceStatus, InstanceStatus
 
 PLACE = "127.0.0.1:8080"
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -64,7 +67,7 @@ def test_no_line_is_longer_than_the_terminal(width: int) -> None:
 
 def test_wide_characters_are_counted_as_two_cells() -> None:
     """A name in Chinese is cut where the terminal ends, and the columns stay below each other."""
-    named = Instance(model_id="\u5927\u6a21\u578b" * 20 + ".gguf", state="ready")
+    named = answer(InstanceStatus, model_id="\u5927\u6a21\u578b" * 20 + ".gguf", state="ready")
     one = msgspec.structs.replace(STATUS, instances=(named, STATUS.instances[3]), decisions=())
     shown = as_text(ps_view(one, PLACE, 60), 60).splitlines()
     cut = next(line for line in shown if line.startswith("\u5927"))
@@ -81,7 +84,7 @@ def test_a_stopped_model_is_shown_only_on_request() -> None:
 
 def test_an_empty_daemon_says_so() -> None:
     """Without a loaded model a terminal has a sentence, and a pipe the heading alone."""
-    empty = Status(state="loading", version="0.1.0")
+    empty = answer(DaemonStatus, state="loading", version="0.1.0")
     shown = as_text(ps_view(empty, PLACE, 80), 80)
     assert shown.endswith("\nno model is loaded\n")
     assert "memory: 0.0 MiB held, no budget\n" in shown
@@ -112,8 +115,15 @@ def test_the_newest_decisions_of_some_models() -> None:
 
 def test_a_budget_that_others_make_smaller_is_told_with_its_reason() -> None:
     """What can be given out now is what the share is of, and each device says who holds its memory."""
-    machine = Device(
-        name="CPU", kind="cpu", total_mb=4000, free_mb=900, ours_mb=600, foreign_mb=2500, effective_mb=1500
+    machine = answer(
+        DeviceStatus,
+        name="CPU",
+        kind="cpu",
+        total_mb=4000,
+        free_mb=900,
+        ours_mb=600,
+        foreign_mb=2500,
+        effective_mb=1500,
     )
     short = "2048 MiB are set, but other processes hold 2500 of the 4000 MiB of CPU"
     status = msgspec.structs.replace(
@@ -128,3 +138,32 @@ def test_a_budget_that_others_make_smaller_is_told_with_its_reason() -> None:
     assert "memory: 718 of 1436 MiB held (50%), 64.0 MiB margin" in text
     assert f"less memory than set: {short}" in text
     assert "device CPU: 900 of 4000 MiB free, models hold 600 and others 2500; models may hold 1500" in text
+
+
+@pytest.mark.parametrize("width", [None, 60, 300])
+def test_no_word_of_the_daemon_can_steer_a_terminal(width: int | None) -> None:
+    """Whichever key it is in: also states and versions, which are harmless where nobody means harm."""
+    bad = "\x1b[2J\r\u202e"
+    instance = answer(InstanceStatus, model_id=bad, state=bad, last_error=bad)
+    decision = answer(Decision, at_unix=NOW, action=bad, model_id=bad, reason=bad)
+    status = answer(
+        DaemonStatus, state=bad, version=bad, error=bad, shortage=bad, last_error=bad, warnings=(bad,),
+        instances=(instance,), decisions=(decision,), devices=(answer(DeviceStatus, name=bad),),
+    )  # fmt: skip
+    model = answer(
+        ModelBody, id=bad, state=bad, quant=bad, family=bad, aliases=(bad,), error=bad, size_bytes=1
+    )  # fmt: skip
+    operation = answer(
+        OperationStatus, id=bad, kind=bad, model=bad, state=bad, phase=bad, reason=bad, key=bad
+    )  # fmt: skip
+    shown = as_text(
+        [
+            *status_view(status, PLACE, width, UTC),
+            models_table([model], width),
+            operations_table([operation], NOW, width, UTC),
+            line(under_way(operation)),
+        ],
+        width,
+    )
+    assert "\\x1b" in shown
+    assert all(char.isprintable() for char in shown if char != "\n")

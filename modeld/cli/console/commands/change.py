@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
+import msgspec
+from rich.console import RenderableType
 
-from modeld.cli.client import Refused
-from modeld.cli.console.api import Api, Model, Operation, Plan, model_path, read
+from modeld.cli.answers import read
+from modeld.cli.client import Api, Refused, model_path
 from modeld.cli.console.commands.completion import complete_models
 from modeld.cli.console.commands.look import json_option
 from modeld.cli.console.exit_codes import FAILED, complain, leaving
-from modeld.cli.console.follow import Followed, progress_shown
-from modeld.cli.console.format import plain, short
+from modeld.cli.console.follow import Followed, ProgressView
+from modeld.cli.console.format import line, mib, short, span
 from modeld.cli.console.screen import Screen
-from modeld.cli.console.views import outcome, plan_view
+from modeld.cli.console.tables import Column, grid
+from modeld.cli.console.views import outcome
 from modeld.cli.target import current_target, target_options, utf8
+from modeld.dialects.native.listing import ModelBody
+from modeld.domain.operation import OperationState, OperationStatus
+from modeld.scheduler.plan import LoadPlan
 
 models_argument = click.argument(
     "models", nargs=-1, required=True, metavar="MODEL...", callback=utf8, shell_complete=complete_models
@@ -46,21 +52,19 @@ def _change(
                     complain(str(error))
                     failed = True
             if not detach:
-                followed.wait(progress_shown())
+                followed.wait(ProgressView())
         except KeyboardInterrupt:
             if not detach:
                 followed.take_back()
             raise
     for data in followed.last:
-        operation = read(data, Operation)
-        failed |= operation.state in {"failed", "cancelled"}
+        operation = read(data, OperationStatus)
+        failed |= operation.state in {OperationState.FAILED, OperationState.CANCELLED}
         if as_json:
             screen.json(data)
-        elif not operation.ended:
-            screen.show(
-                [f"{short(operation.model)}: {operation.kind} begun, operation {plain(operation.id)}"]
-            )
-        elif operation.state == "done":
+        elif operation.state == OperationState.RUNNING:
+            screen.show([line(f"{short(operation.model)}: {operation.kind} begun, operation {operation.id}")])
+        elif operation.state == OperationState.DONE:
             screen.show([outcome(operation)])
         else:
             complain(outcome(operation))
@@ -146,9 +150,9 @@ def _pin(models: tuple[str, ...], *, pinned: bool, as_json: bool) -> None:
             if as_json:
                 screen.json(data)
                 continue
-            row = read(data, Model)
+            row = read(data, ModelBody)
             told = "pinned" if row.pinned else "not pinned"
-            screen.show([f"{short(row.id)}: {told}, {row.state}"])
+            screen.show([line(f"{short(row.id)}: {told}, {row.state}")])
 
 
 @click.command(short_help="Keep models in memory once they are loaded.")
@@ -202,10 +206,38 @@ def plan(*, model: str, context: int | None, slots: int | None, as_json: bool) -
     target, screen = current_target(), Screen()
     with leaving(target), Api(target) as api:
         data = api.post("/plan", body)
-        answer = read(data, Plan)
+        answer = read(data, LoadPlan)
     if as_json:
         screen.json(data)
     else:
         screen.show(plan_view(answer, screen.width))
     if not answer.fits:
         raise SystemExit(FAILED)
+
+
+_PAIRS = (Column("", 0), Column("", 0, least=24, fold=True))
+
+
+def plan_view(plan: LoadPlan, width: int | None) -> list[RenderableType]:
+    """The verdict, and the figures behind it. Pure; a width of None is a pipe."""
+    verdict = plan.verdict or ("it fits" if plan.fits else "it does not fit")
+    table = grid(_PAIRS, _figures(plan), width)
+    table.show_header = False
+    return [line(("yes", "bold green") if plan.fits else ("no", "bold red"), f": {verdict}"), table]
+
+
+def _figures(plan: LoadPlan) -> Iterator[tuple[str, str]]:
+    sizes = sorted(msgspec.structs.asdict(plan.footprint).items(), key=lambda it: -it[1])
+    parts = ", ".join(f"{name.removesuffix('_mb')} {mib(value)}" for name, value in sizes if value > 0)
+    yield "needs", f"{mib(plan.needs_mb)} MiB" + (f" ({parts})" if parts else "")
+    if plan.free_mb is not None:
+        of_budget = f" of {mib(plan.budget_mb)} MiB" if plan.budget_mb else " MiB"
+        yield "free", f"{mib(plan.free_mb)}{of_budget}"
+    for word, victims in (("evicts", plan.evicts), ("drains", plan.drains)):
+        for victim in victims:
+            why = f": {victim.why}" if victim.why else ""
+            yield word, f"{short(victim.model_id)}, {mib(victim.mb)} MiB{why}"
+    if plan.wait_ms:
+        yield "waits", f"about {span(plan.wait_ms / 1000)}"
+    if plan.load_ms:
+        yield "loads", f"for about {span(plan.load_ms / 1000)}"

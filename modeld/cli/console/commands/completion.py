@@ -6,10 +6,11 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from modeld.cli.client import CannotConnect, Refused
-from modeld.cli.console.api import Api, Models, read
-from modeld.cli.console.format import size
+from modeld.cli.answers import read
+from modeld.cli.client import Api, CannotConnect, Refused
+from modeld.cli.console.format import plain, size
 from modeld.cli.target import current_target, utf8
+from modeld.dialects.native.listing import ModelsBody
 
 _HELP = """Print what makes SHELL complete modeld's commands, options, and the names of the daemon's models.
 
@@ -43,11 +44,11 @@ def complete_models(context: click.Context, _: click.Parameter, begun: str) -> l
     """Return the stems and aliases that begin so."""
     try:
         with Api(current_target(context), answer_s=_PATIENCE_S) as api:
-            listed = read(api.get("/models"), Models).models
+            listed = read(api.get("/models"), ModelsBody).models
     except (CannotConnect, Refused, click.UsageError):
         return []
     return [
-        CompletionItem(name, help=f"{model.quant} {size(model.size_bytes)} {model.state}".strip())
+        CompletionItem(name, help=plain(f"{model.quant} {size(model.size_bytes)} {model.state}".strip()))
         for model in listed
         for name in (model.aliases or (model.id,))
         if name.startswith(begun) and name.isprintable()

@@ -9,19 +9,21 @@ from urllib.parse import urlencode
 
 import click
 
-from modeld.cli.client import CannotConnect
-from modeld.cli.console.api import Api, Denied, read
+from modeld.cli.answers import read
+from modeld.cli.client import Api, CannotConnect, Denied
 from modeld.cli.console.commands.completion import models_option
 from modeld.cli.console.exit_codes import complain, leaving
 from modeld.cli.console.follow import pause
-from modeld.cli.console.format import Happening, told
+from modeld.cli.console.format import told
 from modeld.cli.console.screen import Screen
 from modeld.cli.console.watch import PASSING
 from modeld.cli.target import Target, current_target, target_options, utf8
+from modeld.domain.daemon_events import EventKind, FleetEvent
 
-NDJSON = "application/x-ndjson"
 _PAUSE_S = 1.0
 """Between two tries, while the daemon does not answer."""
+_SILENT_S = 60.0
+"""The stream carries an empty line every 15 s; one that is silent for so long is broken."""
 
 
 @click.command(short_help="Follow what the daemon does.")
@@ -45,10 +47,10 @@ def events(*, models: tuple[str, ...], kinds: tuple[str, ...], after: str | None
     """
     target, screen = current_target(), Screen()
 
-    def show(data: bytes, event: Happening) -> None:
+    def show(data: bytes, event: FleetEvent) -> None:
         if as_json:
             screen.json(data)
-        elif not event.is_progress:
+        elif event.reason or event.kind != EventKind.LOADING:  # without a reason it tells how far a load is
             screen.show([told(event)])
 
     chosen = [*(("model", name) for name in models), *(("kind", name) for name in kinds)]
@@ -61,7 +63,7 @@ def _follow(
     target: Target,
     chosen: Sequence[tuple[str, str]],
     after: str | None,
-    show: Callable[[bytes, Happening], None],
+    show: Callable[[bytes, FleetEvent], None],
 ) -> None:
     """Show events for ever; raises as `Api.get`, of the first try, later only for what will not pass."""
     began = lost = False
@@ -69,14 +71,14 @@ def _follow(
         query = urlencode([*chosen, *([("last_event_id", after)] if after else [])])
         why = "it ended the stream"
         try:
-            with api.lines(f"/events?{query}" if query else "/events", accept=NDJSON) as lines:
+            with api.lines(f"/events?{query}" if query else "/events", silent_s=_SILENT_S) as lines:
                 if lost:
                     complain(f"{target.place} answers again")
                 began, lost = True, False
                 for data in lines:
-                    event = read(data, Happening)
+                    event = read(data, FleetEvent)
                     show(data, event)
-                    after = event.id or after
+                    after = event.id if event.run else after
         except CannotConnect as error:
             if not began:
                 raise

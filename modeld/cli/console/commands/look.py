@@ -11,8 +11,8 @@ import click
 import msgspec
 from rich.console import RenderableType
 
-from modeld.cli.client import Refused
-from modeld.cli.console.api import Api, Decision, Models, Operation, Operations, RawDecisions, Status, read
+from modeld.cli.answers import read
+from modeld.cli.client import Api, Refused
 from modeld.cli.console.commands.completion import models_option
 from modeld.cli.console.exit_codes import FAILED, leaving
 from modeld.cli.console.screen import Screen
@@ -20,6 +20,10 @@ from modeld.cli.console.tables import decisions_table, models_table, operations_
 from modeld.cli.console.views import newest, ps_view, status_view, taken_back
 from modeld.cli.console.watch import View, show, watch_option
 from modeld.cli.target import current_target, target_options, utf8
+from modeld.dialects.native.control import OperationsBody
+from modeld.dialects.native.listing import ModelsBody
+from modeld.domain.operation import OperationStatus
+from modeld.domain.status import DaemonStatus
 
 _MOST = 50
 """The daemon keeps so many decisions."""
@@ -50,7 +54,7 @@ def ps(*, everything: bool, as_json: bool, watch_s: float | None) -> None:
     """
 
     def view(place: str) -> View:
-        return lambda data, width: ps_view(read(data, Status), place, width, everything=everything)
+        return lambda data, width: ps_view(read(data, DaemonStatus), place, width, everything=everything)
 
     _look("/status", view, as_json=as_json, watch_s=watch_s)
 
@@ -69,7 +73,7 @@ def models(*, as_json: bool, watch_s: float | None) -> None:
     """
 
     def view(_: str) -> View:
-        return lambda data, width: [models_table(read(data, Models).models, width)]
+        return lambda data, width: [models_table(read(data, ModelsBody).models, width)]
 
     _look("/models", view, as_json=as_json, watch_s=watch_s)
 
@@ -86,10 +90,10 @@ def status(*, as_json: bool, watch_s: float | None) -> None:
     """
 
     def view(place: str) -> View:
-        return lambda data, width: status_view(read(data, Status), place, width)
+        return lambda data, width: status_view(read(data, DaemonStatus), place, width)
 
     answer = _look("/status", view, as_json=as_json, watch_s=watch_s)
-    if watch_s is None and read(answer, Status).error:
+    if watch_s is None and read(answer, DaemonStatus).error:
         raise SystemExit(FAILED)
 
 
@@ -117,7 +121,7 @@ def decisions(*, models: tuple[str, ...], most: int, as_json: bool, watch_s: flo
             return _array(data, chosen, most) if as_json else data
 
         def view(data: bytes, width: int | None) -> list[RenderableType]:
-            found = read(data, Status)
+            found = read(data, DaemonStatus)
             last = newest(found.decisions, chosen, most)
             return [decisions_table(last, found.server_time_unix, width)]
 
@@ -133,7 +137,7 @@ def _ids(api: Api, names: tuple[str, ...]) -> frozenset[str]:
     if not names:
         return frozenset()
     known: dict[str, str] = {}
-    listed = read(api.get("/models"), Models).models
+    listed = read(api.get("/models"), ModelsBody).models
     for model in listed:
         known |= dict.fromkeys(model.aliases, model.id)
     known |= {model.id: model.id for model in listed}
@@ -142,10 +146,16 @@ def _ids(api: Api, names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(known[name] for name in names)
 
 
+class _Written(msgspec.Struct, frozen=True):
+    """The decisions of `/status`, as the daemon wrote them."""
+
+    decisions: tuple[msgspec.Raw, ...] = ()
+
+
 def _array(data: bytes, names: frozenset[str], most: int) -> bytes:
     """Return the chosen decisions as the daemon wrote them."""
-    raw = read(data, RawDecisions).decisions
-    chosen = [it for it in raw if not names or read(bytes(it), Decision).model_id in names]
+    decisions = zip(read(data, DaemonStatus).decisions, read(data, _Written).decisions, strict=True)
+    chosen = [raw for it, raw in decisions if not names or it.model_id in names]
     return msgspec.json.encode(chosen[-most:])
 
 
@@ -165,7 +175,7 @@ def operations(*, as_json: bool, watch_s: float | None) -> None:
     target, screen = current_target(), Screen()
 
     def view(data: bytes, width: int | None) -> list[RenderableType]:
-        found = read(data, Operations).operations
+        found = read(data, OperationsBody).operations
         return [operations_table(found, time.time(), width)]
 
     with leaving(target), Api(target) as api:
@@ -187,5 +197,5 @@ def cancel(*, operation: str, as_json: bool) -> None:
         if as_json:
             screen.json(data)
         else:
-            status = read(api.get("/status"), Status)
-            screen.show([taken_back(read(data, Operation), status)])
+            status = read(api.get("/status"), DaemonStatus)
+            screen.show([taken_back(read(data, OperationStatus), status)])
