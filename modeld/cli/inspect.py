@@ -12,6 +12,7 @@ import click
 import msgspec
 import trio
 
+from modeld.cli.console.tables import figures
 from modeld.cli.options import setting_option, typed_settings
 from modeld.cli.stderr import say
 from modeld.config.machine import usable_cores
@@ -223,7 +224,7 @@ def table(shown: Inspection) -> Iterable[str]:
         (cause, *(f"{getattr(sizes, cause):,.1f}" for _, sizes in columns))
         for cause in ("weights", "kv", "compute", "overhead", "total")
     ]
-    yield from _aligned(rows)
+    yield from figures(rows)
     if len(shown.devices_mb) > 1:
         yield ""
         rows = [("device", "weights", "kv", "compute")]
@@ -231,14 +232,7 @@ def table(shown: Inspection) -> Iterable[str]:
             (use.device, f"{use.weights:,.1f}", f"{use.kv:,.1f}", f"{use.compute:,.1f}")
             for use in shown.devices_mb
         ]
-        yield from _aligned(rows)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        yield "  ".join((row[0].ljust(widths[0]), *cells)).rstrip()
+        yield from figures(rows)
 
 
 inspect = click.Command(

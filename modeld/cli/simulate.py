@@ -12,6 +12,7 @@ from typing import cast
 import click
 import msgspec
 
+from modeld.cli.console.tables import figures
 from modeld.cli.options import setting_option, typed_settings
 from modeld.config.setting import flag_of
 from modeld.config.settings import Settings
@@ -166,10 +167,7 @@ def table(result: Simulation, trace: Trace) -> Iterable[str]:
         ("memory held, mean", *(f"{report.held_mb:.1f} MiB" for report in result.reports)),
         ("of it idle", *(f"{report.idle_mb:.1f} MiB" for report in result.reports)),
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        yield "  ".join((row[0].ljust(widths[0]), *cells))
+    yield from figures(rows)
     yield ""
     yield (
         f"in order of arrival, knowing the future: {result.optimum.belady_loads} loads by Belady's rule, "

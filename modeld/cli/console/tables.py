@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modeld.cli.console.format import NOTHING, clock, count, line, mib, share, short, size, span
+from modeld.cli.console.screen import as_text
 from modeld.dialects.native.listing import ModelBody
 from modeld.domain.instance_state import InstanceState
 from modeld.domain.operation import OperationStatus
@@ -83,6 +84,14 @@ def grid(columns: Sequence[Column], rows: Iterable[Row], width: int | None) -> T
     for row in lines:
         table.add_row(*(row[place] for place in widths))
     return table
+
+
+def figures(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a plain table: a name at the left of each row, then figures at the right."""
+    columns = [Column("", 0, right=place > 0) for place in range(len(rows[0]))]
+    table = grid(columns, rows, None)
+    table.show_header = False
+    return as_text([table]).splitlines()
 
 
 def fit(
