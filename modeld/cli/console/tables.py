@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import tzinfo
+from typing import TypeVar
 
 import msgspec
 from rich.cells import cell_len, set_cell_size
@@ -51,6 +52,9 @@ class Column(msgspec.Struct, frozen=True):
 Cell = str | tuple[str, str]
 """Text, or text and its style; `grid` writes out what a terminal would obey."""
 Row = Sequence[Cell]
+Item = TypeVar("Item")
+Listing = Sequence[tuple[Column, Callable[[Item], Cell]]]
+"""Columns, and what they show of an item; nothing is a dash."""
 
 
 def grid(columns: Sequence[Column], rows: Iterable[Row], width: int | None) -> Table:
@@ -92,6 +96,12 @@ def figures(rows: Sequence[Sequence[str]]) -> list[str]:
     table = grid(columns, rows, None)
     table.show_header = False
     return as_text([table]).splitlines()
+
+
+def listing(columns: Listing[Item], items: Iterable[Item], width: int | None) -> Table:
+    """Return a table with a row for each item; as `grid`."""
+    rows = [[shown(item) or NOTHING for _, shown in columns] for item in items]
+    return grid([column for column, _ in columns], rows, width)
 
 
 def fit(
@@ -153,91 +163,44 @@ _BAD_ACTIONS = frozenset({"load_failed", "died", "stuck", "refuse"})
 _ASK_WHY = frozenset({"error", "queued", "loading", "draining"})
 _HOLDING = frozenset(state for state in InstanceState if state.holds_memory)
 
-_PS = (
-    Column("MODEL", 0, least=20, middle=True),
-    Column("STATE", 0),
-    Column("MIB", 1, right=True),
-    Column("BUSY", 2, right=True),
-    Column("WAITING", 2, right=True),
-    Column("ETA", 4, right=True),
-    Column("TOK/S", 3, right=True),
-    Column("IDLE", 4, right=True),
-    Column("MEASURED", 6, right=True),
-    Column("TTL", 6, right=True),
-    Column("PIN", 5),
-    Column("CELLS", 8, right=True),
-    Column("LOAD", 7, right=True),
-    Column("RESTARTS", 8, right=True),
-    Column("PID", 9, right=True),
-    Column("WHY", 7, least=24),
-)
-_MODELS = (
-    Column("MODEL", 0, least=20, middle=True),
-    Column("STATE", 1),
-    Column("QUANT", 3),
-    Column("PARAMS", 4, right=True),
-    Column("FAMILY", 6),
-    Column("FILE", 3, right=True),
-    Column("MIB", 2, right=True),
-    Column("CONTEXT", 5, right=True),
-    Column("CELLS", 7, right=True),
-    Column("SLOTS", 7, right=True),
-    Column("MARKS", 4),
-    Column("ALIASES", 6, least=8),
-    Column("ERROR", 1, least=16),
-)
-_DECISIONS = (
-    Column("TIME", 0),
-    Column("AGO", 3, right=True),
-    Column("ACTION", 0),
-    Column("MODEL", 1, least=12, middle=True),
-    Column("REASON", 0, least=20, fold=True),
-)
-_OPERATIONS = (
-    Column("OPERATION", 0),
-    Column("KIND", 1),
-    Column("MODEL", 1, least=12, middle=True),
-    Column("STATE", 0),
-    Column("PHASE", 4),
-    Column("DONE", 2, right=True),
-    Column("BEGAN", 5),
-    Column("TOOK", 3, right=True),
-    Column("REASON", 2, least=20),
-)
-
 
 def ps_table(status: DaemonStatus, width: int | None, *, everything: bool = False) -> Table:
     """The instances: those that hold memory, wait for it or failed; with `everything`, all."""
-    last = _last_decisions(status)
-    rows = [
-        _instance(it, last.get(it.model_id), status.server_time_unix)
-        for it in status.instances
-        if everything or it.state != InstanceState.STOPPED or it.queue_len
-    ]
-    return grid(_PS, rows, width)
-
-
-def _instance(it: InstanceStatus, why: Decision | None, now: float) -> Row:
-    loads = it.state == InstanceState.LOADING and it.load_progress is not None
-    idle = span(now - it.last_used_unix) if it.last_used_unix and not it.inflight else NOTHING
-    return (
-        short(it.model_id),
-        (f"loading {share(it.load_progress or 0)}" if loads else it.state, STYLES.get(it.state, "")),
-        mib(it.est_vram_mb) if it.state in _HOLDING else NOTHING,
-        f"{it.busy_slots}/{it.slots}" if it.slots else NOTHING,
-        (str(it.queue_len), "yellow" if it.queue_len else ""),
-        span(it.eta_ms / 1000) if it.eta_ms is not None else NOTHING,
-        f"{it.tokens_per_second:.1f}" if it.tokens_per_second else NOTHING,
-        idle,
-        mib(it.measured_mb),
-        span(it.ttl_s),
-        "yes" if it.pinned else NOTHING,
-        count(it.kv_cells),
-        span(it.load_ms / 1000) if it.load_ms else NOTHING,
-        (str(it.restarts), "red" if it.restarts else "") if it.restarts else NOTHING,
-        str(it.pid) if it.pid is not None else NOTHING,
-        _why(it, why) or NOTHING,
+    last, now = _last_decisions(status), status.server_time_unix
+    columns: Listing[InstanceStatus] = (
+        (Column("MODEL", 0, least=20, middle=True), lambda it: short(it.model_id)),
+        (Column("STATE", 0), lambda it: (_state(it), STYLES.get(it.state, ""))),
+        (Column("MIB", 1, right=True), lambda it: mib(it.est_vram_mb) if it.state in _HOLDING else ""),
+        (Column("BUSY", 2, right=True), lambda it: f"{it.busy_slots}/{it.slots}" if it.slots else ""),
+        (
+            Column("WAITING", 2, right=True),
+            lambda it: (str(it.queue_len), "yellow" if it.queue_len else ""),
+        ),
+        (Column("ETA", 4, right=True), lambda it: "" if it.eta_ms is None else span(it.eta_ms / 1000)),
+        (
+            Column("TOK/S", 3, right=True),
+            lambda it: f"{it.tokens_per_second:.1f}" if it.tokens_per_second else "",
+        ),
+        (
+            Column("IDLE", 4, right=True),
+            lambda it: span(now - it.last_used_unix) if it.last_used_unix and not it.inflight else "",
+        ),
+        (Column("MEASURED", 6, right=True), lambda it: mib(it.measured_mb)),
+        (Column("TTL", 6, right=True), lambda it: span(it.ttl_s)),
+        (Column("PIN", 5), lambda it: "yes" if it.pinned else ""),
+        (Column("CELLS", 8, right=True), lambda it: count(it.kv_cells)),
+        (Column("LOAD", 7, right=True), lambda it: span(it.load_ms / 1000) if it.load_ms else ""),
+        (Column("RESTARTS", 8, right=True), lambda it: (str(it.restarts), "red") if it.restarts else ""),
+        (Column("PID", 9, right=True), lambda it: "" if it.pid is None else str(it.pid)),
+        (Column("WHY", 7, least=24), lambda it: _why(it, last.get(it.model_id))),
     )
+    shown = (it for it in status.instances if everything or it.state != InstanceState.STOPPED or it.queue_len)
+    return listing(columns, shown, width)
+
+
+def _state(it: InstanceStatus) -> str:
+    loads = it.state == InstanceState.LOADING and it.load_progress is not None
+    return f"loading {share(it.load_progress or 0)}" if loads else it.state
 
 
 def _why(it: InstanceStatus, last: Decision | None) -> str:
@@ -258,47 +221,46 @@ def _last_decisions(status: DaemonStatus) -> dict[str, Decision]:
     return {it.model_id: it for it in status.decisions if it.action != "ready"}
 
 
+_MODELS: Listing[ModelBody] = (
+    (Column("MODEL", 0, least=20, middle=True), lambda it: short(it.id)),
+    (
+        Column("STATE", 1),
+        lambda it: ("damaged", "bold red") if it.error else (it.state, STYLES.get(it.state, "")),
+    ),
+    (Column("QUANT", 3), lambda it: it.quant),
+    (Column("PARAMS", 4, right=True), lambda it: count(it.parameters)),
+    (Column("FAMILY", 6), lambda it: it.family),
+    (Column("FILE", 3, right=True), lambda it: size(it.size_bytes)),
+    (Column("MIB", 2, right=True), lambda it: mib(it.est_vram_mb) if it.est_vram_mb else ""),
+    (Column("CONTEXT", 5, right=True), lambda it: count(it.context_length)),
+    (Column("CELLS", 7, right=True), lambda it: count(it.kv_cells)),
+    (Column("SLOTS", 7, right=True), lambda it: str(it.slots) if it.slots else ""),
+    (Column("MARKS", 4), lambda it: ",".join(["default"] * it.default + ["pinned"] * it.pinned)),
+    (
+        Column("ALIASES", 6, least=8),
+        lambda it: ",".join(alias for alias in it.aliases if alias not in {it.id, short(it.id)}),
+    ),
+    (Column("ERROR", 1, least=16), lambda it: (it.error, "red") if it.error else ""),
+)
+
+
 def models_table(models: Iterable[ModelBody], width: int | None) -> Table:
     """What there is to serve."""
-    return grid(_MODELS, [_model(it) for it in models], width)
-
-
-def _model(it: ModelBody) -> Row:
-    marks = [word for word, holds in (("default", it.default), ("pinned", it.pinned)) if holds]
-    own = {it.id, short(it.id)}
-    others = [alias for alias in it.aliases if alias not in own]
-    return (
-        short(it.id),
-        ("damaged", "bold red") if it.error else (it.state, STYLES.get(it.state, "")),
-        it.quant or NOTHING,
-        count(it.parameters),
-        it.family or NOTHING,
-        size(it.size_bytes),
-        mib(it.est_vram_mb) if it.est_vram_mb else NOTHING,
-        count(it.context_length),
-        count(it.kv_cells),
-        str(it.slots) if it.slots else NOTHING,
-        ",".join(marks) or NOTHING,
-        ",".join(others) or NOTHING,
-        (it.error, "red") if it.error else NOTHING,
-    )
+    return listing(_MODELS, models, width)
 
 
 def decisions_table(
     decisions: Iterable[Decision], now: float, width: int | None, zone: tzinfo | None = None
 ) -> Table:
     """What the scheduler decided, and why; newest last."""
-    rows = [
-        (
-            clock(it.at_unix, zone),
-            span(now - it.at_unix),
-            (it.action, "red" if it.action in _BAD_ACTIONS else ""),
-            short(it.model_id) or NOTHING,
-            _reason(it),
-        )
-        for it in decisions
-    ]
-    return grid(_DECISIONS, rows, width)
+    columns: Listing[Decision] = (
+        (Column("TIME", 0), lambda it: clock(it.at_unix, zone)),
+        (Column("AGO", 3, right=True), lambda it: span(now - it.at_unix)),
+        (Column("ACTION", 0), lambda it: (it.action, "red" if it.action in _BAD_ACTIONS else "")),
+        (Column("MODEL", 1, least=12, middle=True), lambda it: short(it.model_id)),
+        (Column("REASON", 0, least=20, fold=True), _reason),
+    )
+    return listing(columns, decisions, width)
 
 
 def _reason(it: Decision) -> str:
@@ -310,23 +272,23 @@ def operations_table(
     operations: Iterable[OperationStatus], now: float, width: int | None, zone: tzinfo | None = None
 ) -> Table:
     """Loads, unloads and switches that were asked for."""
-    rows = [
+    columns: Listing[OperationStatus] = (
+        (Column("OPERATION", 0), lambda it: it.id),
+        (Column("KIND", 1), lambda it: it.kind),
+        (Column("MODEL", 1, least=12, middle=True), lambda it: short(it.model)),
+        (Column("STATE", 0), lambda it: (it.state, STYLES.get(it.state, ""))),
+        (Column("PHASE", 4), lambda it: it.phase),
+        (Column("DONE", 2, right=True), lambda it: share(it.progress)),
+        (Column("BEGAN", 5), lambda it: clock(it.created_unix, zone)),
         (
-            it.id,
-            it.kind,
-            short(it.model),
-            (it.state, STYLES.get(it.state, "")),
-            it.phase,
-            share(it.progress),
-            clock(it.created_unix, zone),
-            span((now if it.ended_unix is None else it.ended_unix) - it.created_unix),
-            _for_whom(it),
-        )
-        for it in operations
-    ]
-    return grid(_OPERATIONS, rows, width)
+            Column("TOOK", 3, right=True),
+            lambda it: span((now if it.ended_unix is None else it.ended_unix) - it.created_unix),
+        ),
+        (Column("REASON", 2, least=20), _for_whom),
+    )
+    return listing(columns, operations, width)
 
 
 def _for_whom(it: OperationStatus) -> str:
     asked = f"asked by {it.key}" if it.key else ""
-    return "; ".join(filter(None, (it.error or it.reason, asked))) or NOTHING
+    return "; ".join(filter(None, (it.error or it.reason, asked)))
