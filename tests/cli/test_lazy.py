@@ -16,7 +16,7 @@ from support.tiny_gguf import write_model
 from modeld.cli.main import modeld
 
 CLIENT = re.compile(
-    r"\b(httpx2|httpcore2?|modeld\.cli\.(console\S*|client|run|where|simulate)|rich\.(live|progress))$"
+    r"\b(httpx2|httpcore2?|modeld\.cli\.(answers|console\S*|client|run|where|simulate)|rich\.(live|progress))$"
 )
 
 

@@ -91,6 +91,25 @@ def test_a_refusal_is_its_sentence() -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "code", "says"),
+    [
+        (502, 3, "something else answers there: 502 Bad Gateway"),
+        (404, 1, "is no modeld: POST /infer gave 404"),
+    ],
+)
+def test_a_stranger_at_the_address_is_told(status: int, code: int, says: str) -> None:
+    """As by the other commands: a proxy without its daemon is none that answers."""
+
+    def stranger(_: Exchange, __: BaseHTTPRequestHandler, say: Say) -> None:
+        say(b"<html>nginx</html>")
+
+    with ndjson_server(stranger, status=status, Content_Type="text/html") as server:
+        result = invoke("tiny", "x", "--url", server.url)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert says in result.stderr
+
+
+@pytest.mark.parametrize(
     "args",
     [
         [b"tiny\xff", b"x"],

@@ -172,14 +172,13 @@ def operations(*, as_json: bool, watch_s: float | None) -> None:
 
     Exits with 0, 1 when the daemon refuses, 2 for a wrong command line, 3 when no daemon answers.
     """
-    target, screen = current_target(), Screen()
 
-    def view(data: bytes, width: int | None) -> list[RenderableType]:
-        found = read(data, OperationsBody).operations
-        return [operations_table(found, time.time(), width)]
+    def view(_: str) -> View:
+        return lambda data, width: [
+            operations_table(read(data, OperationsBody).operations, time.time(), width)
+        ]
 
-    with leaving(target), Api(target) as api:
-        show(screen, target, lambda: api.get("/operations"), view, as_json=as_json, watch_s=watch_s)
+    _look("/operations", view, as_json=as_json, watch_s=watch_s)
 
 
 @click.command(short_help="Take an operation back.")
